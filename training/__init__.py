@@ -1,0 +1,1 @@
+"""Ground floor: data, training loop, checkpoints and metrics that every generator shares."""

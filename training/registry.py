@@ -1,0 +1,44 @@
+"""Names of generators and presets, resolved on demand: the only file that names the two models.
+
+A third model is one package and one line in each table.
+"""
+
+from importlib import import_module
+from typing import Any
+
+FAMILIES: dict[str, tuple[str, str]] = {
+    "giraffe_hd": ("giraffe_hd.generator:Generator", "giraffe_hd.configs:GeneratorConfig"),
+    "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
+}
+"""Family -> dotted names of the generator class and of the config it is built from."""
+
+RECIPES: dict[str, str] = {
+    "giraffe_hd": "giraffe_hd.recipe:Recipe",
+    "mixnmatch": "mixnmatch.recipe:Recipe",
+}
+"""Family -> dotted name of the recipe class, built from a `TrainConfig`."""
+
+PRESETS: dict[str, str] = {
+    "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
+    "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
+    "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
+}
+"""Preset -> dotted name of a train config, whose `family` says which recipe it is for."""
+
+
+def resolve(dotted: str) -> Any:
+    """Return the object that `package.module:name` names."""
+    module, _, name = dotted.partition(":")
+    return getattr(import_module(module), name)
+
+
+def look_up(table: dict[str, Any], name: str, what: str) -> Any:
+    """Return `table[name]`; ValueError that lists the known names if it is not there."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def preset(name: str) -> Any:
+    """Return the train config called `name`."""
+    return resolve(look_up(PRESETS, name, "preset"))

@@ -1,0 +1,201 @@
+"""The contract between generators, the training loop, the metrics and the page."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Image = Float[Tensor, "n 3 h w"]
+"""Pictures, RGB in [-1, 1]."""
+Mask = Float[Tensor, "n 1 h w"]
+"""Share of a layer in each pixel, in [0, 1]."""
+Boxes = Float[Tensor, "n 4"]
+"""x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
+
+KnobKind = Literal["range", "angle", "seed", "picture"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Knob:
+    """One control of a generator: what the page shows, what `Generator.set` takes and what the knob report measures."""
+
+    name: str
+    """Key for `Generator.set`, also the name in recipes and reports."""
+    label: str
+    """What a person reads."""
+    kind: KnobKind
+    """`range` and `angle` (degrees) are numbers, `seed` a whole number that redraws a code, `picture` a photo."""
+    unit: str = ""
+    low: float = 0.0
+    high: float = 1.0
+    """`low` to `high` is the trained range of a `range` or `angle`."""
+    default: float = 0.0
+    step: float = 0.01
+    help: str = ""
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"knob {self.name!r}: low {self.low} is above high {self.high}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Real pictures for one training step."""
+
+    image: Image
+    """The view that the generator imitates."""
+    box: Boxes | None = None
+    """The object in `image`; None where the set has no boxes."""
+    scene: Image | None = None
+    """The picture with more of its surroundings, for critics of backgrounds; same size as `image`."""
+    scene_box: Boxes | None = None
+    """The object in `scene`."""
+    mask: Mask | None = None
+    """The object's mask in `image`: for evaluation only, no loss may read it."""
+    index: tuple[int, ...] = ()
+    """Positions of the pictures in their set."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """Where training stands: what schedules and random draws of a step may depend on."""
+
+    index: int
+    """Steps done before this one."""
+    images: int
+    """Real pictures seen before this step."""
+    rng: torch.Generator
+    """Seeded from the run's seed and `index`: a resumed run draws what an uninterrupted one would."""
+
+    def ramp(self, start: int, end: int) -> float:
+        """Return 0 before `start` images, 1 after `end`, linear between."""
+        return min(1.0, max(0.0, (self.images - start) / max(1, end - start)))
+
+
+@dataclass(kw_only=True, slots=True)
+class Phase:
+    """One update of one network: which parameters learn, from which losses, how often."""
+
+    name: str
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Callable[[Batch, Step], dict[str, Tensor]]
+    """Named scalars, already weighted; the phase minimises their sum."""
+    every: int = 1
+    """Due on steps divisible by this; the loss is multiplied by it (lazy regularisation, StyleGAN2 Sec. 3.1)."""
+    since: int = 0
+    until: int | None = None
+    """Active from `since` images up to, not including, `until`."""
+
+    def due(self, step: Step) -> bool:
+        """Whether this phase runs at `step`."""
+        return (
+            step.index % self.every == 0
+            and step.images >= self.since
+            and (self.until is None or step.images < self.until)
+        )
+
+
+C = TypeVar("C")  # a generator's frozen dataclass of codes
+
+
+class Generator(nn.Module):
+    """Codes in, layers out; knobs name what a person can turn.
+
+    `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
+    """
+
+    family: ClassVar[str]
+    """Name in `training.registry.FAMILIES`."""
+    config: Any
+    """The frozen dataclass this generator was built from."""
+
+    @property
+    @abstractmethod
+    def knobs(self) -> tuple[Knob, ...]:
+        """What can be turned, in the order a page shows it."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+
+    @abstractmethod
+    def sample(self, n: int, rng: torch.Generator) -> Any:
+        """Draw `n` codes from the prior, on this generator's device; `rng` lives on the CPU."""
+
+    @abstractmethod
+    def set(self, codes: Any, name: str, value: Any) -> Any:
+        """Return `codes` with the knob `name` at `value`, in every row; all else is unchanged.
+
+        `value` is a number in the knob's unit or a tensor `(n,)` of such numbers; for a seed a whole number, which draws
+        the same code into every row; for a picture an `Image` of one row or of `n` rows.
+
+        Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+    def knob(self, name: str) -> Knob:
+        """Return the knob called `name`; ValueError with the known names if there is none."""
+        for knob in self.knobs:
+            if knob.name == name:
+                return knob
+        raise ValueError(f"no knob {name!r}; this generator has {', '.join(k.name for k in self.knobs)}")
+
+
+class Recipe(Protocol):
+    """How a generator learns: networks, their phases, and what to show while training."""
+
+    generator: Generator
+    networks: nn.ModuleDict
+    """Every network with weights to keep, the generator under 'generator'."""
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step, in order; built once, before training."""
+        ...
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Prepare what the phases of this step share, such as one forward pass of the generator."""
+        ...
+
+    def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
+        """Return named rows of pictures, one (rows * 8, 3, h, w) batch each, that show how training stands."""
+        ...
+
+
+def rows(codes: C, index: Any) -> C:
+    """Return the rows of a dataclass of tensors that `index` picks (an int keeps the leading axis)."""
+    index = slice(index, index + 1 or None) if isinstance(index, int) else index
+    return replace(codes, **{k: v[index] for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
+
+
+def repeat(codes: C, n: int) -> C:
+    """Return each row of a dataclass of tensors `n` times over, neighbours together."""
+    return replace(codes, **{k: v.repeat_interleave(n, 0) for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
+
+
+def stack(parts: Iterable[C]) -> C:
+    """Return the rows of several dataclasses of tensors as one."""
+    parts = list(parts)
+    columns = [fields_of(part) for part in parts]
+    joined = {k: torch.cat([c[k] for c in columns]) for k, v in columns[0].items() if v is not None}
+    return replace(parts[0], **joined)  # type: ignore[type-var]
+
+
+def lerp(a: C, b: C, t: float) -> C:
+    """Return the dataclass of tensors on the straight line from `a` (t = 0) to `b` (t = 1)."""
+    there = fields_of(b)
+    return replace(a, **{k: torch.lerp(v, there[k], t) for k, v in fields_of(a).items() if v is not None})  # type: ignore[type-var]
+
+
+def fields_of(codes: Any) -> dict[str, Any]:
+    """Return a dataclass's fields by name, uncopied."""
+    return {name: getattr(codes, name) for name in codes.__dataclass_fields__}
