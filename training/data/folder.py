@@ -1,0 +1,316 @@
+"""A prepared folder of pictures as batches: decoded once into memory, cropped, mirrored, with boxes, masks and factors.
+
+A prepared set is a folder with `images/`, optional `masks/<stem>.png`, `index.csv` and `set.json` (how it was made).
+`index.csv` has the columns file, split, label, width, height, x0, y0, x1, y1 (pixels; the last four empty where no box
+is known); every further column of numbers is a factor. `python -m training prepare` writes such folders.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from ..pictures import Box, PictureError, square_crop, square_region
+from ..types import Batch, Boxes, Image
+
+COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
+"""Columns that every index has."""
+MEMORY = 2 << 30
+"""Sets of more decoded bytes than this are decoded batch by batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How pictures of a prepared set become training batches."""
+
+    size: int = 64
+    """Side of the square pictures in pixels."""
+    object_margin: float | None = None
+    """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
+    scene: bool = False
+    """Add a square of the whole picture, for critics of backgrounds."""
+    flip: bool = True
+    """Mirror half of the pictures, with their boxes and masks."""
+    jitter: float = 0.0
+    """Cut the picture at random from one this share larger; 0 cuts nothing."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size {self.size} is no picture size; wanted 1 or more pixels")
+        if self.object_margin is not None and self.object_margin < 1:
+            raise ValueError(f"object_margin {self.object_margin} would cut the object; wanted 1 or more, or none")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter {self.jitter} is out of range; wanted 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of the index."""
+
+    file: str
+    label: str
+    width: int
+    height: int
+    box: Box | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """One picture, ready to be cut: bytes, boxes as fractions."""
+
+    image: UInt8[Tensor, "3 side side"]
+    box: Float[Tensor, "4"]
+    mask: UInt8[Tensor, "1 side side"] | None
+    scene: UInt8[Tensor, "3 h w"] | None
+    scene_box: Float[Tensor, "4"] | None
+
+
+class PictureSet:
+    """The pictures of one split of a prepared folder.
+
+    Same indices and same state of `rng`: same batch. A picture without a box in a set that has boxes counts as all
+    object: its box is the whole picture.
+    """
+
+    def __init__(self, path: Path, config: DataConfig, split: str | None = "train", *, memory: int = MEMORY) -> None:
+        """Read the index and, if they fit in `memory` bytes, the pictures of `split` (None: of every split).
+
+        Raises: ValueError that names what is missing: the folder, the index, a column, the split, a picture.
+        """
+        self.path = path
+        self.config = config
+        rows, columns = _read_index(path, split)
+        self._rows = rows
+        self.has_boxes = any(row.box is not None for row in rows)
+        self.has_masks = all((path / "masks" / f"{Path(row.file).stem}.png").is_file() for row in rows)
+        self.label_names: tuple[str, ...] = tuple(sorted({row.label for row in rows}))
+        """What the numbers in `labels` stand for."""
+        number = {name: i for i, name in enumerate(self.label_names)}
+        self.labels: Int[Tensor, " n"] = torch.tensor([number[row.label] for row in rows])
+        """The label of each picture, as its place in `label_names`."""
+        self.factors: dict[str, Tensor] = columns
+        """Further columns of the index that hold numbers only, by name, float64 `(n,)`."""
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pictures")
+        self._memory: list[_Decoded] | None = None
+        if len(rows) * _bytes_a_picture(config, self.has_masks) <= memory:
+            self._memory = list(self._pool.map(self._decode, range(len(rows))))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the pictures' file names, relative to the folder `images`."""
+        return tuple(row.file for row in self._rows)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Return pictures as training sees them: cut and mirrored at random."""
+        n = len(indices)
+        flip = torch.rand(n, generator=rng) < 0.5 if self.config.flip else torch.zeros(n, dtype=torch.bool)
+        place = torch.rand(n, 4, generator=rng)  # where to cut the picture (x, y) and its scene (x, y)
+        return self._assemble(indices, flip, place)
+
+    def get(self, indices: Sequence[int]) -> Batch:
+        """Return pictures as evaluation sees them: cut in the middle, not mirrored."""
+        n = len(indices)
+        return self._assemble(indices, torch.zeros(n, dtype=torch.bool), torch.full((n, 4), 0.5))
+
+    def batches(self, n: int | None = None, size: int = 64) -> Iterator[Batch]:
+        """Go through the set once, without randomness: all of it, or `n` pictures evenly spread over it.
+
+        Raises: ValueError if it has fewer than `n`.
+        """
+        n = len(self) if n is None else n
+        if n > len(self):
+            raise ValueError(f"{self.path} has {len(self)} pictures in this split, {n} were asked for; ask for fewer")
+        chosen = [i * len(self) // n for i in range(n)]
+        for start in range(0, n, size):
+            yield self.get(chosen[start : start + size])
+
+    def pictures(self, n: int | None = None) -> Image:
+        """Return `batches(n)` as one tensor of pictures."""
+        return torch.cat([batch.image for batch in self.batches(n)])
+
+    def _assemble(self, indices: Sequence[int], flip: Bool[Tensor, " n"], place: Float[Tensor, "n 4"]) -> Batch:
+        """Return a batch; `place` in [0, 1] says where in the larger picture the square is cut."""
+        if len(indices) == 0:
+            raise ValueError("a batch of no pictures was asked for; give at least one index")
+        indices = [int(i) for i in indices]
+        if self._memory is not None:
+            decoded = [self._memory[i] for i in indices]
+        else:
+            decoded = list(self._pool.map(self._decode, indices))
+        size, n = self.config.size, len(indices)
+        corners = (place[:, :2] * (decoded[0].image.shape[-1] - size)).round().long().tolist()
+        image = _float(_cut([item.image for item in decoded], corners, size), flip)
+        sides = torch.tensor([decoded[0].image.shape[-1]] * 2).expand(n, 2)
+        box = _boxes(torch.stack([item.box for item in decoded]), sides, corners, size, flip)
+        mask = scene = scene_box = None
+        if self.has_masks:
+            masks = _cut([item.mask for item in decoded if item.mask is not None], corners, size)
+            mask = _mirror(masks, flip).float().div_(255)
+        if self.config.scene:
+            views = [item.scene for item in decoded if item.scene is not None]
+            sides = torch.tensor([[view.shape[2], view.shape[1]] for view in views])
+            corners = (place[:, 2:] * (sides - size)).round().long().tolist()
+            scene = _float(_cut(views, corners, size), flip)
+            boxes = torch.stack([item.scene_box for item in decoded if item.scene_box is not None])
+            scene_box = _boxes(boxes, sides, corners, size, flip)
+        return Batch(
+            image=image,
+            box=box if self.has_boxes else None,
+            scene=scene,
+            scene_box=scene_box if self.has_boxes else None,
+            mask=mask,
+            index=tuple(indices),
+        )
+
+    def _decode(self, i: int) -> _Decoded:
+        """Return picture `i`, read and resized."""
+        row, config = self._rows[i], self.config
+        picture = _read(self.path / "images" / row.file, "RGB")
+        box = row.box or (0.0, 0.0, 1.0, 1.0)
+        around = row.box if config.object_margin is not None else None
+        margin = config.object_margin or 1.0
+        side = _stored_side(config)
+        region = square_region(*picture.size, around, margin=margin)
+        mask = None
+        if self.has_masks:
+            shown = _read(self.path / "masks" / f"{Path(row.file).stem}.png", "L")
+            if shown.size != picture.size:
+                raise ValueError(f"the mask of {row.file} in {self.path} is {shown.size}, its picture {picture.size}")
+            mask = _resized(square_crop(shown, around, margin=margin), (side, side))[None]
+        scene = scene_box = None
+        if config.scene:
+            short = min(picture.size)
+            width, height = (max(config.size, round(edge * config.size / short)) for edge in picture.size)
+            scene = _resized(picture, (width, height)).permute(2, 0, 1).contiguous()
+            scene_box = torch.tensor(box)
+        square = _resized(square_crop(picture, around, margin=margin), (side, side))
+        return _Decoded(
+            image=square.permute(2, 0, 1).contiguous(),
+            box=_box_in(box, picture.size, region),
+            mask=mask,
+            scene=scene,
+            scene_box=scene_box,
+        )
+
+
+def _stored_side(config: DataConfig) -> int:
+    """Return the side at which squares are kept, larger than the picture by the jitter."""
+    return round(config.size * (1 + config.jitter))
+
+
+def _bytes_a_picture(config: DataConfig, masks: bool) -> int:
+    """Return about how many bytes a decoded picture takes."""
+    return _stored_side(config) ** 2 * (4 if masks else 3) + config.scene * config.size**2 * 4
+
+
+def _read(path: Path, mode: str) -> PIL.Image.Image:
+    """Return a picture of a prepared set, decoded."""
+    try:
+        with PIL.Image.open(path) as picture:
+            return picture.convert(mode)
+    except OSError as error:
+        raise PictureError(f"{path} cannot be read ({error}); prepare the set again") from error
+
+
+def _resized(picture: PIL.Image.Image, size: tuple[int, int]) -> UInt8[Tensor, "..."]:
+    """Return a picture's bytes at `size` (width, height), antialiased."""
+    if picture.size != size:
+        picture = picture.resize(size, PIL.Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture))
+
+
+def _box_in(box: Box, size: tuple[int, int], region: tuple[int, int, int]) -> Float[Tensor, "4"]:
+    """Return a box, in fractions of a picture of `size`, in fractions of the square `region` (left, top, side)."""
+    left, top, side = region
+    pixels = torch.tensor(box) * torch.tensor([*size, *size])
+    return ((pixels - torch.tensor([left, top, left, top])) / side).clamp(0, 1)
+
+
+def _cut(views: list[Tensor], corners: list[list[int]], size: int) -> UInt8[Tensor, "n channels size size"]:
+    """Return the square of `size` at each view's corner (x, y)."""
+    if all(view.shape[1] == view.shape[2] == size for view in views):
+        return torch.stack(views)
+    return torch.stack([v[:, y : y + size, x : x + size] for v, (x, y) in zip(views, corners, strict=True)])
+
+
+def _mirror(pixels: UInt8[Tensor, "n channels h w"], flip: Bool[Tensor, " n"]) -> UInt8[Tensor, "n channels h w"]:
+    """Return pictures, those where `flip` is true mirrored left to right."""
+    if not flip.any():
+        return pixels
+    return torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+
+
+def _float(pixels: UInt8[Tensor, "n 3 h w"], flip: Bool[Tensor, " n"]) -> Image:
+    """Return bytes as pictures in [-1, 1]."""
+    return _mirror(pixels, flip).float().div_(127.5).sub_(1)
+
+
+def _boxes(
+    boxes: Boxes, sides: Int[Tensor, "n 2"], corners: list[list[int]], size: int, flip: Bool[Tensor, " n"]
+) -> Boxes:
+    """Return boxes of views with `sides` (width, height) as boxes of the squares cut at `corners`, mirrored too."""
+    corner = torch.tensor(corners).repeat(1, 2)
+    cut = ((boxes * sides.repeat(1, 2) - corner) / size).clamp(0, 1)
+    mirrored = torch.stack([1 - cut[:, 2], cut[:, 1], 1 - cut[:, 0], cut[:, 3]], 1)
+    return torch.where(flip[:, None], mirrored, cut)
+
+
+def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Tensor]]:
+    """Return the lines of a set's index that belong to `split`, and their columns of factors."""
+    index = path / "index.csv"
+    if not index.is_file():
+        raise ValueError(f"{path} is no prepared set: it has no index.csv; make one with `python -m training prepare`")
+    with index.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{index} lacks the column {', '.join(missing)}; prepare the set again")
+        lines = list(reader)
+    splits = sorted({line["split"] for line in lines})
+    lines = [line for line in lines if split is None or line["split"] == split]
+    if not lines:
+        raise ValueError(f"{index} has no pictures in the split {split!r}; it has {', '.join(splits) or 'none at all'}")
+    rows = [_row(index, number, line) for number, line in enumerate(lines)]
+    factors: dict[str, Tensor] = {}
+    for name in reader.fieldnames or ():
+        if name not in COLUMNS:
+            numbers = [_number(line[name]) for line in lines]
+            if all(value is not None for value in numbers):
+                factors[name] = torch.tensor(numbers, dtype=torch.float64)
+    return rows, factors
+
+
+def _row(index: Path, number: int, line: dict[str, str]) -> _Row:
+    """Return one line of an index, checked."""
+    try:
+        width, height = int(line["width"]), int(line["height"])
+        edges = [float(line[name]) for name in ("x0", "y0", "x1", "y1") if line[name]]
+        if edges and len(edges) != 4:
+            raise ValueError("a box needs all of x0, y0, x1, y1")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{index}: the line of {line['file'] or number} is not right: {error}") from error
+    box = None
+    if edges:
+        x0, y0, x1, y1 = edges
+        box = (x0 / width, y0 / height, x1 / width, y1 / height)
+    return _Row(line["file"], line["label"], width, height, box)
+
+
+def _number(text: str | None) -> float | None:
+    """Return a number, or None where the text is none."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,211 @@
+"""Between pictures as people have them and tensors as networks want them: reading, cropping, tiling, writing."""
+
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import imageio.v2 as imageio
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from .types import Image
+
+MAX_BYTES = 10 * 1000 * 1000
+"""Files above this are refused unread."""
+MAX_PIXELS = 16 * 1000 * 1000
+"""Pictures above this are refused undecoded."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
+"""What `open_picture` reads; nothing here starts another program, as EPS would."""
+
+Box = tuple[float, float, float, float]
+"""x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used, in one sentence for the person who chose it."""
+
+
+def to_uint8(image: Image) -> UInt8[Tensor, "n h w 3"]:
+    """Return pictures as bytes, on the CPU, channels last: -1 is 0, 1 is 255, what lies outside is clamped."""
+    return ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def to_pil(image: Image) -> list[PIL.Image.Image]:
+    """Return pictures as Pillow's RGB pictures."""
+    return [PIL.Image.fromarray(picture) for picture in to_uint8(image).contiguous().numpy()]
+
+
+def from_pil(picture: PIL.Image.Image, size: int | None = None) -> Image:
+    """Return a picture as a batch of one; with `size`, its centre square, resized with antialiasing, never squashed."""
+    picture = picture.convert("RGB")
+    if size is not None:
+        picture = square_crop(picture, None).resize((size, size), PIL.Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture))
+    return (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).contiguous()
+
+
+def open_picture(source: Path | bytes | BinaryIO, *, name: str = "") -> PIL.Image.Image:
+    """Return a picture as a person sees it: RGB, upright, over white where transparent, the first frame if it moves.
+
+    Args:
+        source: a file, its bytes, or an open binary file.
+        name: what to call it in messages; a file's own name (never its folder) if empty.
+
+    Raises: PictureError for what is too large, cut short, or no picture.
+    """
+    if isinstance(source, Path):
+        name = name or source.name
+    name = name or "this picture"
+    limit = f"the limit is {MAX_BYTES // 1_000_000} MB and {MAX_PIXELS // 1_000_000} megapixels"
+    try:
+        data = _bytes_of(source)
+        if len(data) > MAX_BYTES:
+            raise PictureError(
+                f"{name} is larger than {MAX_BYTES // 1_000_000} MB; {limit}, please choose a smaller one."
+            )
+        PIL.Image.init()
+        with PIL.Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in PIL.Image.OPEN]) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise PictureError(f"{name} has {width} x {height} pixels; {limit}, please choose a smaller one.")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like do not stop a picture
+                return _upright_rgb(picture)
+    except PictureError:
+        raise
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        raise PictureError(f"{name} has too many pixels; {limit}, please choose a smaller one.") from error
+    except PIL.UnidentifiedImageError as error:
+        wanted = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
+        raise PictureError(f"{name} is not a picture that can be read; please choose a {wanted} file.") from error
+    except FileNotFoundError as error:
+        raise PictureError(f"{name} does not exist; please check its name.") from error
+    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, ... on damaged files
+        raise PictureError(f"{name} is damaged or cut short and cannot be read; please choose another file.") from error
+
+
+def _bytes_of(source: Path | bytes | BinaryIO) -> bytes:
+    """Return a source's bytes, at most one more than the limit."""
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    return source.read(MAX_BYTES + 1)
+
+
+def _upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a decoded, upright RGB copy of any mode of picture."""
+    picture.load()
+    picture = PIL.ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits a sample; Pillow itself would clip them
+        values = np.asarray(picture).astype(np.float64)
+        values = values / 257 if values.max(initial=0) > 255 else values
+        picture = PIL.Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    elif picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture))
+        values = values * 255 if values.max(initial=0) <= 1 else values
+        picture = PIL.Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = PIL.Image.new("RGBA", picture.size, "white")
+        picture = PIL.Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def square_region(width: int, height: int, box: Box | None, *, margin: float = 1.5) -> tuple[int, int, int]:
+    """Return left, top and side, in pixels, of the square that `square_crop` cuts; it may reach over the border."""
+    if box is None:
+        side = min(width, height)
+        return (width - side) // 2, (height - side) // 2, side
+    x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"box {box} is empty; wanted x0 < x1 and y0 < y1 as fractions of the picture")
+    side = max(1, round(margin * max(x1 - x0, y1 - y0)))
+    return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
+
+
+def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
+    """Return the square of side `margin * max(w, h)` around `box`, the picture mirrored where it ends.
+
+    Without a box, the largest square in the picture's centre. Raises: ValueError if the box is empty.
+    """
+    left, top, side = square_region(*picture.size, box, margin=margin)
+    width, height = picture.size
+    if left >= 0 and top >= 0 and left + side <= width and top + side <= height:
+        return picture.crop((left, top, left + side, top + side))
+    pixels = np.asarray(picture)
+    rows, columns = _mirrored(top, side, height), _mirrored(left, side, width)
+    return PIL.Image.fromarray(np.ascontiguousarray(pixels[rows][:, columns]))
+
+
+def _mirrored(start: int, length: int, size: int) -> Int[np.ndarray, " length"]:
+    """Return indices start ... start + length - 1 into a line of `size` that is mirrored at both ends, forever."""
+    index = np.arange(start, start + length) % (2 * size)
+    return np.where(index < size, index, 2 * size - 1 - index)
+
+
+def tile(image: Image, columns: int, *, gap: int = 2) -> PIL.Image.Image:
+    """Return pictures side by side, `columns` a row, on white, `gap` pixels apart."""
+    n, _, height, width = image.shape
+    columns = max(1, min(columns, n))
+    rows = -(-n // columns)
+    sheet = PIL.Image.new("RGB", (columns * (width + gap) - gap, max(0, rows * (height + gap) - gap)), "white")
+    for i, picture in enumerate(to_pil(image)):
+        sheet.paste(picture, (i % columns * (width + gap), i // columns * (height + gap)))
+    return sheet
+
+
+def write_animation(path: Path, frames: Image, *, fps: int) -> None:
+    """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
+
+    Raises: ValueError for another ending or no frames.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".mp4", ".webp", ".gif"):
+        raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
+    if len(frames) == 0:
+        raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
+    with whole_file(path) as temporary:
+        if kind == ".mp4":
+            _write_mp4(temporary, frames, fps)
+            return
+        first, *rest = to_pil(frames)
+        options: dict[str, Any] = {"quality": 90, "method": 4} if kind == ".webp" else {"disposal": 1}
+        duration = round(1000 / fps)
+        first.save(temporary, save_all=True, append_images=rest, duration=duration, loop=0, **options)
+
+
+def _write_mp4(path: Path, frames: Image, fps: int) -> None:
+    """Write H.264 that browsers and editors play; its colour planes need even sides, so odd ones gain a line."""
+    even = torch.nn.functional.pad(frames, (0, frames.shape[3] % 2, 0, frames.shape[2] % 2), mode="replicate")
+    options = {"codec": "libx264", "quality": 9, "pixelformat": "yuv420p", "macro_block_size": 1}
+    with imageio.get_writer(path, fps=fps, **options) as writer:  # type: ignore[call-overload]
+        for picture in to_uint8(even).numpy():
+            writer.append_data(picture)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`, with its ending; it becomes `path` only if nothing went wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp keeps others out; a result is an ordinary file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
