@@ -37,7 +37,7 @@ def half_width(radius: float, fov: float) -> float:
 def pixel_plane(
     size: int, *, corners: bool = False, device: torch.device | None = None
 ) -> tuple[Float[Tensor, "h w"], Float[Tensor, "h w"]]:
-    """Return x (right) and y (up) of each pixel in [-1, 1]: at pixel centres, or with the outer pixels on the border."""
+    """Return x (right) and y (up) of each pixel in [-1, 1]: at pixel centres, or with the outer pixels on the edge."""
     edge = 1.0 if corners else 1 - 1 / size
     line = torch.linspace(-edge, edge, size, device=device)
     y, x = torch.meshgrid(-line, line, indexing="ij")
@@ -71,7 +71,7 @@ def project(
     radius: Float[Tensor, " n"],
     fov: float,
 ) -> tuple[Float[Tensor, "n points 2"], Float[Tensor, "n points"]]:
-    """Return where points fall on the pixel plane (x right, y up, [-1, 1] in view) and their depth along the view axis."""
+    """Return where points fall on the pixel plane (x right, y up, [-1, 1] in view) and their depth from the camera."""
     camera = look_at(azimuth, elevation)
     local = world @ camera  # right, up, back
     depth = radius[:, None] - local[..., 2]

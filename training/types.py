@@ -132,8 +132,8 @@ class Generator(nn.Module):
     def set(self, codes: Any, name: str, value: Any) -> Any:
         """Return `codes` with the knob `name` at `value`, in every row; all else is unchanged.
 
-        `value` is a number in the knob's unit or a tensor `(n,)` of such numbers; for a seed a whole number, which draws
-        the same code into every row; for a picture an `Image` of one row or of `n` rows.
+        `value` is a number in the knob's unit or a tensor `(n,)` of such numbers; for a seed a whole number, which
+        draws the same code into every row; for a picture an `Image` of one row or of `n` rows.
 
         Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
         """

@@ -1,0 +1,75 @@
+"""Commands: python -m training train | prepare | fid | evaluate | import-official."""
+
+import logging
+import sys
+from dataclasses import field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from training.registry import PRESETS, preset, resolve
+
+VERBS: dict[str, tuple[str, str]] = {
+    "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
+    "fid": ("training.metrics.fid:Fid", "print the Frechet distance of a generator's samples to real pictures"),
+    "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
+    "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),
+}
+"""Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""
+
+
+def usage() -> str:
+    """Return the list of verbs and presets."""
+    lines = ["usage: python -m training VERB ... (each answers --help)", ""]
+    lines += ["  train PRESET        learn a generator; on an existing run folder, go on"]
+    lines += [f"  {verb:<19} {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join([*lines, "", "presets: " + ", ".join(PRESETS)])
+
+
+def train(arguments: list[str]) -> None:
+    """Parse `train PRESET --data DIR --out RUN [--FIELD VALUE]...` and train."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"name a preset after `train`: {', '.join(PRESETS)}")
+    name, *rest = arguments
+    config = preset(name)
+    Train = make_dataclass(
+        "Train",
+        [
+            ("data", Path),
+            ("out", Path),
+            ("device", str | None, None),
+            ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
+        ],
+        kw_only=True,
+    )
+    Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; on an existing run, go on."
+    args: Any = tyro.cli(Train, args=rest, prog=f"python -m training train {name}")
+    from training.loop import train as run  # after --help: torch takes a second
+
+    print(run(args.config, args.data, args.out, device=args.device))
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; return 0, or 2 after a mistake of the caller's, said in one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    verb, *rest = arguments
+    try:
+        if verb == "train":
+            train(rest)
+        elif verb in VERBS:
+            tyro.cli(resolve(VERBS[verb][0]), args=rest, prog=f"python -m training {verb}").run()
+        else:
+            print(usage(), file=sys.stderr)
+            return 2
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,296 @@
+"""The training loop: phases in order, an average of the generator, a run folder that can always be gone on from.
+
+A run folder holds `config.json`, the last resume states, `generator.safetensors` (the average), `log.jsonl`, grids and
+TensorBoard events. It knows phases, not models.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from training.checkpoint import newest_state, save_generator, save_state, write_whole
+from training.data.folder import PictureSet
+from training.pictures import tile
+from training.registry import RECIPES, look_up, resolve
+from training.types import Batch, Phase, Recipe, Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long and how to train; what a run writes and when. Lengths are in real pictures seen."""
+
+    images: int = 200_000
+    """Pictures to see in all, over every resumption."""
+    batch: int = 16
+    seed: int = 0
+    ema_half_life: int = 10_000
+    """Pictures after which a weight's past counts half in the average generator."""
+    ema_warm_up: float = 0.05
+    """The half-life is at most this share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
+    bf16: bool = True
+    """Compute in bfloat16 where the recipe says it is safe; weights stay float32."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    grid_every: int = 5_000
+    save_every: int = 5_000
+    keep: int = 3
+    """Resume states kept."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "ema_half_life", "log_every", "grid_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class NonFiniteError(RuntimeError):
+    """Training met losses that are not numbers three steps in a row."""
+
+
+@contextlib.contextmanager
+def learning(network: nn.Module) -> Iterator[None]:
+    """Let only `network` collect gradients inside the block; between blocks nothing does."""
+    network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False)
+
+
+def train_step(phases: Sequence[Phase], batch: Batch, step: Step) -> dict[str, Tensor]:
+    """Run the phases due at `step`; return each loss term, detached, as 'phase/term'.
+
+    A phase whose loss or gradient is not finite leaves its network as it was and logs 'phase/skipped'.
+    """
+    logged: dict[str, Tensor] = {}
+    for phase in phases:
+        if not phase.due(step):
+            continue
+        with learning(phase.network):
+            terms = phase.losses(batch, step)  # named scalars, already weighted
+            phase.optimizer.zero_grad(set_to_none=True)
+            total = phase.every * torch.stack([term.float() for term in terms.values()]).sum()
+            total.backward()
+            parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if bool(torch.isfinite(norm + total.detach())):
+                phase.optimizer.step()
+            else:
+                logged[f"{phase.name}/skipped"] = torch.ones(())
+            phase.optimizer.zero_grad(set_to_none=True)
+        logged |= {f"{phase.name}/{name}": term.detach() for name, term in terms.items()}
+    return logged
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move `average` towards `network`: w_avg = decay * w_avg + (1 - decay) * w; buffers are copied."""
+    ours, theirs = list(average.parameters()), list(network.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    for buffer, source in zip(average.buffers(), network.buffers(), strict=True):
+        buffer.copy_(source)
+
+
+def batch_indices(n: int, batch: int, images: int, seed: int) -> list[int]:
+    """Return which pictures come after `images` seen: shuffled epochs end to end, the same however often resumed."""
+    picks: list[int] = []
+    while len(picks) < batch:
+        epoch, start = divmod(images + len(picks), n)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        picks += order[start : start + batch - len(picks)].tolist()
+    return picks
+
+
+def step_rng(seed: int, index: int) -> torch.Generator:
+    """Return the random source of one step: it depends on the run's seed and the step alone."""
+    return torch.Generator().manual_seed((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63)
+
+
+class Run:
+    """One run folder: what is trained in it, and how far it has come."""
+
+    def __init__(self, config: Any, out: Path, device: torch.device) -> None:
+        self.config, self.out, self.device = config, out, device
+        torch.manual_seed(config.loop.seed)  # initial weights
+        self.recipe: Recipe = resolve(look_up(RECIPES, config.family, "recipe"))(config, device)
+        self.recipe.networks.requires_grad_(False)
+        self.phases = self.recipe.phases()
+        self.average = copy.deepcopy(self.recipe.generator).eval()
+        self.index = self.images = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on exactly: tensors and plain values."""
+        return {
+            "index": self.index,
+            "images": self.images,
+            "networks": self.recipe.networks.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+        }
+
+    def resume(self) -> bool:
+        """Go on from the folder's newest whole state; return whether there was one."""
+        found = newest_state(self.out)
+        if found is None:
+            return False
+        state, damaged = found
+        for name in damaged:
+            log.warning("%s is damaged and was passed over", name)
+        self.recipe.networks.load_state_dict(state["networks"])
+        self.average.load_state_dict(state["average"])
+        for phase in self.phases:  # phases may share an optimiser: its state is stored under each name
+            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+        self.index, self.images = state["index"], state["images"]
+        return True
+
+    def save(self) -> None:
+        """Write the resume state, then the average generator."""
+        save_state(self.out, self.images, self.state(), keep=self.config.loop.keep)
+        card = {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
+        save_generator(self.out / "generator.safetensors", self.average, card=card)
+
+    def step(self, data: PictureSet) -> dict[str, Tensor]:
+        """See one batch: every phase due, then the average."""
+        loop = self.config.loop
+        step = Step(index=self.index, images=self.images, rng=step_rng(loop.seed, self.index))
+        batch = data.batch(batch_indices(len(data), loop.batch, self.images, loop.seed), step.rng)
+        batch = to_device(batch, self.device)
+        self.recipe.begin(batch, step)
+        logged = train_step(self.phases, batch, step)
+        self.index, self.images = self.index + 1, self.images + loop.batch
+        half_life = min(loop.ema_half_life, max(1.0, self.images * loop.ema_warm_up))
+        update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
+        return logged
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return `batch` with its tensors on `device`."""
+    moved = {
+        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for name in batch.__dataclass_fields__
+        if (value := getattr(batch, name)) is not None
+    }
+    return Batch(**moved)
+
+
+def train(config: Any, data: Path, out: Path, *, device: str | None = None) -> Path:
+    """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
+
+    A folder that holds a run is gone on with. Ctrl-C and SIGTERM end the run after the step at hand, its state saved.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pictures = PictureSet(data, config.data)
+    out.mkdir(parents=True, exist_ok=True)
+    _keep_config(config, out)
+    run = Run(config, out, where)
+    if run.resume():
+        log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
+    _train(run, pictures)
+    return out / "generator.safetensors"
+
+
+def _train(run: Run, pictures: PictureSet) -> None:
+    loop = run.config.loop
+    fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
+    bad, since = 0, time.monotonic()
+    with (
+        SummaryWriter(str(run.out), purge_step=run.images or None) as board,
+        (run.out / "log.jsonl").open("a", encoding="utf-8") as lines,
+        _stop_signals() as stopped,
+        tqdm(total=loop.images, initial=run.images, unit="img", smoothing=0.05) as bar,
+    ):
+        sums: dict[str, list[Tensor]] = {}
+        while run.images < loop.images and not stopped:
+            logged = run.step(pictures)
+            bad = bad + 1 if any(name.endswith("/skipped") for name in logged) else 0
+            if bad == 3:
+                raise NonFiniteError(
+                    f"the losses were not finite three steps running at {run.images} pictures; the last saved state is "
+                    f"untouched: lower the learning rate or turn bf16 off and start the same command again"
+                )
+            for name, value in logged.items():
+                sums.setdefault(name, []).append(value)
+            bar.update(loop.batch)
+            if run.index % loop.log_every == 0:
+                means = {name: torch.stack(values).float().mean().item() for name, values in sums.items()}
+                means["images_per_second"] = loop.log_every * loop.batch / (time.monotonic() - since)
+                sums, since = {}, time.monotonic()
+                for name, value in means.items():
+                    board.add_scalar(name, value, run.images)
+                lines.write(
+                    json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}}) + "\n"
+                )
+                lines.flush()
+            if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
+                _write_grids(run, fixed, board)
+            if _crossed(run.images, loop.batch, loop.save_every):
+                run.save()
+        run.save()
+    if stopped:
+        log.warning("stopped at %d pictures, saved; the same command goes on from here", run.images)
+
+
+def _crossed(images: int, batch: int, every: int) -> bool:
+    """Whether the last batch passed a multiple of `every`."""
+    return images // every != (images - batch) // every
+
+
+@torch.no_grad()
+def _write_grids(run: Run, fixed: Batch, board: SummaryWriter) -> None:
+    for name, pictures in run.recipe.grids(run.average, fixed).items():
+        picture = tile(pictures, 8)
+        folder = run.out / "grids"
+        folder.mkdir(exist_ok=True)
+        picture.save(folder / f"{run.images:09d}-{name}.png")
+        board.add_images(name, (pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2, run.images)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list, so that the step at hand ends whole."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _keep_config(config: Any, out: Path) -> None:
+    """Write the run's config; where the folder's run had another, say which fields changed."""
+    path, ours = out / "config.json", asdict(config)
+    if path.is_file():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted(_flat(ours).items() ^ _flat(theirs).items()):
+            log.warning("config differs from the run's so far: %s = %s", *name)
+    write_whole(path, json.dumps(_plain(config), indent=1).encode())
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(values, dict):
+        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: json.dumps(values, default=str)}
