@@ -1,0 +1,382 @@
+"""FID against clean-fid itself, against values worked by hand, and against what people do wrong."""
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import textwrap
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.data.folder import DataConfig, PictureSet
+from training.metrics import features as features_module
+from training.metrics import fid as fid_module
+from training.metrics.features import INCEPTION_SIDE, Features, load_features, resize_clean
+from training.metrics.fid import Fid, distances, drawn, published_statistics, real_statistics, statistics, taken
+from training.metrics.moments import Moments, frechet_distance, kernel_distance
+from training.metrics.weights import WeightsMissingError
+from training.pictures import to_pil
+from training.types import Generator, Image, Knob
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyCodes:
+    z: Float[Tensor, "n 8"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToyLayers:
+    image: Image
+
+
+class Toy(Generator):
+    """Eight numbers in, a smooth 16 px picture out."""
+
+    family = "toy"
+    resolution = 16  # type: ignore[assignment]
+
+    def __init__(self, contrast: float = 0.3) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(1)
+        self.basis = nn.Parameter(contrast * torch.randn(8, 3, 16, 16, generator=rng))
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        return ()
+
+    def sample(self, n: int, rng: torch.Generator) -> ToyCodes:
+        return ToyCodes(z=torch.randn(n, 8, generator=rng))
+
+    def set(self, codes: ToyCodes, name: str, value: object) -> ToyCodes:
+        raise ValueError(f"no knob {name!r}")
+
+    def forward(self, codes: ToyCodes) -> ToyLayers:
+        return ToyLayers(image=torch.tanh(torch.einsum("nk,kchw->nchw", codes.z, self.basis)))
+
+
+class SmallNetwork(nn.Module):
+    """Random convolutions and a mean: n x 3 x h x w -> n x d."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, dim, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).flatten(1)
+
+
+class RandomInception(nn.Module):
+    """The interface of the published file: `layers` turns 299 px pictures in [-1, 1] into 2048 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 32, 24, stride=18), nn.ReLU(), nn.Conv2d(32, 128, 4, stride=3), nn.ReLU(), nn.Flatten(),
+            nn.AdaptiveAvgPool1d(2048),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
+        return self.layers(x)
+
+
+def scripted(network: nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; the published Inception is TorchScript all the same
+        torch.jit.save(torch.jit.script(network.eval()), path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Features:
+    torch.manual_seed(0)
+    return load_features(features=scripted(SmallNetwork(12), tmp_path / "small-net.pt"))
+
+
+def prepared(folder: Path, n: int, *, seed: int = 5, split: str = "train") -> Path:
+    """Write a prepared set of `n` of the toy's pictures, a little paler."""
+    (folder / "images").mkdir(parents=True)
+    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
+    pictures = torch.cat(list(drawn(Toy(0.2), n, seed=seed)))
+    for i, picture in enumerate(to_pil(pictures)):
+        picture.save(folder / "images" / f"{i:04}.png")
+        lines.append(f"{i:04}.png,{split},toy,16,16,2,2,14,14")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_frechet_distance_of_two_normal_distributions_by_hand() -> None:
+    one, two = torch.tensor([1.0, 2.0]).double(), torch.tensor([4.0, 6.0]).double()
+    wide, narrow = torch.diag(torch.tensor([9.0, 16.0])).double(), torch.diag(torch.tensor([4.0, 1.0])).double()
+    # |(3, 4)|^2 + (3 - 2)^2 + (4 - 1)^2
+    assert frechet_distance(one, wide, two, narrow) == pytest.approx(35, rel=1e-12)
+    assert frechet_distance(one, wide, one, wide) == pytest.approx(0, abs=1e-12)
+
+
+def test_frechet_distance_is_clean_fids() -> None:
+    from cleanfid.fid import frechet_distance as theirs
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(300, 40)) @ rng.normal(size=(40, 40)), rng.normal(size=(300, 40)) + 0.5
+    sides = [(x.mean(0), np.cov(x, rowvar=False)) for x in (a, b)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # its sqrtm(disp=...)
+        expected = theirs(*sides[0], *sides[1])
+    ours = frechet_distance(*(torch.from_numpy(part) for side in sides for part in side))
+    assert ours == pytest.approx(float(expected), rel=1e-8)
+
+
+def test_moments_are_those_of_all_vectors_at_once() -> None:
+    x = 100 + torch.randn(203, 7)  # far from zero: sums of squares must not cancel
+    moments = Moments(keep_every=3)
+    for part in x.split([1, 50, 2, 150]):
+        moments.add(part)
+    torch.testing.assert_close(moments.mean, x.double().mean(0))
+    torch.testing.assert_close(moments.covariance, x.double().T.cov(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(moments.vectors, x[::3])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (512, 400), (299, 299)])
+def test_pictures_reach_inception_as_clean_fid_resizes_them(size: tuple[int, int]) -> None:
+    from cleanfid.resize import make_resizer
+
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = make_resizer("PIL", False, "bicubic", (INCEPTION_SIDE, INCEPTION_SIDE))(pixels)
+    ours = resize_clean(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
+    np.testing.assert_allclose(ours[0].permute(1, 2, 0).numpy(), theirs, atol=5e-3)  # of 255
+
+
+CLEAN_FID: dict[str, Any] = {"device": torch.device("cpu"), "num_workers": 0, "use_dataparallel": False, "verbose": False}
+
+
+def saved(folder: Path, toy: Toy, n: int) -> str:
+    folder.mkdir()
+    for i, picture in enumerate(to_pil(torch.cat(list(drawn(toy, n))))):
+        picture.save(folder / f"{i:05}.png", compress_level=1)
+    return str(folder)
+
+
+def test_fid_is_clean_fids_on_saved_pictures(tmp_path: Path) -> None:
+    """Same pictures, same network: to 1e-3 of itself. In 2048 dimensions: tests/benchmarks/fid_speed.py."""
+    from cleanfid import fid as theirs
+
+    torch.manual_seed(0)
+    small = SmallNetwork(24).eval()
+    n = 100
+    folders = [saved(tmp_path / "real", Toy(0.2), n), saved(tmp_path / "drawn", Toy(), n)]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # clean-fid's own: sqrtm(disp=...)
+        expected = theirs.compute_fid(*folders, custom_feat_extractor=lambda x: small((x - 128) / 128), **CLEAN_FID)
+    path = scripted(small, tmp_path / "inception-2015-12-05.pt")
+    found = measured(load_features(weights=path), n)
+    assert found["FID"] == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_kid_and_features_are_clean_fids_from_its_own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random Inception where clean-fid looks for its own: features to 1e-4, KID to 1e-6."""
+    from cleanfid import features as their_features
+    from cleanfid import fid as theirs
+
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platform, "system", lambda: "Windows")  # there clean-fid's place is the working folder
+    scripted(RandomInception(), tmp_path / "inception-2015-12-05.pt")
+    n = 60
+    folders = [saved(tmp_path / "real", Toy(0.2), n), saved(tmp_path / "drawn", Toy(), n)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # clean-fid's own: torch.jit.load
+        warnings.simplefilter("ignore", FutureWarning)
+        np.random.seed(0)  # noqa: NPY002 (what clean-fid draws its subsets with)
+        expected = theirs.compute_kid(*folders, **CLEAN_FID)
+        extractor = their_features.build_feature_extractor("clean", torch.device("cpu"), use_dataparallel=False)
+        vectors = theirs.get_folder_features(
+            folders[0], extractor, num_workers=0, device=torch.device("cpu"), verbose=False
+        )
+    features = load_features()
+    ours = statistics(drawn(Toy(0.2), n), n, features, frechet=False, kernel=True).vectors
+    np.testing.assert_allclose(ours.numpy(), vectors, rtol=1e-4, atol=1e-5)
+    assert measured(features, n, frechet=False)["KID"] == pytest.approx(expected, abs=1e-6)
+
+
+def measured(features: Features, n: int, *, frechet: bool = True) -> dict[str, float]:
+    real, ours = (statistics(drawn(toy, n), n, features, kernel=True, frechet=frechet) for toy in (Toy(0.2), Toy()))
+    return distances(real, ours, features, frechet=frechet, kernel=True)
+
+
+def test_kernel_distance_is_near_zero_for_one_distribution_and_not_for_two() -> None:
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(600, 16, generator=rng), torch.randn(600, 16, generator=rng)
+    assert abs(kernel_distance(a, b, subsets=20, largest=500)) < 0.02
+    assert kernel_distance(a, b + 0.5, subsets=20, largest=500) > 0.1
+
+
+def test_samples_depend_on_the_seed_alone() -> None:
+    whole = torch.cat(list(drawn(Toy(), 150, seed=3, batch=64)))
+    assert len(whole) == 150
+    torch.testing.assert_close(torch.cat(list(drawn(Toy(), 150, seed=3, batch=7))), whole)
+    torch.testing.assert_close(torch.cat(list(drawn(Toy(), 70, seed=3))), whole[:70])
+    assert not torch.allclose(torch.cat(list(drawn(Toy(), 150, seed=4))), whole)
+    assert not torch.allclose(whole[:64], whole[64:128])
+
+
+def test_real_statistics_are_counted_once_and_anew_after_any_change(
+    tmp_path: Path, network: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = prepared(tmp_path / "set", 40)
+    config = DataConfig(size=16, flip=False)
+    first = real_statistics(PictureSet(folder, config), 40, network)
+    plain = torch.cat(list(taken(PictureSet(folder, config), 40)))
+    torch.testing.assert_close(
+        first.mean, network(((plain + 1) * 127.5).round().byte().permute(0, 2, 3, 1)).double().mean(0)
+    )
+    counted = []
+    count = fid_module.statistics
+    monkeypatch.setattr(fid_module, "statistics", lambda *a, **k: counted.append(1) or count(*a, **k))
+    again = real_statistics(PictureSet(folder, config), 40, network)
+    assert not counted
+    torch.testing.assert_close(again.covariance, first.covariance, rtol=0, atol=0)
+    real_statistics(PictureSet(folder, config), 39, network)
+    real_statistics(PictureSet(folder, DataConfig(size=16, flip=False, object_margin=1.0)), 40, network)
+    PIL.Image.new("RGB", (16, 16), "red").save(folder / "images" / "0000.png")
+    changed = real_statistics(PictureSet(folder, config), 40, network)
+    assert len(counted) == 3
+    assert not torch.equal(changed.mean, first.mean)
+    for file in (tmp_path / "cache").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])  # a cut file is counted anew, not believed
+    torch.testing.assert_close(real_statistics(PictureSet(folder, config), 40, network).mean, changed.mean)
+    assert len(counted) == 4
+
+
+def test_too_few_pictures_are_refused_with_the_number_needed(network: Features) -> None:
+    with pytest.raises(ValueError, match=r"12 samples are too few .* at least 13 pictures"):
+        statistics(drawn(Toy(), 12), 12, network, what="samples")
+    statistics(drawn(Toy(), 13), 13, network)
+    statistics(drawn(Toy(), 5), 5, network, frechet=False, kernel=True)
+
+
+def test_without_weights_and_internet_the_message_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(features_module, "INCEPTION_URL", "http://127.0.0.1:9/inception.pt")
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsMissingError, match=r"cannot be reached .*--weights FILE.*--features FILE"):
+        load_features()
+    assert not list(tmp_path.rglob("*.pt"))
+    with pytest.raises(WeightsMissingError, match="cannot be reached"):
+        monkeypatch.setattr(fid_module, "PUBLISHED_URL", "http://127.0.0.1:9/")
+        published_statistics("nosuchset/64/train")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network"])
+def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.pt is not a TorchScript file"):
+        load_features(features=path)
+    with pytest.raises(ValueError, match="no file"):
+        load_features(features=tmp_path / "gone.pt")
+
+
+def test_another_network_is_not_taken_for_inception(tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    with pytest.raises(ValueError, match="not FID's Inception"):
+        load_features(weights=scripted(Plain(), tmp_path / "plain.pt"))
+
+
+def test_published_statistics_are_read_by_name(tmp_path: Path, network: Features) -> None:
+    mean, sigma = np.arange(12.0), np.eye(12)
+    folder = tmp_path / "cache" / "knobs-without-labels" / "statistics"
+    folder.mkdir(parents=True)
+    np.savez(folder / "flowers_clean_trainfull_64.npz", mu=mean, sigma=sigma)
+    np.savez(folder / "flowers_clean_trainfull_64_kid.npz", feats=np.ones((30, 12)))
+    found = published_statistics("Flowers/64/trainfull", kernel=True)
+    assert found.vectors.shape == (30, 12)
+    assert found.mean.tolist() == mean.tolist()
+    with pytest.raises(ValueError, match="dataset/resolution/split"):
+        published_statistics("flowers")
+
+
+def test_the_command_prints_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(fid_module, "load_generator", lambda path, device: Toy())
+    monkeypatch.setattr(fid_module, "read_card", lambda path: {"config": {"data": {"size": 16, "object_margin": 1.2}}})
+    data = prepared(tmp_path / "set", 40)
+    network = scripted(SmallNetwork(12), tmp_path / "small-net.pt")
+    command = Fid(checkpoint=tmp_path / "toy.safetensors", data=data, features=network, n_samples=90, kid=True)
+    command.run()
+    line = json.loads(capsys.readouterr().out)
+    assert line["FD-small-net"] > 0
+    assert "KD-small-net" in line
+    assert "FID" not in line
+    assert (line["n_samples"], line["n_real"]) == (90, 40)
+    with pytest.raises(ValueError, match="either --data DIR or --published"):
+        Fid(checkpoint=tmp_path / "toy.safetensors").run()
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) -> None:
+    """200 pictures are four blocks: two a process, and the kept vectors of both come together."""
+    alone = statistics(drawn(Toy(), 200), 200, network, kernel=True)
+    script = textwrap.dedent(
+        """
+        import importlib.util, sys
+        from pathlib import Path
+        import torch
+        from training.metrics.features import load_features
+        from training.metrics.fid import drawn, join_processes, statistics
+
+        spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
+        toys = importlib.util.module_from_spec(spec); spec.loader.exec_module(toys)
+        device = join_processes("cpu")
+        network = load_features(features=Path(sys.argv[2]), device=device)
+        found = statistics(drawn(toys.Toy(), 200), 200, network, kernel=True)
+        torch.save([found.mean, found.covariance, found.vectors], sys.argv[3])
+        torch.distributed.destroy_process_group()
+        """
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, __file__, str(tmp_path / "small-net.pt"), str(tmp_path / f"{rank}.pt")],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[1],
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    for rank in range(2):
+        mean, covariance, vectors = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(mean, alone.mean)
+        torch.testing.assert_close(covariance, alone.covariance)
+        torch.testing.assert_close(vectors.sort(0).values, alone.vectors.sort(0).values)

@@ -1,0 +1,113 @@
+"""Feature networks under FID and its relatives: clean-fid's Inception, or any TorchScript file (Parmar et al. 2022)."""
+
+import logging
+import platform
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from training.metrics.weights import cache_dir, download, sha256
+
+log = logging.getLogger(__name__)
+
+INCEPTION_URL = (
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"  # clean-fid's
+)
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_SIDE = 299
+REMEDY = (
+    "Fetch that file on a machine with internet and pass it with --weights FILE, or compare with any TorchScript "
+    "network by --features FILE (the result is then called FD, not FID)."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """A network that turns pictures as a PNG would hold them into feature vectors."""
+
+    network: Any
+    """A TorchScript module on the device where pictures are to go."""
+    device: torch.device
+    inception: bool
+    """Whether this is FID's own network with clean-fid's resize; any other sees [0, 1] at the pictures' size."""
+    digest: str
+    """sha256 of the network's file: statistics of different networks are never compared."""
+    stem: str
+    """Name of the network's file without its ending."""
+
+    @property
+    def frechet_name(self) -> str:
+        """`FID` for Inception, else `FD-<stem>`."""
+        return "FID" if self.inception else f"FD-{self.stem}"
+
+    @property
+    def kernel_name(self) -> str:
+        """`KID` for Inception, else `KD-<stem>`."""
+        return "KID" if self.inception else f"KD-{self.stem}"
+
+    @torch.inference_mode()
+    def __call__(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
+        """Return one float32 vector a picture, on the network's device."""
+        pixels = pictures.to(self.device).permute(0, 3, 1, 2).float()
+        if self.inception:
+            return self.network.layers((resize_clean(pixels) - 128) / 128).flatten(1).float()
+        return self.network(pixels / 255).flatten(1).float()
+
+
+def resize_clean(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 299 299"]:
+    """Return pictures at Inception's size: Pillow's bicubic on floats, not quantised again (clean-fid's 'clean')."""
+    side = (INCEPTION_SIDE, INCEPTION_SIDE)
+    if pixels.shape[2:] == side:
+        return pixels
+    # antialias=True is Pillow's filter: support widened when shrinking, cubic with a = -0.5
+    return interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+
+
+def load_features(
+    *, features: Path | None = None, weights: Path | None = None, device: torch.device | str = "cpu"
+) -> Features:
+    """Return the network to compare with: `features` if given (any TorchScript file), else FID's Inception.
+
+    Inception is looked for at `weights`, in this toolkit's cache and where clean-fid keeps its own; then downloaded.
+
+    Raises: ValueError if a named file is missing or no TorchScript; WeightsMissingError if Inception is not to be had.
+    """
+    path = features or weights or find_inception()
+    network = _load(path, torch.device(device))
+    digest = sha256(path)
+    if features is None:
+        if not hasattr(network, "layers"):
+            raise ValueError(f"{path} is not FID's Inception (it has no 'layers'); pass other networks with --features")
+        if digest != INCEPTION_SHA256:
+            log.warning("%s is not the published Inception: compare its FID only with FID by the same file", path)
+    return Features(
+        network=network, device=torch.device(device), inception=features is None, digest=digest, stem=path.stem
+    )
+
+
+def find_inception() -> Path:
+    """Return the path of FID's Inception, downloaded into the user's cache unless clean-fid has it already."""
+    ours = cache_dir() / "inception-2015-12-05.pt"
+    theirs = Path("." if platform.system() == "Windows" else "/tmp") / ours.name  # where clean-fid keeps it
+    if not ours.is_file() and theirs.is_file():
+        return theirs
+    return download(INCEPTION_URL, ours, digest=INCEPTION_SHA256, what="The Inception weights of FID", remedy=REMEDY)
+
+
+def _load(path: Path, device: torch.device) -> Any:
+    if not path.is_file():
+        raise ValueError(f"no file {path}: a TorchScript network was expected there")
+    try:
+        with warnings.catch_warnings():
+            # the published Inception exists as TorchScript only, so its loader stays until torch drops it
+            warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated", category=DeprecationWarning)
+            return torch.jit.load(path, map_location=device).eval()
+    except RuntimeError as problem:
+        raise ValueError(f"{path} is not a TorchScript file: {str(problem).splitlines()[0]}") from None

@@ -1,0 +1,256 @@
+"""Frechet and kernel distance of a generator's pictures to real ones, in memory (clean-fid, Parmar et al. 2022)."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cleanfid
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from pydantic import TypeAdapter
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from training.checkpoint import load_generator, read_card, write_whole
+from training.data.folder import DataConfig, PictureSet
+from training.metrics.features import Features, load_features
+from training.metrics.moments import Moments, frechet_distance, kernel_distance
+from training.metrics.weights import cache_dir, download
+from training.pictures import to_uint8
+from training.types import Generator, Image, rows
+
+log = logging.getLogger(__name__)
+
+BLOCK = 64
+"""Pictures drawn from one random state: samples do not depend on the batch or on the number of processes."""
+KEPT = 10_000
+"""Feature vectors kept for the kernel distance, at most."""
+PUBLISHED_URL = "https://www.cs.cmu.edu/~clean-fid/stats/"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """What a distance needs to know of a set of pictures."""
+
+    n: int
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+    vectors: Float[Tensor, "kept d"]
+    """Feature vectors for the kernel distance; none where it was not asked for."""
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return which process of how many this is, under torchrun; 0 and 1 otherwise."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@torch.inference_mode()
+def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int = BLOCK) -> Iterator[Image]:
+    """Go through `n` samples of the generator, `batch` at most at a time; under torchrun through this process's share.
+
+    Picture i is the same whatever the batch and the number of processes.
+    """
+    rank, world = rank_and_world()
+    for block in range(rank, -(-n // BLOCK), world):
+        state = np.random.SeedSequence((seed, block)).generate_state(1)
+        codes = generator.sample(BLOCK, torch.Generator().manual_seed(int(state[0])))
+        size = min(BLOCK, n - block * BLOCK)
+        for start in range(0, size, batch):
+            yield generator(rows(codes, slice(start, min(start + batch, size)))).image
+
+
+def taken(pictures: PictureSet, n: int, *, batch: int = BLOCK) -> Iterator[Image]:
+    """Go through `n` pictures evenly spread over a set; under torchrun through this process's share."""
+    rank, world = rank_and_world()
+    chosen = [i * len(pictures) // n for i in range(n)]
+    for start in range(rank * batch, n, world * batch):
+        yield pictures.get(chosen[start : start + batch]).image
+
+
+def statistics(
+    images: Iterable[Image], n: int, features: Features, *, kernel: bool = False, frechet: bool = True, what: str = ""
+) -> Statistics:
+    """Return the statistics of `n` pictures, quantised as a PNG would be; `what` names them in progress and messages.
+
+    Under torchrun `images` is this process's share of the `n`, and each process gets the statistics of all.
+
+    Raises: ValueError if the Frechet distance is wanted and `n` is too small for a covariance of full rank.
+    """
+    moments = Moments(keep_every=max(1, -(-n // KEPT)) if kernel else 0)
+    with tqdm(total=n, desc=what, unit="img", leave=False, disable=rank_and_world()[0] > 0) as bar:
+        for image in images:
+            vectors = features(to_uint8(image))
+            dim = vectors.shape[1]
+            if frechet and n <= dim:
+                raise ValueError(
+                    f"{n} {what or 'pictures'} are too few for {features.frechet_name}: its features have {dim} "
+                    f"dimensions, so at least {dim + 1} pictures are needed on either side; give more, or ask for the "
+                    f"kernel distance alone with --kid --no-fid"
+                )
+            moments.add(vectors)
+            bar.update(len(image))
+    moments.reduce()
+    if moments.n != n:
+        raise ValueError(f"{n} {what or 'pictures'} were promised and {moments.n} came")
+    return Statistics(n=n, mean=moments.mean.cpu(), covariance=moments.covariance.cpu(), vectors=moments.vectors)
+
+
+def real_statistics(
+    pictures: PictureSet, n: int, features: Features, *, kernel: bool = False, frechet: bool = True
+) -> Statistics:
+    """Return the statistics of `n` real pictures, kept in the user's cache folder for the next time.
+
+    The key holds the pictures' files, how they are cut and the network, so that any change is counted anew.
+    """
+    path = cache_dir() / "statistics" / f"{_key(pictures, n, features, kernel)}.safetensors"
+    if path.is_file():
+        try:
+            kept = load_file(path)
+            if not frechet or n > len(kept["mean"]):
+                return Statistics(n=n, **kept)
+        except (SafetensorError, OSError, KeyError, TypeError) as problem:
+            log.warning("%s cannot be read (%s): counted anew", path, problem)
+    result = statistics(taken(pictures, n), n, features, kernel=kernel, frechet=frechet, what="real pictures")
+    if rank_and_world()[0] == 0:
+        write_whole(path, save({"mean": result.mean, "covariance": result.covariance, "vectors": result.vectors}))
+    return result
+
+
+def _key(pictures: PictureSet, n: int, features: Features, kernel: bool) -> str:
+    """Return a hash of all that the statistics of `n` real pictures depend on."""
+    settings = (1, n, str(pictures.config), features.digest, features.inception, kernel)
+    digest = hashlib.sha256(repr(settings).encode())
+    for name in pictures.files:
+        digest.update(name.encode())
+        digest.update((pictures.path / "images" / name).read_bytes())
+    digest.update((pictures.path / "index.csv").read_bytes())  # the boxes that pictures are cut around
+    return digest.hexdigest()[:32]
+
+
+def published_statistics(name: str, *, kernel: bool = False) -> Statistics:
+    """Return statistics that clean-fid publishes, by `dataset/resolution/split` such as `ffhq/1024/trainval`.
+
+    Raises: ValueError if `name` has another form; WeightsMissingError if the file is neither here nor to be downloaded.
+    """
+    if name.count("/") != 2:
+        raise ValueError(
+            f"{name!r} names no published statistics: wanted dataset/resolution/split, as ffhq/1024/trainval"
+        )
+    dataset, resolution, split = name.lower().split("/")
+    found = {}
+    for part in ("", "_kid") if kernel else ("",):
+        file = f"{dataset}_clean_{split}_{resolution}{part}.npz"
+        path = Path(cleanfid.__path__[0]) / "stats" / file  # where clean-fid keeps its own
+        if not path.is_file():
+            path = download(
+                PUBLISHED_URL + file,
+                cache_dir() / "statistics" / file,
+                digest=None,
+                what=f"The published statistics {file}",
+                remedy="Check the name against clean-fid's list, or give the pictures themselves with --data DIR.",
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            found |= {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    vectors = found["feats"].float() if kernel else torch.zeros(0, len(found["mu"]))
+    return Statistics(n=len(vectors), mean=found["mu"].double(), covariance=found["sigma"].double(), vectors=vectors)
+
+
+def distances(
+    real: Statistics, ours: Statistics, features: Features, *, frechet: bool, kernel: bool
+) -> dict[str, float]:
+    """Return the distances asked for under the names they may be called by: FID and KID for Inception alone.
+
+    Raises: ValueError if the two sides' features differ in length.
+    """
+    if len(real.mean) != len(ours.mean):
+        raise ValueError(f"features of {len(real.mean)} and of {len(ours.mean)} dimensions cannot be compared")
+    result: dict[str, float] = {}
+    if frechet:
+        result[features.frechet_name] = frechet_distance(real.mean, real.covariance, ours.mean, ours.covariance)
+    if kernel:
+        result[features.kernel_name] = kernel_distance(real.vectors, ours.vectors)
+    return result
+
+
+def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
+    """Return how the generator's training data was cut, as its card says, without what is random about it."""
+    said = read_card(checkpoint).get("config", {}).get("data", {})
+    config = TypeAdapter(DataConfig).validate_python(said) if said else DataConfig()
+    return DataConfig(size=generator.resolution, object_margin=config.object_margin, flip=False, jitter=config.jitter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fid:
+    """Print, as one JSON line, the FID of a generator's samples to real pictures.
+
+    Under `torchrun -m training fid ...` the processes share the work.
+    """
+
+    checkpoint: Path
+    """A generator file of either family."""
+    data: Path | None = None
+    """A prepared set of real pictures."""
+    published: str | None = None
+    """Instead of --data, statistics that clean-fid publishes: dataset/resolution/split, such as ffhq/1024/trainval."""
+    split: str = "train"
+    """Which of the real pictures: papers compare with those trained on."""
+    n_samples: int = 50_000
+    """Pictures to draw, and at most as many real ones. Papers draw 50k; fewer reads higher."""
+    seed: int = 0
+    batch: int = 32
+    fid: bool = True
+    kid: bool = False
+    """The kernel distance, which does not read higher for fewer pictures, too."""
+    features: Path | None = None
+    """A TorchScript network (n x 3 x h x w in [0, 1] -> n x d) instead of Inception; the result is then called FD."""
+    weights: Path | None = None
+    """FID's Inception (inception-2015-12-05.pt) for machines without internet."""
+    device: str | None = None
+
+    def run(self) -> None:
+        """Print the result."""
+        if (self.data is None) == (self.published is None):
+            raise ValueError("give the real pictures by either --data DIR or --published NAME")
+        if not (self.fid or self.kid):
+            raise ValueError("nothing is left to measure: leave --no-fid out, or ask for --kid")
+        if self.published and self.features:
+            raise ValueError("published statistics are of Inception's features: leave --features or --published out")
+        device = join_processes(self.device)
+        generator = load_generator(self.checkpoint, device)
+        features = load_features(features=self.features, weights=self.weights, device=device)
+        kinds = {"frechet": self.fid, "kernel": self.kid}
+        if self.published:
+            real = published_statistics(self.published, kernel=self.kid)
+        else:
+            assert self.data is not None
+            pictures = PictureSet(self.data, evaluation_data(self.checkpoint, generator), self.split)
+            real = real_statistics(pictures, min(len(pictures), self.n_samples), features, **kinds)
+        samples = drawn(generator, self.n_samples, seed=self.seed, batch=self.batch)
+        ours = statistics(samples, self.n_samples, features, **kinds, what="samples")
+        if rank_and_world()[0] == 0:
+            found: dict[str, Any] = distances(real, ours, features, **kinds)
+            found |= {"n_samples": ours.n, "n_real": real.n or None, "seed": self.seed, "split": self.split}
+            found |= {"checkpoint": str(self.checkpoint), "data": str(self.data or self.published)}
+            print(json.dumps(found | {"features": features.stem, "features_sha256": features.digest}))
+
+
+def join_processes(device: str | None = None) -> torch.device:
+    """Return where to compute; under torchrun, join the other processes first."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    return torch.device(device)
