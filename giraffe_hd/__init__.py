@@ -1,0 +1,1 @@
+"""GIRAFFE HD (Xue, Li, Singh, Lee, CVPR 2022): an object in a 3D box, a camera, a background, and their knobs."""

@@ -1,6 +1,6 @@
 """Generator files and resume states: written whole or not at all, verified when read, no pickled code ever run.
 
-A generator file is safetensors; its metadata holds `family`, `config` and `card` as JSON, and the SHA-256 of its tensors.
+A generator file is safetensors: metadata holds `family`, `config` and `card` as JSON and the SHA-256 of its tensors.
 """
 
 import hashlib

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training.checkpoint import newest_state, save_generator, save_state, write_whole
@@ -205,6 +204,8 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None) -> P
 
 
 def _train(run: Run, pictures: PictureSet) -> None:
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since = 0, time.monotonic()
@@ -251,7 +252,7 @@ def _crossed(images: int, batch: int, every: int) -> bool:
 
 
 @torch.no_grad()
-def _write_grids(run: Run, fixed: Batch, board: SummaryWriter) -> None:
+def _write_grids(run: Run, fixed: Batch, board: Any) -> None:
     for name, pictures in run.recipe.grids(run.average, fixed).items():
         picture = tile(pictures, 8)
         folder = run.out / "grids"

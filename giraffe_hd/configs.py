@@ -1,0 +1,137 @@
+"""Configs and presets of the fast GIRAFFE HD."""
+
+from dataclasses import dataclass, field
+
+from training.data.folder import DataConfig
+from training.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseConfig:
+    """The prior of camera and object, from which training draws and which the knobs span; angles in degrees."""
+
+    radius: float = 2.732
+    """Distance of the camera, world units."""
+    fov: float = 20.0
+    """Field of view; half the picture's width at the origin is radius * tan(fov / 2)."""
+    azimuth: tuple[float, float] = (0.0, 0.0)
+    elevation: tuple[float, float] = (10.0, 35.0)
+    rotation: tuple[float, float] = (0.0, 360.0)
+    scale: tuple[float, float] = (0.25, 0.35)
+    """Half the object's length, world units."""
+    proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
+    """Half-extents of the box along x, y, z over half its length: one number draws all three axes."""
+    x: tuple[float, float] = (0.0, 0.0)
+    """Depth, towards the camera."""
+    y: tuple[float, float] = (-0.10, 0.10)
+    """To the right in the picture."""
+    z: tuple[float, float] = (-0.06, 0.06)
+    """Up."""
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth", "elevation", "rotation", "scale", "x", "y", "z"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"pose.{name} goes from {low} to {high}; give the lower number first")
+        if not 0 < self.fov < 180:
+            raise ValueError(f"pose.fov is {self.fov} degrees; wanted between 0 and 180")
+        if self.scale[0] <= 0:
+            raise ValueError(f"pose.scale starts at {self.scale[0]}; the box needs a size above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """The fast generator."""
+
+    resolution: int = 64
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    z_dim: int = 64
+    """Length of each of the four latent codes."""
+    w_dim: int = 96
+    mapping_layers: int = 3
+    rays: int = 32
+    """Side of the ray map."""
+    samples: int = 10
+    """Samples a ray, all inside the box."""
+    octaves: int = 4
+    field_dim: int = 64
+    field_depth: int = 3
+    density: float = 6.0
+    mirror: bool = True
+    """The object is its own mirror image, left and right: true of cars and faces, a strong guide for rotation."""
+    features: int = 48
+    """Channels of the rendered feature map."""
+    object_channels: tuple[int, ...] = (48, 24)
+    """Channels of the object's renderer at `rays` and each doubling."""
+    mask_channels: int = 16
+    background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
+    """Channels of the background at 4, 8, 16, ... pixels."""
+    background_shape_layers: int = 3
+    """Layers of the background that its shape code styles; the look styles the rest."""
+    inject_index: int = 0
+    """Layers of the object's renderer that the shape code styles; the look styles the rest."""
+
+    def __post_init__(self) -> None:
+        if self.rays * 2 ** (len(self.object_channels) - 1) != self.resolution:
+            raise ValueError(
+                f"{self.rays} rays doubled {len(self.object_channels) - 1} times do not make {self.resolution} pixels; "
+                f"change generator.rays or the number of generator.object_channels"
+            )
+        if 4 * 2 ** (len(self.background_channels) - 1) != self.resolution:
+            raise ValueError(
+                f"a background of {len(self.background_channels)} layers is not {self.resolution} pixels wide; "
+                f"give log2(resolution) - 1 generator.background_channels"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """The fast discriminator, with a head that reads the pose."""
+
+    channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Channels at half the picture's size and each halving after; the last level is 4 pixels wide."""
+    pose_dim: int = 6
+    """sin and cos of rotation, elevation, log scale, y, z."""
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2:
+            raise ValueError("the discriminator needs at least two levels of channels")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """All that training of the fast generator depends on."""
+
+    family: str = "giraffe_hd"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    lr: float = 2e-3
+    """Adam's, of both networks; the mapping networks learn at a tenth."""
+    r1: float = 0.1
+    r1_every: int = 8
+    pose_weight: float = 3.0
+    """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
+    azimuth_weight: float = 2.0
+    """Of sin and cos of the rotation within that error."""
+    object_pose_share: float = 0.25
+    """Share of a batch whose pose is also read from the object on a flat colour, so that no horizon gives it away."""
+    condition_since: int = 20_000
+    """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
+    condition_full: int = 40_000
+    coverage_weight: float = 10.0
+    coverage: tuple[float, float] = (0.35, 0.8)
+    """The object's opacity should fill between these shares of its box's silhouette, in each picture."""
+    binarisation_weight: float = 2.0
+    binarisation_ramp: tuple[int, int] = (20_000, 60_000)
+    """Pictures over which binarisation grows from nothing; early, it freezes a bad split."""
+    sigma_noise_until: int = 60_000
+    """Pictures until which noise on the density fades from standard deviation 1 to 0."""
+
+
+CARS_64 = TrainConfig(
+    data=DataConfig(size=64, flip=True),
+    loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),
+)
+"""Rendered cars at 64 px: knobs that turn within an hour on two CPU cores."""

@@ -1,0 +1,236 @@
+"""The fast GIRAFFE HD: a 3D object in a box over a background, each drawn from its own codes (paper Sec. 3, Fig. 2).
+
+Same knobs and losses in spirit as the published network (`giraffe_hd.paper`), with other parts: the shape alone makes
+volume and mask, the look alone paints, rays are clipped to the box, and the background never touches the object.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.configs import GeneratorConfig, PoseConfig
+from giraffe_hd.fields import ObjectField
+from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
+from giraffe_hd.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training import types
+from training.camera import half_width
+from training.layers import EqualLinear, PixelNorm
+from training.types import Knob
+
+
+class Mapping(nn.Sequential):
+    """z -> w: normalised, then a few linear layers that learn at a tenth (StyleGAN Sec. 2)."""
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
+        dims = [z_dim] + [w_dim] * layers
+        super().__init__(
+            PixelNorm(), *(EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers))
+        )
+
+
+class Generator(types.Generator):
+    """Draw layers: object features by volume rendering, object and background by style-based renderers, composite."""
+
+    family = "giraffe_hd"
+    config: GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density)
+        self.head = EqualLinear(c.field_dim, c.features)  # applied once a ray
+        self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim)
+        self.mask = MaskHead(c.features, c.mask_channels, len(c.object_channels) - 1)
+        self.horizon = EqualLinear(1, c.w_dim)  # camera elevation into the background's styles
+        self.background = BackgroundRenderer(c.background_channels, c.w_dim, c.background_shape_layers)
+
+    def forward(
+        self,
+        codes: Codes,
+        inject_index: int | None = None,
+        *,
+        rng: torch.Generator | None = None,
+        sigma_noise: float = 0.0,
+    ) -> Layers:
+        """Return the layers that `codes` describe.
+
+        Object convolutions before `inject_index` are styled by the shape code, the rest by the look (default from the
+        config). With `rng`, samples are jittered and the density gets normal noise of deviation `sigma_noise`, as in
+        training; without it, the same codes give the same picture.
+        """
+        inject_index = self.config.inject_index if inject_index is None else inject_index
+        w_shape, w_look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
+        features, alpha, depth, hit = self.volume(codes, w_shape, rng, sigma_noise)
+        foreground = self.object(features, w_shape, w_look, inject_index)
+        mask = self.mask(features, alpha, hit)
+        background = self.draw_background(codes)
+        image = mask * foreground + (1 - mask) * background
+        return Layers(image=image, foreground=foreground, background=background, mask=mask, alpha=alpha, depth=depth)
+
+    def volume(
+        self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
+    ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
+        """Return the object's features, opacity, depth (0 where nothing is) and which rays cross its box, as maps."""
+        c = self.config
+        rays = box_rays(codes, c.rays, c.pose.fov)
+        index, real = pick(rays)
+        near, far = rays.near.gather(1, index), rays.far.gather(1, index)
+        direction = rays.direction.gather(1, index[..., None].expand(-1, -1, 3))
+        n, k = index.shape
+        jitter = None if rng is None else torch.rand(n, k, c.samples, generator=rng).to(near.device)
+        noise = None
+        if rng is not None and sigma_noise > 0:
+            noise = (sigma_noise * torch.randn(n, k * c.samples, generator=rng)).to(near.device)
+        t = sample_depths(near, far, c.samples, jitter)
+        points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
+        sigma, hidden = self.field(points.flatten(1, 2), w, noise)
+        # steps in half-lengths of the object: its opacity does not change with its size
+        step = (far - near).clamp_min(0) / c.samples * rays.length[index] / codes.scale[:, :1]
+        weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, c.samples))
+        composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, c.samples, -1)).sum(2)
+        opacity = weights.sum(2)
+        features = composed @ (self.head.weight * self.head.scale).T.to(composed.dtype)
+        features = features + opacity[..., None].to(features.dtype) * self.head.bias
+        depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
+        maps = torch.stack([opacity, depth * (opacity > 1e-3), torch.ones_like(opacity)], -1)
+        features, maps = scatter_rays(features, index, real, c.rays), scatter_rays(maps, index, real, c.rays)
+        return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
+
+    def draw_background(self, codes: Codes) -> types.Image:
+        """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""
+        view = self.horizon(centred(codes.elevation.rad2deg(), self.config.pose.elevation)[:, None])
+        return self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the picture in pixels."""
+        return self.config.resolution
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """Rotation, elevation, size, position, and seeds for shape, look and background."""
+        return pose_knobs(self.config.pose) + SEED_KNOBS
+
+    def sample(self, n: int, rng: torch.Generator) -> Codes:
+        """Draw `n` rows from the prior: normal codes, uniform pose."""
+        z = torch.randn(4, n, self.config.z_dim, generator=rng)
+        pose = sample_pose(self.config.pose, n, rng)
+        codes = Codes(z_s_fg=z[0], z_a_fg=z[1], z_s_bg=z[2], z_a_bg=z[3], **pose)
+        return replace(
+            codes, **{k: v.to(self.device) for k in pose.keys() | SEED_FIELDS if (v := getattr(codes, k)) is not None}
+        )
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with one knob turned; see `training.types.Generator.set`."""
+        knob = self.knob(name)
+        if knob.kind == "seed":
+            return set_seed(codes, name, value)
+        return set_pose(codes, self.config.pose, name, value)
+
+
+SEED_FIELDS = {"z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg"}
+
+SEED_KNOBS = (
+    Knob(name="shape", label="Shape", kind="seed", high=99_999, step=1, help="Draws another body."),
+    Knob(name="look", label="Look", kind="seed", high=99_999, step=1, help="Draws other colours on the same body."),
+    Knob(name="background", label="Background", kind="seed", high=99_999, step=1, help="Draws another place."),
+)
+
+_DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
+
+
+def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
+    """Return the knobs of camera and object; positions are percent of half the picture's width, size is relative."""
+    half = half_width(pose.radius, pose.fov) / 100
+    middle = sum(pose.scale) / 2
+    knobs = [
+        Knob(name="rotation", label="Rotation", kind="angle", unit="°", low=pose.rotation[0], high=pose.rotation[1],
+             default=45.0, step=1, help="Turns the object on the spot."),
+        Knob(name="elevation", label="Camera elevation", kind="angle", unit="°", low=pose.elevation[0],
+             high=pose.elevation[1], default=round(sum(pose.elevation) / 2, 1), step=0.5, help="Raises the camera."),
+        Knob(name="scale", label="Size", kind="range", unit="×", low=pose.scale[0] / middle,
+             high=pose.scale[1] / middle, default=1.0, step=0.01, help="Makes the object larger or smaller."),
+    ]  # fmt: skip
+    for name, label, span, text in (
+        ("x", "Left – right", pose.y, "Moves the object across the picture."),
+        ("y", "Down – up", pose.z, "Moves the object up and down."),
+        ("depth", "Far – near", pose.x, "Moves the object towards the camera."),
+    ):
+        if span[1] > span[0]:
+            knobs.append(
+                Knob(name=name, label=label, kind="range", unit="%", low=span[0] / half, high=span[1] / half,
+                     default=sum(span) / 2 / half, step=0.5, help=text)
+            )  # fmt: skip
+    return tuple(knobs)
+
+
+def sample_pose(pose: PoseConfig, n: int, rng: torch.Generator) -> dict[str, Tensor]:
+    """Draw the pose fields of `n` rows of `Codes` from the prior."""
+
+    def uniform(span: tuple[float, float]) -> Tensor:
+        return span[0] + (span[1] - span[0]) * torch.rand(n, generator=rng)
+
+    return {
+        "azimuth": uniform(pose.azimuth).deg2rad(),
+        "elevation": uniform(pose.elevation).deg2rad(),
+        "radius": torch.full((n,), pose.radius),
+        "scale": uniform(pose.scale)[:, None] * torch.tensor(pose.proportions),
+        "translation": torch.stack([uniform(pose.x), uniform(pose.y), uniform(pose.z)], -1),
+        "rotation": uniform(pose.rotation).deg2rad(),
+    }
+
+
+def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
+    """Return `codes` with the camera or the object moved; `value` in the knob's unit, a number or (n,)."""
+    number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device).expand(codes.rotation.shape)
+    if name in ("rotation", "elevation", "azimuth"):
+        return replace(codes, **{name: number.deg2rad()})
+    if name == "scale":
+        half_length = number * sum(pose.scale) / 2
+        return replace(codes, scale=half_length[:, None] * codes.scale.new_tensor(pose.proportions))
+    translation = codes.translation.clone()
+    translation[:, {"depth": 0, "x": 1, "y": 2}[name]] = number * half_width(pose.radius, pose.fov) / 100
+    return replace(codes, translation=translation)
+
+
+def set_seed(codes: Codes, name: str, value: Any) -> Codes:
+    """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows."""
+    if not float(value).is_integer():
+        raise ValueError(f"the seed of {name} is {value}; wanted a whole number")
+    rng = torch.Generator().manual_seed(int(value))
+    drawn = {}
+    for field in _DRAWN_BY[name]:
+        old = getattr(codes, field)
+        drawn[field] = torch.randn(1, old.shape[1], generator=rng).to(old).expand_as(old)
+    return replace(codes, **drawn)
+
+
+def centred(value: Float[Tensor, " n"], span: tuple[float, float]) -> Float[Tensor, " n"]:
+    """Return `value` with the span's ends at -1 and 1; 0 where the span has no width."""
+    half = (span[1] - span[0]) / 2
+    return (value - sum(span) / 2) / half if half > 0 else torch.zeros_like(value)
+
+
+def pose_targets(codes: Codes, pose: PoseConfig) -> Float[Tensor, "n 6"]:
+    """Return what a pose head should read: sin and cos of the rotation seen, elevation, log scale, y, z in [-1, 1]."""
+    seen = codes.rotation + codes.azimuth  # turning the object or walking around it shows the same side
+    low, high = (math.log(v) for v in pose.scale)
+    return torch.stack(
+        [
+            seen.sin(),
+            seen.cos(),
+            centred(codes.elevation.rad2deg(), pose.elevation),
+            centred(codes.scale[:, 0].log(), (low, high)),
+            centred(codes.translation[:, 1], pose.y),
+            centred(codes.translation[:, 2], pose.z),
+        ],
+        -1,
+    )

@@ -1,0 +1,46 @@
+"""Losses of GIRAFFE HD's fast configs, each a mean over the batch."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from training.types import Image, Mask
+
+Scalar = Float[Tensor, ""]
+
+
+def generator_loss(fake: Float[Tensor, " n"]) -> Scalar:
+    """Return the non-saturating loss softplus(-D(G(z)))  (GAN Sec. 3; paper Eq. 5)."""
+    return F.softplus(-fake).mean()
+
+
+def discriminator_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " n"]) -> Scalar:
+    """Return softplus(-D(x)) + softplus(D(G(z)))."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def r1_penalty(logit: Float[Tensor, " n"], image: Image) -> Scalar:
+    """Return the mean squared gradient norm of real logits  (Mescheder et al. 2018, Eq. 9, without gamma / 2)."""
+    (gradient,) = torch.autograd.grad(logit.sum(), image, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def pose_error(read: Float[Tensor, "n 6"], true: Float[Tensor, "n 6"], azimuth_weight: float) -> Scalar:
+    """Return the mean squared error of a pose head; sin and cos of the rotation, the first two, weigh more."""
+    weight = read.new_tensor([azimuth_weight, azimuth_weight, 1, 1, 1, 1])
+    return (weight * (read - true).square()).mean()
+
+
+def coverage(alpha: Mask, hit: Mask, share: tuple[float, float]) -> Scalar:
+    """Return how far each object's opacity, as a share of its box's silhouette, lies outside `share`.
+
+    Per picture: over a batch, as published, one picture may be all object and its neighbour empty.
+    """
+    filled = alpha.sum((1, 2, 3)) / hit.sum((1, 2, 3)).clamp_min(1)
+    return (F.relu(share[0] - filled) + F.relu(filled - share[1])).mean()
+
+
+def binarisation(mask: Mask) -> Scalar:
+    """Return mean(min(m, 1 - m))  (paper Eq. 8)."""
+    return torch.minimum(mask, 1 - mask).mean()

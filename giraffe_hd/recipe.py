@@ -1,0 +1,130 @@
+"""How the fast GIRAFFE HD learns: discriminator, lazy R1 and generator share one drawing of each batch."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.configs import TrainConfig
+from giraffe_hd.discriminator import Discriminator
+from giraffe_hd.generator import Generator, pose_targets
+from giraffe_hd.losses import (
+    binarisation,
+    coverage,
+    discriminator_loss,
+    generator_loss,
+    pose_error,
+    r1_penalty,
+)
+from giraffe_hd.volume import box_rays
+from training import types
+from training.loop import learning
+from training.types import Batch, Image, Phase, Step, repeat, rows
+
+
+class Recipe:
+    """Networks, phases and grids of one training run."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.generator = Generator(config.generator).to(device)
+        self.discriminator = Discriminator(config.discriminator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
+        self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
+        self.codes: Codes
+        self.fake: Layers
+        self.alone: Image
+
+    def phases(self) -> list[Phase]:
+        """Return discriminator, R1 every few steps, generator."""
+        c = self.config
+        discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=c.lr, betas=(0.0, 0.99), fused=True)
+        mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
+        others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
+        groups = [{"params": others}, {"params": mapping, "lr": c.lr * 0.1}]
+        generator = torch.optim.Adam(groups, lr=c.lr, betas=(0.0, 0.99), fused=True)
+        return [
+            Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
+            Phase(
+                name="R1", network=self.discriminator, optimizer=discriminator, losses=self.r1_losses, every=c.r1_every
+            ),
+            Phase(name="G", network=self.generator, optimizer=generator, losses=self.generator_losses),
+        ]
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
+        n = batch.image.shape[0]
+        self.codes = self.generator.sample(n, step.rng)
+        noise = 1 - step.ramp(0, self.config.sigma_noise_until)
+        with learning(self.generator), self.autocast():
+            self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
+        m = max(1, round(n * self.config.object_pose_share))
+        flat = torch.rand(m, 3, 1, 1, generator=step.rng).to(self.device) * 2 - 1
+        mask = self.fake.mask[:m]
+        self.alone = mask * self.fake.foreground[:m] + (1 - mask) * flat  # no horizon to read the elevation from
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of bfloat16 arithmetic, if the config wants it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def judge(self, image: Image, step: Step) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
+        """Return logits and poses; late enough, logits given the pose."""
+        c = self.config
+        condition = step.ramp(c.condition_since, c.condition_full)
+        with self.autocast():
+            return self.discriminator(image.contiguous(memory_format=torch.channels_last), condition)
+
+    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+        """Return the errors of the poses read from pictures and from objects on a flat colour."""
+        c = self.config
+        true = pose_targets(self.codes, c.generator.pose)
+        _, read_alone = self.judge(alone, step)
+        return {
+            "pose": c.pose_weight * pose_error(read, true, c.azimuth_weight),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], c.azimuth_weight),
+        }
+
+    def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return adversarial and pose terms of the discriminator."""
+        fake, read = self.judge(self.fake.image.detach(), step)
+        real, _ = self.judge(batch.image, step)
+        return {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, self.alone.detach(), step)}
+
+    def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the gradient penalty on real pictures, in float32."""
+        image = batch.image.detach().requires_grad_()
+        c = self.config
+        logit, _ = self.discriminator(image, step.ramp(c.condition_since, c.condition_full))
+        return {"r1": c.r1 / 2 * r1_penalty(logit, image)}
+
+    def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return adversarial, pose and mask terms of the generator."""
+        c, layers = self.config, self.fake
+        hit = box_rays(self.codes, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
+        logit, read = self.judge(layers.image, step)
+        return {
+            "adversarial": generator_loss(logit),
+            **self.pose_losses(read, self.alone, step),
+            "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
+            "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
+        }
+
+    def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
+        """Return samples; a turn; and the layers, shape and look of a few objects."""
+        assert isinstance(generator, Generator)
+        few = rows(self.shown, slice(0, 4))
+        turn = repeat(few, 8)
+        turn = replace(turn, rotation=(torch.arange(8, device=self.device) * (torch.pi / 4)).repeat(4))
+        eight = rows(self.shown, slice(0, 8))
+        one = repeat(rows(self.shown, 0), 8)
+        layers = generator(eight)
+        shapes = generator(replace(one, z_s_fg=self.shown.z_s_fg[8:16]))
+        looks = generator(replace(one, z_a_fg=self.shown.z_a_fg[8:16]))
+        mask = (layers.mask * 2 - 1).expand(-1, 3, -1, -1)
+        return {
+            "samples": generator(rows(self.shown, slice(8, 40))).image,
+            "turn": generator(turn).image,
+            "layers": torch.cat([layers.image, layers.foreground, mask, layers.background, shapes.image, looks.image]),
+        }
