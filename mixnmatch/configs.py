@@ -1,0 +1,191 @@
+"""Configs of the `fast` MixNMatch: its networks, its losses, and one train config for each bundled model."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from training.data.folder import DataConfig
+from training.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseConfig:
+    """How the leading numbers of z move the object; the numbers after them are free and bend or shade it.
+
+    A uniform range is reached from the normal number through its distribution function, so that z stays N(0, I).
+    """
+
+    kind: Literal["turn", "plane"] = "turn"
+    """`turn`: a solid seen from all sides, z = (azimuth as a 2D direction, elevation, scale, shift x, shift y, free...).
+    `plane`: a flat thing seen from the front, z = (roll, scale, aspect, shift x, shift y, free...)."""
+    elevation: tuple[float, float] = (10.0, 35.0)
+    """`turn`: degrees above the horizon, uniform."""
+    scale: tuple[float, float] = (0.52, 0.73)
+    """Half length of the object as a share of half the picture's width, uniform."""
+    shift_x: tuple[float, float] = (-0.2, 0.2)
+    """Share of half the picture's width, right is positive, uniform."""
+    shift_y: tuple[float, float] = (-0.12, 0.12)
+    """Share of half the picture's height, down is positive, uniform."""
+    roll: float = 10.0
+    """`plane`: degrees in the picture's plane, standard deviation."""
+    aspect: float = 0.1
+    """`plane`: standard deviation of the logarithm of width over height."""
+    bend: float = 0.1
+    """`plane`: largest shift of a point by the smooth bending that z drives, as a share of half the object's size."""
+
+    @property
+    def placed(self) -> int:
+        """How many leading numbers of z place the object."""
+        return 6 if self.kind == "turn" else 5
+
+    def __post_init__(self) -> None:
+        for name in ("elevation", "scale", "shift_x", "shift_y"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"pose.{name} runs from {low} to {high}; give the lower end first")
+        if self.scale[0] <= 0:
+            raise ValueError(f"pose.scale starts at {self.scale[0]}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """The painter, the encoders and the feature extractor of the `fast` MixNMatch."""
+
+    resolution: int = 64
+    """Side of the picture in pixels: a power of two, at least 32."""
+    z_dim: int = 8
+    """Numbers of pose; the background's layout has as many of its own."""
+    n_backgrounds: int = 20
+    n_shapes: int = 10
+    n_textures: int = 40
+    """A multiple of `n_shapes`: tied codes give each shape its own run of textures."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    volume: tuple[int, int, int] = (8, 8, 16)
+    """Cells of a shape's own space: up, left, forward (`turn`) or 1, down, right (`plane`)."""
+    extent: tuple[float, float, float] = (0.5, 0.5, 1.0)
+    """Half the size of that space along the same axes, in half lengths of the object."""
+    volume_dim: int = 24
+    """Channels of a shape's space beside its occupancy."""
+    mirror: bool = True
+    """Shapes are the same left and right."""
+    shape_dim: int = 64
+    """Channels of the parent stage."""
+    feature_dim: int = 32
+    """Channels of the parent feature, at half the picture's side."""
+    texture_dim: int = 40
+    """Channels of the child stage."""
+    background_dim: int = 64
+    """Channels of the background stage at 4 to 8 pixels."""
+    style_dim: int = 64
+    """Size of the code embeddings that modulate the convolutions."""
+    encoder_dim: int = 32
+    """Channels of the encoders' shared trunk at half the picture's side."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 32 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution {self.resolution} must be a power of two from 32 up")
+        if self.n_textures % self.n_shapes:
+            raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
+        if self.z_dim <= self.pose.placed:
+            raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.placed} numbers that place the object")
+        if self.pose.kind == "plane" and self.volume[0] != 1:
+            raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights and schedules of the losses; schedules are (start, end) in real pictures seen, linear between."""
+
+    background: float = 2.0
+    """Background patches against real ones outside the boxes (paper: 10)."""
+    background_class: float = 0.5
+    """Background patches against object patches (paper: 1)."""
+    image: float = 1.0
+    """The finished picture against real ones."""
+    info_shape: float = 1.0
+    info_texture: float = 1.0
+    info_background: float = 0.5
+    """Codes read from the layers (paper: shape 1, texture 1, background none)."""
+    pair: float = 0.2
+    """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
+    pair_ramp: tuple[int, int] = (10_000, 30_000)
+    code_z: float = 1.0
+    code_b: float = 1.0
+    code_p: float = 1.0
+    code_c: float = 1.0
+    """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
+    code_to_painter: float = 0.1
+    """Share of the code losses' gradient that reaches the painter (paper: 0)."""
+    r1_image: float = 0.1
+    r1_background: float = 0.05
+    r1_pair: float = 0.1
+    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs)."""
+    r1_every: int = 16
+    """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
+    area: float = 5.0
+    """Hinge that keeps the mask's share of the picture within `area_range`."""
+    area_range: tuple[float, float] = (0.06, 0.45)
+    child_area: float = 1.0
+    """Hinge that keeps the texture's mask above half of the shape's."""
+    containment: float = 2.0
+    """Mask where no real box of the batch lies."""
+    binary: float = 1.0
+    """Half-transparent pixels of the mask."""
+    binary_ramp: tuple[int, int] = (10_000, 40_000)
+    free_share: tuple[float, float] = (0.5, 1.0)
+    """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
+    free_ramp: tuple[int, int] = (5_000, 40_000)
+    feature: float = 1.0
+    """L1 of the feature extractor on painted pictures (paper: 1)."""
+    feature_critic: float = 0.02
+    """Extracted features of real photos against painted ones (paper: 1 at a tenth of the learning rate)."""
+    augment: float = 0.0
+    """Chance of each augmentation (shift, colour, cutout) on both sides of the critics of pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A whole training run of the `fast` MixNMatch."""
+
+    family: str = "mixnmatch"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    learning_rate: float = 2e-3
+    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised learning rate."""
+    critic_learning_rate: float = 2e-3
+    critic_dim: int = 48
+    """Channels of the image critic at half the picture's side."""
+    patch_dim: int = 24
+    """Channels of the background critic's first layer."""
+    patch_shrink: float = 0.0
+    """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
+    feature_since: int = 30_000
+    """Pictures after which the second stage, feature mode, learns beside the first."""
+    first_stage_until: int | None = None
+    """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
+    because the average generator then stays an average)."""
+
+
+CARS_64 = TrainConfig(
+    loop=LoopConfig(images=120_000, batch=16, ema_half_life=5_000),
+    data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
+)
+
+CLOTHING_64 = replace(
+    CARS_64,
+    data=DataConfig(size=64, object_margin=1.5, scene=True, flip=True),
+    generator=GeneratorConfig(
+        z_dim=16,
+        n_backgrounds=40,
+        n_shapes=20,
+        n_textures=60,
+        pose=PoseConfig(
+            kind="plane", scale=(0.6, 0.75), shift_x=(-0.06, 0.06), shift_y=(-0.06, 0.06), roll=8.0, aspect=0.15
+        ),
+        volume=(1, 32, 32),
+        extent=(1.0, 1.0, 1.0),
+        mirror=False,
+    ),
+    losses=LossConfig(area_range=(0.12, 0.5), augment=0.4),
+)

@@ -1,0 +1,157 @@
+"""Critics of pictures, of background patches, of image-code pairs and of features; readers of codes from layers.
+
+No critic has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.configs import GeneratorConfig
+from mixnmatch.encoders import Trunk
+from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
+from training.types import Image, Mask
+
+
+class ImageCritic(nn.Module):
+    """Real or painted, for whole pictures (the papers' D_c without its code head)."""
+
+    def __init__(self, resolution: int, dim: int) -> None:
+        super().__init__()
+        self.fold = EqualConv2d(12, dim, 3)
+        side, width, convs = resolution // 2, dim, []
+        while side > 4:
+            wider = min(width * 3 // 2, dim * 4) // 16 * 16
+            convs += [EqualConv2d(width, width, 3), EqualConv2d(width, wider, 3, stride=2)]
+            side, width = side // 2, wider
+        self.convs = nn.ModuleList(convs)
+        self.deviation = MinibatchStddev()
+        self.last = EqualConv2d(width + 1, width, 3)
+        self.head = nn.Sequential(EqualLinear(width * side * side, width, activate=True), EqualLinear(width, 1))
+
+    def forward(self, image: Image) -> Float[Tensor, " n"]:
+        """Return one logit a picture, high where it looks real."""
+        x = leaky(self.fold(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
+        for conv in self.convs:
+            x = leaky(conv(x))
+        x = leaky(self.last(self.deviation(x)))
+        return self.head(x.flatten(1)).squeeze(1).float()
+
+
+class PatchCritic(nn.Module):
+    """Real or painted, and background or object, for patches of 18 pixels at 64 (the papers' D_b).
+
+    No padding: cell (i, j) of the 24 x 24 map sees the pixels 2i to 2i + 17 and 2j to 2j + 17, and nothing else. Other
+    sizes are brought to 64 first, so that a patch stays 28 % of the side.
+    """
+
+    side, cells, field, stride = 64, 24, 18, 2
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [
+                EqualConv2d(3, dim, 4, stride=2, padding=0),
+                EqualConv2d(dim, 2 * dim, 4, padding=0),
+                EqualConv2d(2 * dim, 2 * dim, 3, padding=0),
+            ]
+        )
+        self.head = EqualConv2d(2 * dim, 2, 3, padding=0)
+
+    def forward(self, image: Image) -> tuple[Float[Tensor, "n 24 24"], Float[Tensor, "n 24 24"]]:
+        """Return two maps of logits: real or painted, background or object."""
+        if image.shape[-1] != self.side:
+            image = F.interpolate(image, size=(self.side, self.side), mode="area")
+        x = image.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = leaky(conv(x))
+        real, background = self.head(x).float().unbind(1)
+        return real, background
+
+
+class PairCritic(nn.Module):
+    """Encoded or painted, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
+
+    Paper: four critics of their own; here one trunk for the picture and, for each code, a projection
+    <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only painted ones are one-hot.
+    """
+
+    NOISE = (0.5, 0.3)
+
+    def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
+        super().__init__()
+        self.trunk = Trunk(config.resolution // 2, dim, 128)
+        sizes = {
+            "z": config.z_dim,
+            "b": config.n_backgrounds,
+            "p": config.n_shapes,
+            "c": config.n_textures,
+            "z_background": config.z_dim,
+        }
+        self.first = nn.ModuleDict({name: nn.Linear(size, 128) for name, size in sizes.items()})
+        self.second = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})
+        self.image = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})
+
+    def forward(
+        self, image: Image, codes: dict[str, Float[Tensor, "n _"]], rng: torch.Generator
+    ) -> Float[Tensor, "n codes"]:
+        """Return a logit for each picture and code, high where the pair looks painted."""
+        features = self.trunk(F.avg_pool2d(image, 2))
+        scores = []
+        for name, code in codes.items():
+            x = leaky(self.first[name](noisy(code, self.NOISE[0], rng)))
+            x = self.second[name](noisy(x, self.NOISE[1], rng)).float()
+            y = self.image[name](features).float()
+            scores.append((x[:, 1:] * y[:, 1:]).mean(1) * 128**0.5 + x[:, 0] + y[:, 0])
+        return torch.stack(scores, 1)
+
+
+class Readers(nn.Module):
+    """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
+
+    Shape is read from grey and mask, so that it can't be told by colour; texture and background are read at half size, so
+    that they can't be told by a pattern of single pixels.
+    """
+
+    def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
+        super().__init__()
+        self.shape = Trunk(config.resolution, dim, 128, channels=2)
+        self.texture = Trunk(config.resolution // 2, dim, 128)
+        self.background = Trunk(config.resolution // 2, dim, 128)
+        self.p = EqualLinear(128, config.n_shapes)
+        self.c = EqualLinear(128, config.n_textures)
+        self.b = EqualLinear(128, config.n_backgrounds)
+
+    def forward(
+        self, parent: Image, mask: Mask, child: Image, background: Image
+    ) -> tuple[Float[Tensor, "n n_shapes"], Float[Tensor, "n n_textures"], Float[Tensor, "n n_backgrounds"]]:
+        """Return logits of p, c and b from the shape's foreground and mask, the texture's foreground, the background.
+
+        Foregrounds come multiplied by their masks.
+        """
+        seen = torch.cat([parent.mean(1, keepdim=True), 2 * mask - 1], 1)
+        p = self.p(self.shape(seen)).float()
+        c = self.c(self.texture(F.avg_pool2d(child, 2))).float()
+        return p, c, self.b(self.background(F.avg_pool2d(background, 2))).float()
+
+
+class FeatureCritic(nn.Module):
+    """Painted or extracted, for patches of the parent feature (the papers' D of the second stage)."""
+
+    def __init__(self, feature_dim: int, dim: int = 32) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([EqualConv2d(feature_dim, dim, 3, stride=2), EqualConv2d(dim, 2 * dim, 3)])
+        self.head = EqualConv2d(2 * dim, 1, 3)
+
+    def forward(self, feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n t t"]:
+        """Return a map of logits, high where the feature looks painted."""
+        x = feature.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = leaky(conv(x))
+        return self.head(x).squeeze(1).float()
+
+
+def noisy(x: Tensor, deviation: float, rng: torch.Generator) -> Tensor:
+    """Return `x` with normal noise added, drawn on the CPU."""
+    return x + deviation * torch.randn(x.shape, generator=rng).to(x.device)

@@ -1,0 +1,365 @@
+"""The `fast` MixNMatch: paint a background, then a shape, then its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
+
+Codes and stages are the papers'. The parts are ours: codes are embedded and modulate the convolutions instead of being
+copied over the picture, and a shape lives in a space of its own which the pose turns, tilts and places.
+"""
+
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes, Layers
+from mixnmatch.configs import GeneratorConfig, PoseConfig
+from mixnmatch.encoders import FACTORS, Encoders
+from mixnmatch.feature import FeatureExtractor
+from training.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.types import Generator as AnyGenerator
+from training.types import Image, Knob, Mask
+
+FACTOR_FIELDS: dict[str, tuple[str, ...]] = {
+    "background": ("b", "z_background"),
+    "pose": ("z",),
+    "shape": ("p",),
+    "texture": ("c",),
+}
+"""Knob -> the codes it sets."""
+
+
+def over(foreground: Image, mask: Mask, behind: Image) -> Image:
+    """Return mask * foreground + (1 - mask) * behind (FineGAN Eq. 1)."""
+    return torch.lerp(behind, foreground, mask)
+
+
+def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
+    """Return standard normal numbers as uniform ones between `ends`, through their distribution function."""
+    low, high = ends
+    return low + (high - low) * torch.special.ndtr(z)
+
+
+def pose_features(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n z_dim"]:
+    """Return what of z can be seen: the direction of (z0, z1) without its length under a `turn`, all else as it is.
+
+    A direction is scaled to length sqrt(2), so that every entry has unit variance.
+    """
+    if pose.kind == "plane":
+        return z
+    turn = F.normalize(z[:, :2], dim=1) * math.sqrt(2)
+    return torch.cat([turn, z[:, 2:]], 1)
+
+
+class BackgroundStage(nn.Module):
+    """(z_background, b) -> picture of what is behind the object: style convolutions from 4 pixels up."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        dim = config.background_dim
+        self.embed = EqualLinear(config.n_backgrounds, config.style_dim)
+        self.embed.scale = 1.0  # one code is on: its column is the embedding
+        self.mapping = EqualLinear(config.style_dim + config.z_dim, config.style_dim, activate=True)
+        self.start = nn.Parameter(torch.randn(1, dim, 4, 4))
+        widths, size = [dim], 4
+        while size < config.resolution:
+            size *= 2
+            widths.append({8: dim, 16: dim * 3 // 4, 32: dim // 2}.get(size, max(16, dim * 16 // size)))
+        self.convs = nn.ModuleList(
+            [ModulatedConv2d(i, o, 3, config.style_dim) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(1, o, 1, 1)) for o in widths[1:]])
+        self.to_rgb = EqualConv2d(widths[-1], 3, 3)
+
+    def forward(self, z: Float[Tensor, "n z_dim"], b: Float[Tensor, "n n_backgrounds"]) -> Image:
+        """Return the background alone."""
+        style = self.mapping(torch.cat([self.embed(b), z], 1))
+        x = self.start.expand(z.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        for conv, bias in zip(self.convs, self.biases, strict=True):
+            x = leaky(conv(double(x), style) + bias.to(x.dtype))
+        return torch.tanh(self.to_rgb(x).float())
+
+
+def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+    """Return the map at twice the side, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ShapeSpace(nn.Module):
+    """(z, p) -> the shape as the camera sees it: what it is made of, and where it is.
+
+    Each shape is a grid of features with an occupancy, learned directly. The pose turns, tilts and places it; along the
+    line of sight occupied cells hide what is behind them, w_d = o_d prod_{e before d} (1 - o_e)  (NeRF Eq. 3).
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config, self.pose = config, config.pose
+        depth, height, width = config.volume
+        channels = config.volume_dim + 1
+        self.common = nn.Parameter(0.5 * torch.randn(1, channels, depth, height, width))
+        self.own = nn.Parameter(0.5 * torch.randn(config.n_shapes, channels, depth, height, width))
+        axes = [(torch.arange(n) + 0.5) / n * 2 - 1 if n > 1 else torch.zeros(1) for n in config.volume]
+        radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
+        self.register_buffer("start", 6 * (0.8 - radius))  # occupancy starts as an ellipsoid
+        self.reach = math.hypot(config.extent[1], config.extent[2])  # of the solid, turned
+        self.bend = EqualLinear(config.z_dim, 2 * 4 * 4) if self.pose.kind == "plane" else None
+
+    start: Tensor
+
+    @property
+    def side(self) -> int:
+        """Cells along the side of the map this returns: half the picture's."""
+        return self.config.resolution // 2
+
+    def volume(self, p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n c depth height width"]:
+        """Return each picture's shape at rest: occupancy first, then features."""
+        own = (p.float() @ self.own.flatten(1)).view(-1, *self.own.shape[1:])
+        volume = self.common + own
+        if self.config.mirror:
+            axis = 3 if self.pose.kind == "turn" else 4
+            volume = (volume + volume.flip(axis)) * math.sqrt(0.5)
+        occupancy = torch.sigmoid(4 * volume[:, :1] + self.start)
+        return torch.cat([occupancy, volume[:, 1:]], 1)
+
+    def forward(
+        self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]
+    ) -> tuple[Float[Tensor, "n 1 s s"], Float[Tensor, "n c s s"]]:
+        """Return how much of each cell of the picture the shape covers, in [0, 1], and its features there."""
+        with torch.autocast(z.device.type, enabled=False):  # positions need float32
+            z, volume = z.float(), self.volume(p)
+            seen = self._turned(z, volume) if self.pose.kind == "turn" else self._flat(z, volume)
+        return seen[:, :1], seen[:, 1:]
+
+    def _turned(self, z: Tensor, volume: Tensor) -> Tensor:
+        """Turn about the vertical, tilt towards the camera, look along the depth, place in the picture."""
+        n, channels, up, left, forward = volume.shape
+        cells, reach, (high, wide, long) = max(self.config.volume), self.reach, self.config.extent
+        line = ((torch.arange(cells, device=z.device) + 0.5) / cells * 2 - 1) * reach
+        cos, sin = F.normalize(z[:, :2], dim=1).unbind(1)
+        cos, sin = cos[:, None, None], sin[:, None, None]
+        # towards the camera `near`, to the right `right`: at azimuth 0 the front looks at the camera
+        near, right = line.view(1, -1, 1), line.view(1, 1, -1)
+        ahead, aside = near * cos - right * sin, near * sin + right * cos
+        grid = torch.stack([ahead / long, aside / wide], -1)
+        x = F.grid_sample(volume.reshape(n, channels * up, left, forward), grid, align_corners=False)
+        x = x.view(n, channels, up, cells, cells).permute(0, 1, 4, 2, 3)  # (n, c, right, up, near)
+        x = x.reshape(n, channels * cells, up, cells)
+        tilt = uniform(z[:, 2], self.pose.elevation).deg2rad()
+        cos, sin = tilt.cos()[:, None, None], tilt.sin()[:, None, None]
+        above, near = line.view(1, -1, 1), -line.view(1, 1, -1)  # nearest first
+        grid = torch.stack([(near * cos - above * sin) / reach, (near * sin + above * cos) / high], -1)
+        x = F.grid_sample(x, grid, align_corners=False).view(n, channels, cells, cells, cells)  # right, above, near
+        occupied = x[:, :1]
+        clear = torch.cumprod(1 - occupied, -1)
+        weight = occupied * torch.cat([torch.ones_like(clear[..., :1]), clear[..., :-1]], -1)
+        seen = torch.cat([1 - clear[..., -1], (weight * x[:, 1:]).sum(-1)], 1)  # (n, c, right, above)
+        seen = seen.transpose(2, 3).flip(2)  # rows from the top, columns from the left
+        size = uniform(z[:, 3], self.pose.scale) * reach
+        return F.grid_sample(seen, self._place(z, size[:, None, None], size[:, None, None], 4), align_corners=False)
+
+    def _flat(self, z: Tensor, volume: Tensor) -> Tensor:
+        """Bend, roll, stretch and place a flat shape in the picture."""
+        assert self.bend is not None
+        size = uniform(z[:, 1], self.pose.scale)
+        stretch = (self.pose.aspect * z[:, 2] / 2).exp()
+        grid = self._place(z, (size * stretch)[:, None, None], (size / stretch)[:, None, None], 3)
+        angle = (self.pose.roll * z[:, 0]).deg2rad()[:, None, None]
+        x, y = grid.unbind(-1)
+        grid = torch.stack([x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()], -1)
+        bend = self.pose.bend * torch.tanh(self.bend(z).view(-1, 2, 4, 4))
+        bend = F.grid_sample(bend, grid / 1.5, padding_mode="border", align_corners=True)
+        x = volume[:, :, 0]
+        x = torch.cat([x[:, :1], x[:, :1] * x[:, 1:]], 1)
+        return F.grid_sample(x, grid + bend.permute(0, 2, 3, 1), align_corners=False)
+
+    def _place(self, z: Tensor, width: Tensor, height: Tensor, first: int) -> Tensor:
+        """Return, for each cell of the picture, its place in the object's frame of half `width` and half `height`."""
+        line = ((torch.arange(self.side, device=z.device) + 0.5) / self.side) * 2 - 1
+        x = line.view(1, 1, -1) - uniform(z[:, first], self.pose.shift_x)[:, None, None]
+        y = line.view(1, -1, 1) - uniform(z[:, first + 1], self.pose.shift_y)[:, None, None]
+        return torch.stack(torch.broadcast_tensors(x / width, y / height), -1)
+
+
+class ParentStage(nn.Module):
+    """(z, p) -> parent feature -> the shape's foreground and mask."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        style, placed = config.style_dim, config.pose.placed
+        self.placed = placed
+        self.space = ShapeSpace(config)
+        self.embed = EqualLinear(config.n_shapes, style)
+        self.embed.scale = 1.0  # one code is on: its column is the embedding
+        self.free = EqualLinear(config.z_dim - placed, style)
+        self.first = ModulatedConv2d(config.volume_dim + 1, config.shape_dim, 3, style)
+        self.second = ModulatedConv2d(config.shape_dim, config.feature_dim - 1, 3, style)
+        self.biases = nn.ParameterList(
+            [nn.Parameter(torch.zeros(1, n, 1, 1)) for n in (config.shape_dim, config.feature_dim - 1)]
+        )
+        self.up = EqualConv2d(config.feature_dim, config.texture_dim // 2, 3)
+        self.head = EqualConv2d(config.texture_dim // 2, 4, 3)
+
+    def feature(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature, half the picture's side; its first channel is the rough mask in [0, 1]."""
+        rough, x = self.space(z, p)
+        style = self.embed(p) + self.free(z[:, self.placed :])
+        x = torch.cat([rough, x], 1).contiguous(memory_format=torch.channels_last)
+        x = leaky(self.first(x, style) + self.biases[0])
+        x = leaky(self.second(x, style) + self.biases[1])
+        return torch.cat([rough.to(x.dtype), x], 1)
+
+    def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
+        """Return the shape's foreground and mask: the rough mask, sharpened by what the feature adds."""
+        x = self.head(leaky(self.up(double(feature.contiguous(memory_format=torch.channels_last))))).float()
+        rough = double(feature[:, :1].float())
+        return torch.tanh(x[:, :3]), torch.sigmoid(12 * (rough - 0.5) + 4 * torch.tanh(x[:, 3:]))
+
+
+class ChildStage(nn.Module):
+    """(parent feature, c) -> the texture's foreground and mask, the mask inside the shape's."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        style, dim = config.style_dim, config.texture_dim
+        self.embed = EqualLinear(config.n_textures, style)
+        self.embed.scale = 1.0
+        widths = (config.feature_dim, dim, dim // 2, dim // 2)
+        self.convs = nn.ModuleList(
+            [ModulatedConv2d(i, o, 3, style) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(1, o, 1, 1)) for o in widths[1:]])
+        self.head = ModulatedConv2d(widths[-1], 4, 3, style, demodulate=False)
+        self.tint = EqualLinear(style, 4)
+
+    def forward(
+        self, feature: Float[Tensor, "n feature s s"], parent_mask: Mask, c: Float[Tensor, "n n_textures"]
+    ) -> tuple[Image, Mask]:
+        """Return the texture's foreground and its mask."""
+        style = self.embed(c)
+        x = feature.contiguous(memory_format=torch.channels_last)
+        for i, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True)):
+            x = leaky(conv(double(x) if i == 1 else x, style) + bias.to(x.dtype))
+        x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
+        # paper: a mask of its own that may leave the shape; here a share of the shape's mask, mostly all of it at first
+        return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 2)
+
+
+class Generator(AnyGenerator):
+    """Four codes in, layers out; photos in, codes out."""
+
+    family: ClassVar[str] = "mixnmatch"
+    config: GeneratorConfig
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.background = BackgroundStage(config)  # (z_background, b) -> picture
+        self.parent = ParentStage(config)  # (z, p) -> feature -> foreground P_f, mask P_m
+        self.child = ChildStage(config)  # (feature, c) -> foreground C_f, mask C_m
+        self.encoders = Encoders(config)  # picture -> z, b, p, c, z_background
+        self.extractor = FeatureExtractor(config)  # picture -> parent feature
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+        return self.config.resolution
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """One photo and one seed for each of the four factors."""
+        return (
+            Knob(name="background", label="Background from", kind="picture", help="What is behind the object."),
+            Knob(name="pose", label="Pose from", kind="picture", help="Where the object is and how it is turned."),
+            Knob(name="shape", label="Shape from", kind="picture", help="What kind of object it is."),
+            Knob(name="texture", label="Texture from", kind="picture", help="Its colours and pattern."),
+            *(
+                Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1)
+                for name in FACTOR_FIELDS
+            ),
+        )
+
+    def sample(self, n: int, rng: torch.Generator, tied: bool = False) -> Codes:
+        """Draw `n` codes from the prior: all free, or `tied`: the shape is the one its texture belongs to.
+
+        Tied textures belong to shapes in runs, p = floor(c / (N_c / N_p)) (FineGAN Sec. 3.2).
+        """
+        config = self.config
+        c = torch.randint(config.n_textures, (n,), generator=rng)
+        p = torch.randint(config.n_shapes, (n,), generator=rng)
+        if tied:
+            p = c // (config.n_textures // config.n_shapes)
+        b = torch.randint(config.n_backgrounds, (n,), generator=rng)  # paper: b = c when tied; here free from the start
+        z, z_background = torch.randn(2, n, config.z_dim, generator=rng)
+        return Codes(
+            z=z.to(self.device),
+            b=F.one_hot(b, config.n_backgrounds).float().to(self.device),
+            p=F.one_hot(p, config.n_shapes).float().to(self.device),
+            c=F.one_hot(c, config.n_textures).float().to(self.device),
+            z_background=z_background.to(self.device),
+        )
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
+
+        Raises: ValueError for an unknown name, a picture of the wrong size or number, or a seed that is no whole number.
+        """
+        kind = self.knob(name).kind
+        n = codes.z.shape[0]
+        factor = name.removesuffix("_seed")
+        if kind == "picture":
+            drawn = self.encode(self._picture(name, value, n), factors=(factor,))
+        else:
+            drawn = self._drawn(name, value, n)
+        new = {key: getattr(drawn, key) for key in FACTOR_FIELDS[factor]}
+        return replace(codes, **{key: code.expand(n, -1) for key, code in new.items()})
+
+    def _picture(self, name: str, value: Any, n: int) -> Image:
+        side = self.resolution
+        if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
+        if value.shape[0] not in (1, n):
+            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
+        return value.to(self.device)
+
+    def _drawn(self, name: str, value: Any, n: int) -> Codes:
+        seeds = value.reshape(-1).tolist() if isinstance(value, Tensor) else [value]
+        if len(seeds) not in (1, n) or any(
+            isinstance(s, bool) or not isinstance(s, (int, float)) or s != int(s) for s in seeds
+        ):
+            raise ValueError(f"knob {name!r} takes a whole number, or {n} of them; {value!r} came")
+        drawn = [self.sample(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        return Codes(**{key: torch.cat([getattr(d, key) for d in drawn]) for key in Codes.__dataclass_fields__})
+
+    def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
+        """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1.
+
+        Only `factors` (of background, pose, shape, texture) are read; the others are zeros.
+
+        Raises: ValueError for an unknown factor.
+        """
+        return self.encoders.codes(image, factors)
+
+    def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature read from photos: pose and shape together, aligned with the pixels."""
+        return self.extractor(image)
+
+    def forward(self, codes: Codes, feature: Float[Tensor, "n feature s s"] | None = None) -> Layers:
+        """Paint back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
+        z_background = codes.z if codes.z_background is None else codes.z_background
+        background = self.background(z_background, codes.b)
+        if feature is None:
+            feature = self.parent.feature(codes.z, codes.p)
+        P_f, P_m = self.parent(feature)
+        C_f, C_m = self.child(feature, P_m, codes.c)
+        parent = over(P_f, P_m, background)
+        return Layers(
+            image=over(C_f, C_m, parent),
+            background=background,
+            parent=parent,
+            mask=1 - (1 - P_m) * (1 - C_m),
+            parent_mask=P_m,
+            child_mask=C_m,
+        )

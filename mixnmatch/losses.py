@@ -1,0 +1,140 @@
+"""Losses of the `fast` MixNMatch, each small enough to work by hand.
+
+Paper: binary cross entropy and WGAN-GP; here the non-saturating logistic loss with lazy R1, and losses on the masks,
+which the paper leaves alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from training.types import Boxes, Image, Mask
+
+Scalar = Float[Tensor, ""]
+
+
+def critic_loss(real: Float[Tensor, "*n"], painted: Float[Tensor, "*n"]) -> Scalar:
+    """Return mean softplus(-real) + mean softplus(painted): the critic's side of the logistic loss."""
+    return F.softplus(-real).mean() + F.softplus(painted).mean()
+
+
+def painter_loss(painted: Float[Tensor, "*n"]) -> Scalar:
+    """Return mean softplus(-painted): the generator's side, non-saturating."""
+    return F.softplus(-painted).mean()
+
+
+def gradient_penalty(logits: Tensor, inputs: list[Tensor]) -> Scalar:
+    """Return R1, half the squared gradient of the logits with respect to the inputs, mean over pictures."""
+    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+    squares = [gradient.float().square().flatten(1).sum(1) for gradient in gradients]
+    return 0.5 * torch.stack(squares).sum(0).mean()
+
+
+def cell_weights(boxes: Boxes, *, side: int, cells: int, field: int, stride: int) -> Float[Tensor, "n cells cells"]:
+    """Return 1 for the cells of a patch critic that see nothing of the object's box, 0 for the others.
+
+    Cell k sees the pixels from `stride` k up to, not including, `stride` k + `field` of `side`.
+    """
+    start = torch.arange(cells, device=boxes.device) * stride
+    edges = boxes * side
+
+    def clear(low: Tensor, high: Tensor) -> Tensor:
+        return (start[None] + field <= low[:, None]) | (start[None] >= high[:, None])
+
+    x0, y0, x1, y1 = edges.unbind(1)
+    return (clear(y0, y1)[:, :, None] | clear(x0, x1)[:, None, :]).float()
+
+
+def shrunk(boxes: Boxes, share: float) -> Boxes:
+    """Return boxes about the same centres with sides shorter by `share`."""
+    centre = (boxes[:, :2] + boxes[:, 2:]).repeat(1, 2) / 2
+    return centre + (boxes - centre) * (1 - share)
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Scalar:
+    """Return the mean of `values` by `weights`; 0 where no weight is above 0."""
+    return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
+def area(mask: Mask, ends: tuple[float, float]) -> Scalar:
+    """Return how far each mask's share of its picture lies outside `ends`, mean over pictures."""
+    share = mask.mean((1, 2, 3))
+    return (F.relu(ends[0] - share) + F.relu(share - ends[1])).mean()
+
+
+def child_area(child: Mask, parent: Mask) -> Scalar:
+    """Return relu(1/2 - child's area over parent's), mean over pictures: the texture covers half of the shape or more."""
+    share = child.sum((1, 2, 3)) / parent.sum((1, 2, 3)).clamp(min=1e-3)
+    return F.relu(0.5 - share).mean()
+
+
+def binary(mask: Mask) -> Scalar:
+    """Return the mean of min(m, 1 - m) over the mean of m: the share of the object that is half transparent."""
+    return torch.minimum(mask, 1 - mask).mean() / mask.detach().mean().clamp(min=0.02)
+
+
+def coverage(boxes: Boxes, side: int) -> Float[Tensor, "side side"]:
+    """Return, for each pixel, the share of boxes that cover its centre."""
+    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
+    x0, y0, x1, y1 = boxes.unbind(1)
+    wide = ((centre >= x0[:, None]) & (centre <= x1[:, None])).float()
+    high = ((centre >= y0[:, None]) & (centre <= y1[:, None])).float()
+    return (high[:, :, None] * wide[:, None, :]).mean(0)
+
+
+def containment(mask: Mask, boxes: Boxes) -> Scalar:
+    """Return the share of the masks that lies where no real box of the batch does (statistics of boxes, not pairs)."""
+    outside = (coverage(boxes, mask.shape[-1]) == 0).float()
+    return (mask * outside).sum() / mask.detach().sum().clamp(min=1)
+
+
+def share_gradient(x: Tensor, share: float) -> Tensor:
+    """Return `x`, through which only `share` of the gradient flows back."""
+    return x * share + x.detach() * (1 - share)
+
+
+def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:
+    """Return `n` draws from `kinds`, each as often as the others, or once more."""
+    rounds = -(-n // kinds)
+    return torch.cat([torch.randperm(kinds, generator=rng) for _ in range(rounds)])[:n]
+
+
+def jitter(layer: Float[Tensor, "n c h w"], rng: torch.Generator, *, noise: float = 0.05) -> Float[Tensor, "n c h w"]:
+    """Return layers mirrored at random, all shifted alike by up to an eighth, with faint noise: no hidden code survives."""
+    n, side = layer.shape[0], layer.shape[-1]
+    flip = (torch.rand(n, generator=rng) < 0.5).to(layer.device)[:, None, None, None]
+    layer = torch.where(flip, layer.flip(-1), layer)
+    shift = torch.randint(-side // 8, side // 8 + 1, (2,), generator=rng).tolist()
+    layer = torch.roll(layer, shift, (2, 3))
+    return layer + noise * torch.randn(layer.shape, generator=rng).to(layer.device)
+
+
+def augment(image: Image, chance: float, rng: torch.Generator) -> Image:
+    """Return pictures each shifted, recoloured and cut with `chance`, differentiable (DiffAugment, Zhao et al. 2020)."""
+    if chance == 0:
+        return image
+    n, side = image.shape[0], image.shape[-1]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(n, *shape, generator=rng).to(image.device)
+
+    chosen = (draw(3) < chance).float()
+    # colour: brightness by up to 0.25, saturation and contrast by up to a half
+    amount = chosen[:, :1, None, None]
+    image = image + (draw(1, 1, 1) - 0.5) * 0.5 * amount
+    grey = image.mean(1, keepdim=True)
+    image = grey + (image - grey) * (1 + (draw(1, 1, 1) - 0.5) * amount)
+    level = image.mean((1, 2, 3), keepdim=True)
+    image = level + (image - level) * (1 + (draw(1, 1, 1) - 0.5) * amount)
+    # shift by up to an eighth, edges repeated
+    shift = ((draw(2) - 0.5) * side / 4).round().long() * chosen[:, 1:2].long()
+    line = torch.arange(side, device=image.device)
+    rows = (line + shift[:, :1]).clamp(0, side - 1)
+    columns = (line + shift[:, 1:]).clamp(0, side - 1)
+    image = image.gather(2, rows[:, None, :, None].expand_as(image))
+    image = image.gather(3, columns[:, None, None, :].expand_as(image))
+    # a grey square of half the side
+    centre = draw(2) * side
+    inside = ((line - centre[:, :1]).abs() < side / 4)[:, :, None] & ((line - centre[:, 1:]).abs() < side / 4)[:, None]
+    return image * (1 - inside[:, None] * chosen[:, 2, None, None, None])

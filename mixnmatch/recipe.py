@@ -1,0 +1,386 @@
+"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): critics, then painter, encoders and readers together; then features.
+
+One forward pass of the painter and one of the encoders a step; every phase reads them.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes, Layers
+from mixnmatch.configs import TrainConfig
+from mixnmatch.discriminators import FeatureCritic, ImageCritic, PairCritic, PatchCritic, Readers
+from mixnmatch.encoders import as_codes
+from mixnmatch.generator import Generator, pose_features
+from mixnmatch.losses import (
+    area,
+    augment,
+    balanced,
+    binary,
+    cell_weights,
+    child_area,
+    containment,
+    critic_loss,
+    gradient_penalty,
+    jitter,
+    painter_loss,
+    share_gradient,
+    shrunk,
+    weighted_mean,
+)
+from training.types import Batch, Image, Phase, Step, repeat, rows
+
+
+@dataclass(kw_only=True, slots=True)
+class Shared:
+    """What the phases of one step have in common."""
+
+    codes: Codes
+    free: int
+    """The first rows of `codes` are tied, the last `free` rows are free."""
+    feature: Tensor
+    layers: Layers
+    encoded: dict[str, Tensor]
+    """What the encoders say of the real pictures."""
+
+
+class Recipe:
+    """The networks of a training run, their phases and its grids."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.losses = config, device, config.losses
+        made = config.generator
+        self.generator = Generator(made)
+        self.networks = nn.ModuleDict(
+            {
+                "generator": self.generator,
+                "readers": Readers(made),
+                "background_critic": PatchCritic(config.patch_dim),
+                "image_critic": ImageCritic(made.resolution, config.critic_dim),
+                "pair_critic": PairCritic(made),
+                "feature_critic": FeatureCritic(made.feature_dim),
+            }
+        ).to(device)
+        self.shared: Shared | None = None
+
+    @property
+    def now(self) -> Shared:
+        """What `begin` prepared for this step."""
+        assert self.shared is not None, "begin() comes before the phases"
+        return self.shared
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Return the context in which networks compute: bfloat16 where the config allows it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step: critics, the first stage, then the second stage beside or after it."""
+        config, weights, nets = self.config, self.losses, self.networks
+        until, since = config.first_stage_until, config.feature_since
+
+        def adam(*modules: nn.Module, rate: float = config.learning_rate) -> torch.optim.Optimizer:
+            parameters = [p for module in modules for p in module.parameters()]
+            return torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
+
+        critics = {
+            "background_critic": (self.background_critic, self.background_penalty),
+            "image_critic": (self.image_critic, self.image_penalty),
+            "pair_critic": (self.pair_critic, self.pair_penalty),
+        }
+        phases = []
+        for name, (losses, penalty) in critics.items():
+            optimizer = adam(nets[name], rate=config.critic_learning_rate)
+            start = weights.pair_ramp[0] if name == "pair_critic" else 0
+            phases.append(
+                Phase(name=name, network=nets[name], optimizer=optimizer, losses=losses, since=start, until=until)
+            )
+            phases.append(
+                Phase(
+                    name=f"{name}_r1",
+                    network=nets[name],
+                    optimizer=optimizer,
+                    losses=penalty,
+                    every=weights.r1_every,
+                    since=start,
+                    until=until,
+                )
+            )
+        generator = self.generator
+        first = nn.ModuleList(
+            [generator.background, generator.parent, generator.child, generator.encoders, nets["readers"]]
+        )
+        phases.append(
+            Phase(name="generator", network=first, optimizer=adam(first), losses=self.first_stage, until=until)
+        )
+        phases.append(
+            Phase(
+                name="feature_critic",
+                network=nets["feature_critic"],
+                optimizer=adam(nets["feature_critic"], rate=config.critic_learning_rate / 10),
+                losses=self.feature_critic,
+                every=2,
+                since=since,
+            )
+        )
+        phases.append(
+            Phase(
+                name="extractor",
+                network=generator.extractor,
+                optimizer=adam(generator.extractor),
+                losses=self.second_stage,
+                every=2,
+                since=since,
+            )
+        )
+        return phases
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Draw codes, paint them and encode the real pictures, once for all phases."""
+        painter = self.generator
+        codes, free = self.draw(batch.image.shape[0], step)
+        learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
+        painter.requires_grad_(learns)
+        with self.precision(), torch.set_grad_enabled(learns):
+            feature = painter.parent.feature(codes.z, codes.p)
+            layers = painter(codes, feature=feature)
+            encoded = painter.encoders(batch.image)
+        painter.requires_grad_(False)
+        self.shared = Shared(codes=codes, free=free, feature=feature.detach(), layers=layers, encoded=encoded)
+
+    def draw(self, n: int, step: Step) -> tuple[Codes, int]:
+        """Return codes with every p, c and b about equally often, the last rows free; and how many are free."""
+        config = self.config.generator
+        low, high = self.losses.free_share
+        free = round(n * (low + (high - low) * step.ramp(*self.losses.free_ramp)))
+        codes = self.generator.sample(n, step.rng)
+        c = balanced(n, config.n_textures, step.rng)
+        p = balanced(n, config.n_shapes, step.rng)
+        tied = torch.arange(n) < n - free
+        p = torch.where(tied, c // (config.n_textures // config.n_shapes), p)
+        b = balanced(n, config.n_backgrounds, step.rng)
+
+        def one_hot(index: Tensor, kinds: int) -> Tensor:
+            return F.one_hot(index, kinds).float().to(self.device)
+
+        codes = replace(
+            codes,
+            b=one_hot(b, config.n_backgrounds),
+            p=one_hot(p, config.n_shapes),
+            c=one_hot(c, config.n_textures),
+        )
+        return codes, free
+
+    # Critics
+
+    def scene(self, batch: Batch) -> tuple[Image, Tensor]:
+        """Return the real view for the background critic, and 1 for each of its cells that sees no object."""
+        image, boxes = batch.image, batch.box
+        if batch.scene is not None:
+            image, boxes = batch.scene, batch.scene_box
+        if boxes is None:
+            raise ValueError(
+                "this recipe needs the object's boxes, and the prepared set has none; prepare it with boxes"
+            )
+        made = PatchCritic
+        boxes = shrunk(boxes, self.config.patch_shrink)
+        return image, cell_weights(boxes, side=made.side, cells=made.cells, field=made.field, stride=made.stride)
+
+    def background_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Real patches outside the boxes against painted ones; background against object (MixNMatch Eq. 1)."""
+        critic, weights = self.networks["background_critic"], self.losses
+        image, clear = self.scene(batch)
+        with self.precision():
+            real, kind = critic(image)
+            painted, _ = critic(self.now.layers.background.detach())
+        told = weighted_mean(F.softplus(-real), clear) + F.softplus(painted).mean()
+        return {
+            "loss": told,
+            "kind": weights.background_class * F.binary_cross_entropy_with_logits(kind, clear),
+        }
+
+    def background_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 on the cells that see no object."""
+        image, clear = self.scene(batch)
+        image = image.detach().requires_grad_()
+        real, _ = self.networks["background_critic"](image)
+        logits = (real * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)
+        return {"penalty": self.losses.r1_background * gradient_penalty(logits, [image])}
+
+    def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Real pictures against finished ones."""
+        critic, chance = self.networks["image_critic"], self.losses.augment
+        with self.precision():
+            real = critic(augment(batch.image, chance, step.rng))
+            painted = critic(augment(self.now.layers.image.detach(), chance, step.rng))
+        return {"loss": critic_loss(real, painted)}
+
+    def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the image critic."""
+        image = augment(batch.image, self.losses.augment, step.rng).detach().requires_grad_()
+        return {"penalty": self.losses.r1_image * gradient_penalty(self.networks["image_critic"](image), [image])}
+
+    def painted_codes(self) -> dict[str, Tensor]:
+        """Return the drawn codes as the pair critic and the encoders' losses see them."""
+        codes, pose = self.now.codes, self.config.generator.pose
+        assert codes.z_background is not None
+        return {
+            "z": pose_features(codes.z, pose),
+            "b": codes.b,
+            "p": codes.p,
+            "c": codes.c,
+            "z_background": codes.z_background,
+        }
+
+    def encoded_codes(self) -> dict[str, Tensor]:
+        """Return the codes of the real pictures in the same form."""
+        codes = as_codes(self.now.encoded)
+        assert codes.z_background is not None
+        z = pose_features(codes.z, self.config.generator.pose)
+        return {"z": z, "b": codes.b, "p": codes.p, "c": codes.c, "z_background": codes.z_background}
+
+    def pair_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """(real picture, its encoded code) against (painted picture, its drawn code) (MixNMatch Eq. 3)."""
+        critic = self.networks["pair_critic"]
+        encoded = {name: code.detach() for name, code in self.encoded_codes().items()}
+        with self.precision():
+            real = critic(augment(batch.image, self.losses.augment, step.rng), encoded, step.rng)
+            painted = self.now.layers.image.detach()
+            drawn = critic(augment(painted, self.losses.augment, step.rng), self.painted_codes(), step.rng)
+        return {"loss": critic_loss(drawn, real)}
+
+    def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the pair critic on painted pairs."""
+        image = self.now.layers.image.detach().requires_grad_()
+        codes = {name: code.detach().requires_grad_() for name, code in self.painted_codes().items()}
+        logits = self.networks["pair_critic"](image, codes, step.rng)
+        return {"penalty": self.losses.r1_pair * gradient_penalty(logits, [image, *codes.values()])}
+
+    # First stage: painter, encoders and readers
+
+    def first_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return all that the painter, the encoders and the readers learn from."""
+        weights, layers = self.losses, self.now.layers
+        with self.precision():
+            real, kind = self.networks["background_critic"](layers.background)
+            logits = self.networks["image_critic"](augment(layers.image, weights.augment, step.rng))
+        terms = {
+            "background": weights.background * painter_loss(real),
+            "background_class": weights.background_class * painter_loss(kind),
+            "image": weights.image * painter_loss(logits),
+        }
+        terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
+        ramp = step.ramp(*weights.pair_ramp)
+        if ramp > 0:
+            with self.precision():
+                critic, chance = self.networks["pair_critic"], weights.augment
+                drawn = critic(augment(layers.image, chance, step.rng), self.painted_codes(), step.rng)
+                encoded = critic(augment(batch.image, chance, step.rng), self.encoded_codes(), step.rng)
+            terms["pair"] = weights.pair * ramp * (painter_loss(-drawn) + painter_loss(encoded))
+        return terms
+
+    def info(self, step: Step) -> dict[str, Tensor]:
+        """Return the cross entropies of p, c and b read from their layers."""
+        weights, layers, codes = self.losses, self.now.layers, self.now.codes
+        parent_mask, child_mask = layers.parent_mask, layers.child_mask
+        # the layers' foregrounds, masked: what a layer adds to what is behind it
+        parent = layers.parent - (1 - parent_mask) * layers.background
+        child = layers.image - (1 - child_mask) * layers.parent
+        seen = jitter(torch.cat([parent, parent_mask, child], 1), step.rng)
+        with self.precision():
+            p, c, b = self.networks["readers"](
+                seen[:, :3], seen[:, 3:4], seen[:, 4:], jitter(layers.background, step.rng)
+            )
+        return {
+            "info_shape": weights.info_shape * F.cross_entropy(p, codes.p),
+            "info_texture": weights.info_texture * F.cross_entropy(c, codes.c),
+            "info_background": weights.info_background * F.cross_entropy(b, codes.b),
+        }
+
+    def masks(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the losses against masks that are everywhere, nowhere, or half transparent."""
+        weights, layers = self.losses, self.now.layers
+        terms = {
+            "area": weights.area * area(layers.mask, weights.area_range),
+            "child_area": weights.child_area * child_area(layers.child_mask, layers.parent_mask),
+            "binary": weights.binary * step.ramp(*weights.binary_ramp) * binary(layers.parent_mask),
+        }
+        if batch.box is not None:
+            terms["containment"] = weights.containment * containment(layers.parent_mask, batch.box)
+        return terms
+
+    def code_losses(self, step: Step) -> dict[str, Tensor]:
+        """Return what the encoders miss of free codes in the pictures painted from them (MixNMatch Sec. 3.2)."""
+        weights, n = self.losses, self.now.free
+        if n == 0:
+            return {}
+        image = share_gradient(self.now.layers.image[-n:], weights.code_to_painter)
+        image = image + 0.05 * torch.randn(image.shape, generator=step.rng).to(image.device)
+        with self.precision():
+            raw = self.generator.encoders(image)
+        codes = rows(self.now.codes, slice(-n, None))
+        assert codes.z_background is not None
+        pose = self.config.generator.pose
+        return {
+            "code_z": weights.code_z * F.mse_loss(pose_features(raw["z"], pose), pose_features(codes.z, pose)),
+            "code_b": weights.code_b * F.cross_entropy(raw["b"], codes.b),
+            "code_p": weights.code_p * F.cross_entropy(raw["p"], codes.p),
+            "code_c": weights.code_c * F.cross_entropy(raw["c"], codes.c),
+            "code_z_background": 0.5 * weights.code_b * F.mse_loss(raw["z_background"], codes.z_background),
+        }
+
+    # Second stage: feature mode
+
+    def feature_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Painted features against those extracted from photos."""
+        critic = self.networks["feature_critic"]
+        with self.precision():
+            with torch.no_grad():
+                extracted = self.generator.extractor(batch.image)
+            return {"loss": critic_loss(critic(self.now.feature), critic(extracted))}
+
+    def second_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """L1 to the features of painted pictures; on photos, features that look painted (MixNMatch Eq. 5)."""
+        weights = self.losses
+        with self.precision():
+            read = self.generator.extractor(self.now.layers.image.detach())
+            logits = self.networks["feature_critic"](self.generator.extractor(batch.image))
+        return {
+            "l1": weights.feature * F.l1_loss(read.float(), self.now.feature.float()),
+            "critic": weights.feature_critic * painter_loss(logits),
+        }
+
+    # What to look at
+
+    def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
+        """Return samples with their layers, one factor varied a row, and real photos rebuilt and mixed."""
+        rng = torch.Generator().manual_seed(7)
+        codes = generator.sample(24, rng)
+        layers = generator(rows(codes, slice(0, 16)))
+        parts = [layers.image, layers.background[:8], layers.parent[:8], layers.mask[:8].expand(-1, 3, -1, -1) * 2 - 1]
+        samples = torch.cat(parts)
+        still = repeat(rows(codes, 0), 8)
+        turned = rows(codes, slice(8, 16))
+        varied = [
+            generator(replace(still, b=turned.b, z_background=turned.z_background)).image,
+            generator(replace(still, z=turned.z)).image,
+            generator(replace(still, p=torch.eye(still.p.shape[1], device=still.p.device)[:8])).image,
+            generator(replace(still, c=turned.c)).image,
+        ]
+        real = batch.image[:8]
+        read = generator.encode(real)
+        other = rows(read, [1, 2, 3, 4, 5, 6, 7, 0])
+        rebuilt = generator(read)
+        photos = [
+            real,
+            rebuilt.image,
+            rebuilt.mask.expand(-1, 3, -1, -1) * 2 - 1,
+            generator(replace(read, c=other.c)).image,
+            generator(replace(read, p=other.p)).image,
+            generator(replace(read, z=other.z)).image,
+            generator(replace(read, b=other.b, z_background=other.z_background)).image,
+            generator(read, feature=generator.shape_feature(real)).image,
+        ]
+        return {"samples": samples, "factors": torch.cat(varied), "photos": torch.cat(photos)}
