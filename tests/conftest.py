@@ -1,0 +1,24 @@
+"""Fixtures that several test files share."""
+
+import pytest
+import torch
+
+import training.typecheck  # noqa: F401 (the checker that pyproject names must be loaded before what it checks)
+
+torch.set_num_threads(1)  # tests share their machine; results do not depend on it
+
+
+def devices() -> list:
+    """Return the CPU, and the GPU where there is one."""
+    gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+    return ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, gpu])]
+
+
+@pytest.fixture(params=devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
