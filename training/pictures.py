@@ -53,29 +53,33 @@ def from_pil(picture: PIL.Image.Image, size: int | None = None) -> Image:
     return (pixels.permute(2, 0, 1)[None].float() / 127.5 - 1).contiguous()
 
 
-def open_picture(source: Path | bytes | BinaryIO, *, name: str = "") -> PIL.Image.Image:
+def open_picture(
+    source: Path | bytes | BinaryIO, *, name: str = "", max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+) -> PIL.Image.Image:
     """Return a picture as a person sees it: RGB, upright, over white where transparent, the first frame if it moves.
 
     Args:
         source: a file, its bytes, or an open binary file.
         name: what to call it in messages; a file's own name (never its folder) if empty.
+        max_bytes: larger files are refused unread.
+        max_pixels: larger pictures are refused undecoded.
 
     Raises: PictureError for what is too large, cut short, or no picture.
     """
     if isinstance(source, Path):
         name = name or source.name
     name = name or "this picture"
-    limit = f"the limit is {MAX_BYTES // 1_000_000} MB and {MAX_PIXELS // 1_000_000} megapixels"
+    limit = f"the limit is {max_bytes // 1_000_000} MB and {max_pixels // 1_000_000} megapixels"
     try:
-        data = _bytes_of(source)
-        if len(data) > MAX_BYTES:
+        data = _bytes_of(source, max_bytes + 1)
+        if len(data) > max_bytes:
             raise PictureError(
-                f"{name} is larger than {MAX_BYTES // 1_000_000} MB; {limit}, please choose a smaller one."
+                f"{name} is a file of more than {max_bytes} bytes; {limit}, please choose a smaller one."
             )
         PIL.Image.init()
         with PIL.Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in PIL.Image.OPEN]) as picture:
             width, height = picture.size
-            if width * height > MAX_PIXELS:
+            if width * height > max_pixels:
                 raise PictureError(f"{name} has {width} x {height} pixels; {limit}, please choose a smaller one.")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like do not stop a picture
@@ -93,14 +97,14 @@ def open_picture(source: Path | bytes | BinaryIO, *, name: str = "") -> PIL.Imag
         raise PictureError(f"{name} is damaged or cut short and cannot be read; please choose another file.") from error
 
 
-def _bytes_of(source: Path | bytes | BinaryIO) -> bytes:
-    """Return a source's bytes, at most one more than the limit."""
+def _bytes_of(source: Path | bytes | BinaryIO, limit: int) -> bytes:
+    """Return a source's bytes, at most `limit` of them from a file."""
     if isinstance(source, bytes):
         return source
     if isinstance(source, Path):
         with source.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
-    return source.read(MAX_BYTES + 1)
+            return file.read(limit)
+    return source.read(limit)
 
 
 def _upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,17 +1,21 @@
 """Commands that make prepared sets: of photos, `prepare`, and of rendered cars, `prepare cars`."""
 
+import json
 import logging
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import PIL.Image
 import torch
 from tqdm import tqdm
 
+from ..pictures import PictureError, open_picture
 from .cars import (
     ELEVATION,
     FOV,
@@ -25,12 +29,19 @@ from .cars import (
     render_bytes,
     sample_factors,
 )
+from .layouts import LAYOUTS, SUFFIXES, Photo, PixelBox, detect, with_boxes
 from .writing import whole_folder, write_index
 
 log = logging.getLogger(__name__)
 
 CHUNK = 50
 """Pictures that a worker renders at a time."""
+SLACK = 2
+"""Pixels that a box may reach out of its picture; listings round."""
+MAX_BYTES, MAX_PIXELS = 100_000_000, 150_000_000
+"""Photos beyond these are left out."""
+
+LayoutName = Literal["auto", "clothing", "cub", "dogs", "cars", "compcars", "ffhq", "afhq", "celebahq", "lsun", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,7 @@ class PrepareCars:
                 (folder / name).mkdir()
             arguments = [(self, folder, *job) for job in jobs]
             rows: list[dict[str, Any]] = []
-            with tqdm(total=self.count + self.test, unit="pictures") as bar:
+            with tqdm(total=self.count + self.test, unit="pictures", disable=None) as bar:
                 if workers == 1:
                     for part in map(_render_job, arguments):
                         rows += part
@@ -83,7 +94,7 @@ class PrepareCars:
                             rows += part
                             bar.update(len(part))
             write_index(folder, rows, self._made())
-        log.info("rendered %d training and %d test pictures into %s", self.count, self.test, self.out)
+        _report(self.out, rows, 0)
 
     def _made(self) -> dict[str, Any]:
         """Return what `set.json` says."""
@@ -124,3 +135,148 @@ def _render_job(job: tuple[PrepareCars, Path, int, int, int]) -> list[dict[str, 
         label = MESHES[values["mesh"]]
         rows.append({"file": name, "split": ("train", "test")[stream], "label": label, **shape, **edges, **values})
     return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Make a training set from a folder of photos: read, checked and resized, with boxes and masks where known."""
+
+    source: Path
+    """The folder with the photos."""
+    out: Path
+    """The folder to make."""
+    size: int = 64
+    """Side of the pictures to train on; photos are kept larger than this, so that objects can be cut out."""
+    layout: LayoutName = "auto"
+    """How the source lies on disk; `auto` looks."""
+    boxes: Path | None = None
+    """A CSV of boxes in pixels with the columns file, x0, y0, x1, y1, files named from `source`; split and label may
+    follow."""
+    held_out: float = 0.1
+    """Share of the photos to keep for testing, where the source has no splits."""
+    margin: float = 1.5
+    """Side of the square that will be cut around an object, over the longer side of its box."""
+    quality: int = 95
+    """Of the JPEG files written."""
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or not 0 <= self.held_out < 1 or self.margin < 1 or not 1 <= self.quality <= 100:
+            raise ValueError(
+                f"cannot prepare pictures of {self.size} px, held out {self.held_out}, margin {self.margin}, quality "
+                f"{self.quality}; wanted at least 8 px, 0 to 1, at least 1, and 1 to 100"
+            )
+
+    def run(self) -> None:
+        """Write the set; photos that cannot be used are named, counted and left out.
+
+        Raises: ValueError, with nothing written, if the source or a listing cannot be used or no photo can.
+        """
+        if not self.source.is_dir():
+            raise ValueError(f"{self.source} is not a folder; give the folder that holds the photos")
+        layout = detect(self.source) if self.layout == "auto" else self.layout
+        photos = LAYOUTS[layout](self.source, self.held_out)
+        if self.boxes is not None:
+            photos = with_boxes(photos, self.source, self.boxes)
+        if not photos:
+            raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+        rows, skipped = [], []
+        with whole_folder(self.out) as folder:
+            (folder / "images").mkdir()
+            if any(photo.mask for photo in photos):
+                (folder / "masks").mkdir()
+            for result in self._written(folder, photos):
+                if isinstance(result, str):
+                    skipped.append(result)
+                    log.warning("left out: %s", result)
+                else:
+                    rows.append(result)
+            if not rows:
+                raise ValueError(
+                    f"none of the {len(photos)} photos in {self.source} can be used; the first: {skipped[0]}"
+                )
+            made = {
+                "made_by": "python -m training prepare",
+                "arguments": asdict(self) | {"source": self.source.name, "out": self.out.name, "layout": layout},
+                "left_out": skipped,
+            }
+            write_index(folder, rows, made)
+        _report(self.out, rows, len(skipped))
+
+    def _written(self, folder: Path, photos: list[Photo]) -> Iterator[dict[str, Any] | str]:
+        """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
+        with ThreadPoolExecutor() as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
+            for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
+                numbers = range(start, min(start + 1000, len(photos)))
+                for result in pool.map(lambda i: self._write(folder, i, photos[i]), numbers):
+                    bar.update()
+                    yield result
+
+    def _write(self, folder: Path, number: int, photo: Photo) -> dict[str, Any] | str:
+        """Write one photo and its mask; return its line of the index, or what is wrong with it."""
+        if photo.problem:
+            return f"{photo.name}: {photo.problem}"
+        try:
+            picture = open_picture(photo.path, name=photo.name, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+            box = _inside(photo, picture.size)
+            mask = _mask(photo, picture.size)
+        except PictureError as error:
+            return str(error)
+        size = _kept_size(picture.size, box, self.size, self.margin)
+        name = f"{number:07d}"
+        kept = picture.resize(size, PIL.Image.Resampling.LANCZOS)
+        kept.save(folder / "images" / f"{name}.jpg", quality=self.quality, subsampling=0)
+        if mask is not None:
+            mask.resize(size, PIL.Image.Resampling.BOX).save(folder / "masks" / f"{name}.png")
+        row: dict[str, Any] = {"file": f"{name}.jpg", "split": photo.split, "label": photo.label}
+        row |= {"width": size[0], "height": size[1]}
+        if box is not None:
+            factors = (size[0] / picture.width, size[1] / picture.height) * 2
+            row |= {k: round(v * f, 2) for k, v, f in zip(("x0", "y0", "x1", "y1"), box, factors, strict=True)}
+        return row | {"source": photo.name}
+
+
+def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
+    """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than rounding does."""
+    if photo.box is None:
+        return None
+    x0, y0, x1, y1 = photo.box
+    width, height = size
+    if not (-SLACK <= x0 < x1 <= width + SLACK and -SLACK <= y0 < y1 <= height + SLACK):
+        wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
+        raise PictureError(
+            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
+        )
+    return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
+
+
+def _mask(photo: Photo, size: tuple[int, int]) -> PIL.Image.Image | None:
+    """Return a photo's mask in grey; PictureError if it cannot be read or is of another size."""
+    if photo.mask is None:
+        return None
+    try:
+        with PIL.Image.open(photo.mask) as picture:
+            mask = picture.convert("L")
+    except OSError as error:
+        raise PictureError(f"{photo.name}: its mask {photo.mask.name} cannot be read") from error
+    if mask.size != size:
+        raise PictureError(f"{photo.name}: its mask is {mask.width} x {mask.height}, the photo {size[0]} x {size[1]}")
+    return mask
+
+
+def _kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin: float) -> tuple[int, int]:
+    """Return the size to keep a photo at: never enlarged, the short side half as long again as the pictures wanted, or
+    longer if the square around the object would be smaller than those, up to three times."""
+    short = min(size)
+    scale = 1.5 * wanted / short
+    if box is not None:
+        side = margin * max(box[2] - box[0], box[3] - box[1])
+        scale = max(scale, min(wanted / side, 3 * wanted / short))
+    scale = min(1.0, scale)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _report(out: Path, rows: list[dict[str, Any]], left_out: int) -> None:
+    """Tell people and programs what came of it."""
+    splits = Counter(row["split"] for row in rows)
+    log.info("%s: %s; %d left out", out, ", ".join(f"{n} {split}" for split, n in splits.items()), left_out)
+    print(json.dumps({"out": str(out), "pictures": len(rows), "left_out": left_out, "splits": splits}))
