@@ -1,5 +1,6 @@
 """Feature networks under FID and its relatives: clean-fid's Inception, or any TorchScript file (Parmar et al. 2022)."""
 
+import functools
 import logging
 import platform
 import warnings
@@ -62,11 +63,28 @@ class Features:
 
 def resize_clean(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 299 299"]:
     """Return pictures at Inception's size: Pillow's bicubic on floats, not quantised again (clean-fid's 'clean')."""
-    side = (INCEPTION_SIDE, INCEPTION_SIDE)
-    if pixels.shape[2:] == side:
-        return pixels
+    side = INCEPTION_SIDE
+    wide = torch.cat([pixels[..., lo:hi] @ w.T for lo, hi, w in _bands(pixels.shape[3], side, pixels.device)], 3)
+    tall = torch.cat([w @ wide[:, :, lo:hi] for lo, hi, w in _bands(pixels.shape[2], side, pixels.device)], 2)
+    return tall.clamp_(0, 255)
+
+
+@functools.lru_cache(maxsize=8)
+def _bands(size: int, side: int, device: torch.device) -> list[tuple[int, int, Tensor]]:
+    """Return the matrix that resizes a line of `size` pixels to `side`, cut into bands of rows and their few columns.
+
+    Each band is the first and last column it reads and its dense part: small matrix products, which take a third of
+    the time of one that is nearly all zeros.
+    """
     # antialias=True is Pillow's filter: support widened when shrinking, cubic with a = -0.5
-    return interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+    lines = torch.eye(size, dtype=torch.float64)[None, None]
+    matrix = interpolate(lines, (side, size), mode="bicubic", antialias=True, align_corners=False)[0, 0]
+    bands = []
+    for rows in matrix.split(32):
+        read = rows.abs().sum(0).nonzero().flatten()
+        lo, hi = int(read[0]), int(read[-1]) + 1
+        bands.append((lo, hi, rows[:, lo:hi].float().to(device)))
+    return bands
 
 
 def load_features(
