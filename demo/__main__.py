@@ -1,0 +1,70 @@
+"""`python -m demo`: the web page on the bundled checkpoints, or on generator files of your own."""
+
+import logging
+import socket
+import time
+import webbrowser
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+
+import torch
+import tyro
+import uvicorn
+
+from .app import configure, serve
+from .shelf import Shelf, bundled, load_model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Serve the page with the knobs."""
+
+    checkpoint: list[Path] = field(default_factory=list)
+    """A generator's .safetensors file; may be given again for more. Without it, all that are bundled."""
+    port: int = 7860
+    """If it is taken, the next free one."""
+    host: str = "127.0.0.1"
+    """Another address opens the page to other machines and needs a password."""
+    password: str | None = None
+    """Asked for before anything is shown; the name beside it may be any."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    open: bool = False
+    """Open the page in a browser."""
+
+
+def free_port(host: str, first: int) -> int:
+    """Return the first free port from `first` on; ValueError if the next hundred are taken."""
+    for port in range(first, min(first + 100, 65536)):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise ValueError(f"no free port from {first} on at {host}; give another with --port or another --host")
+
+
+def main(args: Demo) -> None:
+    """Load the generators and serve until interrupted."""
+    start = time.perf_counter()
+    shelf = Shelf([load_model(path, args.device) for path in args.checkpoint or bundled()])
+    app = serve(shelf, host=args.host, password=args.password)
+    port = free_port(args.host, args.port)
+    address = f"http://{args.host if ':' not in args.host else f'[{args.host}]'}:{port}"
+    log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
+    if args.open:
+        Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+    uvicorn.run(app, host=args.host, port=port, **configure())
+    shelf.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main(tyro.cli(Demo))
+    except ValueError as error:
+        raise SystemExit(f"{error}") from error

@@ -1,0 +1,150 @@
+"""Layers as pictures and files: views for the page, RGBA and depth PNGs, OpenRaster."""
+
+import io
+import zipfile
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.pictures import to_pil
+from training.types import Image, Mask, fields_of
+
+from .recipes import Recipe, png, to_json
+
+HIDDEN_IN_STACK = ("image", "background", "foreground")
+"""Layers that the OpenRaster stack holds in another form."""
+
+
+def names_of(layers: Any) -> list[str]:
+    """Return the names of the layers that there are, the picture first."""
+    present = [name for name, value in fields_of(layers).items() if value is not None]
+    return ["image", *(name for name in present if name != "image")]
+
+
+def views(layers: Any) -> dict[str, Image]:
+    """Return every layer as a picture to look at, one size: masks in grey, near depths light, cut-outs on checks."""
+    shown: dict[str, Image] = {}
+    for name in names_of(layers):
+        value = getattr(layers, name)
+        if name == "foreground":
+            value = layers.mask * value + (1 - layers.mask) * _checks(value)
+        elif name == "depth":
+            value = _near_light(value)
+        elif value.shape[1] == 1:
+            value = 2 * value - 1
+        if value.shape[1] == 1:
+            value = value.expand(-1, 3, -1, -1)
+        if value.shape[2:] != layers.image.shape[2:]:
+            value = nn.functional.interpolate(value, size=layers.image.shape[2:], mode="bilinear", align_corners=False)
+        shown[name] = value
+    return shown
+
+
+def strip(layers: Any) -> PIL.Image.Image:
+    """Return the views of one row side by side: what the live picture sends."""
+    return to_pil(torch.cat(list(views(layers).values()), 3))[0]
+
+
+def jpeg(picture: PIL.Image.Image) -> bytes:
+    """Return a picture as a JPEG file: small, quick, without colour subsampling, which shows at 64 pixels."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=92, subsampling=0)
+    return file.getvalue()
+
+
+def cutout(layers: Any) -> PIL.Image.Image:
+    """Return the object of one row with transparency (RGBA): over the background it gives the picture again."""
+    mask = layers.mask
+    if hasattr(layers, "foreground"):
+        colour = layers.foreground
+    else:  # image = mask * colour + (1 - mask) * background, solved where there is some mask
+        colour = (layers.image - (1 - mask) * layers.background) / mask.clamp(min=1e-3)
+        colour = torch.where(mask > 1e-3, colour.clamp(-1, 1), layers.image)
+    picture = to_pil(colour)[0]
+    picture.putalpha(_grey(mask))
+    return picture
+
+
+def depth_png(layers: Any, recipe: Recipe | None = None) -> bytes:
+    """Return the depth of one row as a 16-bit PNG, near is light, 0 is nothing; its texts say the range in units."""
+    depth = layers.depth[0, 0].float().cpu()
+    hit = depth > 0
+    near, far = (float(f(depth[hit])) if hit.any() else 0.0 for f in (torch.min, torch.max))
+    share = (far - depth) / max(far - near, 1e-6)
+    levels = torch.where(hit, 1 + 65534 * share.clamp(0, 1), torch.zeros(())).round().numpy().astype(np.uint16)
+    texts = {"depth": f"65535 is {near:.6g} from the camera, 1 is {far:.6g}, 0 is nothing"}
+    return png(PIL.Image.fromarray(levels), recipe, texts)
+
+
+def layer_png(layers: Any, name: str, recipe: Recipe | None = None) -> bytes:
+    """Return one layer as a PNG file at full size: the foreground RGBA, masks in grey, depth in 16 bits.
+
+    Raises: ValueError for a layer that there is not, with those there are.
+    """
+    known = [*names_of(layers), "foreground"]
+    if name not in known:
+        raise ValueError(f"there is no layer {name[:40]!r}; this picture has {', '.join(dict.fromkeys(known))}")
+    if name == "foreground":
+        return png(cutout(layers), recipe)
+    if name == "depth":
+        return depth_png(layers, recipe)
+    value = getattr(layers, name)
+    return png(_grey(value) if value.shape[1] == 1 else to_pil(value)[0], recipe)
+
+
+def open_raster(layers: Any, recipe: Recipe) -> bytes:
+    """Return all layers of one row in one OpenRaster file, which GIMP and Krita open.
+
+    The object over the background gives the picture; the other layers are there, hidden.
+    """
+    width, height = layers.image.shape[3], layers.image.shape[2]
+    stack: list[tuple[str, PIL.Image.Image, bool]] = [("object", cutout(layers), True)]
+    stack.append(("background", to_pil(layers.background)[0], True))
+    shown = views(layers)
+    stack += [(name, to_pil(shown[name])[0], False) for name in shown if name not in HIDDEN_IN_STACK]
+    entries = "".join(
+        f'<layer name={quoteattr(name)} src={quoteattr(f"data/{name}.png")} x="0" y="0" opacity="1.0" '
+        f'composite-op="svg:src-over" visibility="{"visible" if visible else "hidden"}"/>'
+        for name, _, visible in stack
+    )
+    xml = f'<?xml version="1.0" encoding="UTF-8"?><image version="0.0.3" w="{width}" h="{height}"><stack>{entries}'
+    merged = to_pil(layers.image)[0]
+    thumbnail = merged.copy()
+    thumbnail.thumbnail((256, 256))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "image/openraster", zipfile.ZIP_STORED)  # first and not packed: the format's rule
+        archive.writestr("stack.xml", xml + "</stack></image>")
+        for name, picture, _ in stack:
+            archive.writestr(f"data/{name}.png", png(picture))
+        archive.writestr("mergedimage.png", png(merged, recipe))
+        archive.writestr("Thumbnails/thumbnail.png", png(thumbnail))
+        archive.writestr("recipe.json", to_json(recipe))
+    return file.getvalue()
+
+
+def _grey(mask: Mask) -> PIL.Image.Image:
+    """Return one row's mask as an 8-bit grey picture."""
+    return PIL.Image.fromarray((mask[0, 0].float() * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
+
+
+def _checks(like: Image) -> Image:
+    """Return a checkerboard of two greys, eight squares a side."""
+    side = max(1, like.shape[3] // 8)
+    y, x = torch.meshgrid(torch.arange(like.shape[2]), torch.arange(like.shape[3]), indexing="ij")
+    light = (x // side + y // side) % 2 == 0
+    return torch.where(light, 0.9, 0.7).to(like).expand_as(like)
+
+
+def _near_light(depth: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+    """Return depth as light in [-1, 1]: the nearest point 1, the farthest -0.6, nothing -1."""
+    hit = depth > 0
+    near = torch.where(hit, depth, torch.inf).amin((2, 3), keepdim=True)
+    far = depth.amax((2, 3), keepdim=True)
+    share = (far - depth) / (far - near).clamp(min=1e-6)
+    return torch.where(hit, 1.6 * share - 0.6, -1.0)

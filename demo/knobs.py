@@ -1,0 +1,141 @@
+"""Knob values to codes, for the page, its films and its recipes: no word about the page itself."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.camera import project
+from training.types import Generator, Knob, fields_of
+
+MAX_SEED = 2**31 - 1
+"""Seeds are whole numbers from 0 to this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Between:
+    """A code between those of two seeds."""
+
+    start: int
+    end: int
+    at: float
+    """0 is the code of `start`, 1 that of `end`."""
+
+
+Value = float | Between
+Values = Mapping[str, Value]
+
+
+def codes_for(generator: Generator, seed: int, values: Values) -> Any:
+    """Return codes of one row: drawn with `seed`, then each knob turned to its value or, without one, its default.
+
+    Raises: ValueError for an unknown knob or a value that the knob cannot take.
+    """
+    for name in values:
+        generator.knob(name)
+    codes = generator.sample(1, torch.Generator().manual_seed(seed))
+    for knob in generator.knobs:
+        if knob.kind != "picture":
+            codes = turned(generator, codes, knob, values.get(knob.name, knob.default))
+    return codes
+
+
+def turned(generator: Generator, codes: Any, knob: Knob, value: Value) -> Any:
+    """Return `codes` with one knob at `value`.
+
+    Raises: ValueError for a number that is not finite or a seed that is not a whole number from 0 to MAX_SEED.
+    """
+    if isinstance(value, Between):
+        if knob.kind != "seed":
+            raise ValueError(f"{knob.label} takes a number, not a way between two seeds; give one number")
+        start, end = (turned(generator, codes, knob, seed) for seed in (value.start, value.end))
+        return replace(start, **between(changed(codes, start), changed(codes, end), value.at))
+    if not math.isfinite(value):
+        raise ValueError(f"{knob.label} is {value}; wanted a number")
+    if knob.kind != "seed":
+        return generator.set(codes, knob.name, float(value))
+    if value != int(value) or not 0 <= value <= MAX_SEED:
+        raise ValueError(f"{knob.label} is {value}; wanted a whole number from 0 to {MAX_SEED}")
+    return generator.set(codes, knob.name, int(value))
+
+
+def changed(before: Any, after: Any) -> dict[str, Tensor]:
+    """Return the fields of `after` that are not those of `before`: what one knob sets."""
+    old = fields_of(before)
+    return {name: value for name, value in fields_of(after).items() if value is not None and value is not old[name]}
+
+
+def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
+    """Return the fields on the way from `start` (at 0) to `end` (at 1), as likely under the prior as its ends.
+
+    Shares that sum to 1 go straight; so would normal codes, but their middle would be too short, hence
+    ((1 - t) a + t b) / sqrt((1 - t)^2 + t^2), which stays standard normal for independent a and b.
+    """
+    if not math.isfinite(at):
+        raise ValueError(f"{at} is no place between two codes; wanted a number from 0 to 1")
+    length = math.hypot(1 - at, at)
+    return {
+        name: torch.lerp(a, end[name], at) if are_shares(a) else torch.lerp(a, end[name], at) / length
+        for name, a in start.items()
+    }
+
+
+def are_shares(code: Tensor) -> bool:
+    """Whether each row is not negative and sums to 1."""
+    return bool((code >= 0).all()) and bool(((code.sum(-1) - 1).abs() < 1e-3).all())
+
+
+def drag_axes(generator: Generator, codes: Any, reach: float = 0.2) -> dict[str, tuple[float, float]]:
+    """Return, for each knob that moves the object across the picture, what to add to it for a move in the picture.
+
+    The first number is for a move to the right, the second for a move up, by half of the picture's width; the knobs'
+    effects are measured through the camera (`training.camera.project`). Knobs that move the object across the picture
+    by less than `reach` of what the strongest one does, such as towards the camera, stay where they are.
+    Empty for a generator without a camera.
+    """
+    camera = getattr(generator.config, "pose", generator.config)
+    fov = getattr(camera, "fov", None)
+    if fov is None or not hasattr(codes, "translation"):
+        return {}
+    moves: dict[str, Tensor] = {}
+    for knob in generator.knobs:
+        if knob.kind != "range":
+            continue
+        step = (knob.high - knob.low) / 100 or 1.0
+        ends = [generator.set(codes, knob.name, knob.default + way * step) for way in (-1, 1)]
+        if "translation" in changed(codes, ends[0]):
+            low, high = (_centre(end, float(fov)) for end in ends)
+            moves[knob.name] = (high - low).sum(0) / (2 * step)
+    strongest = max((float(move.norm()) for move in moves.values()), default=0.0)
+    moves = {name: move for name, move in moves.items() if strongest > 0 and float(move.norm()) >= reach * strongest}
+    if not moves:
+        return {}
+    back = torch.linalg.pinv(torch.stack(list(moves.values()), 1).double())  # knobs x (right, up)
+    return {name: (float(row[0]), float(row[1])) for name, row in zip(moves, back, strict=True)}
+
+
+def _centre(codes: Any, fov: float) -> Tensor:
+    """Return where the centres of the objects fall on the pixel plane, (objects, 2)."""
+    world = codes.translation.reshape(1, -1, 3)
+    return project(world, codes.azimuth, codes.elevation, codes.radius, fov)[0][0]
+
+
+def reach_of(knob: Knob) -> tuple[float, float]:
+    """Return how far the page lets a knob go: a quarter beyond the trained range, a full circle not at all."""
+    if knob.kind == "seed":
+        return 0.0, float(MAX_SEED)
+    span = knob.high - knob.low
+    if knob.kind == "angle" and span >= 360:
+        return knob.low, knob.high
+    low, high = knob.low - span / 4, knob.high + span / 4
+    return (max(low, knob.low / 4) if knob.low > 0 else low), high
+
+
+def group_of(knob: Knob) -> str:
+    """Return under which heading the page shows a knob."""
+    if knob.kind == "seed":
+        return "Seeds"
+    return "Camera" if knob.name in ("azimuth", "elevation", "radius") else "Object"

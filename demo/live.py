@@ -1,0 +1,209 @@
+"""The page's own routes: pictures while a knob turns, photos in, files out. Stateless: each request holds its recipe.
+
+Nothing of one visitor is kept for another: a picture is made from what its request says, and nothing is written to
+disk. The script's side is `page/live.js`.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+import fastapi
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from training.pictures import MAX_BYTES, Box, from_pil, to_pil
+
+from . import recipes, uploads
+from .describe import describe
+from .samples import Example, examples_of
+from .export import jpeg, layer_png, open_raster, strip
+from .knobs import codes_for, drag_axes
+from .recipes import Recipe
+from .shelf import Model, Shelf
+
+MAX_RECIPE = 4 * 1000 * 1000
+"""Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""
+MAX_WAITING = 128
+"""Pictures that may wait for the generators' thread; more visitors are asked to try again."""
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+log = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """More pictures are wanted than can be made soon."""
+
+
+class Live:
+    """The routes over one shelf of generators."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.router = fastapi.APIRouter()
+        self._waiting = 0
+        self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
+        add = self.router.add_api_route
+        add("/live/models", self.models, methods=["GET"])
+        add("/live/picture", self.picture, methods=["POST"])
+        add("/live/drag", self.drag, methods=["POST"])
+        add("/live/file/{what}", self.file, methods=["POST"])
+        add("/live/photo", self.photo, methods=["POST"])
+        add("/live/recipe", self.recipe, methods=["POST"])
+        add("/live/examples/{model}/{name}", self.example, methods=["GET"])
+        add("/page/{name}", self.page, methods=["GET"])
+
+    async def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `job` on the generators' thread. Raises: Busy if too many wait."""
+        if self._waiting >= MAX_WAITING:
+            raise Busy
+        self._waiting += 1
+        try:
+            return await asyncio.wrap_future(self.shelf.submit(job, *arguments))
+        finally:
+            self._waiting -= 1
+
+    async def models(self) -> Response:
+        """Answer what can be turned on this page."""
+        found = [await self.run(describe, model) for model in self.shelf]
+        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+
+    async def picture(self, request: Request) -> Response:
+        """Answer a recipe with its layers side by side, JPEG; the header says how long the generator took."""
+
+        def job(recipe: Recipe) -> tuple[bytes, float]:
+            start = time.perf_counter()
+            shown = strip(recipes.layers_of(self.shelf[recipe.checkpoint], recipe))
+            return jpeg(shown), 1000 * (time.perf_counter() - start)
+
+        data, milliseconds = await self.run(job, await self._recipe(request))
+        headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
+        return Response(data, media_type="image/jpeg", headers=headers)
+
+    async def drag(self, request: Request) -> Response:
+        """Answer how far knobs turn when the object is pulled across the picture (`demo.knobs.drag_axes`)."""
+
+        def job(recipe: Recipe) -> dict[str, tuple[float, float]]:
+            generator = self.shelf[recipe.checkpoint].generator
+            values = recipes.values_of(recipe)
+            return drag_axes(generator, codes_for(generator, recipe.seed, values))
+
+        return JSONResponse(await self.run(job, await self._recipe(request)))
+
+    async def file(self, what: str, request: Request) -> Response:
+        """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
+        recipe = await self._recipe(request)
+
+        def job() -> bytes:
+            model = self.shelf[recipe.checkpoint]
+            known = recipes.sealed(model, recipe)
+            layers = recipes.layers_of(model, known)
+            if what == "ora":
+                return open_raster(layers, known)
+            if what == "image":
+                return recipes.png(to_pil(layers.image)[0], known)
+            return layer_png(layers, what, known)
+
+        data = await self.run(job)
+        name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
+        ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
+        return Response(data, media_type=kind, headers=headers)
+
+    async def photo(
+        self, request: Request, model: str, name: str = "", box: str = "", example: str = ""
+    ) -> Response:
+        """Answer a photo, the request's body or one of the examples, with what the generator sees and reads."""
+        chosen = self.shelf[model]
+        bounds = _box(box)
+        if example:
+            shown = _example(chosen, example)
+            data, name, bounds = shown.path.read_bytes(), shown.caption, bounds or shown.box
+        else:
+            data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; please choose a smaller one")
+        name = " ".join(name.split())[:60]
+        async with self._opening:
+            view, found, crop = await asyncio.to_thread(uploads.cut, chosen, data, name, bounds)
+        codes = await self.run(recipes.read, chosen, from_pil(crop))
+        photo = uploads.Photo(view=view, box=found, crop=crop, codes=codes)
+        return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
+
+    async def recipe(self, request: Request, name: str = "") -> Response:
+        """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
+        data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; it was not saved on this page")
+        async with self._opening:
+            found = await asyncio.to_thread(recipes.from_file, data, " ".join(name.split())[:60])
+        model = self.shelf[found.checkpoint]
+        note = ""
+        if found.sha256 and found.sha256 != model.sha256:
+            note = f"It was made with another version of {model.name}, so the picture may differ."
+        sealed = await self.run(recipes.sealed, model, found)
+        await self.run(recipes.codes_of, model, sealed)
+        return JSONResponse({"recipe": json.loads(recipes.to_json(sealed)), "note": note})
+
+    async def example(self, model: str, name: str) -> Response:
+        """Answer an example photo, as the generator sees it."""
+        chosen = self.shelf[model]
+        shown = _example(chosen, name)
+        _, _, crop = await asyncio.to_thread(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
+        return Response(recipes.png(crop), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def page(self, name: str) -> Response:
+        """Answer one of the page's own scripts or its style sheet."""
+        ending = name[name.rfind(".") :]
+        found = resources.files("demo").joinpath("page", name)
+        if ending not in TYPES or "/" in name or not found.is_file():
+            return Response(status_code=404)
+        return Response(found.read_bytes(), media_type=TYPES[ending], headers={"Cache-Control": "no-cache"})
+
+    async def _recipe(self, request: Request) -> Recipe:
+        """Return the recipe in a request's body."""
+        return recipes.parse(await _body(request, MAX_RECIPE, "this recipe is larger than 4 MB; choose smaller photos"))
+
+
+async def say(request: Request, error: Exception) -> Response:
+    """Answer a mistake with its one sentence, anything unforeseen with another and a line in the log."""
+    if isinstance(error, ValueError):
+        text = str(error)
+        return JSONResponse({"message": text[:1].upper() + text[1:]}, status_code=422)
+    if isinstance(error, Busy):
+        return JSONResponse({"message": "Many people are here just now; please try again."}, status_code=503)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
+
+
+async def _body(request: Request, limit: int, refusal: str) -> bytes:
+    """Return a request's body; ValueError with `refusal` as soon as it is longer than `limit` bytes."""
+    parts, length = [], 0
+    async for part in request.stream():
+        length += len(part)
+        if length > limit:
+            raise ValueError(refusal)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _box(text: str) -> Box | None:
+    """Return the box in `x0,y0,x1,y1`, None for no text."""
+    if not text:
+        return None
+    try:
+        x0, y0, x1, y1 = (float(edge) for edge in text.split(","))
+    except ValueError as error:
+        raise ValueError("this box is not four numbers; draw it again") from error
+    return uploads.checked((x0, y0, x1, y1))
+
+
+def _example(model: Model, name: str) -> Example:
+    """Return a model's example by name; ValueError if it has none of that name."""
+    for example in examples_of(model):
+        if example.name == name:
+            return example
+    raise ValueError(f"there is no example {name[:60]!r} for {model.name}; choose one that the page shows")
+
+

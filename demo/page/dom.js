@@ -1,0 +1,65 @@
+// Elements, files and messages.
+
+import { icon } from "./icons.js";
+
+/** Return a new element; `children` are nodes or text, `on*` properties listen. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "class") element.className = value;
+    else if (key === "html") element.innerHTML = value;
+    else if (value === true) element.setAttribute(key, "");
+    else if (value !== false && value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Return a button; with `picture` an icon, and with `text` its words beside it, else its name is only spoken. */
+export function button({ picture, name, text, press, ...rest }) {
+  const inside = (picture ? icon(picture) : "") + (text ? "<span></span>" : "");
+  const element = make("button", { type: "button", "aria-label": text ? null : name, title: name, html: inside, ...rest });
+  if (text) element.querySelector("span").textContent = text;
+  element.addEventListener("click", press);
+  return element;
+}
+
+let count = 0;
+/** Return an id that no other element has. */
+export const fresh = (stem) => `${stem}-${++count}`;
+
+/** Send JSON or bytes and return the answer; throws an Error whose message a person can read. */
+export async function send(url, body, signal) {
+  let answer;
+  try {
+    const data = body instanceof Blob ? body : JSON.stringify(body);
+    answer = await fetch(url, { method: "POST", body: data, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw Object.assign(new Error("The server does not answer; is it still running?"), { away: true });
+  }
+  if (answer.ok) return answer;
+  let message = "Something went wrong here; please try again.";
+  try {
+    message = (await answer.json()).message ?? message;
+  } catch {
+    // an answer without a message
+  }
+  throw Object.assign(new Error(message), { away: answer.status === 503 });
+}
+
+/** Offer a blob to the person as a file. */
+export function offer(blob, name) {
+  const link = make("a", { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** Return the first file in a drop or a paste, if there is one. */
+export function firstFile(transfer) {
+  return [...(transfer?.files ?? [])][0] ?? null;
+}
+
+/** Return a random seed that is short enough to read. */
+export const anySeed = () => Math.floor(Math.random() * 100_000);

@@ -1,0 +1,35 @@
+// What was, what may come back: undo, redo, and two kept states.
+
+/** A line of states with a place in it; a new state drops what was undone. */
+export class History {
+  constructor(limit = 200) {
+    this.limit = limit;
+    this.states = [];
+    this.place = -1;
+  }
+
+  /** Add a state, unless it equals the present one. */
+  push(state) {
+    if (this.place >= 0 && JSON.stringify(this.states[this.place]) === JSON.stringify(state)) return;
+    this.states = [...this.states.slice(0, this.place + 1), state].slice(-this.limit);
+    this.place = this.states.length - 1;
+  }
+
+  get canUndo() {
+    return this.place > 0;
+  }
+
+  get canRedo() {
+    return this.place < this.states.length - 1;
+  }
+
+  /** Return the state before the present one, which becomes the present one. */
+  undo() {
+    return this.states[(this.place = Math.max(0, this.place - 1))];
+  }
+
+  /** Return the state that was undone last. */
+  redo() {
+    return this.states[(this.place = Math.min(this.states.length - 1, this.place + 1))];
+  }
+}

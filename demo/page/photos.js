@@ -1,0 +1,222 @@
+// The tab "Mix photos": a photo for each slot, and the picture that is mixed from them.
+
+import { CropTool } from "./crop.js";
+import { button, firstFile, fresh, make, send } from "./dom.js";
+import { Studio } from "./studio.js";
+
+const png = (text) => `data:image/png;base64,${text}`;
+
+/** Photos in slots; each recipe slot holds the photo as the generator saw it and what it read from it. */
+export class PhotoStudio extends Studio {
+  photos = true;
+  known = new Map(); // photo as the generator saw it -> {caption, view, box, file | example}
+
+  connectedCallback() {
+    super.connectedCallback();
+    window.photoStudio = this;
+  }
+
+  async fresh(model) {
+    const recipe = { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
+    const names = model.knobs.map((knob) => knob.name);
+    const examples = model.examples.slice(0, names.length);
+    const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
+    photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
+    return recipe;
+  }
+
+  /** Return {picture, codes} of a photo, an example's name or a file, and remember where it came from. */
+  async read(source, box, model = this.model) {
+    const query = new URLSearchParams({ model: model.name, name: source.caption ?? "" });
+    if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
+    if (source.example) query.set("example", source.example);
+    const answer = await (await send(`/live/photo?${query}`, source.file ?? new Blob())).json();
+    this.known.set(answer.picture, { ...source, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
+    return { picture: answer.picture, codes: answer.codes };
+  }
+
+  extraTools() {
+    return [button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: async () => this.set(await this.fresh(this.model)) })];
+  }
+
+  controls() {
+    this.cards = {};
+    this.selected = this.model.knobs[0].name;
+    const cards = this.model.knobs.map((knob) => (this.cards[knob.name] = this.card(knob)).element);
+    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards));
+    return [all, this.chooser(), ...this.modeSwitch()];
+  }
+
+  card(knob) {
+    const id = fresh("strength");
+    const image = make("img", { alt: "", draggable: "false" });
+    const caption = make("small", {});
+    const pick = make("button", { type: "button", class: "slot-pick", onclick: () => this.pick(knob.name) }, image, make("b", {}, knob.label), caption);
+    const strength = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value: 1, oninput: () => this.weigh(knob.name, Number(strength.value)) });
+    const percent = make("output", { for: id }, "100 %");
+    const element = make("div", { class: "slot", "data-slot": knob.name }, pick,
+      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${knob.label}` }, "Strength"), percent, strength));
+    element.addEventListener("dragover", (event) => { event.preventDefault(); element.classList.add("over"); });
+    element.addEventListener("dragleave", () => element.classList.remove("over"));
+    element.addEventListener("drop", (event) => {
+      event.preventDefault();
+      element.classList.remove("over");
+      const example = event.dataTransfer.getData("text/example");
+      this.pick(knob.name);
+      if (example) this.fill({ example, caption: this.captionOf(example) });
+      else this.take(firstFile(event.dataTransfer));
+    });
+    return { element, pick, image, caption, strength, percent };
+  }
+
+  captionOf(example) {
+    return this.model.examples.find((each) => each.name === example)?.caption ?? "";
+  }
+
+  chooser() {
+    this.heading = make("h2", {});
+    this.picker2 = make("input", { type: "file", accept: "image/*", hidden: true, onchange: () => { this.take(this.picker2.files[0]); this.picker2.value = ""; } });
+    this.crop = new CropTool((box) => this.recrop(box));
+    this.cropFold = make("details", { class: "fold" }, make("summary", {}, "Box around the object"), this.crop.element);
+    const examples = this.model.examples.map(({ name, caption }) => {
+      const picture = make("img", { src: `/live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`, alt: "", draggable: "false" });
+      return make("button", {
+        type: "button", class: "example", title: caption, "aria-label": `Example: ${caption}`, draggable: "true", "data-example": name,
+        onclick: () => this.fill({ example: name, caption }),
+        ondragstart: (event) => event.dataTransfer.setData("text/example", name),
+      }, picture);
+    });
+    this.chooserSection = make("section", { class: "group" }, this.heading,
+      make("div", { class: "tools" },
+        button({ picture: "upload", text: "Upload", name: "Choose a photo from this device", press: () => this.picker2.click() }), this.picker2,
+        button({ picture: "camera", text: "Camera", name: "Take a photo", press: () => this.shoot() }),
+        button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() })),
+      make("p", { class: "hint" }, "Or drop a photo on a slot, or paste one with Ctrl+V."),
+      examples.length ? make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...examples) : null,
+      this.cropFold);
+    if (!this.listensPaste) {
+      this.listensPaste = true;
+      document.addEventListener("paste", (event) => {
+        if (!this.offsetParent || event.target.matches?.("input, textarea")) return;
+        this.take(firstFile(event.clipboardData));
+      });
+    }
+    return this.chooserSection;
+  }
+
+  modeSwitch() {
+    if (this.model.modes.length < 2) return [];
+    const name = fresh("mode");
+    const words = { code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"], feature: ["Keep its outline", "the shape photo's outline and pose, point by point"] };
+    this.modeInputs = this.model.modes.map((mode) => make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }, { present: false }) }));
+    const choices = this.modeInputs.map((input, i) => make("label", { class: "choice" }, input, make("span", {}, make("b", {}, words[this.model.modes[i]][0]), make("small", {}, words[this.model.modes[i]][1]))));
+    return [make("section", { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" }, make("h2", {}, "How the shape is taken"), ...choices)];
+  }
+
+  present(recipe) {
+    for (const knob of this.model.knobs) {
+      const card = this.cards[knob.name];
+      const slot = recipe.slots[knob.name];
+      card.element.classList.toggle("empty", !slot);
+      if (slot) card.image.src = png(slot.picture);
+      else card.image.removeAttribute("src");
+      card.caption.textContent = slot ? (this.known.get(slot.picture)?.caption ?? "from a recipe") : "no photo yet";
+      card.strength.disabled = !slot;
+      this.showStrength(knob.name, slot?.strength ?? 1);
+    }
+    for (const input of this.modeInputs ?? []) input.checked = input.value === (recipe.mode ?? "code");
+    this.pick(this.selected);
+  }
+
+  showStrength(name, strength) {
+    const card = this.cards[name];
+    card.strength.value = strength;
+    card.percent.textContent = `${Math.round(100 * strength)} %`;
+    card.strength.setAttribute("aria-valuetext", card.percent.textContent);
+  }
+
+  /** Make one slot the one that photos go into. */
+  pick(name) {
+    this.selected = name;
+    for (const [each, card] of Object.entries(this.cards)) card.pick.setAttribute("aria-pressed", String(each === name));
+    const label = this.model.knobs.find((knob) => knob.name === name).label;
+    this.heading.textContent = `A photo for: ${label}`;
+    const slot = this.recipe?.slots[name];
+    const known = slot && this.known.get(slot.picture);
+    this.cropFold.hidden = !slot;
+    if (slot) this.crop.show(known?.view ?? png(slot.picture), known?.box ?? [0, 0, 1, 1]);
+  }
+
+  weigh(name, strength) {
+    const slot = { ...this.recipe.slots[name], strength };
+    this.set({ ...this.recipe, slots: { ...this.recipe.slots, [name]: slot } }, { present: false });
+    this.showStrength(name, strength);
+  }
+
+  /** Put a person's file into the selected slot. */
+  async take(file) {
+    if (file) await this.fill({ file, caption: file.name || "pasted photo" });
+  }
+
+  async fill(source, box = null) {
+    const name = this.selected;
+    const model = this.model;
+    this.cards[name].element.classList.add("waiting");
+    try {
+      const photo = await this.read(source, box);
+      if (model !== this.model) return;
+      const strength = this.recipe.slots[name]?.strength ?? 1;
+      await this.set({ ...this.recipe, slots: { ...this.recipe.slots, [name]: { ...photo, strength } } });
+      this.note("");
+    } catch (error) {
+      this.say(error.message);
+    } finally {
+      this.cards[name].element.classList.remove("waiting");
+    }
+  }
+
+  async recrop(box) {
+    const slot = this.recipe.slots[this.selected];
+    const known = this.known.get(slot.picture) ?? { file: await (await fetch(png(slot.picture))).blob(), caption: "from a recipe" };
+    const { file, example, caption } = known;
+    await this.fill({ file, example, caption }, box);
+  }
+
+  async pasteButton() {
+    try {
+      for (const item of await navigator.clipboard.read()) {
+        const type = item.types.find((each) => each.startsWith("image/"));
+        if (type) return await this.take(new File([await item.getType(type)], "pasted photo", { type }));
+      }
+      this.say("There is no picture on the clipboard; copy one first.");
+    } catch {
+      this.say("This browser does not let the page read the clipboard; press Ctrl+V instead.");
+    }
+  }
+
+  async shoot() {
+    let stream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    } catch {
+      this.say("There is no camera that this page may use; upload a photo instead.");
+      return;
+    }
+    const video = make("video", { autoplay: true, playsinline: true, muted: true });
+    video.srcObject = stream;
+    const dialog = make("dialog", { class: "shoot", "aria-label": "Camera" }, video, make("div", { class: "tools" },
+      button({ picture: "camera", text: "Take", name: "Take the photo", press: () => {
+        const canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
+        canvas.getContext("2d").drawImage(video, 0, 0);
+        canvas.toBlob((blob) => { if (blob) this.take(new File([blob], "camera", { type: "image/jpeg" })); }, "image/jpeg", 0.92);
+        dialog.close();
+      } }),
+      button({ text: "Cancel", name: "Cancel", press: () => dialog.close() })));
+    dialog.addEventListener("close", () => {
+      for (const track of stream.getTracks()) track.stop();
+      dialog.remove();
+    });
+    this.append(dialog);
+    dialog.showModal();
+  }
+}

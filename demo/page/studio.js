@@ -1,0 +1,249 @@
+// What both tabs share: a checkpoint, a live picture with its layers, history, A and B, files out and in.
+
+import { button, firstFile, fresh, make, offer, send } from "./dom.js";
+import { History } from "./history.js";
+import { Live } from "./live.js";
+import { Stage, labelOf, paint } from "./stage.js";
+
+const SETTLED = 400; // milliseconds without a change after which a state enters the history
+
+let asked = null;
+/** Return the models on this page; asked for once. */
+export function models() {
+  asked ??= fetch("/live/models").then((answer) => answer.json());
+  return asked;
+}
+
+/** A tab's contents. Subclasses give `photos`, `controls()`, `present(recipe)` and `fresh(model)`. */
+export class Studio extends HTMLElement {
+  async connectedCallback() {
+    if (this.begun) return;
+    this.begun = true;
+    this.stage = new Stage();
+    this.live = new Live(
+      (bitmap, recipe, milliseconds) => this.shown(bitmap, recipe, milliseconds),
+      (message) => this.say(message),
+    );
+    this.kept = { A: null, B: null };
+    this.models = (await models()).filter((model) => model.readsPhotos === this.photos);
+    this.build();
+    await this.choose(this.models[0]);
+  }
+
+  build() {
+    this.status = make("p", { class: "status", role: "status" });
+    this.speed = make("span", { class: "speed" });
+    this.undoButton = button({ picture: "undo", name: "Undo", press: () => this.travel("undo") });
+    this.redoButton = button({ picture: "redo", name: "Redo", press: () => this.travel("redo") });
+    this.picker = make("input", {
+      type: "file", accept: ".png,.json,image/png,application/json", hidden: true, "aria-label": "Saved picture or recipe",
+      onchange: () => { this.open(this.picker.files[0]); this.picker.value = ""; },
+    });
+    const openButton = button({ picture: "open", text: "Open", name: "Continue from a saved PNG or recipe", press: () => this.picker.click() });
+    this.saveMenu = this.menu();
+    const tools = make("div", { class: "tools", role: "toolbar", "aria-label": "History and files" },
+      this.undoButton, this.redoButton, ...this.extraTools(), make("span", { class: "gap" }), openButton, this.picker, this.saveMenu);
+    this.controlsArea = make("div", { class: "controls" });
+    this.replaceChildren(
+      make("div", { class: "studio" },
+        make("div", { class: "left" },
+          make("div", { class: "pinned" }, this.stage.element),
+          make("div", { class: "under" }, tools, this.status, this.compareRow())),
+        make("div", { class: "right" }, this.head(), this.controlsArea)));
+    this.stage.frame.addEventListener("dragover", (event) => { event.preventDefault(); this.stage.frame.classList.add("over"); });
+    this.stage.frame.addEventListener("dragleave", () => this.stage.frame.classList.remove("over"));
+    this.stage.frame.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.stage.frame.classList.remove("over");
+      this.open(firstFile(event.dataTransfer));
+    });
+    document.addEventListener("keydown", (event) => this.keys(event));
+  }
+
+  extraTools() {
+    return [];
+  }
+
+  head() {
+    const id = fresh("checkpoint");
+    this.select = make("select", { id, onchange: () => this.choose(this.models[this.select.selectedIndex]) },
+      ...this.models.map((model) => make("option", { value: model.name }, model.title)));
+    return make("div", { class: "head" }, make("label", { for: id }, "Checkpoint"), this.select, this.speed);
+  }
+
+  /** Turn to another model, with its defaults. */
+  async choose(model, recipe = null) {
+    this.model = model;
+    this.select.value = model.name;
+    this.stage.name(model.layers);
+    this.history = new History();
+    this.keep("A", null);
+    this.keep("B", null);
+    this.fillMenu();
+    this.controlsArea.replaceChildren(...this.controls());
+    this.dispatchEvent(new CustomEvent("model", { bubbles: true, detail: model.name }));
+    await this.set(recipe ?? (await this.fresh(model)));
+  }
+
+  /** Take a recipe: controls, picture and, once it rests, history follow. */
+  async set(recipe, { present = true, remember = true } = {}) {
+    this.recipe = recipe;
+    if (present) this.present(recipe);
+    this.leaveSplit();
+    this.live.want(recipe);
+    clearTimeout(this.settling);
+    if (remember) this.settling = setTimeout(() => this.remember(), this.history.place < 0 ? 0 : SETTLED);
+    this.refresh();
+  }
+
+  remember() {
+    clearTimeout(this.settling);
+    this.history.push(this.recipe);
+    this.refresh();
+  }
+
+  travel(way) {
+    this.remember();
+    this.set(this.history[way](), { remember: false });
+  }
+
+  refresh() {
+    this.undoButton.disabled = !this.history.canUndo;
+    this.redoButton.disabled = !this.history.canRedo;
+  }
+
+  keys(event) {
+    if (!this.offsetParent || !(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    if (event.target.matches?.("input[type=number], input[type=text], textarea")) return;
+    event.preventDefault();
+    this.travel(event.shiftKey ? "redo" : "undo");
+  }
+
+  shown(bitmap, recipe, milliseconds) {
+    this.bitmap = bitmap;
+    this.shownRecipe = recipe;
+    this.stage.show(bitmap);
+    this.speed.textContent = `${this.model.device} · ${this.model.resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
+    this.dataset.shown = JSON.stringify(recipe);
+  }
+
+  say(message) {
+    if (this.status.textContent !== message) this.status.textContent = message;
+    this.status.classList.toggle("wrong", Boolean(message));
+  }
+
+  note(message) {
+    this.status.classList.remove("wrong");
+    this.status.textContent = message;
+  }
+
+  // A and B
+
+  compareRow() {
+    this.keeps = {};
+    const row = make("div", { class: "compare", role: "group", "aria-label": "A against B" });
+    for (const name of ["A", "B"]) {
+      const canvas = make("canvas", { width: 96, height: 96, "aria-hidden": "true" });
+      const show = make("button", { type: "button", class: "kept", onclick: () => this.showKept(name) }, canvas, make("span", {}, name));
+      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name, this.recipe) });
+      this.keeps[name] = { canvas, show };
+      row.append(make("div", { class: "keep" }, show, store));
+    }
+    this.splitSlider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0.5, "aria-label": "Line between A and B", hidden: true, oninput: () => this.drawSplit() });
+    this.splitButton = button({ picture: "split", text: "Side by side", name: "Show A and B on both sides of a line", "aria-pressed": "false", press: () => this.toggleSplit() });
+    row.append(this.splitButton, this.splitSlider);
+    return row;
+  }
+
+  keep(name, recipe) {
+    this.kept[name] = recipe && { recipe, bitmap: this.bitmap };
+    const { canvas, show } = this.keeps[name];
+    show.disabled = !recipe;
+    show.title = recipe ? `Show ${name}` : `${name} is empty`;
+    show.setAttribute("aria-label", show.title);
+    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    if (recipe && this.bitmap) paint(canvas, this.bitmap, 0);
+    this.splitButton.disabled = !(this.kept.A && this.kept.B);
+    this.leaveSplit();
+  }
+
+  showKept(name) {
+    if (this.kept[name]) this.set(this.kept[name].recipe);
+  }
+
+  toggleSplit() {
+    if (this.stage.split) this.leaveSplit();
+    else this.drawSplit();
+  }
+
+  drawSplit() {
+    this.stage.compare({ left: this.kept.A.bitmap, right: this.kept.B.bitmap, at: Number(this.splitSlider.value) });
+    this.splitButton.setAttribute("aria-pressed", "true");
+    this.splitSlider.hidden = false;
+  }
+
+  leaveSplit() {
+    this.stage.compare(null);
+    this.splitButton.setAttribute("aria-pressed", "false");
+    this.splitSlider.hidden = true;
+  }
+
+  // files
+
+  menu() {
+    this.menuList = make("div", { class: "menu-list" });
+    const menu = make("details", { class: "menu" }, make("summary", { html: "" }), this.menuList);
+    menu.querySelector("summary").append(button({ picture: "save", text: "Save", name: "Save", press: () => {} }).firstChild, "Save");
+    document.addEventListener("click", (event) => { if (!menu.contains(event.target)) menu.open = false; });
+    menu.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+    return menu;
+  }
+
+  fillMenu() {
+    const names = ["image", "foreground", ...this.model.layers.filter((name) => !["image", "foreground"].includes(name))];
+    const hints = { image: "PNG, with its recipe", foreground: "PNG, transparent around it", depth: "PNG, 16 bit" };
+    const entries = names.map((name) => ({ text: labelOf(name), hint: hints[name] ?? "PNG", run: () => this.download(name) }));
+    entries.push({ text: "All layers", hint: "OpenRaster, for GIMP and Krita", run: () => this.download("ora") });
+    entries.push({ text: "Recipe", hint: "JSON, makes this picture again", run: () => this.download("recipe") });
+    this.menuList.replaceChildren(...entries.map(({ text, hint, run }) =>
+      make("button", { type: "button", onclick: () => { this.saveMenu.open = false; run(); } }, make("b", {}, text), make("small", {}, hint))));
+  }
+
+  async download(what) {
+    try {
+      if (what === "recipe") {
+        const answer = await send("/live/recipe", this.recipe);
+        const text = JSON.stringify((await answer.json()).recipe, null, 1);
+        offer(new Blob([text], { type: "application/json" }), `${this.model.name}.json`);
+        return;
+      }
+      const answer = await send(`/live/file/${what}`, this.recipe);
+      offer(await answer.blob(), what === "ora" ? `${this.model.name}.ora` : `${this.model.name}-${what}.png`);
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+
+  /** Continue from a file that was saved here, in whichever tab it belongs to. */
+  async open(file) {
+    if (!file) return;
+    try {
+      const answer = await send(`/live/recipe?name=${encodeURIComponent(file.name)}`, file);
+      const { recipe, note } = await answer.json();
+      const model = this.models.find((each) => each.name === recipe.checkpoint);
+      if (!model) {
+        this.say("This was made in the other tab; please open it there.");
+        return;
+      }
+      if (model === this.model) await this.set(recipe);
+      else await this.choose(model, recipe);
+      this.note(note || `Continued from ${file.name}.`);
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+}

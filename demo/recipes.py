@@ -1,0 +1,247 @@
+"""Recipes: the few numbers that make a picture again, bit for bit on the same machine, as JSON and inside PNG files."""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from training.pictures import from_pil, open_picture
+from training.types import Image, fields_of
+
+from .knobs import MAX_SEED, Between, Value, are_shares, changed, codes_for
+from .shelf import Model
+
+KEY = "recipe"
+"""Name of the text in a PNG file."""
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Text = Annotated[str, Field(max_length=2_000_000)]
+CodesOfKnob = dict[str, dict[str, Text]]
+"""Knob -> field of the codes -> its row: float32, little-endian, base64."""
+
+
+class Way(BaseModel):
+    """A code between those of two seeds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    start: Seed
+    end: Seed
+    at: Annotated[float, Field(ge=0, le=1)]
+
+
+class Slot(BaseModel):
+    """One photo and how much of it to take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    picture: Text
+    """The photo as the generator saw it, a PNG file in base64."""
+    codes: CodesOfKnob = {}
+    """What the generator read from it, for each of its knobs; read again where it is missing."""
+    strength: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """1 takes the factor from this photo, 0 from the photo that gives the pose, between them a mixture."""
+
+
+class Recipe(BaseModel):
+    """Everything that one picture depends on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    version: Literal[1] = 1
+    checkpoint: Annotated[str, Field(max_length=200)]
+    sha256: Annotated[str, Field(max_length=64)] = ""
+    """Of the checkpoint file."""
+    seed: Seed = 0
+    """Draws what no knob sets."""
+    knobs: dict[str, Number | Way] = {}
+    slots: dict[str, Slot] = {}
+    mode: Literal["code", "feature"] = "code"
+
+
+def parse(data: Any) -> Recipe:
+    """Return a recipe from JSON text or the values in it.
+
+    Raises: ValueError in one sentence that says what is wrong where.
+    """
+    try:
+        if isinstance(data, str | bytes):
+            data = json.loads(data)
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "it"
+        raise ValueError(f"this is not a recipe of this page: {where[:80]}: {first['msg']}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("this is not a recipe of this page; open a .json or .png file that was saved here") from error
+
+
+def from_file(data: bytes, name: str = "") -> Recipe:
+    """Return the recipe in a file that this page saved: JSON, or a PNG with its recipe inside.
+
+    Raises: ValueError (training.pictures.PictureError for a damaged picture) if there is none.
+    """
+    if not data.startswith(b"\x89PNG"):
+        return parse(data)
+    open_picture(data, name=name)  # refuses what is too large or damaged before its texts are read
+    with PIL.Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        picture.load()
+        text = picture.info.get(KEY)
+    if not isinstance(text, str):
+        raise ValueError(f"{name or 'this picture'} holds no recipe; open a PNG that was saved on this page")
+    return parse(text)
+
+
+def to_json(recipe: Recipe) -> str:
+    """Return a recipe as text, for files and PNG metadata."""
+    return recipe.model_dump_json(exclude_defaults=False, indent=1)
+
+
+def png(picture: PIL.Image.Image, recipe: Recipe | None = None, texts: Mapping[str, str] | None = None) -> bytes:
+    """Return a picture as a PNG file with its recipe, and other texts by name, inside."""
+    info = PIL.PngImagePlugin.PngInfo()
+    for key, text in (texts or {}).items():
+        info.add_itxt(key, text)
+    if recipe is not None:
+        info.add_itxt(KEY, to_json(recipe))
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def pack(values: Tensor) -> str:
+    """Return one row of numbers as base64 text."""
+    return base64.b64encode(values.detach().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def unpack(text: str) -> Tensor:
+    """Return the row (1, k) in base64 text; ValueError if it holds none or a number that is not finite."""
+    try:
+        row = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except (ValueError, binascii.Error) as error:
+        raise ValueError("the codes in this recipe are damaged; save it again") from error
+    if not row.size or not np.isfinite(row).all():
+        raise ValueError("the codes in this recipe are damaged; save it again")
+    return torch.from_numpy(row.astype(np.float32))[None]
+
+
+def photo(slot: Slot, size: int) -> Image:
+    """Return a slot's photo as the generator takes it; ValueError if it is damaged."""
+    try:
+        data = base64.b64decode(slot.picture, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise ValueError("a photo in this recipe is damaged; choose it again") from error
+    picture = open_picture(data, name="a photo in this recipe")
+    return from_pil(picture, None if picture.size == (size, size) else size)
+
+
+def read(model: Model, image: Image) -> CodesOfKnob:
+    """Return what a generator reads from one photo, by knob: the fields that setting the knob to the photo changes."""
+    generator = model.generator
+    blank = generator.sample(1, torch.Generator().manual_seed(0))
+    image = image.to(generator.device)
+    return {
+        knob.name: {
+            field: pack(row) for field, row in changed(blank, generator.set(blank, knob.name, image)).items()
+        }
+        for knob in generator.knobs
+        if knob.kind == "picture"
+    }
+
+
+def values_of(recipe: Recipe) -> dict[str, Value]:
+    """Return the knobs of a recipe."""
+    return {
+        name: Between(start=value.start, end=value.end, at=value.at) if isinstance(value, Way) else value
+        for name, value in recipe.knobs.items()
+    }
+
+
+def sealed(model: Model, recipe: Recipe) -> Recipe:
+    """Return a recipe that depends on no default: every knob, the codes of every photo, the checkpoint's hash.
+
+    Raises: ValueError if a photo in it is damaged.
+    """
+    size = model.generator.resolution
+    knobs = {knob.name: knob.default for knob in model.generator.knobs if knob.kind != "picture"} | recipe.knobs
+    slots = {
+        name: slot if slot.codes else slot.model_copy(update={"codes": read(model, photo(slot, size))})
+        for name, slot in recipe.slots.items()
+    }
+    return recipe.model_copy(update={"sha256": model.sha256, "knobs": knobs, "slots": slots})
+
+
+def codes_of(model: Model, recipe: Recipe) -> Any:
+    """Return the codes of a recipe: its knobs, then its photos.
+
+    The photo in the slot `pose` gives every factor whose own slot is empty or weaker than 1; its own strength leads
+    from the average pose to its pose. Without it, `seed` draws those factors.
+
+    Raises: ValueError for a knob or slot that the generator does not have, or codes that do not fit it.
+    """
+    generator = model.generator
+    codes = codes_for(generator, recipe.seed, values_of(recipe))
+    pictures = [knob.name for knob in generator.knobs if knob.kind == "picture"]
+    for name in recipe.slots:
+        if name not in pictures:
+            raise ValueError(f"{model.name} has no slot {name!r}; it has {', '.join(pictures) or 'none'}")
+    rows = {name: _rows(model, slot) for name, slot in recipe.slots.items()}
+    if "pose" in rows:
+        for fields in rows["pose"].values():
+            codes = _put(model, codes, fields)
+    for name, slot in recipe.slots.items():
+        fields = rows[name].get(name)
+        if fields is None:
+            raise ValueError(f"the photo for {name} in this recipe holds no codes for it; choose it again")
+        if slot.strength < 1:
+            weaker = fields_of(codes) if name != "pose" else {key: _average(row) for key, row in fields.items()}
+            fields = {
+                key: row if (from_ := weaker[key]) is None else torch.lerp(from_, row, slot.strength)
+                for key, row in fields.items()
+            }
+        codes = _put(model, codes, fields)
+    return codes
+
+
+def layers_of(model: Model, recipe: Recipe) -> Any:
+    """Return the layers that a recipe makes, one row; ValueError if it does not fit the model."""
+    codes = codes_of(model, recipe)
+    if recipe.mode == "code" or "shape" not in recipe.slots:
+        return model.generator(codes)
+    if "feature" not in model.modes:
+        raise ValueError(f"{model.name} cannot keep a photo's outline; use the mode 'code'")
+    slot = recipe.slots["shape"]
+    size = model.generator.resolution
+    key = hashlib.sha256(slot.picture.encode()).hexdigest()
+    feature = model.feature(key, lambda: photo(slot, size).to(model.generator.device))
+    return model.generator(codes, feature=feature)
+
+
+def _rows(model: Model, slot: Slot) -> dict[str, dict[str, Tensor]]:
+    """Return a slot's codes as rows on the generator's device, read from its photo where the recipe has none."""
+    codes = slot.codes or read(model, photo(slot, model.generator.resolution))
+    device = model.generator.device
+    return {knob: {field: unpack(text).to(device) for field, text in fields.items()} for knob, fields in codes.items()}
+
+
+def _put(model: Model, codes: Any, fields: Mapping[str, Tensor]) -> Any:
+    """Return `codes` with some fields replaced; ValueError if one does not fit."""
+    present = fields_of(codes)
+    for name, row in fields.items():
+        if name not in present or (present[name] is not None and present[name].shape != row.shape):
+            raise ValueError(f"the codes in this recipe do not fit {model.name}; it was made with another checkpoint")
+    return replace(codes, **fields)
+
+
+def _average(row: Tensor) -> Tensor:
+    """Return the middle of the prior of a code: equal shares, or 0."""
+    return torch.full_like(row, 1 / row.shape[-1]) if are_shares(row) else torch.zeros_like(row)

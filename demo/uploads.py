@@ -1,0 +1,131 @@
+"""Photos from people: opened with care, the object found, cut as the generator was trained to see it."""
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import scipy.ndimage
+from jaxtyping import Float
+
+from training.pictures import Box, from_pil, open_picture, square_crop
+
+from .recipes import png, read
+from .shelf import Model
+
+VIEW = 640
+"""Longest side in pixels of the photo in the crop tool."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """A photo in a slot."""
+
+    view: PIL.Image.Image
+    """The whole photo, at most VIEW pixels wide and high."""
+    box: Box
+    """The object, as fractions of the photo."""
+    crop: PIL.Image.Image
+    """What the generator sees."""
+    codes: dict[str, dict[str, str]]
+    """What it reads (`demo.recipes.CodesOfKnob`)."""
+
+    def values(self) -> dict[str, Any]:
+        """Return this photo as the page takes it: files as base64 text."""
+        view = io.BytesIO()
+        self.view.save(view, "JPEG", quality=88)
+        return {
+            "picture": base64.b64encode(png(self.crop)).decode(),
+            "view": base64.b64encode(view.getvalue()).decode(),
+            "box": list(self.box),
+            "codes": self.codes,
+        }
+
+
+def take(model: Model, data: bytes, name: str, box: Box | None) -> Photo:
+    """Return a person's file as a photo for `model`; without a box, `propose_box` finds the object.
+
+    Runs the generator: call it on its thread (`Shelf.submit`), or use `cut` and `demo.recipes.read` apart.
+
+    Raises: ValueError (training.pictures.PictureError) for what is no picture, too large, or an empty box.
+    """
+    view, box, crop = cut(model, data, name, box)
+    return Photo(view=view, box=box, crop=crop, codes=read(model, from_pil(crop)))
+
+
+def cut(model: Model, data: bytes, name: str, box: Box | None) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
+    """Return the photo to show, the object's box, and the square that the generator sees."""
+    picture = open_picture(data, name=name)
+    view = picture.copy()
+    view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
+    box = checked(box) if box is not None else propose_box(view)
+    size = model.generator.resolution
+    margin = margin_of(model)
+    square = square_crop(picture, box if margin else None, margin=margin or 1.0)
+    return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
+
+
+def margin_of(model: Model) -> float | None:
+    """Return how much wider than the object the pictures were that the generator learned from; None: whole pictures."""
+    margin = model.card.get("object_margin", 1.5)
+    return None if margin is None else float(margin)
+
+
+def checked(box: Box) -> Box:
+    """Return a box clipped to its photo.
+
+    Raises: ValueError if less than a hundredth of the photo's width or height is left.
+    """
+    if not np.isfinite(box).all():
+        raise ValueError("this box has an edge that is no number; draw it again")
+    x0, y0, x1, y1 = (min(1.0, max(0.0, float(edge))) for edge in box)
+    if x1 - x0 < 0.01 or y1 - y0 < 0.01:
+        raise ValueError("this box is too small; draw one around the object")
+    return x0, y0, x1, y1
+
+
+def propose_box(picture: PIL.Image.Image) -> Box:
+    """Return a box around what differs from the photo's rim; the middle nine tenths if nothing stands out.
+
+    The rim's colours are taken as one normal distribution; pixels far from it (Mahalanobis distance, threshold by
+    Otsu's method) in the largest connected patch are the object. Right for one thing before a quiet background.
+    """
+    small = picture.convert("RGB")
+    small.thumbnail((96, 96))
+    pixels = np.asarray(small).astype(np.float64)
+    height, width, _ = pixels.shape
+    fallback = (0.05, 0.05, 0.95, 0.95)
+    if min(height, width) < 16:
+        return (0.0, 0.0, 1.0, 1.0)
+    rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3)])
+    rim = np.concatenate([rim, pixels[:, :3].reshape(-1, 3), pixels[:, -3:].reshape(-1, 3)])
+    spread = np.cov(rim.T) + 25 * np.eye(3)  # 5 grey levels of noise at least
+    apart = pixels - np.median(rim, 0)
+    distance = np.sqrt(np.einsum("hwi,ij,hwj->hw", apart, np.linalg.inv(spread), apart))
+    distance = scipy.ndimage.gaussian_filter(distance, 1.0)
+    patches, count = scipy.ndimage.label(distance > otsu(distance))
+    if count == 0:
+        return fallback
+    areas = np.bincount(patches.ravel())[1:]
+    if areas.max() < 0.02 * patches.size:
+        return fallback
+    together = np.isin(patches, 1 + np.flatnonzero(areas >= 0.2 * areas.max()))
+    rows, columns = np.flatnonzero(together.any(1)), np.flatnonzero(together.any(0))
+    return (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
+
+
+def otsu(values: Float[np.ndarray, "h w"]) -> float:
+    """Return the threshold that best parts values into two groups (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=64)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below, total = np.cumsum(counts), counts.sum()
+    sums = np.cumsum(counts * middles)
+    above = total - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = sums / below - (sums[-1] - sums) / above
+        between = np.nan_to_num(below * above * gap**2, nan=0.0, posinf=0.0)
+    return float(middles[int(between.argmax())])
+
+
