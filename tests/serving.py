@@ -1,0 +1,43 @@
+"""The page on toy generators in a thread: what its tests talk to."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from demo.app import configure, serve
+from demo.shelf import Model, Shelf
+from tests.toys import Blocks, Patches
+
+
+def toy_shelf() -> Shelf:
+    """Return a shelf with one generator for each tab."""
+    return Shelf(
+        [
+            Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64, card={"title": "Blocks"}),
+            Model(name="patches", generator=Patches().eval(), sha256="c" * 64, card={"data": "clothing"}),
+        ]
+    )
+
+
+@contextmanager
+def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None) -> Iterator[str]:
+    """Serve a page on a free port while the block runs; gives its address."""
+    server = uvicorn.Server(
+        uvicorn.Config(serve(shelf, host=host, password=password), host=host, port=0, **configure())
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        shelf.close()
