@@ -25,6 +25,8 @@ MAX_PIXELS = 16 * 1000 * 1000
 """Pictures above this are refused undecoded."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """What `open_picture` reads; nothing here starts another program, as EPS would."""
+TIGHT = 1.15
+"""The least side of a square around an object, over the longer side of its box."""
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
@@ -134,14 +136,24 @@ def square_region(width: int, height: int, box: Box | None, *, margin: float = 1
     x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"box {box} is empty; wanted x0 < x1 and y0 < y1 as fractions of the picture")
-    side = max(1, round(margin * max(x1 - x0, y1 - y0)))
-    return round((x0 + x1 - side) / 2), round((y0 + y1 - side) / 2), side
+    longer = max(x1 - x0, y1 - y0)
+    # a mirrored border would show parts of the object again: rather give up surroundings than reach over it
+    side = max(1, round(min(margin * longer, max(min(width, height), TIGHT * longer))))
+    return _inside(x0, x1, side, width), _inside(y0, y1, side, height), side
+
+
+def _inside(low: float, high: float, side: int, size: int) -> int:
+    """Return where a line of `side` starts that has low ... high in its middle, moved into 0 ... size if it fits."""
+    if side >= size:
+        return (size - side) // 2
+    return min(max(round((low + high - side) / 2), 0), size - side)
 
 
 def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
-    """Return the square of side `margin * max(w, h)` around `box`, the picture mirrored where it ends.
+    """Return the square of side `margin * max(w, h)` around `box`; without a box, the largest in the middle.
 
-    Without a box, the largest square in the picture's centre. Raises: ValueError if the box is empty.
+    Near a border the square moves inwards, and in a small picture it shrinks until it is just larger than the box; only
+    then it reaches over the border, where the picture is mirrored. Raises: ValueError if the box is empty.
     """
     left, top, side = square_region(*picture.size, box, margin=margin)
     width, height = picture.size
