@@ -46,14 +46,14 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 def page(shelf: Shelf) -> gr.Blocks:
     """Return the layout for a shelf of generators."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
-        gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>")
+        gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
             if any(not model.reads_photos for model in shelf):
                 with gr.Tab("Turn the knobs", id="knobs"):
-                    gr.HTML("<knob-studio></knob-studio>")
+                    gr.HTML("<knob-studio></knob-studio>", apply_default_css=False)
             if any(model.reads_photos for model in shelf):
                 with gr.Tab("Mix photos", id="mix"):
-                    gr.HTML("<photo-studio></photo-studio>")
+                    gr.HTML("<photo-studio></photo-studio>", apply_default_css=False)
     return blocks.queue(max_size=64)
 
 

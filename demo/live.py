@@ -22,7 +22,7 @@ from training.pictures import MAX_BYTES, Box, from_pil, to_pil
 from . import recipes, uploads
 from .describe import describe
 from .samples import Example, examples_of
-from .export import jpeg, layer_png, open_raster, strip
+from .export import layer_png, open_raster, quick, strip
 from .knobs import codes_for, drag_axes
 from .recipes import Recipe
 from .shelf import Model, Shelf
@@ -74,16 +74,17 @@ class Live:
         return JSONResponse(found, headers={"Cache-Control": "no-store"})
 
     async def picture(self, request: Request) -> Response:
-        """Answer a recipe with its layers side by side, JPEG; the header says how long the generator took."""
+        """Answer a recipe with its layers side by side; the header says how long the generator took."""
 
-        def job(recipe: Recipe) -> tuple[bytes, float]:
+        def job(recipe: Recipe) -> tuple[bytes, str, float]:
             start = time.perf_counter()
             shown = strip(recipes.layers_of(self.shelf[recipe.checkpoint], recipe))
-            return jpeg(shown), 1000 * (time.perf_counter() - start)
+            milliseconds = 1000 * (time.perf_counter() - start)
+            return *quick(shown), milliseconds
 
-        data, milliseconds = await self.run(job, await self._recipe(request))
+        data, kind, milliseconds = await self.run(job, await self._recipe(request))
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
-        return Response(data, media_type="image/jpeg", headers=headers)
+        return Response(data, media_type=kind, headers=headers)
 
     async def drag(self, request: Request) -> Response:
         """Answer how far knobs turn when the object is pulled across the picture (`demo.knobs.drag_axes`)."""

@@ -24,7 +24,7 @@ export class Stage {
   constructor() {
     this.names = [];
     this.chosen = "image";
-    this.bitmap = null;
+    this.bitmaps = null;
     this.split = null;
     this.canvas = make("canvas", { class: "picture", width: SIZE, height: SIZE, role: "img", "aria-label": "The picture" });
     this.row = make("div", { class: "layers", role: "group", "aria-label": "Layers" });
@@ -54,14 +54,14 @@ export class Stage {
     this.draw();
   }
 
-  /** Draw a strip of layers, side by side in the order of the names. */
-  show(bitmap) {
-    this.bitmap = bitmap;
-    for (const [place, thumb] of this.thumbs.entries()) paint(thumb.canvas, bitmap, place);
+  /** Draw layers, bitmaps in the order of the names. */
+  show(bitmaps) {
+    this.bitmaps = bitmaps;
+    for (const [place, thumb] of this.thumbs.entries()) paint(thumb.canvas, bitmaps[place]);
     this.draw();
   }
 
-  /** Show `left` and `right`, two strips, on both sides of a line at `at` of the width; null for the live picture. */
+  /** Show `left` and `right`, layers of two pictures, on both sides of a line at `at` of the width; null for the live picture. */
   compare(split) {
     this.split = split;
     this.draw();
@@ -70,17 +70,17 @@ export class Stage {
   draw() {
     const place = this.names.indexOf(this.chosen);
     if (this.split) {
-      paint(this.canvas, this.split.right, place);
-      paint(this.canvas, this.split.left, place, this.split.at);
-    } else if (this.bitmap) {
-      paint(this.canvas, this.bitmap, place);
+      paint(this.canvas, this.split.right[place]);
+      paint(this.canvas, this.split.left[place], this.split.at);
+    } else if (this.bitmaps) {
+      paint(this.canvas, this.bitmaps[place]);
     }
   }
 
   /** Return how much of the object is at a point of the page, 0 to 1; 1 where no mask is known. */
   objectAt(clientX, clientY) {
     const thumb = this.thumbs?.find((each) => each.name === "mask");
-    if (!thumb || !this.bitmap) return 1;
+    if (!thumb || !this.bitmaps) return 1;
     const area = this.canvas.getBoundingClientRect();
     const x = Math.floor(((clientX - area.left) / area.width) * thumb.canvas.width);
     const y = Math.floor(((clientY - area.top) / area.height) * thumb.canvas.height);
@@ -88,10 +88,14 @@ export class Stage {
   }
 }
 
-/** Draw the picture at `place` of a strip on all of a canvas, or on its left `share`. */
-export function paint(canvas, strip, place, share = 1) {
-  const side = strip.height;
+/** Draw a bitmap on all of a canvas, or its left `share` on the left share. */
+export function paint(canvas, bitmap, share = 1) {
   const context = canvas.getContext("2d", { willReadFrequently: canvas.width <= 128 });
   context.imageSmoothingQuality = "high";
-  context.drawImage(strip, place * side, 0, side * share, side, 0, 0, canvas.width * share, canvas.height);
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, canvas.width * share, canvas.height);
+  context.clip();
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  context.restore();
 }

@@ -21,7 +21,7 @@ export class Studio extends HTMLElement {
     this.begun = true;
     this.stage = new Stage();
     this.live = new Live(
-      (bitmap, recipe, milliseconds) => this.shown(bitmap, recipe, milliseconds),
+      (bitmaps, recipe, milliseconds) => this.shown(bitmaps, recipe, milliseconds),
       (message) => this.say(message),
     );
     this.kept = { A: null, B: null };
@@ -119,10 +119,10 @@ export class Studio extends HTMLElement {
     this.travel(event.shiftKey ? "redo" : "undo");
   }
 
-  shown(bitmap, recipe, milliseconds) {
-    this.bitmap = bitmap;
+  shown(bitmaps, recipe, milliseconds) {
+    this.bitmaps = bitmaps;
     this.shownRecipe = recipe;
-    this.stage.show(bitmap);
+    this.stage.show(bitmaps);
     this.speed.textContent = `${this.model.device} · ${this.model.resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
     this.dataset.shown = JSON.stringify(recipe);
   }
@@ -156,13 +156,13 @@ export class Studio extends HTMLElement {
   }
 
   keep(name, recipe) {
-    this.kept[name] = recipe && { recipe, bitmap: this.bitmap };
+    this.kept[name] = recipe && { recipe, bitmaps: this.bitmaps };
     const { canvas, show } = this.keeps[name];
     show.disabled = !recipe;
     show.title = recipe ? `Show ${name}` : `${name} is empty`;
     show.setAttribute("aria-label", show.title);
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    if (recipe && this.bitmap) paint(canvas, this.bitmap, 0);
+    if (recipe && this.bitmaps) paint(canvas, this.bitmaps[0]);
     this.splitButton.disabled = !(this.kept.A && this.kept.B);
     this.leaveSplit();
   }
@@ -177,7 +177,7 @@ export class Studio extends HTMLElement {
   }
 
   drawSplit() {
-    this.stage.compare({ left: this.kept.A.bitmap, right: this.kept.B.bitmap, at: Number(this.splitSlider.value) });
+    this.stage.compare({ left: this.kept.A.bitmaps, right: this.kept.B.bitmaps, at: Number(this.splitSlider.value) });
     this.splitButton.setAttribute("aria-pressed", "true");
     this.splitSlider.hidden = false;
   }
