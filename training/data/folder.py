@@ -270,7 +270,9 @@ def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Te
     """Return the lines of a set's index that belong to `split`, and their columns of factors."""
     index = path / "index.csv"
     if not index.is_file():
-        raise ValueError(f"{path} is no prepared set: it has no index.csv; make one with `python -m training prepare`")
+        raise ValueError(
+            f"{path} is no prepared set: it has no index.csv; make one with `python -m training prepare photos`"
+        )
     with index.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]

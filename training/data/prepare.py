@@ -1,4 +1,4 @@
-"""Commands that make prepared sets: of photos, `prepare`, and of rendered cars, `prepare cars`."""
+"""Commands that make prepared sets: of photos, `prepare photos`, and of rendered cars, `prepare cars`."""
 
 import json
 import logging
@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import PIL.Image
 import torch
+import tyro
 from tqdm import tqdm
 
 from ..pictures import PictureError, open_picture
@@ -195,7 +196,7 @@ class Prepare:
                     f"none of the {len(photos)} photos in {self.source} can be used; the first: {skipped[0]}"
                 )
             made = {
-                "made_by": "python -m training prepare",
+                "made_by": "python -m training prepare photos",
                 "arguments": asdict(self) | {"source": self.source.name, "out": self.out.name, "layout": layout},
                 "left_out": skipped,
             }
@@ -280,3 +281,7 @@ def _report(out: Path, rows: list[dict[str, Any]], left_out: int) -> None:
     splits = Counter(row["split"] for row in rows)
     log.info("%s: %s; %d left out", out, ", ".join(f"{n} {split}" for split, n in splits.items()), left_out)
     print(json.dumps({"out": str(out), "pictures": len(rows), "left_out": left_out, "splits": splits}))
+
+
+COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]
+"""What `python -m training prepare` offers."""
