@@ -1,4 +1,4 @@
-"""Commands: python -m training train | prepare | fid | evaluate | import-official."""
+"""Commands: python -m training train | prepare | fid | evaluate | publish | import-official."""
 
 import logging
 import sys
@@ -14,6 +14,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
     "fid": ("training.metrics.fid:Fid", "print the Frechet distance of a generator's samples to real pictures"),
     "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
+    "publish": ("training.publish:Publish", "turn a run into a small generator file with a card"),
     "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),
 }
 """Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""

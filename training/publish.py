@@ -1,0 +1,73 @@
+"""Turn a run into a bundled model: weights in half the space and a card that says what they are and how good."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from training.checkpoint import CheckpointError, load_generator, read_card, save_generator, write_whole
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MOST_BYTES = 20_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Write OUT (.safetensors) and its card (same stem, .json) from the average generator of a run."""
+
+    run_dir: Path
+    """Folder that `train` filled."""
+    out: Path
+    """For example checkpoints/giraffe-hd-cars-64.safetensors."""
+    title: str
+    """What a person reads in the menu of checkpoints."""
+    data: Path
+    """The prepared set it was trained on; its set.json goes into the card."""
+    command: str
+    """The training command, as typed."""
+    report: Path | None = None
+    """report.json of `python -m training evaluate`; its figures go into the card."""
+    notes: str = ""
+    """What a user should know: what works, what does not."""
+    licence: str = "CC0-1.0"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+    def run(self) -> None:
+        """Write both files, each whole or not at all; print the card."""
+        source = self.run_dir / "generator.safetensors"
+        generator, seen = load_generator(source), read_card(source)
+        card = {
+            "title": self.title,
+            "family": seen["family"],
+            "data": _set_of(self.data),
+            "licence": self.licence,
+            "images_seen": seen.get("images_seen"),
+            "command": self.command,
+            "trained": datetime.now(UTC).date().isoformat(),
+            "parameters": sum(p.numel() for p in generator.parameters()),
+            "resolution": generator.resolution,
+            "stored_as": self.dtype,
+            "notes": self.notes,
+            "figures": json.loads(self.report.read_text(encoding="utf-8")) if self.report else {},
+            "config": seen.get("config", {}),
+        }
+        save_generator(self.out, generator, card={"title": self.title}, dtype=DTYPES[self.dtype])
+        size = self.out.stat().st_size
+        if size > MOST_BYTES:
+            self.out.unlink()
+            raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
+        card |= {"bytes": size, "sha256": read_card(self.out)["sha256"]}
+        write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
+        print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _set_of(data: Path) -> dict[str, Any]:
+    """Return what the set says of itself, without paths of the machine it was made on."""
+    path = data / "set.json"
+    if not path.is_file():
+        raise ValueError(f"{data} has no set.json; give the prepared set that the run was trained on")
+    made = json.loads(path.read_text(encoding="utf-8"))
+    return {k: v for k, v in made.items() if not (isinstance(v, str) and v.startswith("/"))}
