@@ -10,7 +10,7 @@ from training.pictures import Box
 from .shelf import Model
 
 FOLDER = Path(__file__).parent / "examples"
-"""One folder a data set, each with its pictures and `examples.json`, which says their captions and boxes."""
+"""One folder a data set with `examples.json`: files, relative to the folder of the packages, captions and boxes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ def sets(folder: Path = FOLDER) -> dict[str, tuple[Example, ...]]:
         found[listing.parent.name] = tuple(
             Example(
                 name=Path(entry["file"]).stem,
-                path=listing.parent / entry["file"],
+                path=FOLDER.parent.parent / entry["file"],
                 caption=entry["caption"],
                 box=None if entry.get("box") is None else tuple(entry["box"]),
             )

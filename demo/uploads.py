@@ -10,11 +10,13 @@ import PIL.Image
 import scipy.ndimage
 from jaxtyping import Float
 
-from training.pictures import Box, from_pil, open_picture, square_crop
+from training.pictures import Box, from_pil, open_picture, square_crop, square_region
 
 from .recipes import png, read
 from .shelf import Model
 
+LOOSE = 1.7
+"""Side of the square around a box that a person drew, over the box, for generators that learned from whole pictures."""
 VIEW = 640
 """Longest side in pixels of the photo in the crop tool."""
 
@@ -60,17 +62,24 @@ def cut(model: Model, data: bytes, name: str, box: Box | None) -> tuple[PIL.Imag
     picture = open_picture(data, name=name)
     view = picture.copy()
     view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
-    box = checked(box) if box is not None else propose_box(view)
-    size = model.generator.resolution
     margin = margin_of(model)
-    square = square_crop(picture, box if margin else None, margin=margin or 1.0)
+    if box is not None:
+        square = square_crop(picture, box := checked(box), margin=margin or LOOSE)
+    elif margin is not None:
+        square = square_crop(picture, box := propose_box(view), margin=margin)
+    else:
+        left, top, side = square_region(*picture.size, None)
+        square = square_crop(picture, None)
+        box = (left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height)
+    size = model.generator.resolution
     return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
 
 
 def margin_of(model: Model) -> float | None:
     """Return how much wider than the object the pictures were that the generator learned from; None: whole pictures."""
-    margin = model.card.get("object_margin", 1.5)
-    return None if margin is None else float(margin)
+    data = model.card.get("config", {}).get("data", {})
+    margin = data.get("object_margin", 1.5)
+    return None if margin is None else float(margin) / (1 + float(data.get("jitter", 0)))
 
 
 def checked(box: Box) -> Box:

@@ -17,7 +17,7 @@ def toy_shelf() -> Shelf:
     return Shelf(
         [
             Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64, card={"title": "Blocks"}),
-            Model(name="patches", generator=Patches().eval(), sha256="c" * 64, card={"data": "clothing"}),
+            Model(name="patches", generator=Patches().eval(), sha256="c" * 64, card={"data": "clothing", "title": "Patches"}),
         ]
     )
 
