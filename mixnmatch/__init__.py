@@ -1,0 +1,1 @@
+"""MixNMatch (Li, Singh, Ojha, Lee, CVPR 2020): background, pose, shape and texture, each from its own photo."""

@@ -15,7 +15,7 @@ class PoseConfig:
     """
 
     kind: Literal["turn", "plane"] = "turn"
-    """`turn`: a solid seen from all sides, z = (azimuth as a 2D direction, elevation, scale, shift x, shift y, free...).
+    """`turn`: a solid seen from all sides, z = (direction x, direction y, elevation, scale, shift x, shift y, free...).
     `plane`: a flat thing seen from the front, z = (roll, scale, aspect, shift x, shift y, free...)."""
     elevation: tuple[float, float] = (10.0, 35.0)
     """`turn`: degrees above the horizon, uniform."""
@@ -108,13 +108,15 @@ class LossConfig:
     pair: float = 0.2
     """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
     pair_ramp: tuple[int, int] = (10_000, 30_000)
-    code_z: float = 1.0
+    code_z: float = 10.0
     code_b: float = 1.0
     code_p: float = 1.0
     code_c: float = 1.0
     """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
-    code_to_painter: float = 0.1
+    code_to_painter: float = 0.5
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
+    clay: float = 0.5
+    """The shape's picture against the finished one without colour (paper: none)."""
     r1_image: float = 0.1
     r1_background: float = 0.05
     r1_pair: float = 0.1
@@ -130,10 +132,10 @@ class LossConfig:
     """Mask where no real box of the batch lies."""
     binary: float = 1.0
     """Half-transparent pixels of the mask."""
-    binary_ramp: tuple[int, int] = (10_000, 40_000)
+    binary_ramp: tuple[int, int] = (10_000, 30_000)
     free_share: tuple[float, float] = (0.5, 1.0)
     """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
-    free_ramp: tuple[int, int] = (5_000, 40_000)
+    free_ramp: tuple[int, int] = (5_000, 30_000)
     feature: float = 1.0
     """L1 of the feature extractor on painted pictures (paper: 1)."""
     feature_critic: float = 0.02
@@ -154,13 +156,15 @@ class TrainConfig:
     learning_rate: float = 2e-3
     """Of the painter and the encoders; Adam, betas (0, 0.99), equalised learning rate."""
     critic_learning_rate: float = 2e-3
+    decay_since: float = 0.7
+    """Share of the run after which the learning rates fall, linearly, to a tenth."""
     critic_dim: int = 48
     """Channels of the image critic at half the picture's side."""
     patch_dim: int = 24
     """Channels of the background critic's first layer."""
     patch_shrink: float = 0.0
     """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
-    feature_since: int = 30_000
+    feature_since: int = 25_000
     """Pictures after which the second stage, feature mode, learns beside the first."""
     first_stage_until: int | None = None
     """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
@@ -168,7 +172,7 @@ class TrainConfig:
 
 
 CARS_64 = TrainConfig(
-    loop=LoopConfig(images=120_000, batch=16, ema_half_life=5_000),
+    loop=LoopConfig(images=70_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
 )
 

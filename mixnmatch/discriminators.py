@@ -74,7 +74,7 @@ class PairCritic(nn.Module):
     """Encoded or painted, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
 
     Paper: four critics of their own; here one trunk for the picture and, for each code, a projection
-    <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only painted ones are one-hot.
+    <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only drawn ones are one-hot.
     """
 
     NOISE = (0.5, 0.3)
@@ -110,8 +110,8 @@ class PairCritic(nn.Module):
 class Readers(nn.Module):
     """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
 
-    Shape is read from grey and mask, so that it can't be told by colour; texture and background are read at half size, so
-    that they can't be told by a pattern of single pixels.
+    Shape is read from grey and mask, so that it can't be told by colour; texture and background are read at half size,
+    so that they can't be told by a pattern of single pixels.
     """
 
     def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
@@ -124,13 +124,13 @@ class Readers(nn.Module):
         self.b = EqualLinear(128, config.n_backgrounds)
 
     def forward(
-        self, parent: Image, mask: Mask, child: Image, background: Image
+        self, relief: Float[Tensor, "n 1 h w"], mask: Mask, child: Image, background: Image
     ) -> tuple[Float[Tensor, "n n_shapes"], Float[Tensor, "n n_textures"], Float[Tensor, "n n_backgrounds"]]:
-        """Return logits of p, c and b from the shape's foreground and mask, the texture's foreground, the background.
+        """Return logits of p, c and b from the object's relief and mask, the texture's foreground, the background.
 
-        Foregrounds come multiplied by their masks.
+        The foreground comes multiplied by its mask.
         """
-        seen = torch.cat([parent.mean(1, keepdim=True), 2 * mask - 1], 1)
+        seen = torch.cat([relief, 2 * mask - 1], 1)
         p = self.p(self.shape(seen)).float()
         c = self.c(self.texture(F.avg_pool2d(child, 2))).float()
         return p, c, self.b(self.background(F.avg_pool2d(background, 2))).float()

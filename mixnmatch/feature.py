@@ -1,5 +1,7 @@
 """Feature mode (MixNMatch Sec. 3.4): read the parent feature, pose and shape together, straight from a photo."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,9 +20,7 @@ class FeatureExtractor(nn.Module):
         dim, out = config.encoder_dim, config.feature_dim
         self.fold = EqualConv2d(12, dim, 3)
         widths = (dim, dim * 3 // 2, dim * 2, dim * 2)
-        self.down = nn.ModuleList(
-            [EqualConv2d(i, o, 3, stride=2) for i, o in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.down = nn.ModuleList([EqualConv2d(i, o, 3, stride=2) for i, o in pairwise(widths)])
         self.up = nn.ModuleList([EqualConv2d(widths[i + 1] + widths[i], widths[i], 3) for i in (2, 1, 0)])
         self.last = EqualConv2d(widths[0], out, 3)
 

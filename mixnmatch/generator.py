@@ -1,4 +1,4 @@
-"""The `fast` MixNMatch: paint a background, then a shape, then its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
+"""The `fast` MixNMatch: paint a background, a shape, its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
 
 Codes and stages are the papers'. The parts are ours: codes are embedded and modulate the convolutions instead of being
 copied over the picture, and a shape lives in a space of its own which the pose turns, tilts and places.
@@ -6,6 +6,7 @@ copied over the picture, and a shape lives in a space of its own which the pose 
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -66,9 +67,7 @@ class BackgroundStage(nn.Module):
         while size < config.resolution:
             size *= 2
             widths.append({8: dim, 16: dim * 3 // 4, 32: dim // 2}.get(size, max(16, dim * 16 // size)))
-        self.convs = nn.ModuleList(
-            [ModulatedConv2d(i, o, 3, config.style_dim) for i, o in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.convs = nn.ModuleList([ModulatedConv2d(i, o, 3, config.style_dim) for i, o in pairwise(widths)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(1, o, 1, 1)) for o in widths[1:]])
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
 
@@ -226,9 +225,7 @@ class ChildStage(nn.Module):
         self.embed = EqualLinear(config.n_textures, style)
         self.embed.scale = 1.0
         widths = (config.feature_dim, dim, dim // 2, dim // 2)
-        self.convs = nn.ModuleList(
-            [ModulatedConv2d(i, o, 3, style) for i, o in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.convs = nn.ModuleList([ModulatedConv2d(i, o, 3, style) for i, o in pairwise(widths)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(1, o, 1, 1)) for o in widths[1:]])
         self.head = ModulatedConv2d(widths[-1], 4, 3, style, demodulate=False)
         self.tint = EqualLinear(style, 4)
@@ -303,7 +300,7 @@ class Generator(AnyGenerator):
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
         """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
 
-        Raises: ValueError for an unknown name, a picture of the wrong size or number, or a seed that is no whole number.
+        Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
         """
         kind = self.knob(name).kind
         n = codes.z.shape[0]

@@ -64,7 +64,7 @@ def area(mask: Mask, ends: tuple[float, float]) -> Scalar:
 
 
 def child_area(child: Mask, parent: Mask) -> Scalar:
-    """Return relu(1/2 - child's area over parent's), mean over pictures: the texture covers half of the shape or more."""
+    """Return relu(1/2 - child's area over parent's), mean over pictures: the texture covers half of the shape."""
     share = child.sum((1, 2, 3)) / parent.sum((1, 2, 3)).clamp(min=1e-3)
     return F.relu(0.5 - share).mean()
 
@@ -74,7 +74,7 @@ def binary(mask: Mask) -> Scalar:
     return torch.minimum(mask, 1 - mask).mean() / mask.detach().mean().clamp(min=0.02)
 
 
-def coverage(boxes: Boxes, side: int) -> Float[Tensor, "side side"]:
+def coverage(boxes: Float[Tensor, "m 4"], side: int) -> Float[Tensor, "side side"]:
     """Return, for each pixel, the share of boxes that cover its centre."""
     centre = (torch.arange(side, device=boxes.device) + 0.5) / side
     x0, y0, x1, y1 = boxes.unbind(1)
@@ -83,10 +83,25 @@ def coverage(boxes: Boxes, side: int) -> Float[Tensor, "side side"]:
     return (high[:, :, None] * wide[:, None, :]).mean(0)
 
 
-def containment(mask: Mask, boxes: Boxes) -> Scalar:
+def containment(mask: Mask, boxes: Float[Tensor, "m 4"]) -> Scalar:
     """Return the share of the masks that lies where no real box of the batch does (statistics of boxes, not pairs)."""
     outside = (coverage(boxes, mask.shape[-1]) == 0).float()
     return (mask * outside).sum() / mask.detach().sum().clamp(min=1)
+
+
+def relief(image: Image, mask: Mask) -> Float[Tensor, "n 1 h w"]:
+    """Return the object in grey, its brightness of mean 0 and deviation 1 inside the mask, and 0 outside."""
+    grey, weight = image.mean(1, keepdim=True), mask.sum((2, 3), keepdim=True).clamp(min=1)
+    grey = (grey - (grey * mask).sum((2, 3), keepdim=True) / weight) * mask
+    return grey / ((grey.square()).sum((2, 3), keepdim=True) / weight + 0.01).sqrt()
+
+
+def clay(parent: Image, image: Image, mask: Mask) -> Scalar:
+    """Return how far the shape's picture is, in the mask, from the finished one without colour: shape as clay, which
+    the paper leaves to chance. The finished picture learns nothing from it."""
+    grey = image.detach().mean(1, keepdim=True)
+    mask = mask.detach()
+    return ((parent - grey).abs() * mask).mean() / mask.mean().clamp(min=0.02)
 
 
 def share_gradient(x: Tensor, share: float) -> Tensor:
@@ -101,7 +116,7 @@ def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:
 
 
 def jitter(layer: Float[Tensor, "n c h w"], rng: torch.Generator, *, noise: float = 0.05) -> Float[Tensor, "n c h w"]:
-    """Return layers mirrored at random, all shifted alike by up to an eighth, with faint noise: no hidden code survives."""
+    """Return layers mirrored at random, all shifted alike by up to an eighth, with faint noise: no hidden code."""
     n, side = layer.shape[0], layer.shape[-1]
     flip = (torch.rand(n, generator=rng) < 0.5).to(layer.device)[:, None, None, None]
     layer = torch.where(flip, layer.flip(-1), layer)
@@ -111,7 +126,7 @@ def jitter(layer: Float[Tensor, "n c h w"], rng: torch.Generator, *, noise: floa
 
 
 def augment(image: Image, chance: float, rng: torch.Generator) -> Image:
-    """Return pictures each shifted, recoloured and cut with `chance`, differentiable (DiffAugment, Zhao et al. 2020)."""
+    """Return pictures each shifted, recoloured and cut with `chance` (DiffAugment, Zhao et al. 2020)."""
     if chance == 0:
         return image
     n, side = image.shape[0], image.shape[-1]

@@ -1,9 +1,8 @@
-"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): critics, then painter, encoders and readers together; then features.
+"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): critics, then painter, encoders and readers; then features.
 
 One forward pass of the painter and one of the encoders a step; every phase reads them.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,11 +21,13 @@ from mixnmatch.losses import (
     binary,
     cell_weights,
     child_area,
+    clay,
     containment,
     critic_loss,
     gradient_penalty,
     jitter,
     painter_loss,
+    relief,
     share_gradient,
     shrunk,
     weighted_mean,
@@ -65,6 +66,7 @@ class Recipe:
             }
         ).to(device)
         self.shared: Shared | None = None
+        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = []
 
     @property
     def now(self) -> Shared:
@@ -72,7 +74,7 @@ class Recipe:
         assert self.shared is not None, "begin() comes before the phases"
         return self.shared
 
-    def precision(self) -> AbstractContextManager[None]:
+    def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
@@ -83,7 +85,9 @@ class Recipe:
 
         def adam(*modules: nn.Module, rate: float = config.learning_rate) -> torch.optim.Optimizer:
             parameters = [p for module in modules for p in module.parameters()]
-            return torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
+            optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
+            self.optimizers.append((optimizer, rate))
+            return optimizer
 
         critics = {
             "background_critic": (self.background_critic, self.background_penalty),
@@ -140,6 +144,10 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw codes, paint them and encode the real pictures, once for all phases."""
         painter = self.generator
+        slower = 1 - 0.9 * step.ramp(round(self.config.decay_since * self.config.loop.images), self.config.loop.images)
+        for optimizer, rate in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * slower
         codes, free = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
         painter.requires_grad_(learns)
@@ -238,8 +246,7 @@ class Recipe:
         """Return the codes of the real pictures in the same form."""
         codes = as_codes(self.now.encoded)
         assert codes.z_background is not None
-        z = pose_features(codes.z, self.config.generator.pose)
-        return {"z": z, "b": codes.b, "p": codes.p, "c": codes.c, "z_background": codes.z_background}
+        return {"z": codes.z, "b": codes.b, "p": codes.p, "c": codes.c, "z_background": codes.z_background}
 
     def pair_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """(real picture, its encoded code) against (painted picture, its drawn code) (MixNMatch Eq. 3)."""
@@ -284,19 +291,18 @@ class Recipe:
     def info(self, step: Step) -> dict[str, Tensor]:
         """Return the cross entropies of p, c and b read from their layers."""
         weights, layers, codes = self.losses, self.now.layers, self.now.codes
-        parent_mask, child_mask = layers.parent_mask, layers.child_mask
-        # the layers' foregrounds, masked: what a layer adds to what is behind it
-        parent = layers.parent - (1 - parent_mask) * layers.background
-        child = layers.image - (1 - child_mask) * layers.parent
-        seen = jitter(torch.cat([parent, parent_mask, child], 1), step.rng)
+        child = layers.image - (1 - layers.child_mask) * layers.parent  # the texture's foreground, masked
+        # paper: shape is read from the parent's foreground; the child's covers it, so here from what will be seen
+        seen = jitter(torch.cat([relief(layers.image, layers.mask), layers.parent_mask, child], 1), step.rng)
         with self.precision():
             p, c, b = self.networks["readers"](
-                seen[:, :3], seen[:, 3:4], seen[:, 4:], jitter(layers.background, step.rng)
+                seen[:, :1], seen[:, 1:2], seen[:, 2:], jitter(layers.background, step.rng)
             )
         return {
             "info_shape": weights.info_shape * F.cross_entropy(p, codes.p),
             "info_texture": weights.info_texture * F.cross_entropy(c, codes.c),
             "info_background": weights.info_background * F.cross_entropy(b, codes.b),
+            "clay": weights.clay * clay(layers.parent, layers.image, layers.parent_mask),
         }
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -324,7 +330,7 @@ class Recipe:
         assert codes.z_background is not None
         pose = self.config.generator.pose
         return {
-            "code_z": weights.code_z * F.mse_loss(pose_features(raw["z"], pose), pose_features(codes.z, pose)),
+            "code_z": weights.code_z * F.mse_loss(raw["z"], pose_features(codes.z, pose)),
             "code_b": weights.code_b * F.cross_entropy(raw["b"], codes.b),
             "code_p": weights.code_p * F.cross_entropy(raw["p"], codes.p),
             "code_c": weights.code_c * F.cross_entropy(raw["c"], codes.c),
@@ -363,10 +369,11 @@ class Recipe:
         samples = torch.cat(parts)
         still = repeat(rows(codes, 0), 8)
         turned = rows(codes, slice(8, 16))
+        shapes = torch.arange(8, device=still.p.device) % still.p.shape[1]
         varied = [
             generator(replace(still, b=turned.b, z_background=turned.z_background)).image,
             generator(replace(still, z=turned.z)).image,
-            generator(replace(still, p=torch.eye(still.p.shape[1], device=still.p.device)[:8])).image,
+            generator(replace(still, p=torch.eye(still.p.shape[1], device=still.p.device)[shapes])).image,
             generator(replace(still, c=turned.c)).image,
         ]
         real = batch.image[:8]

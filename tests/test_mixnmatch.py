@@ -1,0 +1,308 @@
+"""The fast MixNMatch: what each code may move, how photos become codes, and that its recipe learns."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from mixnmatch.codes import Codes
+from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
+from mixnmatch.generator import Generator, over, pose_features, uniform
+from mixnmatch.recipe import Recipe
+from training.checkpoint import load_generator, save_generator
+from training.loop import train_step
+from training.types import Batch, Step
+
+TURN = GeneratorConfig(
+    resolution=32,
+    n_backgrounds=4,
+    n_shapes=3,
+    n_textures=6,
+    volume=(4, 4, 8),
+    volume_dim=7,
+    shape_dim=16,
+    feature_dim=8,
+    texture_dim=16,
+    background_dim=16,
+    style_dim=16,
+    encoder_dim=16,
+)
+PLANE = replace(TURN, pose=PoseConfig(kind="plane"), volume=(1, 8, 8), extent=(1.0, 1.0, 1.0), mirror=False)
+
+
+@pytest.fixture(params=[TURN, PLANE], ids=["turn", "plane"])
+def generator(request):
+    torch.manual_seed(0)
+    return Generator(request.param).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def codes(generator) -> Codes:
+    return generator.sample(4, torch.Generator().manual_seed(1))
+
+
+def other(generator) -> Codes:
+    return generator.sample(4, torch.Generator().manual_seed(2))
+
+
+def test_over_by_hand():
+    near, far = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    assert torch.equal(over(near, torch.ones(1, 1, 2, 2), far), near)
+    assert torch.equal(over(near, torch.zeros(1, 1, 2, 2), far), far)
+    torch.testing.assert_close(over(near, torch.full((1, 1, 2, 2), 0.25), far), torch.full((1, 3, 2, 2), 0.25))
+
+
+def test_uniform_reaches_its_ends_and_middle():
+    ends = uniform(torch.tensor([-9.0, 0.0, 9.0]), (10.0, 30.0))
+    torch.testing.assert_close(ends, torch.tensor([10.0, 20.0, 30.0]))
+
+
+def test_sizes_and_ranges(generator, codes):
+    layers = generator(codes)
+    side = generator.resolution
+    for field in fields(layers):
+        value = getattr(layers, field.name)
+        assert value.shape == (4, 1 if "mask" in field.name else 3, side, side)
+        assert value.min() >= (0 if "mask" in field.name else -1)
+        assert value.max() <= 1
+    assert (layers.child_mask <= layers.parent_mask).all()
+
+
+def test_image_is_its_layers(generator, codes):
+    layers = generator(codes)
+    torch.testing.assert_close(layers.mask, 1 - (1 - layers.parent_mask) * (1 - layers.child_mask))
+    bare = layers.parent_mask < 1e-3
+    torch.testing.assert_close(
+        layers.image[bare.expand(-1, 3, -1, -1)], layers.background[bare.expand(-1, 3, -1, -1)], atol=5e-3, rtol=0
+    )
+
+
+def test_a_new_background_leaves_the_object_alone(generator, codes):
+    new = other(generator)
+    one, two = generator(codes), generator(replace(codes, b=new.b, z_background=new.z_background))
+    assert torch.equal(one.mask, two.mask)
+    assert torch.equal(one.child_mask, two.child_mask)
+    assert not torch.equal(one.background, two.background)
+    solid = (one.mask > 0.999).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(one.image[solid], two.image[solid], atol=5e-3, rtol=0)
+
+
+def test_z_background_moves_nothing_of_the_object(generator, codes):
+    two = generator(replace(codes, z_background=other(generator).z_background))
+    assert torch.equal(generator(codes).mask, two.mask)
+
+
+def test_a_new_texture_leaves_the_shape_alone(generator, codes):
+    one, two = generator(codes), generator(replace(codes, c=other(generator).c))
+    assert torch.equal(one.parent_mask, two.parent_mask)
+    assert torch.equal(one.parent, two.parent)
+    assert not torch.equal(one.image, two.image)
+
+
+@pytest.mark.parametrize("factor", ["z", "p"])
+def test_pose_and_shape_leave_the_background_alone(generator, codes, factor):
+    one, two = generator(codes), generator(replace(codes, **{factor: getattr(other(generator), factor)}))
+    assert torch.equal(one.background, two.background)
+    assert not torch.equal(one.parent_mask, two.parent_mask)
+
+
+def test_the_object_s_pose_stands_in_for_the_background_s(generator, codes):
+    one = generator(replace(codes, z_background=None))
+    assert torch.equal(one.image, generator(replace(codes, z_background=codes.z)).image)
+
+
+def test_a_shift_in_z_moves_the_mask_as_the_config_says():
+    torch.manual_seed(0)
+    config = replace(TURN, resolution=64)
+    generator = Generator(config).requires_grad_(False)
+    still = generator.sample(1, torch.Generator().manual_seed(0))
+
+    def centre(number: int, value: float) -> list[float]:
+        z = still.z.clone()
+        z[:, number] = value
+        rough = generator.parent.feature(z, still.p)[0, 0]
+        line = (torch.arange(32) + 0.5) / 32 * 2 - 1
+        return [float((rough.sum(0) * line).sum() / rough.sum()), float((rough.sum(1) * line).sum() / rough.sum())]
+
+    low, high = centre(4, -4.0), centre(4, 4.0)
+    span = config.pose.shift_x[1] - config.pose.shift_x[0]
+    assert high[0] - low[0] == pytest.approx(span, abs=0.02)
+    assert high[1] - low[1] == pytest.approx(0, abs=0.01)
+    low, high = centre(5, -4.0), centre(5, 4.0)
+    assert high[1] - low[1] == pytest.approx(config.pose.shift_y[1] - config.pose.shift_y[0], abs=0.02)
+
+
+def test_a_half_turn_of_a_mirrored_solid_mirrors_its_side_view():
+    torch.manual_seed(0)
+    generator = Generator(TURN).requires_grad_(False)
+    p = torch.eye(3)[:1]
+    z = torch.zeros(2, TURN.z_dim)
+    z[0, 1], z[1, 1] = 1.0, -1.0  # a quarter turn to either side
+    rough = generator.parent.space(z, p.expand(2, -1))[0]
+    torch.testing.assert_close(rough[0], rough[1].flip(-1), atol=1e-4, rtol=0)
+
+
+def test_the_length_of_a_direction_says_nothing():
+    z = torch.randn(3, 8)
+    longer = z.clone()
+    longer[:, :2] *= 5
+    torch.testing.assert_close(pose_features(z, PoseConfig()), pose_features(longer, PoseConfig()))
+
+
+def test_sample_repeats_and_ties(generator):
+    one, two = (generator.sample(64, torch.Generator().manual_seed(3), tied=True) for _ in range(2))
+    assert torch.equal(one.z, two.z)
+    ratio = generator.config.n_textures // generator.config.n_shapes
+    assert torch.equal(one.p.argmax(1), one.c.argmax(1) // ratio)
+    free = generator.sample(64, torch.Generator().manual_seed(3))
+    assert not torch.equal(free.p.argmax(1), free.c.argmax(1) // ratio)
+
+
+def test_encode_gives_shares_and_reads_one_factor_on_request(generator):
+    side = generator.resolution
+    image = torch.rand(3, 3, side, side) * 2 - 1
+    codes = generator.encode(image)
+    for name in "bpc":
+        torch.testing.assert_close(getattr(codes, name).sum(1), torch.ones(3))
+    assert codes.z.abs().max() <= 4
+    shape = generator.encode(image, factors=("shape",))
+    assert torch.equal(shape.p, codes.p)
+    assert not shape.z.any()
+    with pytest.raises(ValueError, match="unknown factor 'colour'"):
+        generator.encode(image, factors=("colour",))
+
+
+def test_feature_mode_takes_pose_and_shape_from_the_feature(generator, codes):
+    feature = generator.parent.feature(codes.z, codes.p)
+    assert torch.equal(generator(codes, feature=feature).image, generator(codes).image)
+    new = other(generator)
+    assert torch.equal(generator(replace(codes, z=new.z, p=new.p), feature=feature).mask, generator(codes).mask)
+    side = generator.resolution
+    read = generator.shape_feature(torch.rand(4, 3, side, side) * 2 - 1)
+    assert read.shape == feature.shape
+
+
+def test_picture_knobs_set_their_codes_only(generator, codes):
+    side = generator.resolution
+    photo = torch.rand(1, 3, side, side) * 2 - 1
+    for name, touched in {"background": {"b", "z_background"}, "pose": {"z"}, "shape": {"p"}, "texture": {"c"}}.items():
+        after = generator.set(codes, name, photo)
+        changed = {k for k in Codes.__dataclass_fields__ if not torch.equal(getattr(after, k), getattr(codes, k))}
+        assert changed == touched
+        assert after.z.shape == codes.z.shape
+
+
+def test_seed_knobs_draw_the_same_code_into_every_row(generator, codes):
+    after = generator.set(codes, "texture_seed", 5)
+    assert (after.c == after.c[:1]).all()
+    assert torch.equal(after.z, codes.z)
+    rows = generator.set(codes, "pose_seed", torch.arange(4))
+    assert len(rows.z.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("colour", 1, "no knob 'colour'"),
+        ("shape", 3, "takes pictures"),
+        ("shape", torch.zeros(1, 3, 8, 8), "takes pictures"),
+        ("shape_seed", 1.5, "whole number"),
+        ("shape_seed", "x", "whole number"),
+    ],
+)
+def test_wrong_knob_values_are_refused(generator, codes, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        generator.set(codes, name, value)
+
+
+def test_wrong_configs_are_refused():
+    with pytest.raises(ValueError, match="multiple"):
+        GeneratorConfig(n_shapes=3, n_textures=10)
+    with pytest.raises(ValueError, match="lower end"):
+        PoseConfig(scale=(0.5, 0.4))
+    with pytest.raises(ValueError, match="z_dim"):
+        GeneratorConfig(z_dim=6)
+
+
+def test_saved_and_loaded_it_paints_the_same(tmp_path, generator, codes):
+    save_generator(tmp_path / "g.safetensors", generator)
+    again = load_generator(tmp_path / "g.safetensors")
+    assert torch.equal(again(codes).image, generator(codes).image)
+
+
+@pytest.mark.parametrize("preset", [CARS_64, CLOTHING_64], ids=["cars", "clothing"])
+def test_presets_fit_in_a_bundle(preset):
+    generator = Generator(preset.generator)
+    assert 2 * sum(p.numel() for p in generator.parameters()) < 20e6  # bytes in bfloat16
+    assert generator.resolution == preset.data.size
+
+
+def tiny(pose: GeneratorConfig) -> TrainConfig:
+    loop = replace(CARS_64.loop, batch=4, images=64, bf16=False)
+    losses = replace(CARS_64.losses, pair_ramp=(0, 1), r1_every=2, augment=0.5)
+    return replace(CARS_64, loop=loop, generator=pose, losses=losses, critic_dim=16, patch_dim=8, feature_since=0)
+
+
+def batch(side: int = 32) -> Batch:
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 3, side, side, generator=rng) * 2 - 1
+    return Batch(image=image, box=torch.tensor([[0.3, 0.3, 0.7, 0.7]]).expand(4, 4), index=(0, 1, 2, 3))
+
+
+def at(index: int) -> Step:
+    return Step(index=index, images=4 * index, rng=torch.Generator().manual_seed(index))
+
+
+@pytest.mark.parametrize("pose", [TURN, PLANE], ids=["turn", "plane"])
+def test_every_network_learns_and_every_loss_is_finite(pose):
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(pose), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    phases, before = recipe.phases(), {k: v.clone() for k, v in recipe.networks.state_dict().items()}
+    for index in range(2):
+        recipe.begin(batch(), at(index))
+        logged = train_step(phases, batch(), at(index))
+        assert all(torch.isfinite(value) for value in logged.values()), logged
+        assert not any(name.endswith("skipped") for name in logged)
+    names = {name for name, _ in recipe.networks.named_parameters()}
+    still = {k for k, v in recipe.networks.state_dict().items() if k in names and torch.equal(v, before[k])}
+    assert not still
+
+
+def test_a_few_steps_lower_the_code_losses():
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    phases, seen = recipe.phases(), []
+    for index in range(40):
+        recipe.begin(batch(), at(index))
+        logged = train_step(phases, batch(), at(index))
+        seen.append(float(logged["generator/info_texture"] + logged["generator/info_background"]))
+    assert sum(seen[-8:]) < 0.9 * sum(seen[:8])
+
+
+def test_the_first_stage_stands_still_when_it_is_over():
+    recipe = Recipe(replace(tiny(TURN), first_stage_until=4), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    phases = recipe.phases()
+    before = {k: v.clone() for k, v in recipe.generator.state_dict().items()}
+    recipe.begin(batch(), at(2))
+    logged = train_step(phases, batch(), at(2))
+    moved = {k for k, v in recipe.generator.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved
+    assert all(name.startswith("extractor.") for name in moved)
+    assert not any(name.startswith("generator/") for name in logged)
+
+
+def test_a_set_without_boxes_is_refused():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    with pytest.raises(ValueError, match="boxes"):
+        recipe.scene(replace(batch(), box=None))
+
+
+def test_grids_are_rows_of_eight():
+    config = replace(tiny(TURN), generator=replace(TURN, n_shapes=8, n_textures=8))
+    recipe = Recipe(config, torch.device("cpu"))
+    many = Batch(image=batch().image.repeat(4, 1, 1, 1))
+    for pictures in recipe.grids(recipe.generator.eval(), many).values():
+        assert pictures.shape[0] % 8 == 0

@@ -1,0 +1,108 @@
+"""The commands of MixNMatch on a small generator and pictures drawn here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from mixnmatch.__main__ import main
+from mixnmatch.configs import GeneratorConfig
+from mixnmatch.generator import Generator
+from training.checkpoint import save_generator
+from training.pictures import open_picture
+
+SMALL = GeneratorConfig(
+    resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, volume=(4, 4, 8), shape_dim=16, feature_dim=8,
+    texture_dim=16, background_dim=16, style_dim=16, encoder_dim=16,
+)  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "small.safetensors"
+    save_generator(path, Generator(SMALL))
+    return str(path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng, paths = np.random.default_rng(0), []
+    for i in range(4):
+        path = tmp_path / f"photo{i}.png"
+        PIL.Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return paths
+
+
+def size(path) -> tuple[int, int]:
+    with PIL.Image.open(path) as picture:
+        return picture.size
+
+
+def said(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("mode", ["code", "feature"])
+def test_mix_of_four_photos(checkpoint, pictures, tmp_path, capsys, mode):
+    names = ("--background", "--pose", "--shape", "--texture")
+    slots = [word for pair in zip(names, pictures, strict=True) for word in pair]
+    out = tmp_path / "mix.png"
+    assert main(["mix", "--checkpoint", checkpoint, "--out", str(out), "--mode", mode, "--layers", *slots]) == 0
+    assert size(out) == (32, 32)
+    assert (tmp_path / "mix-parent-mask.png").is_file()
+    assert len(said(capsys)["files"]) == 6
+
+
+def test_feature_mode_without_a_shape_says_so(checkpoint, tmp_path, capsys):
+    assert main(["mix", "--checkpoint", checkpoint, "--out", str(tmp_path / "x.png"), "--mode", "feature"]) == 2
+    assert "--shape" in capsys.readouterr().err
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_vary_gives_a_row_a_photo(checkpoint, pictures, tmp_path, capsys):
+    out = tmp_path / "vary.png"
+    arguments = ["--factor", "shape", "--n", "3", "--out", str(out), "--photos", *pictures[:2]]
+    assert main(["vary", "--checkpoint", checkpoint, *arguments]) == 0
+    assert size(out) == (4 * 32 + 3 * 2, 2 * 32 + 2)
+    assert said(capsys)["rows"] == 2
+
+
+def test_grid_crosses_rows_with_columns(checkpoint, pictures, tmp_path):
+    out = tmp_path / "grid.png"
+    arguments = ["--rows", *pictures[:2], "--columns", *pictures[1:], "--take", "shape", "texture", "--out", str(out)]
+    assert main(["grid", "--checkpoint", checkpoint, *arguments]) == 0
+    assert size(out) == (4 * 34 - 2, 3 * 34 - 2)
+
+
+@pytest.mark.parametrize("mode", ["code", "feature"])
+def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, mode):
+    film = tmp_path / "reference.gif"
+    first, *rest = [open_picture(Path(path)) for path in pictures]
+    first.save(film, save_all=True, append_images=rest, duration=100)
+    out = tmp_path / "out.gif"
+    arguments = ["--reference", str(film), "--out", str(out), "--texture", pictures[0], "--mode", mode]
+    assert main(["video", "--checkpoint", checkpoint, *arguments]) == 0
+    assert said(capsys)["frames"] == 4
+    with PIL.Image.open(out) as painted:
+        assert getattr(painted, "n_frames", 1) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mix", "--checkpoint", "none.safetensors", "--out", "x.png"], "no checkpoint"),
+        (["mix", "--checkpoint", "CHECKPOINT", "--out", "x.png", "--pose", "none.png"], "does not exist"),
+        (["mix", "--checkpoint", "CHECKPOINT", "--out", "x.txt"], "ends in"),
+        (["video", "--checkpoint", "CHECKPOINT", "--out", "x.mp4", "--reference", "none.mp4"], "no film"),
+    ],
+)
+def test_mistakes_are_said_in_one_sentence(checkpoint, capsys, arguments, message):
+    assert main([checkpoint if word == "CHECKPOINT" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
