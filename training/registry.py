@@ -4,17 +4,19 @@ A third model is one package and one line in each table.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "giraffe_hd": ("giraffe_hd.generator:Generator", "giraffe_hd.configs:GeneratorConfig"),
     "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
+    "mixnmatch_paper": ("mixnmatch.paper.generator:Generator", "mixnmatch.paper.config:GeneratorConfig"),
 }
 """Family -> dotted names of the generator class and of the config it is built from."""
 
 RECIPES: dict[str, str] = {
     "giraffe_hd": "giraffe_hd.recipe:Recipe",
     "mixnmatch": "mixnmatch.recipe:Recipe",
+    "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
 }
 """Family -> dotted name of the recipe class, built from a `TrainConfig`."""
 
@@ -22,8 +24,29 @@ PRESETS: dict[str, str] = {
     "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
     "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
     "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
+    "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
+    "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
+    "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",
 }
 """Preset -> dotted name of a train config, whose `family` says which recipe it is for."""
+
+
+class Official(NamedTuple):
+    """How the authors' own checkpoint of a family is known and read."""
+
+    marks: str
+    """Regular expression of a top-level key that its files have and those of others do not."""
+    most: int
+    """Files that make one checkpoint, at most."""
+    reader: str
+    """Dotted name of a function from these files to a generator."""
+
+
+OFFICIAL: dict[str, Official] = {
+    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.official:read"),
+    "mixnmatch_paper": Official(r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read"),
+}
+"""Family -> the authors' checkpoints, for `python -m training import-official`."""
 
 
 def resolve(dotted: str) -> Any:

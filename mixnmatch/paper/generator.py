@@ -1,0 +1,320 @@
+"""Generator of the published MixNMatch (Sec. 3), with the encoders and the feature extractor that read its codes.
+
+Attributes carry the names of the authors' checkpoints: those of `G.pth` as they are, those of `E.pth` under `encoders`,
+those of `EX.pth` under `extractor`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes, Layers
+from training import types
+from training.types import Image, Knob, Mask
+
+from .config import GeneratorConfig
+from .encoders import FACTORS, Encoders
+from .feature import FeatureExtractor
+from .layers import JointBlock, ResBlock, conv3, same_block, up_block
+
+SIZE = 128
+"""Side of the pictures in pixels: 4 doubled five times."""
+FIELDS = {"background": ("b", "z_background"), "pose": ("z",), "shape": ("p",), "texture": ("c",)}
+"""Knob -> the codes it sets."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Painting:
+    """A picture's layers and what training and the second stage need besides."""
+
+    layers: Layers
+    feature: Float[Tensor, "n feature h w"]
+    """Parent feature: what the shape stage hands to the texture stage."""
+    parent_foreground: Image
+    child_foreground: Image
+
+
+class Generator(types.Generator):
+    """Paint background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
+
+    family: ClassVar[str] = "mixnmatch_paper"
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        w, feature = config.width, config.feature_dim
+        self.background_stage = BackgroundStage(config)
+        self.background_image = Head(w // 2, 3, nn.Tanh())
+        self.parent_stage = ParentStage(config)
+        self.parent_image = Head(feature, 3, nn.Tanh())
+        self.parent_mask = Head(feature, 1, nn.Sigmoid())
+        self.child_stage = ChildStage(config)
+        self.child_image = Head(feature, 3, nn.Tanh())
+        self.child_mask = Head(feature, 1, nn.Sigmoid())
+        self.encoders = Encoders(config)
+        self.extractor = FeatureExtractor(config) if config.feature_mode else None
+
+    def forward(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Layers:
+        """Paint the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
+
+        Raises: ValueError for codes of other lengths than this generator's.
+        """
+        return self.paint(codes, feature).layers
+
+    def paint(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Painting:
+        """Return what `forward` returns, and the steps in between."""
+        self._check(codes)
+        z_background = codes.z if codes.z_background is None else codes.z_background
+        background = self.background_image(self.background_stage(z_background, codes.b))
+        shape = self.parent_stage(codes.z, codes.p) if feature is None else feature
+        P_f, P_m = self.parent_image(shape), self.parent_mask(shape)
+        child = self.child_stage(shape, codes.c)
+        C_f, C_m = self.child_image(child), self.child_mask(child)
+        parent = over(P_f, P_m, background)
+        layers = Layers(
+            image=over(C_f, C_m, parent),
+            background=background,
+            parent=parent,
+            mask=1 - (1 - P_m) * (1 - C_m),
+            parent_mask=P_m,
+            child_mask=C_m,
+        )
+        return Painting(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
+
+    def painters(self) -> nn.ModuleList:
+        """Return the networks that paint: all but those that read photos."""
+        read = {"encoders", "extractor"}
+        return nn.ModuleList([network for name, network in self.named_children() if name not in read])
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+        return SIZE
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """A photo for each factor, and a seed for each."""
+        return KNOBS
+
+    def sample(self, n: int, rng: torch.Generator, tied: bool = True) -> Codes:
+        """Draw `n` codes: z standard normal, the rest one-hot.
+
+        Tied, each texture has one shape and one background, c determining p and b, as in the paper's training; else all
+        are independent.
+        """
+        config = self.config
+        z = torch.randn(n, config.z_dim, generator=rng).to(self.device)
+        c = torch.randint(config.n_textures, (n,), generator=rng)
+        if tied:
+            p, b = tie(c, config.n_textures, config.n_shapes), tie(c, config.n_textures, config.n_backgrounds)
+        else:
+            p = torch.randint(config.n_shapes, (n,), generator=rng)
+            b = torch.randint(config.n_backgrounds, (n,), generator=rng)
+        return Codes(
+            z=z,
+            b=one_hot(b, config.n_backgrounds).to(self.device),
+            p=one_hot(p, config.n_shapes).to(self.device),
+            c=one_hot(c, config.n_textures).to(self.device),
+            z_background=z,  # one z for both, as in the paper; a field of its own, so that either can be replaced
+        )
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with one factor read from a photo or drawn anew from a seed; see `training.types.Generator`.
+
+        The background's layout goes with `background`; `pose` moves the object alone.
+        """
+        n, knob = len(codes.z), self.knob(name)
+        factor = name.removesuffix("_seed")
+        if knob.kind == "picture":
+            new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
+        else:
+            new = self.sample(1, torch.Generator().manual_seed(_whole(name, value)), tied=False)
+        if codes.z_background is None:
+            codes = replace(codes, z_background=codes.z)
+        return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})
+
+    def encode(self, image: Image, factors: Sequence[str] = tuple(FIELDS)) -> Codes:
+        """Read codes from photos: z within 4 of 0, and b, p and c as shares that sum to 1 (Sec. 3.2).
+
+        Only the `factors` asked for are read, each by its own network; the others' codes are zero. A factor is a knob
+        (background, pose, shape, texture) or a code (z, b, p, c, z_background; one network reads z for both its uses).
+        Raises: ValueError for pictures that are not 128 x 128, or an unknown factor.
+        """
+        _check_photo(image)
+        known = (*FIELDS, *FACTORS, "z_background")
+        unknown = [factor for factor in factors if factor not in known]
+        if unknown:
+            raise ValueError(f"unknown factor {unknown[0]!r}; wanted some of {', '.join(known)}")
+        wanted = {field for factor in factors for field in FIELDS.get(factor, (factor,))}
+        if "z_background" in wanted:
+            wanted.add("z")
+        config = self.config
+        dims = {"z": config.z_dim, "b": config.n_backgrounds, "p": config.n_shapes, "c": config.n_textures}
+        codes = {
+            k: self.encoders.code(image, k) if k in wanted else image.new_zeros(len(image), dim)
+            for k, dim in dims.items()
+        }
+        return Codes(**codes, z_background=codes["z"])
+
+    def shape_feature(self, image: Image) -> Float[Tensor, "n feature h w"]:
+        """Read pose and shape of photos as the parent feature, for `forward(codes, feature)` (Sec. 3.4).
+
+        Raises: ValueError for pictures that are not 128 x 128, or if this model has no feature extractor.
+        """
+        if self.extractor is None:
+            raise ValueError("this model has no feature extractor; train its second stage, or import EX.pth too")
+        _check_photo(image)
+        return self.extractor(image)
+
+    def _check(self, codes: Codes) -> None:
+        config = self.config
+        wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
+        came = tuple(getattr(codes, k).shape[1] for k in FACTORS)
+        if came != wanted:
+            raise ValueError(f"codes z, b, p, c of lengths {came} came, this generator takes {wanted}; sample it anew")
+
+
+class Pyramid(nn.Module):
+    """From a code to a map: 4 x 4, then twice the size five times, with the channels of `dims`."""
+
+    def __init__(self, code_dim: int, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+        n = 2 * dims[0] * 4 * 4
+        self.fc = nn.Sequential(nn.Linear(code_dim, n, bias=False), nn.BatchNorm1d(n), nn.GLU(dim=1))
+        self.ups = [f"upsample{i}" for i in range(1, len(dims))]
+        for name, (before, after) in zip(self.ups, pairwise(dims), strict=True):
+            self.add_module(name, up_block(before, after))
+
+    def grow(self, code: Float[Tensor, "n code"]) -> Float[Tensor, "n dim h w"]:
+        """Return the map at full size."""
+        x = self.fc(code).unflatten(1, (self.dims[0], 4, 4))
+        for name in self.ups:
+            x = self.get_submodule(name)(x)
+        return x
+
+
+class BackgroundStage(Pyramid):
+    """Background: (z, b) -> what it is painted from."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        w = config.width
+        super().__init__(config.z_dim + config.n_backgrounds, (8 * w, 4 * w, 2 * w, w, w, w // 2))
+
+    def forward(self, z: Float[Tensor, "n z_dim"], b: Float[Tensor, "n n_backgrounds"]) -> Float[Tensor, "n dim h w"]:
+        """Return a map of half as many channels as the config's width."""
+        return self.grow(torch.cat([z, b], 1))
+
+
+class ParentStage(Pyramid):
+    """Shape and pose: (z, p) -> parent feature. p enters at 4 x 4 and again at full size."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        w, dim = config.width, config.feature_dim
+        super().__init__(config.z_dim + config.n_shapes, (8 * w, 4 * w, 2 * w, w, dim, dim))
+        self.jointConv = JointBlock(dim, config.n_shapes, dim, code_first=False)
+        self.residual = nn.Sequential(*(ResBlock(dim) for _ in range(3)))
+
+    def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature h w"]:
+        """Return the parent feature, from which P_f and P_m are painted."""
+        return self.residual(self.jointConv(self.grow(torch.cat([z, p], 1)), p))
+
+
+class ChildStage(nn.Module):
+    """Texture: (parent feature, c) -> what C_f and C_m are painted from. c enters when the shape is there already."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        dim = config.feature_dim
+        self.jointConv = JointBlock(dim, config.n_textures, 2 * dim, code_first=True)
+        self.residual = nn.Sequential(*(ResBlock(2 * dim) for _ in range(2)))
+        self.samesample = same_block(2 * dim, dim)
+
+    def forward(
+        self, feature: Float[Tensor, "n feature h w"], c: Float[Tensor, "n n_textures"]
+    ) -> Float[Tensor, "n feature h w"]:
+        """Return a map of the size of `feature`."""
+        return self.samesample(self.residual(self.jointConv(feature, c)))
+
+
+class Head(nn.Module):
+    """A picture (tanh) or a mask (sigmoid) from a map."""
+
+    def __init__(self, in_dim: int, out_dim: int, squash: nn.Module) -> None:
+        super().__init__()
+        self.img = nn.Sequential(conv3(in_dim, out_dim), squash)
+
+    def forward(self, x: Float[Tensor, "n dim h w"]) -> Float[Tensor, "n out h w"]:
+        """Return the painted layer."""
+        return self.img(x)
+
+
+def over(foreground: Image, mask: Mask, behind: Image) -> Image:
+    """Return mask * foreground + (1 - mask) * behind."""
+    return mask * foreground + (1 - mask) * behind
+
+
+def tie(c: Int[Tensor, " n"], n_textures: int, n_groups: int) -> Int[Tensor, " n"]:
+    """Return the group of each texture: neighbours together, floor(c * n_groups / n_textures)  (FineGAN Sec. 3)."""
+    return c * n_groups // n_textures
+
+
+def one_hot(index: Int[Tensor, " n"], n_codes: int) -> Float[Tensor, "n n_codes"]:
+    """Return one-hot rows."""
+    return F.one_hot(index, n_codes).float()
+
+
+_HELP = {
+    "background": ("Background", "what is behind the object, and how it is laid out"),
+    "pose": ("Pose", "how the object stands, and where in the picture"),
+    "shape": ("Shape", "what kind of object it is"),
+    "texture": ("Texture", "the object's colours and markings"),
+}
+
+KNOBS = tuple(
+    Knob(name=name, label=label, kind="picture", help=f"A photo that gives {text}.")
+    for name, (label, text) in _HELP.items()
+) + tuple(
+    Knob(
+        name=f"{name}_seed",
+        label=f"{label} seed",
+        kind="seed",
+        low=0,
+        high=2**31 - 1,
+        step=1,
+        help=f"Draws anew {text}.",
+    )
+    for name, (label, text) in _HELP.items()
+)
+"""In the order of a page: four photos, four seeds."""
+
+
+def _picture(name: str, value: Any, n: int) -> Image:
+    if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[0] not in (1, n):
+        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; {came} came")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = -1
+    if number != value or not 0 <= number < 2**63:
+        raise ValueError(f"knob {name!r} takes a whole number from 0; {value!r} came")
+    return number
+
+
+def _check_photo(image: Image) -> None:
+    if image.shape[1:] != (3, SIZE, SIZE):
+        came = " x ".join(str(k) for k in image.shape[1:])
+        raise ValueError(
+            f"a picture of {came} came, 3 x {SIZE} x {SIZE} is wanted; crop and resize it first (training.pictures)"
+        )

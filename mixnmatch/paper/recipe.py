@@ -1,0 +1,275 @@
+"""How the published MixNMatch learns: a first stage of codes (Sec. 3.2, 3.3), a second of features (Sec. 3.4).
+
+Each phase minimises the sum that the published program minimises, in the same order, with the same networks learning.
+Two defects of that program are not copied: it went on from the averaged weights after every epoch, where here the
+training loop keeps the average apart; and it stopped at sets without boxes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes
+from training.types import Batch, Boxes, Image, Mask, Phase, Step, fields_of
+
+from .critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
+from .encoders import FACTORS
+from .feature import FeatureCritic
+from .generator import Generator, Painting
+from .layers import initialise
+from .losses import as_fake, as_real, background_cells, background_critic, code_losses, gradient_penalty
+from .presets import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FirstStage:
+    """What the phases of a step of the first stage share."""
+
+    codes: Codes
+    """y: drawn from the prior, tied."""
+    painted: Painting
+    """G(y)."""
+    read: dict[str, Tensor]
+    """E(x) of the real pictures x: z, and b, p, c as shares."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SecondStage:
+    """What the phases of a step of the second stage share."""
+
+    image: Image
+    """G(y) for free codes y."""
+    feature: Float[Tensor, "n feature h w"]
+    """The parent feature it was painted from."""
+    read: Float[Tensor, "n feature h w"]
+    """What the extractor reads from the real pictures."""
+
+
+class Recipe:
+    """Both stages of the published training, one after the other."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        width, sizes = config.critic_width, config.generator
+        self.generator = Generator(sizes)
+        self.background_critic = BackgroundCritic(width)  # D_b
+        self.parent_critic = ParentCritic(width // 2, sizes.n_shapes)  # D_p
+        self.child_critic = ChildCritic(width, sizes.n_textures)  # D_c
+        self.pair_critics = PairCritics(sizes, config.pair_width)
+        self.feature_critic = FeatureCritic(sizes, config.feature_critic_width)
+        self.networks = nn.ModuleDict(
+            {
+                "generator": self.generator,
+                "background_critic": self.background_critic,
+                "parent_critic": self.parent_critic,
+                "child_critic": self.child_critic,
+                "pair_critics": self.pair_critics,
+                "feature_critic": self.feature_critic,
+            }
+        )
+        for name, network in self.networks.items():
+            if name != "pair_critics":  # the published program leaves these at PyTorch's default
+                initialise(network)
+        self.networks.to(device)
+        self.average: Generator | None = None
+        """The averaged generator, where the training loop hands it over: the second stage then goes on from it."""
+        self._first: FirstStage | None = None
+        self._second: SecondStage | None = None
+
+    def phases(self) -> list[Phase]:
+        """Return D_b, D_c, the pair critics and G with E; then the feature critic and the feature extractor."""
+        end = self.config.first_stage
+        # D_p and the code head of D_c learn with G and E: they only read the codes of what G painted.
+        D_c = nn.ModuleList([self.child_critic.trunk, self.child_critic.real])
+        G_and_E = nn.ModuleList(
+            [self.generator.painters(), self.generator.encoders, self.parent_critic, self.child_critic.code]
+        )
+        phases = [
+            self._phase("background_critic", self.background_critic, self.background_critic_losses, until=end),
+            self._phase("child_critic", D_c, self.child_critic_losses, until=end),
+            self._phase("pair_critics", self.pair_critics, self.pair_critics_losses, until=end),
+            self._phase("generator", G_and_E, self.generator_losses, until=end),
+        ]
+        extractor = self.generator.extractor
+        if extractor is not None:
+            phases += [
+                self._phase("feature_critic", self.feature_critic, self.feature_critic_losses, since=end),
+                self._phase("extractor", extractor, self.extractor_losses, since=end),
+            ]
+        return phases
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Draw codes, paint them and read the real pictures, once for all phases of the step."""
+        self._first = self._second = None
+        self.networks.train()
+        if step.images < self.config.first_stage:
+            self._first = self._begin_first(batch, step)
+        elif self.generator.extractor is not None:
+            if step.images < self.config.first_stage + len(batch.image) and self.average is not None:
+                self.generator.load_state_dict(self.average.state_dict())
+            self._second = self._begin_second(batch, step)
+
+    def _begin_first(self, batch: Batch, step: Step) -> FirstStage:
+        G = self.generator
+        codes = self._first_codes(len(batch.image), step)
+        # The graph is made here and used in the phase `generator`, the only one in which G and E learn.
+        learning = nn.ModuleList([G.painters(), G.encoders]).requires_grad_(True)
+        painted = G.paint(codes)
+        read = {k: G.encoders.code(batch.image, k) for k in FACTORS}
+        learning.requires_grad_(False)
+        return FirstStage(codes=codes, painted=painted, read=read)
+
+    def _begin_second(self, batch: Batch, step: Step) -> SecondStage:
+        G = self.generator
+        assert G.extractor is not None
+        G.eval()
+        G.extractor.train()
+        with torch.no_grad():
+            painted = G.paint(self._second_codes(len(batch.image), step))
+        G.extractor.requires_grad_(True)  # as in the first stage: the graph is used in the phase `extractor`
+        read = G.extractor(batch.image)
+        G.extractor.requires_grad_(False)
+        return SecondStage(image=painted.layers.image, feature=painted.feature, read=read)
+
+    def _first_codes(self, n: int, step: Step) -> Codes:
+        """Return tied codes; of `free_share` of the rows, once warmed up, b and p are drawn for themselves."""
+        config = self.config
+        codes = self.generator.sample(n, step.rng)
+        share = config.free_share * step.ramp(config.free_start, config.free_full)
+        if share == 0:
+            return codes
+        free = self.generator.sample(n, step.rng, tied=False)
+        row = (torch.rand(n, 1, generator=step.rng) < share).to(codes.b.device)
+        return replace(codes, b=torch.where(row, free.b, codes.b), p=torch.where(row, free.p, codes.p))
+
+    def _second_codes(self, n: int, step: Step) -> Codes:
+        """Return free codes; now and then a whole batch has soft ones for the shape, as codes read from photos are."""
+        codes = self.generator.sample(n, step.rng, tied=False)
+        if torch.rand((), generator=step.rng) >= self.config.soft_shapes:
+            return codes
+        return replace(codes, p=torch.randn(codes.p.shape, generator=step.rng).softmax(1).to(codes.p))
+
+    def background_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Background critic: real background patches or painted ones; background patches or others (FineGAN Sec. 3)."""
+        scene, box = (batch.image, batch.box) if batch.scene is None else (batch.scene, batch.scene_box)
+        cells = background_cells(self._boxes(scene, box))
+        real, background = self.background_critic(scene)
+        fake, _ = self.background_critic(self.first.painted.layers.background.detach())
+        of_real, of_background = background_critic(real, fake, background, cells)
+        return {"real": self.config.weights.background * of_real, "background": of_background}
+
+    def child_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Child critic: real pictures or painted ones."""
+        fake = self.first.painted.layers.image.detach()
+        return {
+            "real": as_real(self.child_critic.realness(batch.image)),
+            "fake": as_fake(self.child_critic.realness(fake)),
+        }
+
+    def pair_critics_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Pair critics: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
+        first = self.first
+        real = (batch.image, {k: code.detach() for k, code in first.read.items()})
+        fake = (first.painted.layers.image.detach(), fields_of(first.codes))
+        penalty = gradient_penalty(self.pair_critics, real, fake, step.rng)
+        return {
+            "read": -self.pair_critics(*real, step.rng),
+            "painted": self.pair_critics(*fake, step.rng),
+            "penalty": self.config.weights.gradient_penalty * penalty,
+        }
+
+    def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Generator and encoders: codes can be read from layers, layers look real, pairs cannot be told apart."""
+        first, weights, G = self.first, self.config.weights, self.generator
+        codes, painted, layers = first.codes, first.painted, first.painted.layers
+        with torch.no_grad():
+            free = G.sample(len(batch.image), step.rng, tied=False)
+            of_free = G(free).image
+        read = {k: G.encoders(of_free, k) for k in FACTORS}
+        shape = self.parent_critic(_masked(painted.parent_foreground, layers.parent_mask))
+        texture = self.child_critic(_masked(painted.child_foreground, layers.child_mask))
+        background_real, background_class = self.background_critic(layers.background)
+        in_code = code_losses(read, free)
+        return {
+            "shape": F.cross_entropy(shape, codes.p),
+            "texture": F.cross_entropy(texture, codes.c),
+            "background_real": weights.background * as_real(background_real),
+            "background_class": as_real(background_class),
+            "image_real": as_real(self.child_critic.realness(layers.image)),
+            "pairs_read": self.pair_critics(batch.image, first.read, step.rng),
+            "pairs_painted": -self.pair_critics(layers.image, fields_of(codes), step.rng),
+            **{f"code_{k}": getattr(weights, k) * in_code[k] for k in FACTORS},
+        }
+
+    def feature_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Feature critic: parent features of G, or read from real pictures (Sec. 3.4)."""
+        second = self.second
+        return {
+            "painted": as_real(self.feature_critic(second.feature)),
+            "read": as_fake(self.feature_critic(second.read.detach())),
+        }
+
+    def extractor_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Feature extractor: G's own features from G's pictures, and such as G might have from real ones (Sec. 3.4)."""
+        second = self.second
+        assert self.generator.extractor is not None
+        back = F.l1_loss(self.generator.extractor(second.image), second.feature)
+        return {"real": as_real(self.feature_critic(second.read)), "feature": self.config.weights.feature * back}
+
+    @torch.no_grad()
+    def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
+        """Return painted layers of tied and of free codes, and real pictures rendered anew and mixed, eight a row."""
+        rng = torch.Generator().manual_seed(0)
+        pictures = {"tied": _rows(generator.sample(8, rng), generator)}
+        pictures["free"] = _rows(generator.sample(8, rng, tied=False), generator)
+        photos = batch.image[torch.arange(8) % len(batch.image)]
+        codes = generator.encode(photos)
+        other = {"b": codes.b.roll(1, 0), "z_background": codes.z.roll(1, 0), "c": codes.c.roll(2, 0)}
+        photo_rows = [photos, generator(codes).image, generator(replace(codes, **other)).image]
+        if generator.extractor is not None:
+            photo_rows.append(generator(codes, feature=generator.shape_feature(photos)).image)
+        return pictures | {"photos": torch.cat(photo_rows)}
+
+    @property
+    def first(self) -> FirstStage:
+        """What `begin` prepared for this step of the first stage."""
+        assert self._first is not None, "begin() comes first, and the first stage is over at `first_stage` pictures"
+        return self._first
+
+    @property
+    def second(self) -> SecondStage:
+        """What `begin` prepared for this step of the second stage."""
+        assert self._second is not None, "begin() comes first, and the second stage begins at `first_stage` pictures"
+        return self._second
+
+    def _boxes(self, scene: Image, box: Boxes | None) -> Boxes:
+        unknown = scene.new_tensor(self.config.box_where_unknown).expand(len(scene), 4)
+        return unknown if box is None else box
+
+    def _phase(
+        self,
+        name: str,
+        network: nn.Module,
+        losses: Callable[[Batch, Step], dict[str, Tensor]],
+        since: int = 0,
+        until: int | None = None,
+    ) -> Phase:
+        config = self.config
+        rate = config.feature_critic_rate if name == "feature_critic" else config.learning_rate
+        adam = torch.optim.Adam(network.parameters(), rate, (config.beta1, config.beta2))
+        return Phase(name=name, network=network, optimizer=adam, losses=losses, since=since, until=until)
+
+
+def _masked(foreground: Image, mask: Mask) -> Image:
+    """Return what a critic of codes sees: mid-grey where the layer is clear."""
+    return foreground * mask
+
+
+def _rows(codes: Codes, generator: Generator) -> Image:
+    layers = generator(codes)
+    mask = (2 * layers.mask - 1).expand_as(layers.image)
+    return torch.cat([layers.image, layers.parent, layers.background, mask])
