@@ -1,0 +1,387 @@
+"""Does a knob do what it says, and does the rest stay? Measured on a generator's own pictures (GIRAFFE HD Sec. 4).
+
+Each knob that a reader can read is turned at random and the reading fitted to it; each knob is swept while all else is
+fixed, to see what else moves; and layers are compared before and after a code is redrawn.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.metrics.fits import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
+from training.metrics.regressor import CarRegressor
+from training.types import Generator, Image, Knob, Mask, repeat, rows, stack
+
+Readings = dict[str, Tensor]
+"""What a reader says of each picture, `(n,)` each, under the names of the knobs that should move it."""
+Reader = Callable[[Image, Mask], Readings]
+
+CAMERA = ("elevation", "azimuth")
+"""Knobs that may move object and background."""
+BACKGROUND = ("background",)
+"""Knobs that may move the background alone; all others may move the object alone."""
+CLEAR, FULL = 0.02, 0.98
+"""A pixel is background below the first, object above the second share of mask."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Following:
+    """One knob and what a reader sees of it."""
+
+    knob: str
+    label: str
+    unit: str
+    fit: Fit
+    points: tuple[tuple[float, float], ...]
+    """Some knob values with their readings, for a plot; sizes relative to their geometric mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Staying:
+    """One knob and what it moved: shares of pixels, means over pictures; None where there was nothing to see."""
+
+    knob: str
+    label: str
+    effect: float
+    """Mean change of the whole picture, of 255: what the knob does at all."""
+    background_1: float | None = None
+    """Of pixels outside both masks, the share changed by 1/255 or more in a channel; None for knobs of it."""
+    background_4: float | None = None
+    foreground_1: float | None = None
+    """Of pixels wholly inside both masks, the share changed by 1/255 or more; for knobs of the background alone."""
+    foreground_4: float | None = None
+    mask_iou: float = 1.0
+    """Overlap of the masks before and after, cut at one half."""
+    mask_change: float = 0.0
+    """Mean change of the mask."""
+    look_change: float = 0.0
+    """Distance of the colour histograms inside the masks before and after, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Masks:
+    """Areas of masks, as shares of the picture."""
+
+    mean: float
+    sd: float
+    smallest: float
+    largest: float
+    soft: float
+    """Pixels between 0.1 and 0.9, as a share of the area."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnobReport:
+    """All that was measured of one generator's knobs."""
+
+    n: int
+    seed: int
+    reader: str
+    following: tuple[Following, ...]
+    turns: Turns | None
+    identity_drift: float | None
+    """Colour change of an object over a full turn, relative to that between objects: 0 keeps its identity."""
+    staying: tuple[Staying, ...]
+    readings: tuple[str, ...]
+    """Columns of `leak`."""
+    leak: dict[str, tuple[float, ...]]
+    """Knob -> how much it moves each reading over its range, as a share of what the reading's own knob does."""
+    masks: Masks
+    pictures: dict[str, Image] = field(default_factory=dict)
+    """Rows of pictures to look at, by name, eight a row."""
+    captions: dict[str, str] = field(default_factory=dict)
+
+
+def read_masks(image: Image, mask: Mask) -> Readings:
+    """Return `x` (right), `y` (up): the mask's centroid in percent of half the width; `scale`: root of its area."""
+    height, width = mask.shape[2:]
+    share = mask[:, 0].double()
+    area = share.sum((1, 2))
+    across = (torch.arange(width, device=mask.device, dtype=torch.float64) + 0.5) * 2 / width - 1
+    up = height / width - (torch.arange(height, device=mask.device, dtype=torch.float64) + 0.5) * 2 / width
+    held = area.clamp_min(1e-9)
+    return {
+        "x": 100 * (share.sum(1) * across).sum(1) / held,
+        "y": 100 * (share.sum(2) * up).sum(1) / held,
+        "scale": (area / (height * width)).sqrt().clamp_min(1e-6),
+    }
+
+
+def car_reader(network: CarRegressor) -> Reader:
+    """Return a reader of rendered cars: `rotation`, `elevation`, `scale`, `x`, `y`."""
+
+    def read(image: Image, mask: Mask) -> Readings:
+        seen = network.read(image)
+        return {name: getattr(seen, name).double() for name in ("rotation", "elevation", "scale", "x", "y")}
+
+    return read
+
+
+@torch.inference_mode()
+def measure_knobs(
+    generator: Generator, *, reader: Reader = read_masks, reader_name: str = "masks", n: int = 600, seed: int = 0
+) -> KnobReport:
+    """Return how the generator's knobs do. `n` pictures are read for the fits, about four times as many in all.
+
+    Raises: ValueError if the generator's layers have no mask or it has no knobs that are numbers.
+    """
+    pose = [knob for knob in generator.knobs if knob.kind in ("range", "angle")]
+    if not pose:
+        raise ValueError(f"{type(generator).__name__} has no knobs that are numbers, so none to measure")
+    rng = torch.Generator().manual_seed(seed)
+    following, masks, worst = _following(generator, pose, reader, n, rng)
+    sign = next((f.fit.slope for f in following if f.knob == "rotation"), 1.0)
+    turned, drift, pictures = _turns(generator, reader, max(8, n // 20), rng, sign)
+    leak, columns, sweeps = _leaks(generator, pose, reader, max(8, n // 12), rng)
+    staying, redrawn = _staying(generator, max(16, n // 6), rng)
+    captions = {name: f"{name}, from {k.low:g} to {k.high:g} {k.unit}" for k in pose for name in [k.label]}
+    return KnobReport(
+        n=n,
+        seed=seed,
+        reader=reader_name,
+        following=following,
+        turns=turned,
+        identity_drift=drift,
+        staying=staying,
+        readings=columns,
+        leak=leak,
+        masks=masks,
+        pictures=pictures | sweeps | redrawn | worst,
+        captions=captions,
+    )
+
+
+def _drawn(generator: Generator, codes: Any, batch: int = 64) -> Iterator[Any]:
+    """Go through the layers that `codes` describe."""
+    for start in range(0, len(_column(codes)), batch):
+        layers = generator(rows(codes, slice(start, start + batch)))
+        if getattr(layers, "mask", None) is None:
+            raise ValueError(f"the layers of {type(generator).__name__} have no mask; a knob report needs one")
+        yield layers
+
+
+def _column(codes: Any) -> Tensor:
+    """Return any field of a dataclass of tensors."""
+    return next(v for name in codes.__dataclass_fields__ if (v := getattr(codes, name)) is not None)
+
+
+def _read(generator: Generator, codes: Any, reader: Reader) -> Readings:
+    """Return the readings of the pictures that `codes` describe, on the CPU."""
+    parts = [reader(layers.image, layers.mask) for layers in _drawn(generator, codes)]
+    return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+
+
+def _uniform(knob: Knob, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
+    """Draw values over a knob's range."""
+    return knob.low + (knob.high - knob.low) * torch.rand(n, generator=rng)
+
+
+def full_turn(knob: Knob) -> bool:
+    """Whether a knob goes all the way round."""
+    return knob.kind == "angle" and knob.high - knob.low >= 360
+
+
+def _following(
+    generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
+) -> tuple[tuple[Following, ...], Masks, dict[str, Image]]:
+    """Turn all knobs at random at once; fit what is read to each."""
+    codes = generator.sample(n, rng)
+    values = {knob.name: _uniform(knob, n, rng) for knob in pose}
+    for name, value in values.items():
+        codes = generator.set(codes, name, value)
+    parts, areas, soft = [], [], []
+    for layers in _drawn(generator, codes):
+        parts.append({k: v.double().cpu() for k, v in reader(layers.image, layers.mask).items()})
+        areas.append(layers.mask.mean((1, 2, 3)).double().cpu())
+        soft.append(((layers.mask > 0.1) & (layers.mask < 0.9)).double().mean((1, 2, 3)).cpu())
+    read = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    area = torch.cat(areas)
+    masks = Masks(
+        mean=float(area.mean()),
+        sd=float(area.std()),
+        smallest=float(area.min()),
+        largest=float(area.max()),
+        soft=float(torch.cat(soft).mean() / area.mean().clamp_min(1e-9)),
+    )
+    found = []
+    worst: dict[str, Image] = {}
+    for knob in pose:
+        if knob.name not in read or knob.high == knob.low:
+            continue
+        value, reading = values[knob.name].double(), read[knob.name]
+        if knob.name == "scale":  # no one can say what size 1 is in a picture: compare ratios
+            value, reading = (x.clamp_min(1e-6).log() for x in (value, reading))
+            value, reading = value - value.mean(), reading - reading.mean()
+        fit = circle_fit(value, reading) if full_turn(knob) else line_fit(value, reading)
+        if full_turn(knob):
+            off = wrap(reading - math.copysign(1, fit.slope) * value - fit.offset).abs()
+            rank = off.argsort(descending=True)[:8]
+            worst["worst rotations"] = torch.cat(
+                [generator(rows(codes, rank[i : i + 1])).image for i in range(len(rank))]
+            )
+        if knob.name == "scale":
+            value, reading = value.exp(), reading.exp()
+        points = tuple(zip(value[:300].tolist(), reading[:300].tolist(), strict=True))
+        found.append(Following(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
+    return tuple(found), masks, worst
+
+
+def _turns(
+    generator: Generator, reader: Reader, n: int, rng: torch.Generator, sign: float, steps: int = 24
+) -> tuple[Turns | None, float | None, dict[str, Image]]:
+    """Turn `n` objects all the way round; return how the readings go round and how their colours drift."""
+    knob = next((k for k in generator.knobs if k.name == "rotation" and full_turn(k)), None)
+    if knob is None:
+        return None, None, {}
+    angles = torch.arange(steps) * 360.0 / steps
+    codes = generator.set(repeat(generator.sample(n, rng), steps), "rotation", angles.repeat(n))
+    looks, readings, shown = [], [], []
+    for layers in _drawn(generator, codes):
+        looks.append(look_histogram(layers.image, layers.mask))
+        readings.append(reader(layers.image, layers.mask))
+        shown.append(layers.image[: max(0, 3 * steps - 64 * len(shown))].cpu())
+    pictures = torch.cat(shown)[: 3 * steps : 3]
+    look = torch.cat(looks).view(n, steps, -1)
+    mean = look.mean(1)
+    own = (look - mean[:, None]).abs().sum(2).mean() / 2
+    others = (mean - mean.roll(1, 0)).abs().sum(1).mean() / 2
+    result = None
+    if "rotation" in readings[0]:
+        result = turns(torch.cat([r["rotation"] for r in readings]).double().cpu().view(n, steps), sign)
+    return result, float(own / others.clamp_min(1e-9)), {"Full turns": pictures}
+
+
+def _leaks(
+    generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator, steps: int = 9
+) -> tuple[dict[str, tuple[float, ...]], tuple[str, ...], dict[str, Image]]:
+    """Sweep each knob with all else fixed; return what else is read to move, and some of the sweeps."""
+    base = generator.sample(n, rng)
+    spread: dict[str, dict[str, float]] = {}
+    pictures: dict[str, Image] = {}
+    for knob in pose:
+        if knob.high == knob.low:
+            continue
+        turn = full_turn(knob)
+        value = torch.linspace(knob.low, knob.high, steps + turn)[:steps]
+        codes = generator.set(repeat(base, steps), knob.name, value.repeat(n))
+        read = _read(generator, codes, reader)
+        spread[knob.name] = {
+            name: math.sqrt(
+                sum(explained_spread(value, part.view(n, steps), turn=turn) ** 2 for part in _parts(name, x))
+            )
+            for name, x in read.items()
+        }
+        if knob.name != "rotation":
+            eight = torch.linspace(knob.low, knob.high, 8)
+            pictures[knob.label] = generator(
+                generator.set(repeat(rows(base, slice(0, 2)), 8), knob.name, eight.repeat(2))
+            ).image.cpu()
+    columns = tuple(name for name in spread if name in spread[name])
+    leak = {k: tuple(spread[k][name] / max(spread[name][name], 1e-9) for name in columns) for k in spread}
+    return leak, columns, pictures
+
+
+def _parts(name: str, reading: Tensor) -> list[Tensor]:
+    """Return a reading as numbers that have no seam: a direction as a point on the circle, a size as its logarithm."""
+    if name == "rotation":
+        angle = reading.deg2rad()
+        return [angle.cos(), angle.sin()]
+    return [reading.clamp_min(1e-6).log()] if name == "scale" else [reading]
+
+
+def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Staying, ...], dict[str, Image]]:
+    """Turn each knob from where it is to a random place; compare the layers before and after."""
+    base = generator.sample(n, rng)
+    before = list(_drawn(generator, base))
+    found, pictures = [], {}
+    for knob in generator.knobs:
+        if knob.kind == "picture" or knob.high == knob.low:
+            continue
+        codes = redraw(generator, base, knob, rng)
+        after = list(_drawn(generator, codes))
+        found.append(_compare(knob, before, after))
+        if knob.kind == "seed":
+            pair = torch.stack([before[0].image[:8], after[0].image[:8]]).flatten(0, 1)
+            pictures[f"{knob.label}: before, after"] = pair.cpu()
+    return tuple(found), pictures
+
+
+def redraw(generator: Generator, codes: Any, knob: Knob, rng: torch.Generator, groups: int = 8) -> Any:
+    """Return `codes` with one knob at random values; a seed, alike in all rows that are set at once, in groups."""
+    n = len(_column(codes))
+    if knob.kind != "seed":
+        return generator.set(codes, knob.name, _uniform(knob, n, rng))
+    size = -(-n // groups)
+    parts = []
+    for start in range(0, n, size):
+        number = int(torch.randint(int(knob.low), max(int(knob.high), int(knob.low) + 1), (), generator=rng))
+        parts.append(generator.set(rows(codes, slice(start, start + size)), knob.name, number))
+    return stack(parts)
+
+
+def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Staying:
+    """Return what one knob changed between two lists of layers."""
+    image_0, mask_0 = torch.cat([layers.image for layers in before]), torch.cat([layers.mask for layers in before])
+    image_1, mask_1 = torch.cat([layers.image for layers in after]), torch.cat([layers.mask for layers in after])
+    result: dict[str, Any] = {
+        "effect": float((image_1 - image_0).abs().mean() * 127.5),
+        "mask_iou": float(iou(mask_0, mask_1).mean()),
+        "mask_change": float((mask_1 - mask_0).abs().mean()),
+        "look_change": float(
+            (look_histogram(image_0, mask_0) - look_histogram(image_1, mask_1)).abs().sum(1).mean() / 2
+        ),
+    }
+    if knob.name not in BACKGROUND + CAMERA:
+        outside = (mask_0 < CLEAR) & (mask_1 < CLEAR)
+        result |= {f"background_{k}": changed_share(image_0, image_1, outside, k) for k in (1, 4)}
+    if knob.name in BACKGROUND:
+        inside = (mask_0 > FULL) & (mask_1 > FULL)
+        result |= {f"foreground_{k}": changed_share(image_0, image_1, inside, k) for k in (1, 4)}
+    return Staying(knob=knob.name, label=knob.label, **result)
+
+
+def changed_share(before: Image, after: Image, where: Tensor, levels: float) -> float | None:
+    """Return the share of the pixels `where` (n 1 h w) that changed by `levels` / 255 or more in any channel.
+
+    Mean over pictures with any such pixel, as the authors' mutual-background score; None if no picture has one.
+    """
+    # in [-1, 1] one level is 2 / 255; the small allowance is for float32 on either side of a whole level
+    changed = (after - before).abs().amax(1, keepdim=True) >= levels * 2 / 255 - 1e-6
+    count = where.sum((1, 2, 3))
+    if not bool((count > 0).any()):
+        return None
+    share = (changed & where).sum((1, 2, 3)) / count.clamp_min(1)
+    return float(share[count > 0].mean())
+
+
+def iou(a: Mask, b: Mask) -> Float[Tensor, " n"]:
+    """Return the overlap of masks cut at one half, intersection over union; 1 for two empty ones."""
+    a, b = a > 0.5, b > 0.5
+    union = (a | b).sum((1, 2, 3))
+    return torch.where(
+        union > 0, (a & b).sum((1, 2, 3)) / union.clamp_min(1), torch.ones_like(union, dtype=torch.float32)
+    )
+
+
+def look_histogram(image: Image, mask: Mask, bins: int = 4) -> Float[Tensor, "n colours"]:
+    """Return shares of `bins`^3 colours inside the mask, summing to 1 where there is a mask; bins are soft-edged.
+
+    Each channel's value is shared between its two nearest bins, so that a small change of colour is a small change.
+    """
+    n = len(image)
+    place = ((image.clamp(-1, 1) + 1) / 2 * (bins - 1)).flatten(2)
+    low = place.floor().clamp(max=bins - 2)
+    high_share = place - low
+    weight = mask.flatten(1) / mask.flatten(1).sum(1, keepdim=True).clamp_min(1e-9)
+    result = image.new_zeros(n, bins**3)
+    for corner in range(8):
+        step = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=image.device).view(1, 3, 1)
+        share = torch.where(step.bool(), high_share, 1 - high_share).prod(1)
+        r, g, b = (low + step).long().unbind(1)
+        result.scatter_add_(1, (r * bins + g) * bins + b, share * weight)
+    return result
