@@ -1,12 +1,19 @@
 """The web page: two tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")  # before gradio
+if "GRADIO_TEMP_DIR" not in os.environ:  # a folder of our own, gone when the server stops
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="knobs-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 import secrets
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fastapi
@@ -16,8 +23,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .live import Busy, Live, say
-from .shelf import Shelf
+from .describe import about
+from .events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
+from .films import MAX_FRAMES
+from .live import BusyError, Live, say
+from .shelf import Model, Shelf
 
 TITLE = "Knobs without labels"
 HEAD = '<link rel="stylesheet" href="/page/page.css"><script type="module" src="/page/main.js"></script>'
@@ -40,21 +50,158 @@ POLICY = "; ".join(  # no request leaves this server, whatever a component would
         "frame-ancestors 'self'",
     )
 )
+WIDTHS = ["As it is", "256 pixels", "512 pixels"]
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 def page(shelf: Shelf) -> gr.Blocks:
     """Return the layout for a shelf of generators."""
+    events = Events(shelf)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
         gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
-            if any(not model.reads_photos for model in shelf):
+            turned = [model for model in shelf if not model.reads_photos]
+            mixed = [model for model in shelf if model.reads_photos]
+            if turned:
                 with gr.Tab("Turn the knobs", id="knobs"):
-                    gr.HTML("<knob-studio></knob-studio>", apply_default_css=False)
-            if any(model.reads_photos for model in shelf):
+                    _knobs_tab(events, turned)
+            if mixed:
                 with gr.Tab("Mix photos", id="mix"):
-                    gr.HTML("<photo-studio></photo-studio>", apply_default_css=False)
-    return blocks.queue(max_size=64)
+                    _mix_tab(events, mixed)
+        for function in (events.models, events.render, events.layers, events.read_photo):
+            gr.api(friendly(function), concurrency_limit=4)
+    return blocks.queue(max_size=64, default_concurrency_limit=2)
+
+
+def _knobs_tab(events: Events, models: Sequence[Model]) -> None:
+    """Lay out the tab of the models with numbers and seeds."""
+    gr.HTML("<knob-studio></knob-studio>", apply_default_css=False)
+    with gr.Accordion("Make a film", open=False, elem_classes="fold-panel"), gr.Row():
+        with gr.Column(scale=3):
+            with gr.Row():
+                story = gr.Radio([ONE_KNOB, AROUND, A_TO_B], value=ONE_KNOB, label="What happens")
+                knob = gr.Dropdown(_turnable(models[0]), label="Knob", filterable=False)
+            frames, fps, kind, width = _film_settings(["MP4", "WebP", "GIF", "Filmstrip"])
+            make, stop = _buttons("Make the film")
+        video, picture = _results()
+    making = make.click(
+        friendly(events.film),
+        [*_recipes("recipe", "kept_a", "kept_b"), story, knob, frames, fps, width, kind],
+        [video, picture],
+        js=_with_recipes("knobStudio", 3),
+        api_name="film",
+        show_progress_on=[picture],
+    )
+    stop.click(None, cancels=[making])
+    story.change(lambda chosen: gr.update(visible=chosen == ONE_KNOB), story, knob, api_visibility="private")
+    card = _card(models[0])
+    _follow_model("knob-studio", models, lambda model: (gr.update(**_choices(model)), about(model)), [knob, card])
+
+
+def _mix_tab(events: Events, models: Sequence[Model]) -> None:
+    """Lay out the tab of the models that read photos."""
+    gr.HTML("<photo-studio></photo-studio>", apply_default_css=False)
+    slots = [(knob.label, knob.name) for knob in models[0].generator.knobs]
+    with gr.Accordion("Make a sheet of mixes", open=False, elem_classes="fold-panel"), gr.Row():
+        with gr.Column(scale=3):
+            across = gr.Radio(slots, value=slots[-1][1], label="Along a row, change")
+            down = gr.Radio([(NOTHING, NOTHING), *slots], value=slots[0][1], label="From row to row, change")
+            with gr.Row():
+                photos = gr.Slider(2, MAX_PHOTOS, 5, step=1, label="Example photos")
+                sheet_width = gr.Radio(WIDTHS, value=WIDTHS[0], label="Width of a picture")
+            make, stop = _buttons("Make the sheet")
+        video, picture = _results()
+    making = make.click(
+        friendly(events.grid),
+        [*_recipes("recipe"), across, down, photos, sheet_width],
+        [video, picture],
+        js=_with_recipes("photoStudio", 1),
+        api_name="grid",
+        show_progress_on=[picture],
+    )
+    stop.click(None, cancels=[making])
+    with gr.Accordion("Follow a video", open=False, elem_classes="fold-panel"), gr.Row():
+        with gr.Column(scale=3):
+            source = gr.File(label="A video, at most 10 MB", file_types=["video"], height=120)
+            frames, fps, kind, width = _film_settings(["MP4", "WebP", "GIF", "Filmstrip"])
+            make, stop = _buttons("Make the film")
+        video, picture = _results()
+    following = make.click(
+        friendly(events.follow),
+        [*_recipes("recipe"), source, frames, fps, width, kind],
+        [video, picture],
+        js=_with_recipes("photoStudio", 1),
+        api_name="follow",
+        show_progress_on=[picture],
+    )
+    stop.click(None, cancels=[following])
+    card = _card(models[0])
+    _follow_model("photo-studio", models, lambda model: (about(model),), [card])
+
+
+def _recipes(*names: str) -> list[gr.Textbox]:
+    """Return inputs for recipes as JSON text; the page's script fills them in as an event begins."""
+    return [gr.Textbox(label=name, visible=False) for name in names]
+
+
+def _film_settings(kinds: list[str]) -> tuple[gr.Slider, gr.Slider, gr.Radio, gr.Radio]:
+    with gr.Row():
+        frames = gr.Slider(4, MAX_FRAMES, 36, step=1, label="Pictures")
+        fps = gr.Slider(5, 30, 20, step=1, label="Pictures a second")
+    with gr.Row():
+        kind = gr.Radio(kinds, value=kinds[0], label="File")
+        width = gr.Radio(WIDTHS, value=WIDTHS[1], label="Width of a picture")
+    return frames, fps, kind, width
+
+
+def _buttons(text: str) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        return gr.Button(text, variant="primary"), gr.Button("Stop")
+
+
+def _results() -> tuple[gr.Video, gr.Image]:
+    """Return where a film or a sheet appears; the empty picture also holds the progress bar."""
+    with gr.Column(scale=2):
+        video = gr.Video(label="Film", visible=False, autoplay=True, loop=True, buttons=["download"], height=300)
+        picture = gr.Image(
+            label="Result", type="filepath", interactive=False, buttons=["download", "fullscreen"], height=300
+        )
+    return video, picture
+
+
+def _card(model: Model) -> gr.Markdown:
+    with gr.Accordion("About this checkpoint", open=False, elem_classes="fold-panel"):
+        return gr.Markdown(about(model))
+
+
+def _follow_model(
+    element: str, models: Sequence[Model], updates: Callable[[Model], tuple[Any, ...]], outputs: list[Any]
+) -> None:
+    """Update components when another model is chosen in a studio."""
+    named = {model.name: model for model in models}
+    listen = f"""
+        const tell = (name) => {{ if (props.value !== name) {{ props.value = name; trigger("change"); }} }};
+        document.addEventListener("model", (event) => {{
+          if (event.target.localName === "{element}") tell(event.detail);
+        }});"""
+    bridge = gr.HTML(models[0].name, html_template="", js_on_load=listen, visible="hidden", apply_default_css=False)
+    bridge.change(
+        lambda name: updates(named.get(name, models[0])), bridge, outputs, api_visibility="private", queue=False
+    )
+
+
+def _turnable(model: Model) -> list[tuple[str, str]]:
+    return [(knob.label, knob.name) for knob in model.generator.knobs if knob.kind != "picture"]
+
+
+def _choices(model: Model) -> dict[str, Any]:
+    choices = _turnable(model)
+    return {"choices": choices, "value": choices[0][1] if choices else None}
+
+
+def _with_recipes(studio: str, count: int) -> str:
+    """Return a script that puts a studio's recipe, and its A and B, before an event's other inputs."""
+    return f"(...given) => [...window.{studio}.recipes().slice(0, {count}), ...given.slice({count})]"
 
 
 def serve(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None) -> fastapi.FastAPI:
@@ -67,7 +214,7 @@ def serve(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None)
     live = Live(shelf)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(live.router)
-    for kind in (ValueError, Busy, Exception):
+    for kind in (ValueError, BusyError, Exception):
         app.add_exception_handler(kind, say)
     gr.mount_gradio_app(
         app,

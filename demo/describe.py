@@ -59,3 +59,21 @@ def figures_of(card: dict[str, Any], name: str) -> list[str]:
 def title_of(model: Model) -> str:
     """Return a model's name for people."""
     return str(model.card.get("title") or model.name)
+
+
+def about(model: Model) -> str:
+    """Return a model's card as Markdown for people: what it is, from what, how good."""
+    card = model.card
+    config = card.get("data", {})
+    facts = {
+        "Checkpoint": f"`{model.name}`, {model.generator.resolution} x {model.generator.resolution} pixels",
+        "Data": config.get("name") or config.get("kind") or "" if isinstance(config, dict) else str(config),
+        "Pictures seen": f"{card['images_seen']:,}" if card.get("images_seen") else "",
+        "Parameters": f"{sum(p.numel() for p in model.generator.parameters()):,}",
+        "Licence": card.get("licence", ""),
+        "Trained with": f"`{card['command']}`" if card.get("command") else "",
+        "File": f"SHA-256 `{model.sha256}`" if model.sha256 else "",
+    }
+    lines = [f"| {name} | {text} |" for name, text in facts.items() if text]
+    table = "\n".join(["| | |", "|---|---|", *lines])
+    return "\n\n".join(part for part in (f"**{title_of(model)}**", str(card.get("notes", "")), table) if part)

@@ -21,10 +21,10 @@ from training.pictures import MAX_BYTES, Box, from_pil, to_pil
 
 from . import recipes, uploads
 from .describe import describe
-from .samples import Example, examples_of
 from .export import layer_png, open_raster, quick, strip
 from .knobs import codes_for, drag_axes
 from .recipes import Recipe
+from .samples import Example, examples_of
 from .shelf import Model, Shelf
 
 MAX_RECIPE = 4 * 1000 * 1000
@@ -36,7 +36,7 @@ TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 log = logging.getLogger(__name__)
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """More pictures are wanted than can be made soon."""
 
 
@@ -59,9 +59,9 @@ class Live:
         add("/page/{name}", self.page, methods=["GET"])
 
     async def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `job` on the generators' thread. Raises: Busy if too many wait."""
+        """Run `job` on the generators' thread. Raises: BusyError if too many wait."""
         if self._waiting >= MAX_WAITING:
-            raise Busy
+            raise BusyError
         self._waiting += 1
         try:
             return await asyncio.wrap_future(self.shelf.submit(job, *arguments))
@@ -116,9 +116,7 @@ class Live:
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
         return Response(data, media_type=kind, headers=headers)
 
-    async def photo(
-        self, request: Request, model: str, name: str = "", box: str = "", example: str = ""
-    ) -> Response:
+    async def photo(self, request: Request, model: str, name: str = "", box: str = "", example: str = "") -> Response:
         """Answer a photo, the request's body or one of the examples, with what the generator sees and reads."""
         chosen = self.shelf[model]
         bounds = _box(box)
@@ -172,7 +170,7 @@ async def say(request: Request, error: Exception) -> Response:
     if isinstance(error, ValueError):
         text = str(error)
         return JSONResponse({"message": text[:1].upper() + text[1:]}, status_code=422)
-    if isinstance(error, Busy):
+    if isinstance(error, BusyError):
         return JSONResponse({"message": "Many people are here just now; please try again."}, status_code=503)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
@@ -206,5 +204,3 @@ def _example(model: Model, name: str) -> Example:
         if example.name == name:
             return example
     raise ValueError(f"there is no example {name[:60]!r} for {model.name}; choose one that the page shows")
-
-

@@ -150,9 +150,7 @@ def read(model: Model, image: Image) -> CodesOfKnob:
     blank = generator.sample(1, torch.Generator().manual_seed(0))
     image = image.to(generator.device)
     return {
-        knob.name: {
-            field: pack(row) for field, row in changed(blank, generator.set(blank, knob.name, image)).items()
-        }
+        knob.name: {field: pack(row) for field, row in changed(blank, generator.set(blank, knob.name, image)).items()}
         for knob in generator.knobs
         if knob.kind == "picture"
     }

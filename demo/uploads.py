@@ -136,5 +136,3 @@ def otsu(values: Float[np.ndarray, "h w"]) -> float:
         gap = sums / below - (sums[-1] - sums) / above
         between = np.nan_to_num(below * above * gap**2, nan=0.0, posinf=0.0)
     return float(middles[int(between.argmax())])
-
-

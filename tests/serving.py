@@ -17,7 +17,12 @@ def toy_shelf() -> Shelf:
     return Shelf(
         [
             Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64, card={"title": "Blocks"}),
-            Model(name="patches", generator=Patches().eval(), sha256="c" * 64, card={"data": "clothing", "title": "Patches"}),
+            Model(
+                name="patches",
+                generator=Patches().eval(),
+                sha256="c" * 64,
+                card={"data": "clothing", "title": "Patches"},
+            ),
         ]
     )
 

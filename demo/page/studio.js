@@ -96,6 +96,11 @@ export class Studio extends HTMLElement {
     this.refresh();
   }
 
+  /** Return this state, A and B as JSON text, "" for one that is empty: what films are made from. */
+  recipes() {
+    return [this.recipe, this.kept.A?.recipe, this.kept.B?.recipe].map((recipe) => (recipe ? JSON.stringify(recipe) : ""));
+  }
+
   remember() {
     clearTimeout(this.settling);
     this.history.push(this.recipe);

@@ -1,0 +1,208 @@
+"""What Gradio's events and its HTTP interface run: films, sheets, single pictures; all take recipes as JSON."""
+
+import base64
+import functools
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+import torch
+
+from training.pictures import to_pil
+
+from . import films, recipes, uploads
+from .describe import describe
+from .export import layer_png, names_of, open_raster
+from .films import Frame, Kind
+from .recipes import Recipe, Slot
+from .samples import examples_of
+from .shelf import Model, Shelf
+
+ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
+NOTHING = "Nothing"
+MAX_PHOTOS = 8
+
+
+def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a mistake into the one sentence that Gradio shows; anything unforeseen stays an error of the server's."""
+
+    @functools.wraps(event)
+    def generator(*arguments: Any, **named: Any) -> Iterator[Any]:
+        try:
+            yield from event(*arguments, **named)
+        except ValueError as error:
+            raise _said(error) from error
+
+    @functools.wraps(event)
+    def function(*arguments: Any, **named: Any) -> Any:
+        try:
+            return event(*arguments, **named)
+        except ValueError as error:
+            raise _said(error) from error
+
+    return generator if inspect.isgeneratorfunction(event) else function
+
+
+def _said(error: ValueError) -> gr.Error:
+    text = str(error)
+    return gr.Error(text[:1].upper() + text[1:], print_exception=False, title="Please check")
+
+
+class Events:
+    """The functions behind the buttons, over one shelf of generators."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+
+    def render(self, recipe: dict) -> dict:  # type: ignore[type-arg]
+        """Return {"png", "recipe"}: the picture as a PNG file in base64, and the recipe that makes it again."""
+        known, layers = self._drawn(recipe)
+        data = recipes.png(to_pil(layers.image)[0], known)
+        return {"png": base64.b64encode(data).decode(), "recipe": known.model_dump(mode="json")}
+
+    def layers(self, recipe: dict) -> dict:  # type: ignore[type-arg]
+        """Return every layer by name as a PNG file in base64, and all in one OpenRaster file as "ora"."""
+        known, layers = self._drawn(recipe)
+        names = dict.fromkeys(["image", "foreground", *names_of(layers)])
+        files = {name: layer_png(layers, name, known) for name in names} | {"ora": open_raster(layers, known)}
+        return {name: base64.b64encode(data).decode() for name, data in files.items()}
+
+    def read_photo(self, checkpoint: str, photo: str, box: list[float] | None = None) -> dict:  # type: ignore[type-arg]
+        """Return {"picture", "view", "box", "codes"} of a photo, a file in base64; picture and codes fill a slot."""
+        try:
+            data = base64.b64decode(photo, validate=True)
+        except ValueError as error:
+            raise ValueError("the photo is not base64 text; encode the file's bytes") from error
+        if box is not None and len(box) != 4:
+            raise ValueError(f"the box has {len(box)} numbers; wanted x0, y0, x1, y1 as fractions of the photo")
+        model = self.shelf[checkpoint]
+        bounds = None if box is None else (box[0], box[1], box[2], box[3])
+        return self.shelf.run(uploads.take, model, data, "the photo", bounds).values()
+
+    def models(self) -> list:  # type: ignore[type-arg]
+        """Return what can be turned: name, knobs with their ranges and defaults, layers, examples."""
+        return [self.shelf.run(describe, model) for model in self.shelf]
+
+    def film(
+        self,
+        recipe: str,
+        kept_a: str,
+        kept_b: str,
+        story: str,
+        knob: str | None,
+        frames: float,
+        fps: float,
+        width: str,
+        kind: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds its progress bar by this default)
+    ) -> Iterator[Any]:
+        """Make a film; recipes as JSON text, `story` one of "One knob", "Once around" and "From A to B"."""
+        count = _count(frames)
+
+        def plan() -> list[Frame]:
+            if story == A_TO_B:
+                start, end = _kept(kept_a, "A"), _kept(kept_b, "B")
+                return films.path(self.shelf[start.checkpoint], start, end, count)
+            now = recipes.parse(recipe)
+            model = self.shelf[now.checkpoint]
+            if story == AROUND:
+                return films.turntable(model, now, count)
+            if not knob:
+                raise ValueError("no knob is chosen; choose one to turn")
+            return films.sweep(model, now, knob, count)
+
+        yield from self._made(self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, progress)
+
+    def grid(
+        self,
+        recipe: str,
+        across: str,
+        down: str,
+        photos: float,
+        width: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Any]:
+        """Make a sheet of mixes over the first examples: one slot changes along a row, another from row to row."""
+        now = recipes.parse(recipe)
+        model = self.shelf[now.checkpoint]
+        slots = [self._slot(model, i) for i in range(min(int(photos), MAX_PHOTOS, len(examples_of(model))))]
+        if not slots:
+            raise ValueError(f"{model.name} has no example photos to mix")
+        frames, columns = films.grid(model, now, "" if down == NOTHING else down, across, slots)
+        yield from self._made(frames, "png", _width(width), 1, columns, progress)
+
+    def follow(
+        self,
+        recipe: str,
+        video: str | None,
+        frames: float,
+        fps: float,
+        width: str,
+        kind: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Any]:
+        """Make a film whose pose follows a video."""
+        if not video:
+            raise ValueError("no video is chosen; choose an MP4 or WebM file")
+        now = recipes.parse(recipe)
+        pictures = films.photos_of(Path(video), _count(frames))
+        plan = films.follow(self.shelf[now.checkpoint], now, pictures)
+        yield from self._made(plan, _kind(kind), _width(width), int(fps), 8, progress)
+
+    def _made(
+        self, plan: Sequence[Frame], kind: Kind, width: int, fps: int, columns: int, progress: gr.Progress
+    ) -> Iterator[Any]:
+        """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it."""
+        made = []
+        for frame in progress.tqdm(plan, desc="Drawing", unit="pictures"):
+            made.append(self.shelf.run(frame).cpu())
+            yield gr.skip(), gr.skip()  # a place to be stopped at
+        progress(1.0, desc="Writing")
+        pictures = films.enlarged(torch.cat(made), width)
+        with tempfile.TemporaryDirectory(prefix="film-") as folder:  # Gradio takes its own copy, removed in time
+            target = Path(folder) / f"film.{kind}"
+            films.write(target, pictures, kind, fps=min(60, max(1, fps)), columns=columns)
+            moving = kind == "mp4"
+            yield (
+                gr.update(value=str(target) if moving else None, visible=moving),
+                gr.update(value=None if moving else str(target), visible=not moving),
+            )
+
+    def _drawn(self, recipe: Any) -> tuple[Recipe, Any]:
+        parsed = recipes.parse(recipe)
+        model = self.shelf[parsed.checkpoint]
+        known = self.shelf.run(recipes.sealed, model, parsed)
+        return known, self.shelf.run(recipes.layers_of, model, known)
+
+    def _slot(self, model: Model, place: int) -> Slot:
+        example = examples_of(model)[place]
+        _, _, crop = uploads.cut(model, example.path.read_bytes(), example.caption, example.box)
+        return Slot(picture=base64.b64encode(recipes.png(crop)).decode())
+
+
+def _kept(text: str, name: str) -> Recipe:
+    if not text:
+        raise ValueError(f"{name} is empty; press 'Keep as {name}' first")
+    return recipes.parse(text)
+
+
+def _count(frames: float) -> int:
+    if not 2 <= frames <= films.MAX_FRAMES:
+        raise ValueError(f"{frames:g} pictures cannot be made at once; wanted 2 to {films.MAX_FRAMES}")
+    return int(frames)
+
+
+def _kind(kind: str) -> Kind:
+    chosen = "png" if kind == "Filmstrip" else kind.lower()
+    for known in get_args(Kind):
+        if chosen == known:
+            return known
+    raise ValueError(f"films cannot be written as {kind[:20]!r}; wanted MP4, WebP, GIF or Filmstrip")
+
+
+def _width(width: str) -> int:
+    text = width.split()[0] if width else ""
+    return min(1024, int(text)) if text.isdigit() else 0

@@ -1,0 +1,205 @@
+"""Films, filmstrips and grids: one knob turned, once around, from one state to another, one factor over many photos.
+
+Each maker returns its pictures as jobs for the generators' thread, so that a long film lets live pictures through and
+can be stopped between two of its own.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import imageio.v2 as imageio
+import numpy as np
+import PIL.Image
+import torch
+from torch import nn
+
+from training.pictures import square_crop, tile, whole_file, write_animation
+from training.types import Image, Knob, fields_of
+
+from .knobs import Between, Value, between, changed, turned
+from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, values_of
+from .shelf import Model
+
+Frame = Callable[[], Image]
+"""Makes one picture, (1, 3, h, w)."""
+Kind = Literal["mp4", "webp", "gif", "png"]
+"""A film, or `png`: all of its pictures on one sheet."""
+MAX_FRAMES = 120
+MAX_VIDEO_PIXELS = 1920 * 1080
+"""Reference videos with more pixels a frame are refused."""
+
+
+def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
+    """Return a film that turns one knob through its trained range; a full circle closes.
+
+    A seed goes through the codes between it and the three seeds after it, and back.
+    Raises: ValueError if the model has no such knob, or one that takes a photo.
+    """
+    knob = model.generator.knob(name)
+    if knob.kind == "picture":
+        raise ValueError(f"{knob.label} takes a photo; choose a knob with numbers or seeds")
+    codes = codes_of(model, recipe)
+    return [_turned(model, codes, knob, value) for value in _through(knob, values_of(recipe).get(name), frames)]
+
+
+def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
+    """Return the values of a sweep, one a frame."""
+    if knob.kind == "seed":
+        first = present.start if isinstance(present, Between) else int(present or 0)
+        places = [4 * i / frames for i in range(frames)]
+        return [Between(start=first + int(p), end=first + (int(p) + 1) % 4, at=p - int(p)) for p in places]
+    steps = frames if _goes_round(knob) else max(1, frames - 1)
+    return [knob.low + (knob.high - knob.low) * i / steps for i in range(frames)]
+
+
+def turntable(model: Model, recipe: Recipe, frames: int) -> list[Frame]:
+    """Return a film in which the object turns once around, or to and fro where its knob does not go full circle.
+
+    Raises: ValueError if the model has no knob that turns the object.
+    """
+    knob = next((knob for knob in model.generator.knobs if knob.name in ("rotation", "azimuth")), None)
+    if knob is None:
+        raise ValueError(f"{model.name} has no knob that turns the object around; choose another film")
+    codes = codes_of(model, recipe)
+    start = _number(knob, recipe)
+    turns = [i / frames for i in range(frames)]
+    if _goes_round(knob):
+        values = [start + 360 * turn for turn in turns]
+    else:
+        middle, half = (knob.low + knob.high) / 2, (knob.high - knob.low) / 2
+        values = [middle + half * math.sin(2 * math.pi * turn) for turn in turns]
+    return [_turned(model, codes, knob, value) for value in values]
+
+
+def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
+    """Return a film from one state to another: numbers evenly, full circles the short way round, codes in between.
+
+    Raises: ValueError if the two are of different checkpoints.
+    """
+    if start.checkpoint != end.checkpoint:
+        raise ValueError("A and B were made with different checkpoints; keep both from the same one")
+    first, last = fields_of(codes := codes_of(model, start)), fields_of(codes_of(model, end))
+    numbers = [knob for knob in model.generator.knobs if knob.kind in ("range", "angle")]
+    by_numbers: set[str] = set()
+    for knob in numbers:
+        by_numbers |= changed(codes, turned(model.generator, codes, knob, _number(knob, start))).keys()
+    drawn = [name for name, row in first.items() if row is not None and name not in by_numbers]
+
+    def frame(at: float) -> Image:
+        rows = between({name: first[name] for name in drawn}, {name: last[name] for name in drawn}, at)
+        now = replace(codes, **rows)
+        for knob in numbers:
+            low = _number(knob, start)
+            way = _number(knob, end) - low
+            way = (way + 180) % 360 - 180 if _goes_round(knob) else way
+            now = turned(model.generator, now, knob, low + way * at)
+        return model.generator(now).image
+
+    return [partial(frame, float(at)) for at in np.linspace(0, 1, frames)]
+
+
+def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[Slot]) -> tuple[list[Frame], int]:
+    """Return a sheet of mixes and its number of columns: the slot `across` changes along a row, `down` from row to row.
+
+    Photos head rows and columns. Without `down` it is one row. Raises: ValueError for slots that are not the model's.
+    """
+    size = model.generator.resolution
+    for name in filter(None, (down, across)):
+        if model.generator.knob(name).kind != "picture":
+            raise ValueError(f"{name} takes no photo; choose a slot")
+    blank = torch.ones(1, 3, size, size)
+    heads: list[Frame] = [partial(photo, slot, size) for slot in photos]
+    sheet: list[Frame] = [lambda: blank, *heads] if down else heads
+    for row in photos if down else photos[:1]:
+        slots = recipe.slots | ({down: row} if down else {})
+        mixes = [recipe.model_copy(update={"slots": slots | {across: column}}) for column in photos]
+        sheet += [partial(photo, row, size)] if down else []
+        sheet += [partial(_mixed, model, mix) for mix in mixes]
+    return sheet, len(photos) + bool(down)
+
+
+def follow(model: Model, recipe: Recipe, pictures: Sequence[PIL.Image.Image]) -> list[Frame]:
+    """Return a film whose pose follows the pictures of a video, each cut to its centre square.
+
+    In feature mode the outline follows as well.
+    """
+    size = model.generator.resolution
+
+    def frame(picture: PIL.Image.Image) -> Image:
+        square = square_crop(picture, None).resize((size, size), PIL.Image.Resampling.BICUBIC)
+        slot = Slot(picture=base64.b64encode(png(square)).decode())
+        named = ("pose", "shape") if recipe.mode == "feature" else ("pose",)
+        follows = {knob.name: slot for knob in model.generator.knobs if knob.name in named}
+        return layers_of(model, recipe.model_copy(update={"slots": recipe.slots | follows})).image
+
+    return [partial(frame, picture) for picture in pictures]
+
+
+def photos_of(video: Path, limit: int) -> list[PIL.Image.Image]:
+    """Return at most `limit` pictures of a video, evenly spread.
+
+    Raises: ValueError for a file that is no video, or has frames of too many pixels.
+    """
+    return list(_frames(video, limit))
+
+
+def _frames(video: Path, limit: int) -> Iterator[PIL.Image.Image]:
+    try:
+        with imageio.get_reader(video, format="FFMPEG") as reader:  # type: ignore[arg-type]
+            told = reader.get_meta_data()
+            width, height = told["size"]
+            if width * height > MAX_VIDEO_PIXELS:
+                raise ValueError(f"this video has {width} x {height} pixels; please make it 1920 x 1080 or smaller")
+            total = max(1, round(told.get("duration", 0) * told.get("fps", 0)))
+            step = -(-total // limit)
+            for i, frame in enumerate(reader):  # type: ignore[arg-type, var-annotated]
+                if i // step >= limit:
+                    return
+                if i % step == 0:
+                    yield PIL.Image.fromarray(np.asarray(frame))
+    except (OSError, RuntimeError, KeyError, IndexError) as error:
+        raise ValueError("this file is not a video that can be read; please choose an MP4 or WebM file") from error
+
+
+def enlarged(image: Image, size: int) -> Image:
+    """Return pictures at `size` pixels, smooth; as they are if they have more."""
+    if size <= image.shape[3]:
+        return image
+    return nn.functional.interpolate(image, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def write(target: Path, frames: Image, kind: Kind, *, fps: int = 20, columns: int = 8) -> None:
+    """Write a film, or a sheet with `columns` pictures a row."""
+    if kind != "png":
+        write_animation(target, frames, fps=fps)
+        return
+    sheet = io.BytesIO()
+    tile(frames, columns).save(sheet, "PNG")
+    with whole_file(target) as temporary:
+        temporary.write_bytes(sheet.getvalue())
+
+
+def _mixed(model: Model, recipe: Recipe) -> Image:
+    return layers_of(model, recipe).image
+
+
+def _turned(model: Model, codes: Any, knob: Knob, value: Value) -> Frame:
+    return lambda: model.generator(turned(model.generator, codes, knob, value)).image
+
+
+def _goes_round(knob: Knob) -> bool:
+    return knob.kind == "angle" and knob.high - knob.low >= 360
+
+
+def _number(knob: Knob, recipe: Recipe) -> float:
+    """Return a number knob's value in a recipe; ValueError for a way between seeds."""
+    value = recipe.knobs.get(knob.name, knob.default)
+    if not isinstance(value, float | int):
+        raise ValueError(f"{knob.label} takes a number; give one")
+    return float(value)
