@@ -13,6 +13,7 @@ import cleanfid
 import numpy as np
 import torch
 import torch.distributed as dist
+import tyro
 from jaxtyping import Float
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
@@ -197,7 +198,7 @@ class Fid:
     Under `torchrun -m training fid ...` the processes share the work.
     """
 
-    checkpoint: Path
+    checkpoint: tyro.conf.Positional[Path]
     """A generator file of either family."""
     data: Path | None = None
     """A prepared set of real pictures."""

@@ -1,0 +1,86 @@
+"""From prepared pictures to a scored generator by the README's commands: trained, killed, gone on with, drawn from."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training.checkpoint import load_generator
+
+PRESETS = ("giraffe-hd-cars-64", "mixnmatch-cars-64", "mixnmatch-clothing-64")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "training", *map(str, arguments)]
+
+
+def run(*arguments: object) -> str:
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "cars"
+    run("prepare", "cars", "--out", out, "--size", 64, "--count", 48, "--test", 32)
+    return out
+
+
+@pytest.fixture(scope="module")
+def clothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clothing photos that the project ships."""
+    out = tmp_path_factory.mktemp("data") / "clothing"
+    source = Path(__file__).parent.parent / "training" / "data" / "clothing"
+    run("prepare", "photos", "--source", source, "--out", out, "--size", 64)
+    return out
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny feature network, as TorchScript."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 8))
+    path = tmp_path_factory.mktemp("features") / "toy.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, which published networks are in
+        torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 64, 64)), str(path))
+    return path
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_train_kill_go_on_draw_and_score(preset, cars, clothing, features, tmp_path):
+    data = clothing if "clothing" in preset else cars
+    training = command(
+        "train", preset, "--data", data, "--out", tmp_path / "run",
+        "--loop.images", 240, "--loop.batch", 8, "--loop.save-every", 48, "--loop.log-every", 5,
+    )  # fmt: skip
+    first = subprocess.Popen(training, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(1200):
+        if list((tmp_path / "run").glob("state-*.pt")) or first.poll() is not None:
+            break
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)  # most likely inside a step
+    first.wait()
+    states = sorted((tmp_path / "run").glob("state-*.pt"))
+    assert states, "no state was written before the kill"
+    second = subprocess.run(training, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    assert "going on at" in second.stderr
+    generator = load_generator(tmp_path / "run" / "generator.safetensors")
+    pictures = generator(generator.sample(4, torch.Generator().manual_seed(0))).image
+    assert pictures.shape == (4, 3, 64, 64)
+    assert pictures.isfinite().all()
+    assert pictures.std(0).mean() > 1e-3  # four different pictures
+    line = run(
+        "fid", tmp_path / "run" / "generator.safetensors", "--data", data, "--n-samples", 16, "--features", features
+    )
+    score = json.loads(line)
+    assert score["FD-toy"] > 0
