@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "giraffe_hd": ("giraffe_hd.generator:Generator", "giraffe_hd.configs:GeneratorConfig"),
+    "giraffe_hd_paper": ("giraffe_hd.paper.generator:Generator", "giraffe_hd.paper.config:GeneratorConfig"),
+    "giraffe": ("giraffe_hd.paper.giraffe:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
     "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
     "mixnmatch_paper": ("mixnmatch.paper.generator:Generator", "mixnmatch.paper.config:GeneratorConfig"),
 }
