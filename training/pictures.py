@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 import imageio.v2 as imageio
 import numpy as np
@@ -30,6 +30,15 @@ TIGHT = 1.15
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An open binary file, or whatever reads like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`."""
+        ...
 
 
 class PictureError(ValueError):
@@ -56,7 +65,7 @@ def from_pil(picture: PIL.Image.Image, size: int | None = None) -> Image:
 
 
 def open_picture(
-    source: Path | bytes | BinaryIO, *, name: str = "", max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    source: Path | bytes | Readable, *, name: str = "", max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> PIL.Image.Image:
     """Return a picture as a person sees it: RGB, upright, over white where transparent, the first frame if it moves.
 
@@ -99,7 +108,7 @@ def open_picture(
         raise PictureError(f"{name} is damaged or cut short and cannot be read; please choose another file.") from error
 
 
-def _bytes_of(source: Path | bytes | BinaryIO, limit: int) -> bytes:
+def _bytes_of(source: Path | bytes | Readable, limit: int) -> bytes:
     """Return a source's bytes, at most `limit` of them from a file."""
     if isinstance(source, bytes):
         return source

@@ -195,9 +195,10 @@ class Prepare:
                 raise ValueError(
                     f"none of the {len(photos)} photos in {self.source} can be used; the first: {skipped[0]}"
                 )
+            arguments = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "out"}
             made = {
                 "made_by": "python -m training prepare photos",
-                "arguments": asdict(self) | {"source": self.source.name, "out": self.out.name, "layout": layout},
+                "arguments": arguments | {"layout": layout},
                 "left_out": skipped,
             }
             write_index(folder, rows, made)
