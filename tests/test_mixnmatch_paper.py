@@ -304,6 +304,7 @@ def test_a_saved_generator_paints_the_same_picture(generator: Generator, tmp_pat
     path = tmp_path / "tiny.safetensors"
     save_generator(path, generator)
     again = load_generator(path)
+    assert isinstance(again, Generator)
     codes, photo = generator.sample(2, seeded()), photos(1)
     with torch.no_grad():
         assert torch.equal(generator(codes).image, again(codes).image)

@@ -33,7 +33,7 @@ def read_plain(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give the authors' checkpoint")
     try:
-        _refuse_inflation(path)
+        _check_archive(path)
         with torch.serialization.safe_globals(PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes can fail in any way; whichever, the file is not one we read
@@ -47,12 +47,18 @@ def read_plain(path: Path) -> Any:
         ) from error
 
 
-def _refuse_inflation(path: Path) -> None:
-    """Refuse archives that unpack to more than they are: checkpoints are stored uncompressed."""
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for an archive that would unpack to more than it is, or whose checksums do not hold.
+
+    Checkpoints are stored uncompressed; PyTorch itself does not look at the checksums. Files from before PyTorch 1.6
+    are no archives.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise ValueError("it is compressed")
+            if archive.testzip() is not None:
+                raise ValueError("its checksums do not hold")
 
 
 def family_of(path: Path) -> str:
