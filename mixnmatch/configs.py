@@ -71,7 +71,7 @@ class GeneratorConfig:
     """Channels of the parent stage."""
     feature_dim: int = 32
     """Channels of the parent feature, at half the picture's side."""
-    texture_dim: int = 40
+    texture_dim: int = 32
     """Channels of the child stage."""
     background_dim: int = 64
     """Channels of the background stage at 4 to 8 pixels."""
@@ -101,8 +101,8 @@ class LossConfig:
     """Background patches against object patches (paper: 1)."""
     image: float = 1.0
     """The finished picture against real ones."""
-    info_shape: float = 1.0
-    info_texture: float = 1.0
+    info_shape: float = 0.3
+    info_texture: float = 0.5
     info_background: float = 0.5
     """Codes read from the layers (paper: shape 1, texture 1, background none)."""
     pair: float = 0.2
@@ -113,7 +113,7 @@ class LossConfig:
     code_p: float = 1.0
     code_c: float = 1.0
     """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
-    code_to_painter: float = 0.5
+    code_to_painter: float = 0.05
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
     clay: float = 0.5
     """The shape's picture against the finished one without colour (paper: none)."""
@@ -162,6 +162,8 @@ class TrainConfig:
     """Channels of the image critic at half the picture's side."""
     patch_dim: int = 24
     """Channels of the background critic's first layer."""
+    patch_field: int = 18
+    """Side of the background critic's patches at 64 pixels: 18 or 10."""
     patch_shrink: float = 0.0
     """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
     feature_since: int = 25_000
@@ -185,11 +187,13 @@ CLOTHING_64 = replace(
         n_shapes=20,
         n_textures=60,
         pose=PoseConfig(
-            kind="plane", scale=(0.6, 0.75), shift_x=(-0.06, 0.06), shift_y=(-0.06, 0.06), roll=8.0, aspect=0.15
+            kind="plane", scale=(0.8, 0.92), shift_x=(-0.06, 0.06), shift_y=(-0.06, 0.06), aspect=0.2, bend=0.2
         ),
         volume=(1, 32, 32),
         extent=(1.0, 1.0, 1.0),
         mirror=False,
     ),
-    losses=LossConfig(area_range=(0.12, 0.5), augment=0.4),
+    losses=LossConfig(area_range=(0.2, 0.65), augment=0.4),
+    patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
+    patch_shrink=0.1,
 )

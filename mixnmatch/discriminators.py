@@ -3,6 +3,8 @@
 No critic has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,8 +12,9 @@ from torch import Tensor, nn
 
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.encoders import Trunk
+from mixnmatch.losses import cell_weights
 from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
-from training.types import Image, Mask
+from training.types import Boxes, Image, Mask
 
 
 class ImageCritic(nn.Module):
@@ -40,26 +43,38 @@ class ImageCritic(nn.Module):
 
 
 class PatchCritic(nn.Module):
-    """Real or painted, and background or object, for patches of 18 pixels at 64 (the papers' D_b).
+    """Real or painted, and background or object, for patches of a picture of 64 pixels (the papers' D_b).
 
-    No padding: cell (i, j) of the 24 x 24 map sees the pixels 2i to 2i + 17 and 2j to 2j + 17, and nothing else. Other
-    sizes are brought to 64 first, so that a patch stays 28 % of the side.
+    No padding: cell (i, j) of the map sees the pixels 2i to 2i + field - 1 and 2j to 2j + field - 1, and nothing else.
+    A field of 18 is the papers' 27 % of the side; one of 10 still finds background beside objects that fill the
+    picture. Other sizes are brought to 64 first.
     """
 
-    side, cells, field, stride = 64, 24, 18, 2
+    side, stride = 64, 2
+    KERNELS: ClassVar[dict[int, tuple[int, ...]]] = {18: (4, 4, 3, 3), 10: (4, 4, 1, 1)}
+    """Field -> kernels; the first has stride 2."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, field: int = 18) -> None:
         super().__init__()
+        if field not in self.KERNELS:
+            raise ValueError(f"patches of {field} pixels are not made; choose from {sorted(self.KERNELS)}")
+        first, second, third, last = self.KERNELS[field]
+        self.field = field
+        self.cells = (self.side - field) // self.stride + 1
         self.convs = nn.ModuleList(
             [
-                EqualConv2d(3, dim, 4, stride=2, padding=0),
-                EqualConv2d(dim, 2 * dim, 4, padding=0),
-                EqualConv2d(2 * dim, 2 * dim, 3, padding=0),
+                EqualConv2d(3, dim, first, stride=self.stride, padding=0),
+                EqualConv2d(dim, 2 * dim, second, padding=0),
+                EqualConv2d(2 * dim, 2 * dim, third, padding=0),
             ]
         )
-        self.head = EqualConv2d(2 * dim, 2, 3, padding=0)
+        self.head = EqualConv2d(2 * dim, 2, last, padding=0)
 
-    def forward(self, image: Image) -> tuple[Float[Tensor, "n 24 24"], Float[Tensor, "n 24 24"]]:
+    def clear_of(self, boxes: Boxes) -> Float[Tensor, "n cells cells"]:
+        """Return 1 for the cells that see nothing of the object's box, 0 for the others."""
+        return cell_weights(boxes, side=self.side, cells=self.cells, field=self.field, stride=self.stride)
+
+    def forward(self, image: Image) -> tuple[Float[Tensor, "n cells cells"], Float[Tensor, "n cells cells"]]:
         """Return two maps of logits: real or painted, background or object."""
         if image.shape[-1] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
@@ -110,13 +125,13 @@ class PairCritic(nn.Module):
 class Readers(nn.Module):
     """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
 
-    Shape is read from grey and mask, so that it can't be told by colour; texture and background are read at half size,
-    so that they can't be told by a pattern of single pixels.
+    Shape is read from grey and mask, so that it can't be told by colour; all are read at half size, so that nothing can
+    be told by a pattern of single pixels.
     """
 
     def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
         super().__init__()
-        self.shape = Trunk(config.resolution, dim, 128, channels=2)
+        self.shape = Trunk(config.resolution // 2, dim, 128, channels=2)
         self.texture = Trunk(config.resolution // 2, dim, 128)
         self.background = Trunk(config.resolution // 2, dim, 128)
         self.p = EqualLinear(128, config.n_shapes)
@@ -131,7 +146,7 @@ class Readers(nn.Module):
         The foreground comes multiplied by its mask.
         """
         seen = torch.cat([relief, 2 * mask - 1], 1)
-        p = self.p(self.shape(seen)).float()
+        p = self.p(self.shape(F.avg_pool2d(seen, 2))).float()
         c = self.c(self.texture(F.avg_pool2d(child, 2))).float()
         return p, c, self.b(self.background(F.avg_pool2d(background, 2))).float()
 

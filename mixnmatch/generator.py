@@ -198,7 +198,7 @@ class ParentStage(nn.Module):
             [nn.Parameter(torch.zeros(1, n, 1, 1)) for n in (config.shape_dim, config.feature_dim - 1)]
         )
         self.up = EqualConv2d(config.feature_dim, config.texture_dim // 2, 3)
-        self.head = EqualConv2d(config.texture_dim // 2, 4, 3)
+        self.head = EqualConv2d(config.texture_dim // 2, 2, 3)
 
     def feature(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature s s"]:
         """Return the parent feature, half the picture's side; its first channel is the rough mask in [0, 1]."""
@@ -213,7 +213,8 @@ class ParentStage(nn.Module):
         """Return the shape's foreground and mask: the rough mask, sharpened by what the feature adds."""
         x = self.head(leaky(self.up(double(feature.contiguous(memory_format=torch.channels_last))))).float()
         rough = double(feature[:, :1].float())
-        return torch.tanh(x[:, :3]), torch.sigmoid(12 * (rough - 0.5) + 4 * torch.tanh(x[:, 3:]))
+        # paper: a foreground in colour; here grey, so that all colour of the object is the texture's
+        return torch.tanh(x[:, :1]).expand(-1, 3, -1, -1), torch.sigmoid(12 * (rough - 0.5) + 4 * torch.tanh(x[:, 1:]))
 
 
 class ChildStage(nn.Module):
@@ -240,7 +241,7 @@ class ChildStage(nn.Module):
             x = leaky(conv(double(x) if i == 1 else x, style) + bias.to(x.dtype))
         x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
         # paper: a mask of its own that may leave the shape; here a share of the shape's mask, mostly all of it at first
-        return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 2)
+        return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)
 
 
 class Generator(AnyGenerator):

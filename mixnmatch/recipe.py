@@ -19,7 +19,6 @@ from mixnmatch.losses import (
     augment,
     balanced,
     binary,
-    cell_weights,
     child_area,
     clay,
     containment,
@@ -44,8 +43,8 @@ class Shared:
     """The first rows of `codes` are tied, the last `free` rows are free."""
     feature: Tensor
     layers: Layers
-    encoded: dict[str, Tensor]
-    """What the encoders say of the real pictures."""
+    encoded: dict[str, Tensor] | None
+    """What the encoders say of the real pictures; None before the pair critic needs it."""
 
 
 class Recipe:
@@ -59,7 +58,7 @@ class Recipe:
             {
                 "generator": self.generator,
                 "readers": Readers(made),
-                "background_critic": PatchCritic(config.patch_dim),
+                "background_critic": PatchCritic(config.patch_dim, config.patch_field),
                 "image_critic": ImageCritic(made.resolution, config.critic_dim),
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
@@ -154,7 +153,7 @@ class Recipe:
         with self.precision(), torch.set_grad_enabled(learns):
             feature = painter.parent.feature(codes.z, codes.p)
             layers = painter(codes, feature=feature)
-            encoded = painter.encoders(batch.image)
+            encoded = painter.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
         painter.requires_grad_(False)
         self.shared = Shared(codes=codes, free=free, feature=feature.detach(), layers=layers, encoded=encoded)
 
@@ -192,9 +191,9 @@ class Recipe:
             raise ValueError(
                 "this recipe needs the object's boxes, and the prepared set has none; prepare it with boxes"
             )
-        made = PatchCritic
-        boxes = shrunk(boxes, self.config.patch_shrink)
-        return image, cell_weights(boxes, side=made.side, cells=made.cells, field=made.field, stride=made.stride)
+        critic = self.networks["background_critic"]
+        assert isinstance(critic, PatchCritic)
+        return image, critic.clear_of(shrunk(boxes, self.config.patch_shrink))
 
     def background_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Real patches outside the boxes against painted ones; background against object (MixNMatch Eq. 1)."""
@@ -244,6 +243,7 @@ class Recipe:
 
     def encoded_codes(self) -> dict[str, Tensor]:
         """Return the codes of the real pictures in the same form."""
+        assert self.now.encoded is not None
         codes = as_codes(self.now.encoded)
         assert codes.z_background is not None
         return {"z": codes.z, "b": codes.b, "p": codes.p, "c": codes.c, "z_background": codes.z_background}

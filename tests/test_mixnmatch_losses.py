@@ -43,17 +43,24 @@ def test_a_box_over_all_leaves_no_cell_and_no_loss():
     assert losses.weighted_mean(torch.randn(1, 24, 24), weights) == 0
 
 
-def test_patch_critic_cells_see_what_the_box_weights_say():
-    critic, box = PatchCritic(8), torch.tensor([[0.3, 0.45, 0.6, 0.7]])
+@pytest.mark.parametrize("field", [18, 10])
+def test_patch_critic_cells_see_what_the_box_weights_say(field):
+    critic, box = PatchCritic(8, field), torch.tensor([[20.0, 28.0, 40.0, 44.0]]) / 64
     image = torch.randn(1, 3, 64, 64)
     other = image.clone()
     x0, y0, x1, y1 = (box[0] * 64).tolist()
     other[:, :, math.ceil(y0) : int(y1), math.ceil(x0) : int(x1)] = 1.0
-    clear = losses.cell_weights(box, side=64, cells=24, field=18, stride=2)[0].bool()
+    clear = critic.clear_of(box)[0].bool()
     changed = (critic(image)[0] != critic(other)[0])[0]
     assert changed.any()
     assert clear.any()
     assert not (changed & clear).any()
+    assert (changed | clear).all()
+
+
+def test_patch_critic_of_another_field_is_refused():
+    with pytest.raises(ValueError, match="choose from"):
+        PatchCritic(8, 34)
 
 
 def test_shrunk_box():
