@@ -260,6 +260,14 @@ def test_each_knob_sets_its_own_codes_only(generator: Generator):
             assert all(torch.equal(code, fields_of(again)[field]) for field, code in fields_of(turned).items())
 
 
+def test_seeds_can_differ_by_row(generator: Generator):
+    codes = generator.sample(3, seeded())
+    turned = generator.set(codes, "pose_seed", torch.tensor([4, 5, 4]))
+    assert torch.equal(turned.z[0], generator.set(codes, "pose_seed", 4).z[1])
+    assert torch.equal(turned.z[0], turned.z[2])
+    assert not torch.equal(turned.z[0], turned.z[1])
+
+
 def test_pose_leaves_the_background_where_codes_share_one_z(generator: Generator):
     codes = replace(generator.sample(2, seeded()), z_background=None)
     with torch.no_grad():
@@ -278,6 +286,8 @@ def test_pose_leaves_the_background_where_codes_share_one_z(generator: Generator
         ("pose_seed", 0.5, "whole number"),
         ("pose_seed", "a", "whole number"),
         ("pose_seed", -1, "whole number"),
+        ("pose_seed", torch.tensor([1, 2, 3]), "whole number"),
+        ("pose_seed", torch.tensor([1.5, 2.0]), "whole number"),
         ("pose_seed", float("inf"), "whole number"),
     ],
 )

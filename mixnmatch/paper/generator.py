@@ -134,7 +134,7 @@ class Generator(types.Generator):
         if knob.kind == "picture":
             new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
         else:
-            new = self.sample(1, torch.Generator().manual_seed(_whole(name, value)), tied=False)
+            new = types.stack(self.sample(1, seeded, tied=False) for seeded in _sources(name, value, n))
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
         return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})
@@ -302,14 +302,16 @@ def _picture(name: str, value: Any, n: int) -> Image:
     return value
 
 
-def _whole(name: str, value: Any) -> int:
+def _sources(name: str, value: Any, n: int) -> list[torch.Generator]:
+    """Return a random source for all rows from one seed, or one for each row from `n` of them."""
+    seeds = value.flatten().tolist() if isinstance(value, Tensor) else [value]
     try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        number = -1
-    if number != value or not 0 <= number < 2**63:
-        raise ValueError(f"knob {name!r} takes a whole number from 0; {value!r} came")
-    return number
+        whole = [int(seed) for seed in seeds]
+    except (TypeError, ValueError, OverflowError):
+        whole = []
+    if whole != seeds or len(seeds) not in (1, n) or not all(0 <= seed < 2**63 for seed in whole):
+        raise ValueError(f"knob {name!r} takes a whole number from 0, or {n} of them; {value!r} came")
+    return [torch.Generator().manual_seed(seed) for seed in whole]
 
 
 def _check_photo(image: Image) -> None:
