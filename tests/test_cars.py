@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from training.camera import project, world_points
-from training.data.cars import (
+from training.data.cars import render, render_bytes
+from training.data.factors import (
     ELEVATION,
     FOV,
     MESHES,
@@ -20,12 +21,10 @@ from training.data.cars import (
     TRANSLATION_Y,
     TRANSLATION_Z,
     Factors,
-    rasterise,
-    render,
-    render_bytes,
     sample_factors,
 )
 from training.data.gltf import read_gltf
+from training.data.raster import rasterise
 
 
 def posed(n: int = 1, *, index: int = 0, **chosen) -> Factors:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from training.data.cars import render_bytes, sample_factors
+from training.data.cars import render_bytes
+from training.data.factors import sample_factors
 from training.data.folder import DataConfig, PictureSet
 from training.data.prepare import PrepareCars
 

@@ -17,7 +17,8 @@ import tyro
 from tqdm import tqdm
 
 from ..pictures import PictureError, open_picture
-from .cars import (
+from .cars import render_bytes
+from .factors import (
     ELEVATION,
     FOV,
     MESHES,
@@ -27,7 +28,6 @@ from .cars import (
     SCALE,
     TRANSLATION_Y,
     TRANSLATION_Z,
-    render_bytes,
     sample_factors,
 )
 from .layouts import LAYOUTS, SUFFIXES, Photo, PixelBox, detect, with_boxes
