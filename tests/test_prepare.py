@@ -93,6 +93,9 @@ def test_plain_folder_with_boxes(plain, tmp_path):
     assert box(rows["red/1.jpg"]) == [0, 0, 1, 1]
     assert rows["red/2.jpg"]["x0"] == ""
     assert len(rows) == 12
+    table.rename(plain / "boxes.csv")
+    Prepare(source=plain, out=tmp_path / "again", held_out=0).run()  # its own, unasked
+    assert index(tmp_path / "again") == list(rows.values())
 
 
 def test_photos_of_small_objects_are_kept_larger(plain, tmp_path):

@@ -152,7 +152,7 @@ class Prepare:
     """How the source lies on disk; `auto` looks."""
     boxes: Path | None = None
     """A CSV of boxes in pixels with the columns file, x0, y0, x1, y1, files named from `source`; split and label may
-    follow."""
+    follow. A plain folder's own boxes.csv is used unasked."""
     held_out: float = 0.1
     """Share of the photos to keep for testing, where the source has no splits."""
     margin: float = 1.5
@@ -176,8 +176,10 @@ class Prepare:
             raise ValueError(f"{self.source} is not a folder; give the folder that holds the photos")
         layout = detect(self.source) if self.layout == "auto" else self.layout
         photos = LAYOUTS[layout](self.source, self.held_out)
-        if self.boxes is not None:
-            photos = with_boxes(photos, self.source, self.boxes)
+        table = self.source / "boxes.csv"
+        boxes = table if self.boxes is None and layout == "plain" and table.is_file() else self.boxes
+        if boxes is not None:
+            photos = with_boxes(photos, self.source, boxes)
         if not photos:
             raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
         rows, skipped = [], []
