@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test browser
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
-	$(RUN)/pyright
+	$(RUN)/pyright --pythonpath $(RUN)/python
 	$(RUN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # A virtual environment; Debian keeps the module that makes one in a package of its own.

@@ -139,9 +139,9 @@ class Generator(types.Generator):
 SEED_FIELDS = {"z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg"}
 
 SEED_KNOBS = (
-    Knob(name="shape", label="Shape", kind="seed", high=99_999, step=1, help="Draws another body."),
-    Knob(name="look", label="Look", kind="seed", high=99_999, step=1, help="Draws other colours on the same body."),
-    Knob(name="background", label="Background", kind="seed", high=99_999, step=1, help="Draws another place."),
+    Knob(name="shape", label="Shape", kind="seed", high=99_999.0, step=1.0, help="Draws another body."),
+    Knob(name="look", label="Look", kind="seed", high=99_999.0, step=1.0, help="Draws other colours on the same body."),
+    Knob(name="background", label="Background", kind="seed", high=99_999.0, step=1.0, help="Draws another place."),
 )
 
 _DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
@@ -153,7 +153,7 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     middle = sum(pose.scale) / 2
     knobs = [
         Knob(name="rotation", label="Rotation", kind="angle", unit="°", low=pose.rotation[0], high=pose.rotation[1],
-             default=45.0, step=1, help="Turns the object on the spot."),
+             default=45.0, step=1.0, help="Turns the object on the spot."),
         Knob(name="elevation", label="Camera elevation", kind="angle", unit="°", low=pose.elevation[0],
              high=pose.elevation[1], default=round(sum(pose.elevation) / 2, 1), step=0.5, help="Raises the camera."),
         Knob(name="scale", label="Size", kind="range", unit="×", low=pose.scale[0] / middle,

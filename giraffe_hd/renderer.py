@@ -66,7 +66,7 @@ class ObjectRenderer(nn.Module):
             return w_shape if layer < inject_index else w_look
 
         x = self.first(features, style(0))
-        for i, (before, after) in enumerate(self.blocks):
+        for i, (before, after) in enumerate(self.blocks):  # type: ignore[misc]
             x = after(double(before(x, style(2 * i + 1))), style(2 * i + 2))
         return torch.tanh(self.to_rgb(x, style(self.n_layers)).float())
 

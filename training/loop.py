@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from training.checkpoint import newest_state, save_generator, save_state, write_
 from training.data.folder import PictureSet
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
-from training.types import Batch, Phase, Recipe, Step
+from training.types import Batch, Phase, Recipe, Step, fields_of
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +99,9 @@ def train_step(phases: Sequence[Phase], batch: Batch, step: Step) -> dict[str, T
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move `average` towards `network`: w_avg = decay * w_avg + (1 - decay) * w; buffers are copied."""
-    ours, theirs = list(average.parameters()), list(network.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
     for buffer, source in zip(average.buffers(), network.buffers(), strict=True):
         buffer.copy_(source)
 
@@ -179,12 +180,8 @@ class Run:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Return `batch` with its tensors on `device`."""
-    moved = {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name in batch.__dataclass_fields__
-        if (value := getattr(batch, name)) is not None
-    }
-    return Batch(**moved)
+    tensors = {name: value for name, value in fields_of(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def train(config: Any, data: Path, out: Path, *, device: str | None = None) -> Path:
