@@ -113,9 +113,9 @@ class TrainConfig:
     r1_every: int = 8
     pose_weight: float = 3.0
     """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
-    azimuth_weight: float = 2.0
-    """Of sin and cos of the rotation within that error."""
-    object_pose_share: float = 0.25
+    pose_weights: tuple[float, float, float, float, float, float] = (2.0, 2.0, 4.0, 1.0, 1.0, 1.0)
+    """Within that error: sin and cos of the rotation, elevation, log scale, y, z."""
+    object_pose_share: float = 0.5
     """Share of a batch whose pose is also read from the object on a flat colour, so that no horizon gives it away."""
     condition_since: int = 20_000
     """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""

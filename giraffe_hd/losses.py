@@ -26,10 +26,9 @@ def r1_penalty(logit: Float[Tensor, " n"], image: Image) -> Scalar:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
-def pose_error(read: Float[Tensor, "n 6"], true: Float[Tensor, "n 6"], azimuth_weight: float) -> Scalar:
-    """Return the mean squared error of a pose head; sin and cos of the rotation, the first two, weigh more."""
-    weight = read.new_tensor([azimuth_weight, azimuth_weight, 1, 1, 1, 1])
-    return (weight * (read - true).square()).mean()
+def pose_error(read: Float[Tensor, "n 6"], true: Float[Tensor, "n 6"], weights: tuple[float, ...]) -> Scalar:
+    """Return the mean squared error of a pose head, each of its readings with its weight."""
+    return (read.new_tensor(weights) * (read - true).square()).mean()
 
 
 def coverage(alpha: Mask, hit: Mask, share: tuple[float, float]) -> Scalar:

@@ -82,8 +82,8 @@ class Recipe:
         true = pose_targets(self.codes, c.generator.pose)
         _, read_alone = self.judge(alone, step)
         return {
-            "pose": c.pose_weight * pose_error(read, true, c.azimuth_weight),
-            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], c.azimuth_weight),
+            "pose": c.pose_weight * pose_error(read, true, c.pose_weights),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], c.pose_weights),
         }
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:

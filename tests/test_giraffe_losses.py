@@ -34,7 +34,7 @@ def test_r1_of_a_linear_critic_is_its_squared_slope():
 def test_pose_error_by_hand():
     true = torch.zeros(1, 6)
     read = torch.tensor([[1.0, 0, 0, 0, 0, 2.0]])
-    assert pose_error(read, true, 2.0).item() == pytest.approx((2 * 1 + 1 * 4) / 6)
+    assert pose_error(read, true, (2.0, 2.0, 1.0, 1.0, 1.0, 0.5)).item() == pytest.approx((2 * 1 + 0.5 * 4) / 6)
 
 
 def test_coverage_is_per_picture():
