@@ -57,15 +57,15 @@ def rank_and_world() -> tuple[int, int]:
 
 
 @torch.inference_mode()
-def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int = BLOCK) -> Iterator[Image]:
+def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int = BLOCK, **how: Any) -> Iterator[Image]:
     """Go through `n` samples of the generator, `batch` at most at a time; under torchrun through this process's share.
 
-    Picture i is the same whatever the batch and the number of processes.
+    Picture i is the same whatever the batch and the number of processes. `how` goes on to `generator.sample`.
     """
     rank, world = rank_and_world()
     for block in range(rank, -(-n // BLOCK), world):
         state = np.random.SeedSequence((seed, block)).generate_state(1)
-        codes = generator.sample(BLOCK, torch.Generator().manual_seed(int(state[0])))
+        codes = generator.sample(BLOCK, torch.Generator().manual_seed(int(state[0])), **how)
         size = min(BLOCK, n - block * BLOCK)
         for start in range(0, size, batch):
             yield generator(rows(codes, slice(start, min(start + batch, size)))).image

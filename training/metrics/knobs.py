@@ -92,7 +92,7 @@ class KnobReport:
     leak: dict[str, tuple[float, ...]]
     """Knob -> how much it moves each reading over its range, as a share of what the reading's own knob does."""
     masks: Masks
-    pictures: dict[str, Image] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
     """Rows of pictures to look at, by name, eight a row."""
     captions: dict[str, str] = field(default_factory=dict)
 
@@ -188,7 +188,7 @@ def full_turn(knob: Knob) -> bool:
 
 def _following(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
-) -> tuple[tuple[Following, ...], Masks, dict[str, Image]]:
+) -> tuple[tuple[Following, ...], Masks, dict[str, Tensor]]:
     """Turn all knobs at random at once; fit what is read to each."""
     codes = generator.sample(n, rng)
     values = {knob.name: _uniform(knob, n, rng) for knob in pose}
@@ -209,7 +209,7 @@ def _following(
         soft=float(torch.cat(soft).mean() / area.mean().clamp_min(1e-9)),
     )
     found = []
-    worst: dict[str, Image] = {}
+    worst: dict[str, Tensor] = {}
     for knob in pose:
         if knob.name not in read or knob.high == knob.low:
             continue
@@ -233,7 +233,7 @@ def _following(
 
 def _turns(
     generator: Generator, reader: Reader, n: int, rng: torch.Generator, sign: float, steps: int = 24
-) -> tuple[Turns | None, float | None, dict[str, Image]]:
+) -> tuple[Turns | None, float | None, dict[str, Tensor]]:
     """Turn `n` objects all the way round; return how the readings go round and how their colours drift."""
     knob = next((k for k in generator.knobs if k.name == "rotation" and full_turn(k)), None)
     if knob is None:
@@ -258,11 +258,11 @@ def _turns(
 
 def _leaks(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator, steps: int = 9
-) -> tuple[dict[str, tuple[float, ...]], tuple[str, ...], dict[str, Image]]:
+) -> tuple[dict[str, tuple[float, ...]], tuple[str, ...], dict[str, Tensor]]:
     """Sweep each knob with all else fixed; return what else is read to move, and some of the sweeps."""
     base = generator.sample(n, rng)
     spread: dict[str, dict[str, float]] = {}
-    pictures: dict[str, Image] = {}
+    pictures: dict[str, Tensor] = {}
     for knob in pose:
         if knob.high == knob.low:
             continue
@@ -294,7 +294,7 @@ def _parts(name: str, reading: Tensor) -> list[Tensor]:
     return [reading.clamp_min(1e-6).log()] if name == "scale" else [reading]
 
 
-def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Staying, ...], dict[str, Image]]:
+def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Staying, ...], dict[str, Tensor]]:
     """Turn each knob from where it is to a random place; compare the layers before and after."""
     base = generator.sample(n, rng)
     before = list(_drawn(generator, base))
@@ -368,6 +368,13 @@ def iou(a: Mask, b: Mask) -> Float[Tensor, " n"]:
     )
 
 
+def core(mask: Mask) -> Float[Tensor, "n pixels"]:
+    """Return weights of pixels that sum to 1: those nearly all object, showing its own colour; if none, the mask."""
+    inner = (mask > 0.9).float().flatten(1)
+    weight = torch.where(inner.sum(1, keepdim=True) > 0, inner, mask.flatten(1))
+    return weight / weight.sum(1, keepdim=True).clamp_min(1e-9)
+
+
 def look_histogram(image: Image, mask: Mask, bins: int = 4) -> Float[Tensor, "n colours"]:
     """Return shares of `bins`^3 colours inside the mask, summing to 1 where there is a mask; bins are soft-edged.
 
@@ -377,7 +384,7 @@ def look_histogram(image: Image, mask: Mask, bins: int = 4) -> Float[Tensor, "n 
     place = ((image.clamp(-1, 1) + 1) / 2 * (bins - 1)).flatten(2)
     low = place.floor().clamp(max=bins - 2)
     high_share = place - low
-    weight = mask.flatten(1) / mask.flatten(1).sum(1, keepdim=True).clamp_min(1e-9)
+    weight = core(mask)
     result = image.new_zeros(n, bins**3)
     for corner in range(8):
         step = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=image.device).view(1, 3, 1)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from training.camera import half_width
 from training.checkpoint import write_whole
 from training.data.folder import DataConfig, PictureSet
+from training.metrics.weights import sha256
 from training.types import Image, Mask
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,14 @@ class CarRegressor(nn.Module):
             nn.Linear(160, 9 + len(meshes)),
         )
 
+        self.register_buffer("gain", torch.ones(4))
+        self.register_buffer("shift", torch.zeros(4))
+
+    gain: Tensor
+    """Where unsure, a regression says the middle: its readings of elevation, scale, y, z have this slope ..."""
+    shift: Tensor
+    """... and this value at 0, and are put straight by both, so that a right knob reads slope 1."""
+
     def forward(self, image: Image) -> Float[Tensor, "n outputs"]:
         """Return sin and cos of the rotation; elevation, scale, y, z in [-1, 1]; paint; logits of the models."""
         if image.shape[2:] != (SIDE, SIDE):
@@ -108,6 +117,7 @@ class CarRegressor(nn.Module):
     def read(self, image: Image) -> Readings:
         """Return what is seen in each picture."""
         out = self(image.float())
+        out[:, 2:6] = (out[:, 2:6] - self.shift) / self.gain
         half = half_width(RADIUS, FOV) / 100
         return Readings(
             rotation=torch.atan2(out[:, 0], out[:, 1]).rad2deg() % 360,
@@ -224,6 +234,18 @@ def errors(network: CarRegressor, pictures: PictureSet, rng: torch.Generator | N
     return result
 
 
+@torch.no_grad()
+def calibrate(network: CarRegressor, pictures: PictureSet, n: int = 4000) -> None:
+    """Set `gain` and `shift` by regression of the outputs on the truth."""
+    n = min(n, len(pictures))
+    chosen = [i * len(pictures) // n for i in range(n)]
+    truth = targets(pictures)["pose"][chosen, 2:]
+    out = torch.cat([network(batch.image) for batch in pictures.batches(n, 256)])[:, 2:6]
+    apart = truth - truth.mean(0)
+    network.gain.copy_((apart * (out - out.mean(0))).sum(0) / apart.square().sum(0))
+    network.shift.copy_(out.mean(0) - network.gain * truth.mean(0))
+
+
 def _rate(done: float) -> float:
     """Return the learning rate's factor: up over the first tenth, then half a cosine down to 0."""
     return min(1.0, 0.01 + 10 * done) * (1 + math.cos(math.pi * min(1.0, done))) / 2
@@ -251,23 +273,29 @@ class Train:
         torch.manual_seed(self.seed)
         network = CarRegressor(train.label_names).to(memory_format=torch.channels_last)
         self.fit(network, train)
-        network.eval()
-        found = {k: round(v, 5) for k, v in errors(network, test).items()}
-        log.info("on held-out renders: %s", found)
-        rng = torch.Generator().manual_seed(1)
+        calibrate(network.eval(), train)
+        self.write(network, test, round((time.monotonic() - start) / 60, 1))
+
+    def write(self, network: CarRegressor, test: PictureSet, minutes: float) -> None:
+        """Write the judge and its card."""
         weights = {k: v.contiguous() for k, v in network.state_dict().items()}
         state = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-        write_whole(self.out, save(state, {"meshes": json.dumps(train.label_names)}))
+        write_whole(self.out, save(state, {"meshes": json.dumps(network.meshes)}))
+        network = load_regressor(self.out)
+        found = {k: round(v, 5) for k, v in errors(network, test).items()}
+        log.info("on held-out renders: %s", found)
+        spoiled = errors(network, test, torch.Generator().manual_seed(1))
         card: dict[str, Any] = {
             "what": "reads pose, paint and model of a rendered car; judges the knobs of generators of such cars",
             "held_out_renders": found,
-            "held_out_renders_spoiled": {k: round(v, 5) for k, v in errors(network, test, rng).items()},
+            "held_out_renders_spoiled": {k: round(v, 5) for k, v in spoiled.items()},
             "units": "rotation and elevation in degrees, scale in world units, x and y in percent of half the width",
             "trained_on": json.loads((self.data / "set.json").read_text())["arguments"],
             "licence": "MIT; learnt from renders of CC0 meshes",
             "command": "python -m training.metrics.regressor --data DIR",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out")},
-            "minutes": round((time.monotonic() - start) / 60, 1),
+            "minutes": minutes,
+            "sha256": sha256(self.out),
         }
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 
