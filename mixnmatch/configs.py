@@ -107,14 +107,20 @@ class LossConfig:
     """Codes read from the layers (paper: shape 1, texture 1, background none)."""
     pair: float = 0.2
     """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
-    pair_ramp: tuple[int, int] = (10_000, 30_000)
-    code_z: float = 10.0
+    pair_ramp: tuple[int, int] = (8_000, 20_000)
+    code_z: float = 5.0
     code_b: float = 1.0
-    code_p: float = 1.0
-    code_c: float = 1.0
+    code_p: float = 2.0
+    code_c: float = 2.0
     """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
     code_to_painter: float = 0.05
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
+    rebuilt: float = 3.0
+    """Real pictures against what is painted from their codes, every second step on half the batch (paper: none)."""
+    rebuild_since: int = 1_000
+    """Pictures after which that begins."""
+    box_fit: float = 1.0
+    """The mask painted from a real picture's codes against that picture's box (paper: none)."""
     clay: float = 0.5
     """The shape's picture against the finished one without colour (paper: none)."""
     r1_image: float = 0.1
@@ -132,10 +138,10 @@ class LossConfig:
     """Mask where no real box of the batch lies."""
     binary: float = 1.0
     """Half-transparent pixels of the mask."""
-    binary_ramp: tuple[int, int] = (10_000, 30_000)
+    binary_ramp: tuple[int, int] = (8_000, 24_000)
     free_share: tuple[float, float] = (0.5, 1.0)
     """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
-    free_ramp: tuple[int, int] = (5_000, 30_000)
+    free_ramp: tuple[int, int] = (4_000, 20_000)
     feature: float = 1.0
     """L1 of the feature extractor on painted pictures (paper: 1)."""
     feature_critic: float = 0.02
@@ -166,7 +172,7 @@ class TrainConfig:
     """Side of the background critic's patches at 64 pixels: 18 or 10."""
     patch_shrink: float = 0.0
     """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
-    feature_since: int = 25_000
+    feature_since: int = 16_000
     """Pictures after which the second stage, feature mode, learns beside the first."""
     first_stage_until: int | None = None
     """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
@@ -174,7 +180,7 @@ class TrainConfig:
 
 
 CARS_64 = TrainConfig(
-    loop=LoopConfig(images=70_000, batch=16, ema_half_life=5_000),
+    loop=LoopConfig(images=45_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
 )
 

@@ -85,6 +85,14 @@ def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth height width"]:
+    """Return normal noise of 4 cells along each axis, enlarged to the volume: noise of single cells would stay in the
+    shapes as camouflage for the first 10,000 pictures."""
+    coarse = [min(4, cells) for cells in config.volume]
+    noise = torch.randn(n, config.volume_dim + 1, *coarse)
+    return F.interpolate(noise, size=config.volume, mode="trilinear", align_corners=False)
+
+
 class ShapeSpace(nn.Module):
     """(z, p) -> the shape as the camera sees it: what it is made of, and where it is.
 
@@ -95,10 +103,8 @@ class ShapeSpace(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config, self.pose = config, config.pose
-        depth, height, width = config.volume
-        channels = config.volume_dim + 1
-        self.common = nn.Parameter(0.5 * torch.randn(1, channels, depth, height, width))
-        self.own = nn.Parameter(0.5 * torch.randn(config.n_shapes, channels, depth, height, width))
+        self.common = nn.Parameter(0.5 * smooth_noise(1, config))
+        self.own = nn.Parameter(0.5 * smooth_noise(config.n_shapes, config))
         axes = [(torch.arange(n) + 0.5) / n * 2 - 1 if n > 1 else torch.zeros(1) for n in config.volume]
         radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("start", 6 * (0.8 - radius))  # occupancy starts as an ellipsoid

@@ -76,11 +76,7 @@ def binary(mask: Mask) -> Scalar:
 
 def coverage(boxes: Float[Tensor, "m 4"], side: int) -> Float[Tensor, "side side"]:
     """Return, for each pixel, the share of boxes that cover its centre."""
-    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
-    x0, y0, x1, y1 = boxes.unbind(1)
-    wide = ((centre >= x0[:, None]) & (centre <= x1[:, None])).float()
-    high = ((centre >= y0[:, None]) & (centre <= y1[:, None])).float()
-    return (high[:, :, None] * wide[:, None, :]).mean(0)
+    return inside(boxes, side).mean((0, 1))
 
 
 def containment(mask: Mask, boxes: Float[Tensor, "m 4"]) -> Scalar:
@@ -102,6 +98,34 @@ def clay(parent: Image, image: Image, mask: Mask) -> Scalar:
     grey = image.detach().mean(1, keepdim=True)
     mask = mask.detach()
     return ((parent - grey).abs() * mask).mean() / mask.mean().clamp(min=0.02)
+
+
+def inside(boxes: Float[Tensor, "n 4"], side: int) -> Float[Tensor, "n 1 side side"]:
+    """Return 1 for the pixels whose centre each box covers, 0 for the others."""
+    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
+    x0, y0, x1, y1 = boxes.unbind(1)
+    wide = (centre >= x0[:, None]) & (centre <= x1[:, None])
+    high = (centre >= y0[:, None]) & (centre <= y1[:, None])
+    return (high[:, None, :, None] & wide[:, None, None, :]).float()
+
+
+def box_fit(mask: Mask, boxes: Boxes) -> Scalar:
+    """Return how far each mask is from touching all sides of its box and leaving none (projections, BoxInst Eq. 2).
+
+    The mask's largest value in each row and in each column is held against the box's, mean absolute difference.
+    """
+    target = inside(boxes, mask.shape[-1])
+    rows = (mask.amax(3) - target.amax(3)).abs().mean()
+    return rows + (mask.amax(2) - target.amax(2)).abs().mean()
+
+
+def likeness(painted: Image, real: Image) -> Scalar:
+    """Return the mean absolute difference of pixels, at full size and halved twice."""
+    total = (painted - real).abs().mean()
+    for _ in range(2):
+        painted, real = F.avg_pool2d(painted, 2), F.avg_pool2d(real, 2)
+        total = total + (painted - real).abs().mean()
+    return total
 
 
 def share_gradient(x: Tensor, share: float) -> Tensor:

@@ -19,12 +19,15 @@ from mixnmatch.losses import (
     augment,
     balanced,
     binary,
+    box_fit,
     child_area,
     clay,
     containment,
     critic_loss,
     gradient_penalty,
+    inside,
     jitter,
+    likeness,
     painter_loss,
     relief,
     share_gradient,
@@ -279,6 +282,8 @@ class Recipe:
             "image": weights.image * painter_loss(logits),
         }
         terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
+        if step.index % 2 == 0 and step.images >= weights.rebuild_since:
+            terms |= self.rebuilt(batch)
         ramp = step.ramp(*weights.pair_ramp)
         if ramp > 0:
             with self.precision():
@@ -336,6 +341,29 @@ class Recipe:
             "code_c": weights.code_c * F.cross_entropy(raw["c"], codes.c),
             "code_z_background": 0.5 * weights.code_b * F.mse_loss(raw["z_background"], codes.z_background),
         }
+
+    def rebuilt(self, batch: Batch) -> dict[str, Tensor]:
+        """Return how far half of the real pictures are from what is painted from the codes read from them.
+
+        Paper: none; here the shortest way to codes that fit photos. Inside the box the background learns nothing from
+        it, so that it can't paint the object; the mask is held against the box.
+        """
+        weights, n = self.losses, (batch.image.shape[0] + 1) // 2
+        image = batch.image[:n]
+        with self.precision():
+            painter = self.generator
+            raw = (
+                painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
+            )
+            layers = painter(as_codes(raw))
+        painted = layers.image
+        terms = {}
+        if batch.box is not None:
+            object_box = inside(batch.box[:n], image.shape[-1])
+            seen = 1 - layers.mask
+            painted = painted - object_box * seen * (layers.background - layers.background.detach())
+            terms["box_fit"] = weights.box_fit * box_fit(layers.parent_mask, batch.box[:n])
+        return terms | {"rebuilt": weights.rebuilt * likeness(painted, image)}
 
     # Second stage: feature mode
 

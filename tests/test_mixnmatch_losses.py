@@ -125,3 +125,41 @@ def test_augment_shifts_repeat_edges_and_pass_gradients():
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()
     assert image.grad.abs().sum() > 0
+
+
+def test_box_fit_by_hand():
+    boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0]])  # of 4 pixels: columns 1 and 2, rows 2 and 3
+    exact = losses.inside(boxes, 4)
+    assert exact.sum() == 4
+    assert losses.box_fit(exact, boxes) == 0
+    assert losses.box_fit(torch.zeros(1, 1, 4, 4), boxes).item() == pytest.approx(0.5 + 0.5)
+    column = exact.clone()
+    column[..., 2] = 0  # one column of four is missed, no row
+    assert losses.box_fit(column, boxes).item() == pytest.approx(0.25)
+
+
+def test_likeness_by_hand():
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(1, 3, 4, 4)
+    flat = torch.zeros(1, 3, 4, 4)
+    assert losses.likeness(flat, flat) == 0
+    assert losses.likeness(checks, flat).item() == pytest.approx(1.0)  # gone once halved
+    assert losses.likeness(flat + 0.5, flat).item() == pytest.approx(1.5)
+
+
+def test_relief_knows_no_brightness_no_colour_and_no_background():
+    torch.manual_seed(0)
+    image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    relief = losses.relief(image, mask)
+    other = image.clone()
+    other[:, :, :2] = 0.9
+    tinted = other + torch.tensor([0.3, -0.3, 0.0]).view(1, 3, 1, 1) + 0.2
+    torch.testing.assert_close(losses.relief(tinted, mask), relief)
+    assert not relief[..., :2].any()
+
+
+def test_clay_is_zero_for_a_grey_picture_of_the_same_brightness():
+    image, mask = torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    grey = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    assert losses.clay(grey, image, mask).item() == pytest.approx(0, abs=1e-6)
+    assert losses.clay(grey + 0.25, image, mask).item() == pytest.approx(0.25, abs=1e-6)
