@@ -17,6 +17,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
 
 RECIPES: dict[str, str] = {
     "giraffe_hd": "giraffe_hd.recipe:Recipe",
+    "giraffe_hd_paper": "giraffe_hd.paper.recipe:Recipe",
+    "giraffe": "giraffe_hd.paper.recipe:GiraffeRecipe",
     "mixnmatch": "mixnmatch.recipe:Recipe",
     "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
 }
@@ -24,6 +26,15 @@ RECIPES: dict[str, str] = {
 
 PRESETS: dict[str, str] = {
     "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
+    **{
+        f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
+        for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
+        for size in (64, 128, 256, 512, 1024)
+    },
+    **{
+        f"giraffe-2021-{name}": f"giraffe_hd.paper.presets:{name.upper().replace('-', '_')}"
+        for name in ("chairs-64", "church-64", "church-256", "clevr2-256", "clevr2345-256")
+    },
     "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
     "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
     "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",

@@ -85,7 +85,7 @@ class Generator(types.Generator):
         z = (w.s_fg, w.a_fg) if self.config.grf_use_mlp else (codes.z_s_fg, codes.z_a_fg)
         condition = self.object_field.condition(*z)
         rays = self._rays(codes)
-        t = volume.depths(self.config.volume, *rays.pixel.shape[:2], device=self.device, draw=draw)
+        t = volume.depths(self.config.volume, rays, draw)
         boxes = rays.in_boxes(codes.scale, codes.translation, codes.rotation)
         samples = volume.render_objects(self.object_field, condition, boxes, t, draw)
         weights = volume.ray_weights(samples.sigma, volume.steps(t, rays.length))
@@ -101,7 +101,7 @@ class Generator(types.Generator):
         z = (w.s_bg, w.a_bg) if self.config.grf_use_mlp else (codes.z_s_bg, codes.z_a_bg)
         condition = self.background_field.condition(*z)
         rays = self._rays(codes)
-        t = volume.depths(self.config.volume, *rays.pixel.shape[:2], device=self.device, draw=draw)
+        t = volume.depths(self.config.volume, rays, draw)
         shift, turn = prior.background_pose(self.config.prior, len(t), self.device, draw)
         if self.config.pos_share:
             shift = torch.cat([shift[:, :2], codes.translation[:, 2:]], 1)

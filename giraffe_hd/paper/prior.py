@@ -68,7 +68,7 @@ def _places(prior: PriorConfig, scale: Float[Tensor, "n *objects 3"], rng: torch
         return places
     # paper: CLEVR's positions are read from the data's own scene files; here they follow the law those were drawn from,
     # uniform on the table without overlaps, so that training needs the pictures alone
-    for _ in range(10_000):
+    for _ in range(2_000):
         crowded = ~_apart(places, scale, prior.gap)
         if not crowded.any():
             return places
@@ -216,7 +216,7 @@ def _seed(name: str, label: str, field: str, i: int | None) -> Handle:
     def redraw(codes: Codes, seed: Tensor) -> Codes:
         z = getattr(codes, field)
         # the name takes part, so that one number for two knobs does not give both the same code
-        rng = torch.Generator().manual_seed(zlib.crc32(name.encode()) * 2**31 + int(seed) % 2**31)
+        rng = torch.Generator().manual_seed(zlib.crc32(f"{name} {int(seed)}".encode()))
         drawn = torch.randn(z.shape[-1], generator=rng).to(z).expand(z.shape[0], -1)
         return replace(codes, **{field: _put(z, i, drawn)})
 

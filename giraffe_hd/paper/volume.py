@@ -57,6 +57,7 @@ def cast(codes: Codes, fov: float, side: int, *, joint: bool = False) -> Rays:
     tan = math.tan(math.radians(fov) / 2)
     local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
     axes = look_at(codes.azimuth, codes.elevation)
+    local = local.to(axes.dtype)
     camera = axes[:, None, :, 2] * codes.radius[:, None, None]
     if joint:
         axes = axes * _joint_lengths(codes)[:, None]
@@ -75,16 +76,16 @@ def _joint_lengths(codes: Codes) -> Float[Tensor, "n 3"]:
     return torch.stack([right, up / up.max(), back], -1)
 
 
-def depths(
-    config: VolumeConfig, n: int, rays: int, device: torch.device, draw: torch.Generator | None = None
-) -> Float[Tensor, "n rays samples"]:
+def depths(config: VolumeConfig, rays: Rays, draw: torch.Generator | None = None) -> Float[Tensor, "n rays samples"]:
     """Return the depths of each ray's samples: evenly spaced, or with `draw` one at random in the cell around each."""
-    t = config.near + torch.linspace(0, 1, config.n_samples, device=device) * (config.far - config.near)
+    n, n_rays, _ = rays.pixel.shape
+    t = torch.linspace(0, 1, config.n_samples, device=rays.pixel.device, dtype=rays.pixel.dtype)
+    t = config.near + t * (config.far - config.near)
     if draw is None:
-        return t.expand(n, rays, -1)
+        return t.expand(n, n_rays, -1)
     middle = (t[1:] + t[:-1]) / 2
     low, high = torch.cat([t[:1], middle]), torch.cat([middle, t[-1:]])
-    return low + (high - low) * torch.rand(n, rays, len(t), device=device, generator=draw)
+    return low + (high - low) * torch.rand(n, n_rays, len(t), device=t.device, dtype=t.dtype, generator=draw)
 
 
 def slab(rays: Rays, half: float) -> tuple[Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
@@ -205,7 +206,7 @@ def box_silhouette(codes: Codes, rays: Rays, size: int, *, config: VolumeConfig,
 
     A box of density 100 is rendered at the rays' resolution, where all its samples count alike, and enlarged to `size`.
     """
-    t = depths(config, *rays.pixel.shape[:2], device=rays.pixel.device)
+    t = depths(config, rays)
     within = inside(rays.in_boxes(codes.scale, codes.translation, codes.rotation), t, 1 + pad)
     delta = steps(t, rays.length)
     delta = torch.cat([delta[..., :-1], torch.zeros_like(delta[..., :1])], -1)

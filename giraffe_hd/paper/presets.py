@@ -1,0 +1,146 @@
+"""Train configs of the published sets: GIRAFFE HD's at 64 to 1024 px, and those that GIRAFFE alone has."""
+
+from dataclasses import replace
+
+from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig, PriorConfig
+from giraffe_hd.paper.recipe import GiraffeTrainConfig, TrainConfig
+from training.data.folder import DataConfig
+from training.loop import LoopConfig
+
+SIZES = (64, 128, 256, 512, 1024)
+
+FACES = PriorConfig(
+    scale_min=(0.21, 0.21, 0.21),
+    scale_max=(0.21, 0.21, 0.21),
+    rotation=(0.40278, 0.59722),
+    v=(0.4167, 0.5),
+    fov=10.0,
+    background_translation_min=(-0.2, -0.2, 0.0),
+    background_translation_max=(0.2, 0.2, 0.0),
+)
+"""A head in the middle of the picture, facing the camera within 35 degrees."""
+
+CARS = replace(
+    FACES,
+    scale_min=(0.2, 0.16, 0.16),
+    scale_max=(0.25, 0.2, 0.2),
+    translation_min=(-0.22, -0.12, -0.06),
+    translation_max=(0.22, 0.12, 0.08),
+    rotation=(0.0, 1.0),
+    v=(0.41667, 0.5),
+)
+"""A car anywhere on the ground, from all sides."""
+
+HD = TrainConfig(
+    loop=LoopConfig(
+        images=19_200_000,  # the authors' default of 1.2 M steps of 16; they found FFHQ stable after 0.3 M of 32
+        batch=16,
+        ema_half_life=5_000,  # authors: 0.5^(32 / 10000) a step whatever the batch, which at 16 is this
+        ema_warm_up=1_000.0,  # authors: none
+        bf16=False,
+    ),
+    generator=GeneratorConfig(prior=FACES),
+    data=DataConfig(size=256, flip=True),
+)
+"""What the sets have in common."""
+
+SETS: dict[str, TrainConfig] = {
+    "compcar": replace(HD, generator=replace(HD.generator, prior=CARS, pos_share=True, fg_gen_mask=True, mix_prob=0.5)),
+    "ffhq": replace(HD, generator=replace(HD.generator, mix_prob=0.8)),
+    "afhq": replace(HD, generator=replace(HD.generator, mix_prob=0.2), bbox=12.0),
+    "cats": replace(HD, generator=replace(HD.generator, mix_prob=0.2)),
+    "celeba": replace(HD, generator=replace(HD.generator, prior=replace(FACES, rotation=(0.375, 0.625)), mix_prob=0.8)),
+}
+"""GIRAFFE HD's sets at 256 px: CompCars, FFHQ, AFHQ cat, cats, CelebA-HQ."""
+
+
+def train_config(name: str, size: int) -> TrainConfig:
+    """Return the config of a set of GIRAFFE HD at `size` px.
+
+    Raises: ValueError for a set or a size that the paper's networks do not have.
+    """
+    if name not in SETS:
+        raise ValueError(f"unknown set {name!r}; known: {', '.join(SETS)}")
+    if size not in SIZES:
+        raise ValueError(f"no GIRAFFE HD of {size} px; known: {', '.join(map(str, SIZES))}")
+    config = SETS[name]
+    return replace(config, generator=replace(config.generator, size=size), data=replace(config.data, size=size))
+
+
+COMPCAR_64, COMPCAR_128, COMPCAR_256, COMPCAR_512, COMPCAR_1024 = (train_config("compcar", size) for size in SIZES)
+FFHQ_64, FFHQ_128, FFHQ_256, FFHQ_512, FFHQ_1024 = (train_config("ffhq", size) for size in SIZES)
+AFHQ_64, AFHQ_128, AFHQ_256, AFHQ_512, AFHQ_1024 = (train_config("afhq", size) for size in SIZES)
+CATS_64, CATS_128, CATS_256, CATS_512, CATS_1024 = (train_config("cats", size) for size in SIZES)
+CELEBA_64, CELEBA_128, CELEBA_256, CELEBA_512, CELEBA_1024 = (train_config("celeba", size) for size in SIZES)
+
+
+GIRAFFE = GiraffeTrainConfig(
+    loop=LoopConfig(
+        images=16_000_000,  # authors: until stopped by hand
+        batch=32,
+        ema_half_life=22_170,  # authors: 0.999 a step
+        ema_warm_up=1_000.0,
+        bf16=False,
+    ),
+    data=DataConfig(size=64, flip=True),
+)
+
+
+def at_256(config: GiraffeTrainConfig, *, feat_dim: int = 256, lr_generator: float = 2.5e-4) -> GiraffeTrainConfig:
+    """Return a config of GIRAFFE at 256 px; most sets double the features and halve the generator's rate there."""
+    generator = replace(config.generator, size=256, feat_dim=feat_dim)
+    return replace(config, generator=generator, data=replace(config.data, size=256), lr_generator=lr_generator)
+
+
+CHAIRS_64 = replace(GIRAFFE, generator=GiraffeConfig(prior=PriorConfig(v=(0.05, 0.5))))
+
+CHURCH_64 = replace(
+    GIRAFFE,
+    generator=GiraffeConfig(
+        prior=PriorConfig(
+            scale_min=(0.45, 0.45, 0.45),
+            scale_max=(0.55, 0.55, 0.55),
+            translation_min=(-0.15, -0.15, 0.0),
+            translation_max=(0.15, 0.15, 0.0),
+            v=(0.5, 0.5),
+            fov=30.0,
+            background_rotation=(0.0, 0.25),
+        )
+    ),
+)
+CHURCH_256 = at_256(CHURCH_64)
+
+TABLE = PriorConfig(
+    scale_min=(0.17, 0.17, 0.17),
+    scale_max=(0.17, 0.17, 0.17),
+    translation_min=(-0.713, -0.713, 0.1665),
+    translation_max=(0.713, 0.713, 0.1665),
+    rotation=(0.0, 0.0),
+    v=(0.33333, 0.33333),
+    n_objects=2,
+    gap=0.1,
+)
+"""CLEVR: balls, cubes and cylinders on a table."""
+
+CLEVR2_256 = at_256(replace(GIRAFFE, generator=GiraffeConfig(prior=TABLE), data=DataConfig(size=64, flip=True)))
+
+CLEVR2345_256 = at_256(
+    replace(
+        GIRAFFE,
+        generator=GiraffeConfig(
+            z_dim=64,
+            z_dim_bg=32,
+            width=64,
+            width_bg=32,
+            prior=replace(
+                TABLE,
+                translation_min=(-0.71, -0.71, 0.1665),
+                translation_max=(0.71, 0.71, 0.1665),
+                n_objects=5,
+                n_present=(0.0, 0.1945679, 0.2435500, 0.2526955, 0.3091866),  # of 2, 3, 4 and 5, as in the data
+            ),
+        ),
+    ),
+    feat_dim=128,
+    lr_generator=5e-4,
+)
