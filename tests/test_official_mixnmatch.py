@@ -56,14 +56,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Generator:
-    """The conformance case, through official-looking files and the import command."""
+    """The conformance case, read from official-looking files."""
     folder = tmp_path_factory.mktemp("official")
     case, _ = load_case("mixnmatch_cub")
     for kind, manifest in case["checkpoint"].items():
         torch.save(fill(manifest), folder / f"{kind}.pth")
-    out = folder / "cub.safetensors"
-    ImportOfficial(files=tuple(folder / f"{kind}.pth" for kind in ("G", "E", "EX")), out=out).run()
-    generator = load_generator(out)
+    generator = read_official([folder / f"{kind}.pth" for kind in ("G", "E", "EX")])
     for path in folder.iterdir():  # half a gigabyte
         path.unlink()
     assert isinstance(generator, Generator)
@@ -133,6 +131,15 @@ def test_other_settings_are_read_too(tmp_path: Path, counts: dict[str, int], pre
         assert torch.equal(ours(codes).image, theirs(codes).image)
         assert torch.equal(ours.encode(photo).c, theirs.encode(photo).c)
         assert torch.equal(ours.shape_feature(photo), theirs.shape_feature(photo))
+
+
+def test_an_imported_file_paints_the_same_picture(tiny: list[Path], tmp_path: Path):
+    out = tmp_path / "tiny.safetensors"
+    ImportOfficial(files=tuple(tiny), out=out).run()
+    theirs, ours = random_generator(TINY), load_generator(out)
+    codes = theirs.sample(2, torch.Generator().manual_seed(0), tied=False)
+    with torch.no_grad():
+        assert torch.equal(ours(codes).image, theirs(codes).image)
 
 
 def test_without_the_extractor_there_is_no_feature_mode(tiny: list[Path], tmp_path: Path):

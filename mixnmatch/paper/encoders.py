@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from training.types import Image
 
 from .config import GeneratorConfig
-from .layers import conv3, halve, leaky_block, trunk
+from .layers import Halve, conv3, leaky_block, trunk
 
 FACTORS = ("z", "b", "p", "c")
 """Pose, background, shape, texture."""
@@ -39,7 +39,7 @@ class Encoders(nn.Module):
 def _encoder(width: int, code_dim: int) -> nn.Sequential:
     return nn.Sequential(
         trunk(width, 1, 2, 4, 8),  # 64 64 64 -> 512 8 8
-        leaky_block(halve(8 * width, 16 * width), 16 * width),  # 1024 4 4
+        leaky_block(Halve(8 * width, 16 * width), 16 * width),  # 1024 4 4
         leaky_block(conv3(16 * width, 8 * width), 8 * width),
         leaky_block(conv3(8 * width, 8 * width), 8 * width),
         nn.Conv2d(8 * width, code_dim, 4),

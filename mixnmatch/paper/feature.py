@@ -8,7 +8,7 @@ from training.types import Image
 
 from .config import GeneratorConfig
 from .critics import PatchTrunk, view
-from .layers import ResBlock, gated, halve, same_block
+from .layers import Halve, ResBlock, gated, same_block
 
 
 class FeatureExtractor(nn.Module):
@@ -59,7 +59,7 @@ class FeatureCritic(nn.Module):
 
 
 def _down(in_dim: int, out_dim: int) -> nn.Sequential:
-    return nn.Sequential(*gated(halve(in_dim, 2 * out_dim, bias=True), out_dim))
+    return nn.Sequential(*gated(Halve(in_dim, 2 * out_dim, bias=True), out_dim))
 
 
 def _up(in_dim: int, out_dim: int) -> nn.Sequential:
