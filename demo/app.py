@@ -18,6 +18,8 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+from gradio import themes
+from gradio.events import api
 from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
@@ -31,10 +33,10 @@ from .shelf import Model, Shelf
 
 TITLE = "Knobs without labels"
 HEAD = '<link rel="stylesheet" href="/page/page.css"><script type="module" src="/page/main.js"></script>'
-THEME = gr.themes.Default(  # the bundled semi-bold faces lack most letters: regular and bold only
+THEME = themes.Default(  # the bundled semi-bold faces lack most letters: regular and bold only
     primary_hue="indigo",
     neutral_hue="slate",
-    font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
+    font=[themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
 POLICY = "; ".join(  # no request leaves this server, whatever a component would like
@@ -69,7 +71,7 @@ def page(shelf: Shelf) -> gr.Blocks:
                 with gr.Tab("Mix photos", id="mix"):
                     _mix_tab(events, mixed)
         for function in (events.models, events.render, events.layers, events.read_photo):
-            gr.api(friendly(function), concurrency_limit=4)
+            api(friendly(function), concurrency_limit=4)
     return blocks.queue(max_size=64, default_concurrency_limit=2)
 
 

@@ -6,7 +6,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, no_type_check
 
 import gradio as gr
 import torch
@@ -17,6 +17,7 @@ from . import films, recipes, uploads
 from .describe import describe
 from .export import layer_png, names_of, open_raster
 from .films import Frame, Kind
+from .live import sentence
 from .recipes import Recipe, Slot
 from .samples import examples_of
 from .shelf import Model, Shelf
@@ -30,6 +31,7 @@ def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a mistake into the one sentence that Gradio shows; anything unforeseen stays an error of the server's."""
 
     @functools.wraps(event)
+    @no_type_check  # a checker's wrapper would hide from Gradio that this is a generator
     def generator(*arguments: Any, **named: Any) -> Iterator[Any]:
         try:
             yield from event(*arguments, **named)
@@ -43,12 +45,11 @@ def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise _said(error) from error
 
-    return generator if inspect.isgeneratorfunction(event) else function
+    return generator if inspect.isgeneratorfunction(inspect.unwrap(event)) else function
 
 
 def _said(error: ValueError) -> gr.Error:
-    text = str(error)
-    return gr.Error(text[:1].upper() + text[1:], print_exception=False, title="Please check")
+    return gr.Error(sentence(error), print_exception=False, title="Please check")
 
 
 class Events:
@@ -157,7 +158,8 @@ class Events:
     ) -> Iterator[Any]:
         """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it."""
         made = []
-        for frame in progress.tqdm(plan, desc="Drawing", unit="pictures"):
+        for done, frame in enumerate(plan):
+            progress((done, len(plan)), desc="Drawing", unit="pictures")
             made.append(self.shelf.run(frame).cpu())
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")

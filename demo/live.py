@@ -168,12 +168,17 @@ class Live:
 async def say(request: Request, error: Exception) -> Response:
     """Answer a mistake with its one sentence, anything unforeseen with another and a line in the log."""
     if isinstance(error, ValueError):
-        text = str(error)
-        return JSONResponse({"message": text[:1].upper() + text[1:]}, status_code=422)
+        return JSONResponse({"message": sentence(error)}, status_code=422)
     if isinstance(error, BusyError):
         return JSONResponse({"message": "Many people are here just now; please try again."}, status_code=503)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
+
+
+def sentence(error: ValueError) -> str:
+    """Return a mistake's message with a capital and a full stop."""
+    text = str(error).rstrip(".") + "."
+    return text[:1].upper() + text[1:]
 
 
 async def _body(request: Request, limit: int, refusal: str) -> bytes:

@@ -114,7 +114,8 @@ def propose_box(picture: PIL.Image.Image) -> Box:
     apart = pixels - np.median(rim, 0)
     distance = np.sqrt(np.einsum("hwi,ij,hwj->hw", apart, np.linalg.inv(spread), apart))
     distance = scipy.ndimage.gaussian_filter(distance, 1.0)
-    patches, count = scipy.ndimage.label(distance > otsu(distance))
+    labelled: Any = scipy.ndimage.label(distance > otsu(distance))
+    patches, count = labelled
     if count == 0:
         return fallback
     areas = np.bincount(patches.ravel())[1:]

@@ -1,5 +1,7 @@
 """The page on toy generators in a thread: what its tests talk to."""
 
+import asyncio
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -30,11 +32,23 @@ def toy_shelf() -> Shelf:
 @contextmanager
 def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None) -> Iterator[str]:
     """Serve a page on a free port while the block runs; gives its address."""
-    server = uvicorn.Server(
-        uvicorn.Config(serve(shelf, host=host, password=password), host=host, port=0, **configure())
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    started = queue.Queue()
+
+    async def run() -> None:  # Gradio leaves event loops open when it lays out a page where none runs
+        try:
+            app = serve(shelf, host=host, password=password)
+        except Exception as error:
+            started.put(error)
+            raise
+        server = uvicorn.Server(uvicorn.Config(app, host=host, port=0, **configure()))
+        started.put(server)
+        await server.serve()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
+    server = started.get()
+    if isinstance(server, Exception):
+        raise server
     while not server.started:
         if not thread.is_alive():
             raise RuntimeError("the server did not start")

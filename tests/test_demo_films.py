@@ -1,0 +1,119 @@
+"""Films and sheets: what moves, what stays, how they close; files that open; videos to follow."""
+
+import json
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import torch
+
+from demo import films
+from demo.recipes import Recipe, layers_of
+from demo.shelf import Model
+from tests.test_demo_recipes import mixed, slot
+from tests.toys import Blocks, Patches
+from training.pictures import to_pil
+
+BLOCKS = Model(name="blocks", generator=Blocks().eval())
+PATCHES = Model(name="patches", generator=Patches().eval())
+STILL = Recipe(checkpoint="blocks", knobs={"rotation": 40, "shape": 11})
+
+
+def drawn(plan) -> torch.Tensor:
+    return torch.cat([frame() for frame in plan])
+
+
+def test_a_turntable_begins_with_the_picture_and_closes():
+    film = drawn(films.turntable(BLOCKS, STILL, 8))
+    assert torch.equal(film[:1], layers_of(BLOCKS, STILL).image)
+    assert len(film) == 8
+    steps = (film - film.roll(1, 0)).abs().mean((1, 2, 3))
+    assert steps[0] < 2 * steps[1:].max()  # from the last picture to the first is a step as any other
+
+
+def test_a_sweep_goes_through_the_trained_range():
+    film = drawn(films.sweep(BLOCKS, STILL, "scale", 5))
+    ends = [
+        layers_of(BLOCKS, STILL.model_copy(update={"knobs": {**STILL.knobs, "scale": s}})).image for s in (0.2, 0.3)
+    ]
+    assert torch.equal(film[:1], ends[0]) and torch.equal(film[-1:], ends[1])
+
+
+def test_a_sweep_of_a_seed_leaves_the_mask_of_a_look_alone():
+    film = drawn(films.sweep(BLOCKS, STILL, "look", 4))
+    assert (film[0] - film[2]).abs().max() > 0.05
+    background = layers_of(BLOCKS, STILL).mask[0] == 0
+    assert torch.equal(film[0][:, background[0]], film[2][:, background[0]])
+
+
+def test_a_path_joins_its_ends_the_short_way_round():
+    start = Recipe(checkpoint="blocks", knobs={"rotation": 350, "shape": 1})
+    end = Recipe(checkpoint="blocks", knobs={"rotation": 10, "shape": 2})
+    film = drawn(films.path(BLOCKS, start, end, 3))
+    assert torch.allclose(film[:1], layers_of(BLOCKS, start).image, atol=1e-5)
+    assert torch.allclose(film[-1:], layers_of(BLOCKS, end).image, atol=1e-2)
+    turned = layers_of(BLOCKS, Recipe(checkpoint="blocks", knobs={"rotation": 0, "shape": 1}))
+    front = films.path(BLOCKS, start, start.model_copy(update={"knobs": {"rotation": 10, "shape": 1}}), 3)[1]()
+    assert torch.allclose(front, turned.image, atol=1e-2)
+
+
+def test_a_path_between_mixes_joins_its_ends():
+    start, end = mixed(), mixed(texture=0.2)
+    film = drawn(films.path(PATCHES, start, end, 4))
+    assert torch.allclose(film[:1], layers_of(PATCHES, start).image, atol=1e-5)
+    assert torch.allclose(film[-1:], layers_of(PATCHES, end).image, atol=1e-5)
+
+
+def test_a_sheet_changes_one_slot_along_and_one_down():
+    plan, columns = films.grid(PATCHES, mixed(), "background", "texture", [slot(7), slot(8)])
+    sheet = drawn(plan)
+    assert columns == 3 and len(sheet) == 9
+    assert (sheet[0] == 1).all()
+    cells = {(row, column): sheet[3 * row + column] for row in (1, 2) for column in (1, 2)}
+    mask = layers_of(PATCHES, mixed()).mask[0, 0] == 1
+    assert torch.equal(cells[1, 1][:, mask], cells[2, 1][:, mask])  # one texture a column
+    assert torch.equal(cells[1, 1][:, ~mask], cells[1, 2][:, ~mask])  # one background a row
+    assert not torch.equal(cells[1, 1], cells[1, 2])
+
+
+def test_what_cannot_be_filmed_is_said():
+    with pytest.raises(ValueError, match="takes a photo"):
+        films.sweep(PATCHES, mixed(), "texture", 4)
+    with pytest.raises(ValueError, match="no knob that turns"):
+        films.turntable(PATCHES, mixed(), 4)
+    with pytest.raises(ValueError, match="different checkpoints"):
+        films.path(BLOCKS, STILL, mixed(), 4)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])
+def test_films_open_again_and_can_be_followed(tmp_path: Path, kind):
+    target = tmp_path / f"film.{kind}"
+    films.write(target, films.enlarged(drawn(films.turntable(BLOCKS, STILL, 6)), 96), kind, fps=10)
+    if kind != "mp4":
+        with PIL.Image.open(target) as film:
+            assert film.size == (96, 96) and getattr(film, "n_frames", 1) == 6
+        return
+    pictures = films.photos_of(target, 4)
+    assert 2 <= len(pictures) <= 4 and pictures[0].size == (256, 256)
+    film = drawn(films.follow(PATCHES, mixed(), pictures))
+    assert film.shape == (len(pictures), 3, 64, 64)
+    assert not torch.equal(film[0], film[1])
+
+
+def test_a_strip_is_one_picture(tmp_path: Path):
+    films.write(tmp_path / "strip.png", drawn(films.turntable(BLOCKS, STILL, 6)), "png", columns=3)
+    with PIL.Image.open(tmp_path / "strip.png") as sheet:
+        assert sheet.size == (3 * 64 + 4, 2 * 64 + 2)
+
+
+def test_a_file_that_is_no_video_gets_one_sentence(tmp_path: Path):
+    (tmp_path / "text.mp4").write_text(json.dumps({"no": "video"}))
+    with pytest.raises(ValueError, match="not a video that can be read"):
+        films.photos_of(tmp_path / "text.mp4", 4)
+
+
+def test_pictures_are_only_ever_made_larger():
+    image = layers_of(BLOCKS, STILL).image
+    assert films.enlarged(image, 32) is image
+    assert films.enlarged(image, 128).shape == (1, 3, 128, 128)
+    assert len(to_pil(films.enlarged(image, 128))) == 1

@@ -1,0 +1,114 @@
+"""Knob values to codes: defaults, ways between seeds, what a pull across the picture turns."""
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+
+from demo.knobs import Between, are_shares, between, changed, codes_for, drag_axes, group_of, reach_of
+from tests.toys import Blocks, Patches
+from training.camera import project
+from training.types import Knob
+
+
+def test_unset_knobs_stand_at_their_defaults():
+    blocks = Blocks()
+    bare, spelled = codes_for(blocks, 0, {}), codes_for(blocks, 0, {k.name: k.default for k in blocks.knobs})
+    for field in fields(bare):
+        assert torch.equal(getattr(bare, field.name), getattr(spelled, field.name))
+
+
+def test_angles_are_degrees_at_the_knob():
+    codes = codes_for(Blocks(), 0, {"rotation": 90, "elevation": 20})
+    assert codes.rotation.item() == pytest.approx(math.pi / 2)
+    assert codes.elevation.item() == pytest.approx(math.radians(20))
+
+
+def test_beyond_the_trained_range_is_not_refused():
+    assert codes_for(Blocks(), 0, {"translation_y": 0.4}).translation[0, 1].item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("nothing", 1.0, "no knob 'nothing'"),
+        ("rotation", math.nan, "Rotation is nan"),
+        ("shape", 1.5, "whole number"),
+        ("shape", -1, "whole number"),
+        ("rotation", Between(start=1, end=2, at=0.5), "give one number"),
+    ],
+)
+def test_a_wrong_value_gets_one_sentence(name, value, says):
+    with pytest.raises(ValueError, match=says):
+        codes_for(Blocks(), 0, {name: value})
+
+
+def test_the_ends_of_a_way_between_seeds_are_the_seeds():
+    blocks = Blocks()
+    for at, seed in ((0.0, 4), (1.0, 9)):
+        way = codes_for(blocks, 0, {"look": Between(start=4, end=9, at=at)})
+        assert torch.equal(way.z_a_fg, codes_for(blocks, 0, {"look": seed}).z_a_fg)
+
+
+def test_the_middle_of_two_normal_codes_is_as_long_as_they_are():
+    a, b = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(0))
+    middle = between({"z": a}, {"z": b}, 0.5)["z"]
+    assert middle.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_a_way_between_equal_codes_stays_where_it_is():
+    a = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    for b in (a, 2 * a):
+        assert torch.allclose(between({"z": a}, {"z": b}, 0.5)["z"], (a + b) / 2)
+    assert between({"z": a}, {"z": -a}, 0.25)["z"].isfinite().all()
+
+
+def test_shares_between_shares_still_sum_to_one():
+    a, b = torch.eye(3)[:1], torch.eye(3)[2:]
+    assert torch.allclose(between({"b": a}, {"b": b}, 0.25)["b"], torch.tensor([[0.75, 0.0, 0.25]]))
+    assert are_shares(a) and not are_shares(torch.tensor([[0.5, -0.5]]))
+
+
+def test_a_knob_changes_only_its_own_fields():
+    blocks = Blocks()
+    codes = codes_for(blocks, 0, {})
+    assert changed(codes, blocks.set(codes, "background", 7)).keys() == {"z_s_bg", "z_a_bg"}
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(0, 20), (0, 35), (90, 20)])
+def test_a_pull_moves_the_object_as_far_as_the_hand(azimuth, elevation):
+    blocks = Blocks()
+    values = {"azimuth": azimuth, "elevation": elevation}
+    codes = codes_for(blocks, 0, values)
+    right, up = (0.05, 0.04) if azimuth == 0 else (0.0, 0.04)
+    knobs = {k: r * right + u * up for k, (r, u) in drag_axes(blocks, codes).items()}
+
+    def seen(codes):
+        world = codes.translation[:, None]
+        return project(world, codes.azimuth, codes.elevation, codes.radius, 20.0)[0][0, 0]
+
+    moved = seen(codes_for(blocks, 0, values | knobs)) - seen(codes)
+    assert moved.tolist() == pytest.approx([right, up], abs=0.002)
+
+
+def test_a_generator_without_a_camera_cannot_be_pulled():
+    patches = Patches()
+    assert drag_axes(patches, patches.sample(1, torch.Generator())) == {}
+
+
+@pytest.mark.parametrize(
+    ("knob", "reach"),
+    [
+        (Knob(name="x", label="X", kind="range", low=-1, high=1), (-1.5, 1.5)),
+        (Knob(name="s", label="S", kind="range", low=0.1, high=0.5), (0.025, 0.6)),
+        (Knob(name="a", label="A", kind="angle", low=0, high=360), (0, 360)),
+        (Knob(name="e", label="E", kind="angle", low=10, high=30), (5, 35)),
+    ],
+)
+def test_how_far_the_page_lets_a_knob_go(knob, reach):
+    assert reach_of(knob) == pytest.approx(reach)
+
+
+def test_knobs_stand_under_three_headings():
+    assert {group_of(knob) for knob in Blocks().knobs} == {"Object", "Camera", "Seeds"}

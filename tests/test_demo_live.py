@@ -1,0 +1,318 @@
+"""The page's routes: pictures, files, photos, mistakes; who may come in, what leaves, what stays behind."""
+
+import base64
+import io
+import json
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import PIL.Image
+import pytest
+
+from demo.app import serve
+from demo.shelf import Model, Shelf, bundled
+from tests.serving import served, toy_shelf
+from tests.toys import Blocks
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(toy_shelf()) as address:
+        yield address
+
+
+@pytest.fixture
+def web(address: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """Return a small file that unpacks to a huge black picture."""
+    packer = zlib.compressobj(9)
+    row = b"\0" * (1 + width)
+    body = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def text_bomb() -> bytes:
+    """Return a PNG whose compressed text unpacks to 100 MB."""
+    small = as_file(PIL.Image.new("RGB", (8, 8)))
+    text = chunk(b"zTXt", b"recipe\0\0" + zlib.compress(b" " * 100_000_000, 9))
+    return small[:33] + text + small[33:]
+
+
+def as_file(picture: PIL.Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def gradient(width: int = 96, height: int = 64, mode: str = "RGB") -> PIL.Image.Image:
+    """Return a picture that is red at the left and blue at the right."""
+    x = np.linspace(0, 255, width, dtype=np.uint8)[None].repeat(height, 0)
+    return PIL.Image.fromarray(np.stack([255 - x, np.zeros_like(x), x], -1)).convert(mode)
+
+
+def turned_by_exif() -> bytes:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    return as_file(gradient(), "JPEG", exif=exif, quality=95)
+
+
+def moving(kind: str) -> bytes:
+    frames = [PIL.Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
+    return as_file(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+
+
+def sixteen_bits() -> bytes:
+    return as_file(PIL.Image.fromarray(np.full((64, 64), 20_000, np.uint16)))
+
+
+def half_transparent() -> bytes:
+    picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    return as_file(picture)
+
+
+BAD = {
+    "text as PNG": b"hello, I am no picture",
+    "empty": b"",
+    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+    "SVG as PNG": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
+    "HTML": b"<html><script>alert(1)</script>",
+    "PDF": b"%PDF-1.7\n%",
+    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n",
+    "20000 x 20000": png_of_zeros(20_000, 20_000),
+    "12000 x 12000": png_of_zeros(12_000, 12_000),
+    "truncated JPEG": as_file(gradient(640, 480), "JPEG")[:2000],
+    "truncated PNG": as_file(gradient(640, 480))[:300],
+    "damaged PNG": as_file(gradient()).replace(b"IDAT", b"IDAX"),
+    "zip": b"PK\x03\x04" + zlib.compress(b"\0" * 5_000_000),
+    "text bomb": text_bomb(),
+    "11 MB": b"\xff\xd8" + b"\0" * 11_000_000,
+}
+GOOD = {
+    "CMYK": as_file(gradient(mode="CMYK"), "JPEG"),
+    "16 bits": sixteen_bits(),
+    "animated GIF": moving("GIF"),
+    "animated WebP": moving("WEBP"),
+    "1 x 1": as_file(PIL.Image.new("RGB", (1, 1), "red")),
+    "transparent": half_transparent(),
+    "palette": as_file(gradient(mode="P")),
+    "one bit": as_file(gradient(mode="1")),
+    "EXIF": turned_by_exif(),
+    "long and thin": as_file(PIL.Image.new("RGB", (6000, 4), "red")),
+}
+
+
+def megabytes() -> float:
+    """Return what this process has in memory."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_cannot_be_used_gets_one_clear_sentence(web, name):
+    before = megabytes()
+    answer = web.post(
+        "/live/photo", params={"model": "patches", "name": "../../odd <b>name</b>\n.png"}, content=BAD[name]
+    )
+    message = answer.json()["message"]
+    assert answer.status_code == 422
+    assert message.endswith(".") and "\n" not in message and len(message) < 300
+    assert "Traceback" not in message and "/tmp" not in message and "0x" not in message
+    assert megabytes() - before < 500
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_odd_file_becomes_the_right_picture(web, name):
+    answer = web.post("/live/photo", params={"model": "patches", "name": name}, content=GOOD[name])
+    assert answer.status_code == 200, answer.text
+    view = PIL.Image.open(io.BytesIO(base64.b64decode(answer.json()["view"])))
+    pixels = np.asarray(view).astype(int)
+    third = max(1, pixels.shape[1] // 3)
+    left, right = pixels[:, :third].mean((0, 1)), pixels[:, -third:].mean((0, 1))
+    if name in ("CMYK", "palette"):
+        assert left[0] > left[2] and right[2] > right[0]
+    if name == "EXIF":  # turned clockwise: what was left is now up
+        assert view.size == (64, 96)
+        assert pixels[:20].mean((0, 1))[0] > 180 > pixels[-20:].mean((0, 1))[0]
+    if name == "16 bits":
+        assert abs(pixels.mean() - 20_000 / 257) < 3
+    if name == "transparent":
+        assert pixels.min() > 250
+    if name.startswith("animated"):
+        assert pixels[..., 0].mean() > 200 > 60 > pixels[..., 2].mean()
+
+
+def test_a_picture_is_answered_with_its_layers_and_its_time(web):
+    answer = web.post("/live/picture", json={"checkpoint": "blocks", "knobs": {"rotation": 90}})
+    strip = PIL.Image.open(io.BytesIO(answer.content))
+    layers = next(model for model in web.get("/live/models").json() if model["name"] == "blocks")["layers"]
+    assert layers == ["image", "foreground", "background", "mask", "alpha", "depth"]
+    assert strip.size == (64 * len(layers), 64)
+    assert float(answer.headers["x-milliseconds"]) > 0
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_saved_picture_goes_on_where_it_was(web):
+    recipe = {"checkpoint": "blocks", "knobs": {"rotation": 12.5, "look": {"start": 1, "end": 2, "at": 0.25}}}
+    saved = web.post("/live/file/image", json=recipe)
+    assert "attachment" in saved.headers["content-disposition"]
+    again = web.post("/live/recipe", params={"name": "car.png"}, content=saved.content).json()
+    assert again["note"] == ""
+    assert again["recipe"]["knobs"]["look"] == recipe["knobs"]["look"]
+    assert web.post("/live/file/image", json=again["recipe"]).content == saved.content
+
+
+def test_a_recipe_of_another_version_comes_with_a_note(web):
+    recipe = {"checkpoint": "blocks", "sha256": "0" * 64}
+    assert "another version" in web.post("/live/recipe", content=json.dumps(recipe)).json()["note"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/live/picture", b"{", "not a recipe"),
+        ("/live/picture", b'{"checkpoint": "x/../y"}', "no checkpoint 'x/../y' here; this page has blocks, patches"),
+        ("/live/picture", b'{"checkpoint": "blocks", "knobs": {"nose": 1}}', "no knob 'nose'"),
+        ("/live/picture", b" " * 5_000_000, "larger than 4 MB"),
+        ("/live/file/roof", b'{"checkpoint": "blocks"}', "no layer 'roof'"),
+        ("/live/recipe", as_file(gradient()), "holds no recipe"),
+        ("/live/photo?model=patches&box=1,2,3", b"", "not four numbers"),
+        ("/live/photo?model=patches&example=../../x", b"", "no example"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(web, path, body, says):
+    answer = web.post(path, content=body)
+    assert answer.status_code == 422
+    assert says.lower() in answer.json()["message"].lower()
+
+
+def test_an_unforeseen_fault_is_not_shown(monkeypatch, caplog):
+    def broken(_: object) -> None:
+        raise RuntimeError("secret of the server in /root")
+
+    shelf = Shelf([Model(name="blocks", generator=Blocks().eval())])
+    monkeypatch.setattr(Blocks, "forward", lambda self, codes: broken(codes))
+    with served(shelf) as address:
+        answer = httpx.post(f"{address}/live/picture", json={"checkpoint": "blocks"})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text and "try again" in answer.json()["message"]
+    assert any("/live/picture failed" in record.message for record in caplog.records)
+
+
+def test_every_layer_and_the_stack_can_be_saved(web):
+    for what in ("image", "foreground", "background", "mask", "alpha", "depth"):
+        answer = web.post(f"/live/file/{what}", json={"checkpoint": "blocks"})
+        assert PIL.Image.open(io.BytesIO(answer.content)).size == (64, 64)
+    stack = web.post("/live/file/ora", json={"checkpoint": "blocks"})
+    assert stack.headers["content-type"] == "image/openraster" and stack.content[:2] == b"PK"
+
+
+def test_only_the_page_s_own_files_are_served(web):
+    assert "javascript" in web.get("/page/main.js").headers["content-type"]
+    for path in ("/page/..%2Fapp.py", "/page/app.py", "/page/%2e%2e/app.py", "/gradio_api/file=/etc/passwd"):
+        assert web.get(path).status_code in (403, 404), path
+    assert "root:" not in web.get("/gradio_api/file=/etc/passwd").text
+
+
+def test_other_names_for_this_machine_are_refused(web):
+    assert web.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_the_page_tells_browsers_to_keep_to_this_server(web):
+    policy = web.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy
+
+
+def test_beyond_localhost_a_password_is_needed():
+    shelf = toy_shelf()
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0 is open to other machines; give --password"):
+        serve(shelf, host="0.0.0.0")
+    shelf.close()
+
+
+def test_without_the_password_nothing_is_shown():
+    with served(toy_shelf(), password="läuft") as address:
+        for path in ("/", "/live/models", "/page/main.js", "/config", "/gradio_api/info"):
+            assert httpx.get(address + path).status_code == 401
+            assert httpx.get(address + path, auth=("any", "wrong")).status_code == 401
+        assert httpx.get(address, headers={"Authorization": "Basic %%%"}).status_code == 401
+        known = "Basic " + base64.b64encode("any:läuft".encode()).decode()
+        assert httpx.get(f"{address}/live/models", headers={"Authorization": known}).status_code == 200
+
+
+def test_twenty_people_get_their_own_pictures(address):
+    """Each asks for a rotation of their own, all at once; what comes back is what they would get alone."""
+    wrong = []
+
+    def person(number: int) -> None:
+        with httpx.Client(base_url=address, timeout=30) as client:
+            for turn in range(5):
+                recipe = {"checkpoint": "blocks", "knobs": {"rotation": 7 * number + turn, "look": number}}
+                start = time.perf_counter()
+                got = client.post("/live/picture", json=recipe)
+                if got.status_code != 200 or time.perf_counter() - start > 15:
+                    wrong.append((number, turn, got.status_code))
+                elif turn == 4:
+                    last[number] = (recipe, got.content)
+
+    last: dict[int, tuple[dict, bytes]] = {}
+    people = [threading.Thread(target=person, args=(i,)) for i in range(20)]
+    for each in people:
+        each.start()
+    for each in people:
+        each.join()
+    assert not wrong
+    for recipe, content in last.values():
+        assert httpx.post(f"{address}/live/picture", json=recipe).content == content
+
+
+def test_the_http_interface_does_what_its_example_says(address, tmp_path, capsys):
+    """The example of README and docstring: a picture, a mix and a film with Gradio's client."""
+    from gradio_client import Client
+
+    client = Client(address, download_files=tmp_path, verbose=False)
+    made = client.predict({"checkpoint": "blocks", "knobs": {"rotation": 120}}, api_name="/render")
+    assert PIL.Image.open(io.BytesIO(base64.b64decode(made["png"]))).size == (64, 64)
+    assert client.predict(made["recipe"], api_name="/render")["png"] == made["png"]
+
+    photo = client.predict("patches", base64.b64encode(as_file(gradient())).decode(), None, api_name="/read_photo")
+    slot = {"picture": photo["picture"], "codes": photo["codes"], "strength": 0.5}
+    mix = client.predict({"checkpoint": "patches", "slots": {"texture": slot}}, api_name="/render")
+    assert mix["recipe"]["slots"]["texture"]["strength"] == 0.5
+
+    recipe = json.dumps(made["recipe"])
+    film = client.predict(recipe, "", "", "Once around", None, 6, 10, "As it is", "GIF", api_name="/film")
+    with PIL.Image.open(film[1]["value"]) as opened:
+        assert getattr(opened, "n_frames", 1) == 6
+    assert {"blocks", "patches"} == {model["name"] for model in client.predict(api_name="/models")}
+    assert client.predict({"checkpoint": "blocks"}, api_name="/layers").keys() >= {"foreground", "mask", "ora"}
+
+
+@pytest.mark.parametrize("path", bundled(), ids=lambda path: path.stem)
+def test_bundled_checkpoints_are_shown(path):
+    from demo.describe import about, describe
+    from demo.shelf import load_model
+
+    model = load_model(path, "cpu")
+    told = describe(model)
+    assert told["layers"][0] == "image" and told["knobs"]
+    assert model.reads_photos == bool(told["readsPhotos"])
+    assert model.sha256 in about(model)

@@ -1,0 +1,125 @@
+"""Recipes: the same picture again bit for bit, through JSON and PNG; what is not a recipe is said in one sentence."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from demo import recipes
+from demo.recipes import Recipe, Slot, Way, codes_of, layers_of, parse, sealed
+from demo.shelf import Model
+from tests.toys import Blocks, Patches
+from training.pictures import to_pil, to_uint8
+
+BLOCKS = Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64)
+READER = Patches().eval()
+PATCHES = Model(name="patches", generator=READER)
+
+
+def slot(seed: int, **more) -> Slot:
+    """Return a slot with a photo of noise in one colour."""
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(rng.integers(0, 255, 3) + rng.integers(-30, 30, (64, 64, 3)), 0, 255).astype(np.uint8)
+    return Slot(picture=base64.b64encode(recipes.png(PIL.Image.fromarray(pixels))).decode(), **more)
+
+
+def mixed(**strengths: float) -> Recipe:
+    slots = {name: slot(i) for i, name in enumerate(("background", "pose", "shape", "texture"))}
+    slots |= {name: slot(list(slots).index(name), strength=value) for name, value in strengths.items()}
+    return Recipe(checkpoint="patches", slots=slots)
+
+
+def test_a_saved_png_makes_the_same_picture_bit_for_bit():
+    recipe = Recipe(checkpoint="blocks", knobs={"rotation": 77.7, "look": Way(start=3, end=8, at=0.3)})
+    first = to_pil(layers_of(BLOCKS, recipe).image)[0]
+    again = recipes.from_file(recipes.png(first, sealed(BLOCKS, recipe)))
+    assert np.array_equal(np.asarray(first), np.asarray(to_pil(layers_of(BLOCKS, again).image)[0]))
+    assert again.sha256 == BLOCKS.sha256
+    assert again.knobs.keys() == {knob.name for knob in BLOCKS.generator.knobs}
+
+
+@pytest.mark.parametrize("mode", ["code", "feature"])
+def test_a_saved_mix_needs_no_photos_to_be_read_again(mode):
+    recipe = mixed(texture=0.4).model_copy(update={"mode": mode})
+    known = parse(recipes.to_json(sealed(PATCHES, recipe)))
+    assert all(slot.codes for slot in known.slots.values())
+    assert torch.equal(layers_of(PATCHES, recipe).image, layers_of(PATCHES, known).image)
+
+
+def test_a_mix_takes_each_factor_from_its_photo():
+    codes = codes_of(PATCHES, mixed())
+    read = [READER.encode(recipes.photo(slot(i), 64)) for i in range(4)]
+    assert torch.equal(codes.b, read[0].b) and codes.z_background.equal(read[0].z_background)
+    assert torch.equal(codes.z, read[1].z)
+    assert torch.equal(codes.p, read[2].p)
+    assert torch.equal(codes.c, read[3].c)
+
+
+def test_no_strength_leaves_the_factor_to_the_photo_of_the_pose():
+    codes = codes_of(PATCHES, mixed(texture=0.0, background=0.5))
+    pose, background = (READER.encode(recipes.photo(slot(i), 64)) for i in (1, 0))
+    assert torch.equal(codes.c, pose.c)
+    assert torch.allclose(codes.b, (pose.b + background.b) / 2)
+
+
+def test_a_pose_without_strength_is_the_average_pose():
+    assert codes_of(PATCHES, mixed(pose=0.0)).z.abs().max() == 0
+
+
+def test_an_empty_recipe_still_makes_a_picture():
+    assert to_uint8(layers_of(PATCHES, Recipe(checkpoint="patches", seed=5)).image).float().std() > 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "no json",
+        b"\xff\xfe",
+        "[]",
+        "{}",
+        '{"checkpoint": "blocks", "knobs": {"rotation": "much"}}',
+        '{"checkpoint": "blocks", "knobs": {"rotation": NaN}}',
+        '{"checkpoint": "blocks", "seed": -1}',
+        '{"checkpoint": "blocks", "surprise": 1}',
+        '{"checkpoint": "blocks", "knobs": {"look": {"start": 1, "end": 2, "at": 7}}}',
+        "[" * 100_000,
+    ],
+)
+def test_what_is_no_recipe_gets_one_sentence(data):
+    with pytest.raises(ValueError, match="not a recipe of this page") as error:
+        parse(data)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_of_another_model_is_refused_in_words():
+    known = sealed(PATCHES, mixed())
+    data = json.loads(recipes.to_json(known))
+    data["slots"]["shape"]["codes"]["shape"]["p"] = recipes.pack(torch.zeros(1, 7))
+    with pytest.raises(ValueError, match="made with another checkpoint"):
+        codes_of(PATCHES, parse(data))
+    with pytest.raises(ValueError, match="has no slot 'background'; it has none"):
+        codes_of(BLOCKS, known)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "%%%", base64.b64encode(b"abc").decode(), recipes.pack(torch.tensor([torch.nan]))]
+)
+def test_damaged_codes_are_refused(text):
+    with pytest.raises(ValueError, match="damaged"):
+        recipes.unpack(text)
+
+
+def test_codes_survive_as_text():
+    row = torch.randn(1, 33, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(recipes.unpack(recipes.pack(row)), row)
+
+
+def test_a_png_without_a_recipe_says_so():
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(file, "PNG")
+    with pytest.raises(ValueError, match=r"holiday\.png holds no recipe"):
+        recipes.from_file(file.getvalue(), "holiday.png")
