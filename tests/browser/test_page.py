@@ -1,0 +1,537 @@
+"""The page in a real Chromium: knobs and pictures, photos and mixes, files, films, phones, screen readers."""
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+
+from tests.serving import served, toy_shelf  # noqa: E402 (only where a browser can be driven)
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: sudo apt-get install chromium"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of gradio's and uvicorn's own dependencies
+]
+
+DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+SAME = """
+async (tag) => {
+  // Whether the small picture on the page is, to the last pixel, what the server makes of the recipe shown.
+  const studio = document.querySelector(tag);
+  const answer = await fetch("/live/picture", {method: "POST", body: studio.dataset.shown});
+  const strip = await createImageBitmap(await answer.blob());
+  const side = strip.height;
+  const first = await createImageBitmap(strip, 0, 0, side, side);
+  const there = studio.querySelector(".layer canvas");
+  const mine = new OffscreenCanvas(there.width, there.height);
+  const context = mine.getContext("2d", {willReadFrequently: true});
+  context.imageSmoothingQuality = "high";
+  context.drawImage(first, 0, 0, mine.width, mine.height);
+  const a = context.getImageData(0, 0, mine.width, mine.height).data;
+  const b = there.getContext("2d").getImageData(0, 0, mine.width, mine.height).data;
+  return a.every((value, i) => Math.abs(value - b[i]) <= 1);
+}"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(toy_shelf()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def requests() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def page(browser: Any, address: str, requests: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Open the page at a desk, or with `size` as the test's parameter says; nothing may go wrong in its console."""
+    size = getattr(request, "param", DESK)
+    context = browser.new_context(viewport=size, has_touch=size is PHONE, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(60_000)  # the machine may have much else to do
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda sent: requests.append(sent.url))
+    page.goto(address)
+    page.wait_for_selector("knob-studio[data-shown]")
+    yield page
+    context.close()
+    assert not wrong
+
+
+def shown(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
+    """Return the recipe of the picture on the page."""
+    return json.loads(page.locator(tag).get_attribute("data-shown"))
+
+
+def settle(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
+    """Wait until the picture is that of the knobs; return its recipe."""
+    page.wait_for_function(
+        "(tag) => { const s = document.querySelector(tag); return s.dataset.shown === JSON.stringify(s.recipe); }",
+        arg=tag,
+    )
+    return shown(page, tag)
+
+
+def pixels(page: Any, tag: str = "knob-studio", place: int = 0) -> np.ndarray:
+    """Return the small picture of a layer."""
+    found = page.evaluate(
+        """([tag, place]) => {
+          const canvas = document.querySelectorAll(tag + " .layer canvas")[place];
+          return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+        }""",
+        [tag, place],
+    )
+    return np.array(found, np.uint8).reshape(128, 128, 4)[..., :3]
+
+
+def mix(page: Any) -> Any:
+    """Turn to the other tab; return its studio."""
+    page.get_by_role("tab", name="Mix photos").click()
+    page.wait_for_selector("photo-studio[data-shown]")
+    settle(page, "photo-studio")
+    return page.locator("photo-studio")
+
+
+def slot(page: Any, name: str) -> Any:
+    """Return the button that chooses a slot."""
+    return page.locator(f"[data-slot={name.lower()}] .slot-pick")
+
+
+def photo(colour: tuple[int, int, int], size: tuple[int, int] = (200, 150)) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def file(name: str, data: bytes, kind: str = "image/png") -> Any:
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+# Turn the knobs
+
+
+def test_a_knob_turned_by_mouse_shows_the_picture_it_ends_on(page):
+    before = pixels(page)
+    slider = page.get_by_role("slider", name="Rotation")
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 30, middle)
+    page.mouse.down()
+    for step in range(60):
+        page.mouse.move(box["x"] + 30 + 4 * step, middle)
+    page.mouse.up()
+    recipe = settle(page)
+    assert recipe["knobs"]["rotation"] == pytest.approx(float(slider.input_value()), abs=1e-6)
+    assert recipe["knobs"]["rotation"] > 90
+    assert np.abs(pixels(page).astype(int) - before).mean() > 1
+    assert page.evaluate(SAME, "knob-studio")
+
+
+def test_a_slow_server_still_ends_on_the_last_picture(page):
+    """Requests that take 150 ms: what is wanted meanwhile is skipped, the last never."""
+    asked = []
+
+    def late(route: Any) -> None:
+        asked.append(json.loads(route.request.post_data))
+        time.sleep(0.15)
+        route.continue_()
+
+    page.route("**/live/picture", late)
+    slider = page.get_by_role("slider", name="Rotation")
+    slider.focus()
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    recipe = settle(page)
+    page.unroute("**/live/picture")
+    assert recipe["knobs"]["rotation"] == 70
+    assert asked[-1]["knobs"]["rotation"] == 70
+    assert len(asked) < 40
+    assert page.evaluate(SAME, "knob-studio")
+
+
+def test_a_server_that_was_away_is_asked_again(page):
+    page.route("**/live/picture", lambda route: route.abort())
+    page.get_by_role("slider", name="Rotation").focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("The server does not answer").wait_for()
+    page.unroute("**/live/picture")
+    assert settle(page)["knobs"]["rotation"] == 31
+    page.wait_for_function("!document.querySelector('knob-studio .status').textContent")
+
+
+def test_typed_numbers_go_beyond_the_trained_range_and_say_so(page):
+    number = page.get_by_label("Left to right, number")
+    number.fill("0.14")
+    number.press("Enter")
+    assert settle(page)["knobs"]["translation_y"] == 0.14
+    assert page.get_by_text("beyond the trained range").is_visible()
+    page.get_by_role("button", name="Reset Left to right").click()
+    assert settle(page)["knobs"]["translation_y"] == 0
+    assert not page.get_by_text("beyond the trained range").is_visible()
+
+
+def test_seeds_are_thrown_locked_and_blended(page):
+    page.get_by_role("button", name="Lock Object's look").click()
+    page.get_by_role("button", name="Surprise me").click()
+    knobs = settle(page)["knobs"]
+    assert knobs["look"] == 3 and knobs["shape"] != 0
+    page.get_by_role("button", name="Background: go between two seeds").click()
+    page.get_by_role("slider", name="Background, between two seeds").fill("0.25")
+    way = settle(page)["knobs"]["background"]
+    assert way["start"] == knobs["background"] and way["at"] == 0.25
+    assert page.evaluate(SAME, "knob-studio")
+
+
+def test_undo_redo_and_two_kept_pictures(page):
+    page.get_by_role("button", name="Keep as A").click()
+    first = settle(page)
+    page.get_by_role("button", name="Surprise me").click()
+    second = settle(page)
+    page.get_by_role("button", name="Keep as B").click()
+    page.get_by_role("button", name="Undo").click()
+    assert settle(page) == first
+    page.keyboard.press("Control+Shift+Z")
+    assert settle(page) == second
+    page.get_by_role("button", name="Show A").click()
+    assert settle(page) == first
+    page.get_by_role("button", name="Side by side").click()
+    line = page.get_by_role("slider", name="Line between A and B")
+    line.fill("0.9")
+    assert line.is_visible()
+    page.get_by_role("slider", name="Rotation").focus()
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert not line.is_visible()
+
+
+def test_the_object_follows_the_hand(page):
+    def centre() -> np.ndarray:
+        mask = pixels(page, place=3)[..., 0] > 127
+        return np.argwhere(mask).mean(0)[::-1] / 128
+
+    start = centre()
+    area = page.locator("knob-studio canvas.picture").bounding_box()
+    at = np.array([area["x"], area["y"]]) + start * area["width"]
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.wait_for_timeout(500)
+    for step in range(1, 11):
+        page.mouse.move(at[0] + 6 * step, at[1] - 3 * step)
+    page.mouse.up()
+    recipe = settle(page)
+    moved = (centre() - start) * area["width"]
+    assert recipe["knobs"]["translation_y"] > 0.02 and recipe["knobs"]["translation_z"] > 0.01
+    assert moved == pytest.approx([60, -30], abs=12)
+
+
+def test_a_layer_can_be_looked_at_in_large(page):
+    page.get_by_role("button", name="Mask", exact=True).click()
+    assert page.get_by_role("img", name="The picture's layer: Mask").is_visible()
+    grey, brightest = page.evaluate(
+        """() => {
+          const context = document.querySelector("canvas.picture").getContext("2d");
+          const values = context.getImageData(0, 0, 960, 960).data;
+          let grey = true, brightest = 0;
+          for (let i = 0; i < values.length; i += 4) {
+            grey &&= values[i] === values[i + 2];
+            brightest = Math.max(brightest, values[i]);
+          }
+          return [grey, brightest];
+        }"""
+    )
+    assert grey and brightest == 255
+
+
+# Files
+
+
+def test_a_saved_picture_can_be_continued_from(page, tmp_path: Path):
+    page.get_by_role("button", name="Surprise me").click()
+    recipe = settle(page)
+    page.get_by_text("Save", exact=True).first.click()
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Picture PNG, with its recipe").click()
+    saved = tmp_path / "car.png"
+    saving.value.save_as(saved)
+    page.get_by_role("button", name="Reset", exact=True).click()
+    assert settle(page) != recipe
+    page.get_by_label("Saved picture or recipe").first.set_input_files(saved)
+    page.get_by_text("Continued from car.png").wait_for()
+    again = settle(page)
+    assert again["knobs"] == recipe["knobs"] and again["sha256"] == "b" * 64
+
+
+def test_a_recipe_and_all_layers_can_be_saved(page):
+    for entry, ending, begins in (("Recipe JSON", ".json", b"{"), ("All layers OpenRaster", ".ora", b"PK")):
+        page.get_by_text("Save", exact=True).first.click()
+        with page.expect_download() as saving:
+            page.get_by_role("button", name=entry).click()
+        assert saving.value.suggested_filename == f"blocks{ending}"
+        assert Path(saving.value.path()).read_bytes().startswith(begins)
+
+
+def test_a_file_without_a_recipe_gets_one_sentence(page):
+    page.get_by_label("Saved picture or recipe").first.set_input_files(file("beach.png", photo((1, 2, 3))))
+    page.get_by_text("Beach.png holds no recipe").wait_for()
+
+
+def test_a_turntable_is_filmed_and_can_be_stopped(page):
+    page.get_by_role("button", name="Make a film").click()
+    page.get_by_label("Once around").check()
+    page.get_by_label("GIF").check()
+    page.get_by_label("number input for Pictures", exact=True).fill("6")
+    page.get_by_role("button", name="Make the film").click()
+    film = page.locator("img[src*='film.gif']")
+    film.wait_for()
+    assert page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", film.element_handle()) == 256
+    page.get_by_label("MP4").check()
+    page.get_by_label("number input for Pictures", exact=True).fill("120")
+    page.get_by_role("button", name="Make the film").click()
+    page.get_by_text("pictures", exact=False).first.wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_timeout(1500)
+    assert page.locator("video").count() == 0
+    page.get_by_role("slider", name="Rotation").focus()
+    page.keyboard.press("ArrowRight")
+    settle(page)
+
+
+def test_a_film_from_a_to_b_needs_both(page):
+    page.get_by_role("button", name="Make a film").click()
+    page.get_by_label("From A to B").check()
+    page.get_by_role("button", name="Make the film").click()
+    page.get_by_text("A is empty; press 'Keep as A' first.").wait_for()
+
+
+# Mix photos
+
+
+def test_photos_in_four_slots_make_a_mix(page):
+    studio = mix(page)
+    before = pixels(page, "photo-studio")
+    colours = {"Background": (20, 90, 200), "Pose": (200, 30, 30), "Shape": (90, 90, 90), "Texture": (240, 200, 20)}
+    for name, colour in colours.items():
+        slot(page, name).click()
+        with page.expect_response("**/live/photo**"):
+            studio.locator("input[accept='image/*']").set_input_files(file(f"{name}.png", photo(colour)))
+        page.wait_for_function(
+            "([slot, caption]) => document.querySelector(`[data-slot=${slot}] small`).textContent === caption",
+            arg=[name.lower(), f"{name}.png"],
+        )
+    recipe = settle(page, "photo-studio")
+    assert recipe["slots"].keys() == {"background", "pose", "shape", "texture"}
+    assert np.abs(pixels(page, "photo-studio").astype(int) - before).mean() > 5
+    blue = pixels(page, "photo-studio", place=1).mean((0, 1))
+    assert blue[2] > blue[0]  # the background is that of its photo
+    assert page.evaluate(SAME, "photo-studio")
+
+
+def test_an_example_and_its_strength(page):
+    studio = mix(page)
+    slot(page, "Texture").click()
+    studio.get_by_role("button", name="Example: green shorts").click()
+    page.wait_for_function("document.querySelector('[data-slot=texture] small').textContent === 'green shorts'")
+    full = settle(page, "photo-studio")
+    strong = pixels(page, "photo-studio")
+    studio.get_by_role("slider", name="Strength of Texture").fill("0")
+    none = settle(page, "photo-studio")
+    assert (full["slots"]["texture"]["strength"], none["slots"]["texture"]["strength"]) == (1, 0)
+    assert np.abs(pixels(page, "photo-studio").astype(int) - strong).max() > 20
+
+
+def test_a_photo_is_pasted_and_dropped(page):
+    mix(page)
+    data = list(photo((250, 250, 0)))
+    transfer = f"""() => {{
+        const given = new DataTransfer();
+        given.items.add(new File([new Uint8Array({data})], "yellow.png", {{type: "image/png"}}));
+        return given;
+    }}"""
+    slot(page, "Pose").click()
+    page.evaluate(
+        f"document.dispatchEvent(new ClipboardEvent('paste', {{clipboardData: ({transfer})(), bubbles: true}}))"
+    )
+    page.wait_for_function("document.querySelector('[data-slot=pose] small').textContent === 'yellow.png'")
+    given = page.evaluate_handle(transfer)
+    page.dispatch_event("[data-slot=shape]", "drop", {"dataTransfer": given})
+    page.wait_for_function("document.querySelector('[data-slot=shape] small').textContent === 'yellow.png'")
+
+
+def test_the_box_around_the_object_can_be_drawn(page):
+    studio = mix(page)
+    studio.get_by_text("Box around the object").click()
+    before = settle(page, "photo-studio")["slots"]["background"]["picture"]
+    area = studio.locator(".crop-area")
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.6 * box["height"], steps=4)
+    with page.expect_response("**/live/photo**"):
+        page.mouse.up()
+    page.wait_for_function(
+        "(before) => document.querySelector('photo-studio').recipe.slots.background.picture !== before", arg=before
+    )
+    edges = [
+        float(studio.get_by_label(f"{edge} edge of the box").input_value())
+        for edge in ("Left", "Top", "Right", "Bottom")
+    ]
+    assert edges == pytest.approx([20, 20, 60, 60], abs=2)
+    with page.expect_response("**/live/photo**"):
+        studio.get_by_role("button", name="Find the object").click()
+
+
+def test_a_file_that_is_no_photo_gets_one_sentence_and_changes_nothing(page):
+    studio = mix(page)
+    before = settle(page, "photo-studio")
+    studio.locator("input[accept='image/*']").set_input_files(file("cv.png", b"I am a text"))
+    studio.get_by_text("Cv.png is not a picture that can be read").wait_for()
+    assert settle(page, "photo-studio") == before
+
+
+def test_the_outline_of_a_photo_can_be_kept(page):
+    studio = mix(page)
+    before = pixels(page, "photo-studio", place=3)
+    studio.get_by_label("Keep its outline").check()
+    assert settle(page, "photo-studio")["mode"] == "feature"
+    assert np.abs(pixels(page, "photo-studio", place=3).astype(int) - before).mean() > 5
+
+
+def test_a_sheet_of_mixes(page):
+    mix(page)
+    page.get_by_role("button", name="Make a sheet of mixes").click()
+    page.get_by_role("button", name="Make the sheet").click()
+    sheet = page.locator("img[src*='film.png']")
+    sheet.wait_for()
+    wide = page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", sheet.element_handle())
+    assert wide == 6 * 64 + 5 * 2
+
+
+# Everyone
+
+
+def test_nothing_is_asked_of_another_server(page, requests, address):
+    mix(page)
+    page.get_by_role("button", name="About this checkpoint").click()
+    assert {url for url in requests if not url.startswith((address, "data:", "blob:"))} == set()
+
+
+@pytest.mark.parametrize("page", [DESK, PHONE], indirect=True, ids=["desk", "phone"])
+def test_nothing_scrolls_sideways_and_targets_are_large_enough(page):
+    for tab in ("Turn the knobs", "Mix photos"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(300)
+        for fold in page.locator(".fold-panel > button:visible, .fold-panel .label-wrap:visible").all():
+            fold.click()
+        page.wait_for_timeout(500)
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1]
+        small = page.evaluate(
+            """() => [...document.querySelectorAll("button, input, select, summary, a[href], [role=slider]")]
+              .filter((e) => e.checkVisibility({opacityProperty: true, visibilityProperty: true}))
+              .map((e) => {
+                const own = e.getBoundingClientRect(), outer = (e.closest("label") ?? e).getBoundingClientRect();
+                const name = e.getAttribute("aria-label") ?? e.textContent.trim();
+                return {name: `${e.tagName} ${e.className} ${name}`, shown: own.width > 1 && own.height > 1,
+                        width: Math.max(own.width, outer.width), height: Math.max(own.height, outer.height)};
+              })
+              .filter((e) => e.shown && (e.width < 24 || e.height < 24))"""
+        )
+        assert [f"{each['name']} {each['width']} x {each['height']}" for each in small] == []
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
+def test_on_a_phone_the_picture_stays_in_view(page):
+    knobs = page.locator("[data-knob=background]")
+    knobs.scroll_into_view_if_needed()
+    page.mouse.wheel(0, 200)
+    page.wait_for_timeout(300)
+    picture, knob = page.locator("knob-studio canvas.picture").bounding_box(), knobs.bounding_box()
+    assert picture["y"] >= 0 and picture["y"] + picture["height"] <= knob["y"] + 1
+    assert picture["height"] >= 240
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page):
+    mix(page)
+    page.get_by_role("tab", name="Turn the knobs").click()
+    reached = set()
+    page.evaluate("document.activeElement.blur()")
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
+    wanted = page.evaluate(
+        """() => [...document.querySelectorAll("knob-studio :is(button, input, select, summary)")]
+          .filter((e) => e.checkVisibility() && !e.disabled && e.type !== "file" && !e.closest(".menu-list"))
+          .map((e) => e.outerHTML.slice(0, 200))"""
+    )
+    assert set(wanted) <= reached
+    for node in page.locator("knob-studio, photo-studio").all():
+        for line in node.aria_snapshot().splitlines():
+            role = line.strip(" -").split(" ")[0].rstrip(":")
+            if role in ("button", "slider", "spinbutton", "combobox", "textbox", "radio", "checkbox"):
+                assert '"' in line, line
+
+
+@pytest.mark.parametrize("page", [DESK, PHONE], indirect=True, ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(page, scheme, axe: str):
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", scheme == "dark")
+    for tab in ("Turn the knobs", "Mix photos"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(400)
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        serious = [
+            (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
+            for fault in found["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert serious == []
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the source of axe-core from npm, or skip where it cannot be had."""
+    import subprocess
+    import tarfile
+
+    if shutil.which("npm") is None:
+        pytest.skip("axe-core comes through npm, which is not on this machine")
+    folder = tmp_path_factory.mktemp("axe")
+    got = subprocess.run(
+        ["npm", "pack", "axe-core@4", "--silent"], cwd=folder, capture_output=True, timeout=90, check=False
+    )
+    archives = list(folder.glob("axe-core-*.tgz"))
+    if got.returncode or not archives:
+        pytest.skip("axe-core could not be fetched from npm")
+    with tarfile.open(archives[0]) as archive:
+        source = archive.extractfile("package/axe.min.js")
+        assert source is not None
+        return source.read().decode()
