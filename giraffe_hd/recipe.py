@@ -33,6 +33,7 @@ class Recipe:
         self.discriminator = Discriminator(config.discriminator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
+        self.average: types.Generator
         self.codes: Codes
         self.fake: Layers
         self.alone: Image

@@ -130,7 +130,7 @@ class Run:
         self.recipe: Recipe = resolve(look_up(RECIPES, config.family, "recipe"))(config, device)
         self.recipe.networks.requires_grad_(False)
         self.phases = self.recipe.phases()
-        self.average = copy.deepcopy(self.recipe.generator).eval()
+        self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()
         self.index = self.images = 0
 
     def state(self) -> dict[str, Any]:

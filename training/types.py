@@ -157,6 +157,8 @@ class Recipe(Protocol):
     generator: Generator
     networks: nn.ModuleDict
     """Every network with weights to keep, the generator under 'generator'."""
+    average: Generator
+    """The running average of the generator; the run keeps it and hands it over before training."""
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step, in order; built once, before training."""
@@ -192,8 +194,9 @@ def stack(parts: Iterable[C]) -> C:
 
 def lerp(a: C, b: C, t: float) -> C:
     """Return the dataclass of tensors on the straight line from `a` (t = 0) to `b` (t = 1)."""
-    there = fields_of(b)
-    return replace(a, **{k: torch.lerp(v, there[k], t) for k, v in fields_of(a).items() if v is not None})  # type: ignore[type-var]
+    here, there = fields_of(a), fields_of(b)
+    both = [name for name in here if here[name] is not None and there[name] is not None]
+    return replace(a, **{name: torch.lerp(here[name], there[name], t) for name in both})  # type: ignore[type-var]
 
 
 def fields_of(codes: Any) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Recipe:
             if name != "pair_critics":  # the published program leaves these at PyTorch's default
                 initialise(network)
         self.networks.to(device)
-        self.average: Generator | None = None
-        """The averaged generator, where the training loop hands it over: the second stage then goes on from it."""
+        self.average: Generator = self.generator
+        """The averaged generator, once the training loop hands it over: the second stage goes on from it."""
         self._first: FirstStage | None = None
         self._second: SecondStage | None = None
 
@@ -109,7 +109,7 @@ class Recipe:
         if step.images < self.config.first_stage:
             self._first = self._begin_first(batch, step)
         elif self.generator.extractor is not None:
-            if step.images < self.config.first_stage + len(batch.image) and self.average is not None:
+            if step.images < self.config.first_stage + len(batch.image):
                 self.generator.load_state_dict(self.average.state_dict())
             self._second = self._begin_second(batch, step)
 
