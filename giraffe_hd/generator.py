@@ -109,6 +109,11 @@ class Generator(types.Generator):
         view = self.horizon(centred(codes.elevation.rad2deg(), self.config.pose.elevation)[:, None])
         return self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
 
+    def density(self, codes: Codes, points: Float[Tensor, "n points 3"]) -> Float[Tensor, "n points"]:
+        """Return the object's density per world unit at points of its box, 0 outside |p| <= 1."""
+        sigma, _ = self.field(points, self.map_shape(codes.z_s_fg))
+        return sigma / codes.scale[:, :1] * (points.abs().amax(-1) <= 1)
+
     @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""

@@ -542,7 +542,7 @@ def test_objects_of_a_scene_are_alike_and_apart(rng):
 def test_nearer_objects_hide_farther_ones():
     generator = make_giraffe(replace(TINY_GIRAFFE, prior=replace(TINY_GIRAFFE.prior, n_objects=2, n_present=())))
     with torch.no_grad():
-        generator.object_field.sigma_out.bias += 500
+        generator.object_field.sigma_out.bias.add_(500)
     codes = generator.sample(1, torch.Generator().manual_seed(0))
     codes = replace(codes, elevation=torch.zeros(1), translation=torch.tensor([[[0.5, 0.0, 0.0], [-0.5, 0.0, 0.0]]]))
     front, back = generator(codes).alpha[0].sum((1, 2))

@@ -1,0 +1,269 @@
+"""Commands: python -m giraffe_hd render | sweep | turntable | mesh, for generators of every family in this package."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from giraffe_hd.codes import Codes
+from giraffe_hd.mesh import object_mesh, write_mesh
+from training.checkpoint import load_generator
+from training.pictures import tile, whole_file, write_animation
+from training.types import Generator, Image, Knob, rows
+
+FILMS = (".mp4", ".webp", ".gif")
+SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of films, and of sheets of pictures; with `--still` a .webp is a sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Which scenes a command starts from."""
+
+    checkpoint: Path
+    """A generator file, trained here or imported."""
+    out: Path
+    """What to write; the ending says how."""
+    n: int = 4
+    """Scenes, drawn at random."""
+    seed: int = 0
+    set: tuple[str, ...] = ()
+    """Knobs to set first, as in --set rotation=30 look=7."""
+    inject_index: int | None = None
+    """First renderer layer that the look styles; the checkpoint's own if not given."""
+
+    def load(self) -> tuple[Generator, Codes]:
+        """Return the generator and its scenes. Raises: ValueError for knobs that are none, or no scenes."""
+        if self.n < 1:
+            raise ValueError(f"--n is {self.n}; ask for at least 1 scene")
+        generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        if not hasattr(generator, "density"):
+            raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which has no scene in 3D")
+        codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
+        for setting in self.set:
+            name, equals, value = setting.partition("=")
+            try:
+                codes = generator.set(codes, name, float(value) if equals else None)
+            except ValueError as error:
+                raise ValueError(f"--set {setting}: {error}") from error
+        return generator, codes
+
+    def draw(self, generator: Generator, codes: Codes) -> Any:
+        """Return the layers of one scene: each is drawn alone, so that none depends on those beside it."""
+        options = {} if self.inject_index is None else {"inject_index": self.inject_index}
+        return generator(codes, **options)
+
+    def pictures(self, generator: Generator, scenes: Iterable[Codes]) -> Image:
+        """Return the picture of every row of `scenes`."""
+        singles = (rows(codes, i) for codes in scenes for i in range(codes.azimuth.shape[0]))
+        return torch.cat([self.draw(generator, codes).image.cpu() for codes in singles])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render(Scenes):
+    """Draw scenes side by side, and their layers beneath."""
+
+    n: int = 8
+    layers: bool = False
+    """Add rows for foreground, background, mask, opacity and depth, as far as the model has them."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the sheet; return what was written."""
+        generator, codes = self.load()
+        drawn = [self.draw(generator, rows(codes, i)) for i in range(self.n)]
+        names = list(drawn[0].__dataclass_fields__) if self.layers else ["image"]
+        sheet = torch.cat([as_picture(name, getattr(d, name), generator.resolution) for name in names for d in drawn])
+        save_sheet(sheet, self.out, self.n)
+        return {"out": str(self.out), "rows": names, "columns": self.n}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Scenes):
+    """Turn one knob through a range, or walk from code to code: a row a scene on a sheet, or a film of all."""
+
+    knob: str
+    """Its name; a wrong one answers with all names."""
+    low: float | None = None
+    high: float | None = None
+    """Where to start and end, in the knob's unit; its trained range if not given."""
+    steps: int = 8
+    """Columns of a sheet or frames of a film, one way."""
+    mode: Literal["interpolate", "resample"] = "resample"
+    """For codes: a walk between two draws along the sphere, or fresh draws."""
+    fps: int = 12
+    still: bool = False
+    """Write a sheet even where the ending could be a film's."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the sheet or the film; return what was written."""
+        if self.steps < 2:
+            raise ValueError(f"--steps is {self.steps}; a sweep needs at least 2")
+        generator, codes = self.load()
+        film = self.out.suffix.lower() in FILMS and not self.still
+        knob = {knob.name: knob for knob in generator.knobs}.get(self.knob)
+        if knob is not None and knob.kind == "seed":
+            scenes = self._codes(generator, codes, loop=film)
+            span: dict[str, Any] = {"mode": self.mode}
+        else:
+            low, high = self._range(knob, generator, codes)
+            scenes = [generator.set(codes, self.knob, v) for v in values(low, high, self.steps, loop=film, knob=knob)]
+            span = {"low": low, "high": high}
+        write(self.pictures(generator, scenes), self.out, len(scenes), self.fps, film=film)
+        return {"out": str(self.out), "knob": self.knob, **span, "scenes": self.n, "frames": len(scenes)}
+
+    def _range(self, knob: Knob | None, generator: Generator, codes: Codes) -> tuple[float, float]:
+        if knob is None:
+            generator.set(codes, self.knob, 0.0)  # says which knobs there are, if this is none
+            if self.low is None or self.high is None:
+                raise ValueError(f"training held {self.knob} still, so it has no range; give --low and --high")
+            return self.low, self.high
+        return (knob.low if self.low is None else self.low), (knob.high if self.high is None else self.high)
+
+    def _codes(self, generator: Generator, codes: Codes, *, loop: bool) -> list[Codes]:
+        first, last = (generator.set(codes, self.knob, self.seed + 1 + i) for i in (0, self.steps - 1))
+        if self.mode == "resample":
+            return [generator.set(codes, self.knob, self.seed + 1 + i) for i in range(self.steps)]
+        return [between(first, last, t) for t in values(0.0, 1.0, self.steps, loop=loop, knob=None)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turntable(Scenes):
+    """Turn the object, or carry the camera around it, once around; or swing through fewer degrees."""
+
+    turn: Literal["rotation", "azimuth"] = "rotation"
+    degrees: float = 360.0
+    """Below 360 it swings about the scene's own angle, there and back."""
+    frames: int = 48
+    fps: int = 24
+    still: bool = False
+    """Write a sheet even where the ending could be a film's."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the film or the sheet; return what was written."""
+        if self.frames < 2:
+            raise ValueError(f"--frames is {self.frames}; a turn needs at least 2")
+        generator, codes = self.load()
+        start = getattr(codes, self.turn)
+        scenes = []
+        for i in range(self.frames):
+            turned = i / self.frames
+            angle = turned if self.degrees >= 360 else 0.5 * math.sin(2 * math.pi * turned)
+            scenes.append(replace(codes, **{self.turn: start + math.radians(self.degrees) * angle}))
+        film = self.out.suffix.lower() in FILMS and not self.still
+        write(self.pictures(generator, scenes), self.out, self.frames, self.fps, film=film)
+        return {"out": str(self.out), "turn": self.turn, "degrees": self.degrees, "frames": self.frames}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh(Scenes):
+    """Write the surface of an object's density field as .obj or .ply."""
+
+    n: int = 1
+    """Scenes to draw; the mesh is the last one's object."""
+    index: int = 1
+    """Which object, in scenes of several."""
+    resolution: int = 96
+    """Grid points along each side of the box."""
+    level: float | None = None
+    """Density of the surface per world unit; if not given, a tenth of the box at it lets half of the light through."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the mesh; return its size."""
+        if self.out.suffix.lower() not in (".obj", ".ply"):
+            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in .obj or .ply")
+        if not 8 <= self.resolution <= 512:
+            raise ValueError(f"--resolution is {self.resolution}; wanted 8 to 512")
+        generator, codes = self.load()
+        objects = codes.scale.shape[1] if codes.scale.ndim == 3 else 1
+        if not 1 <= self.index <= objects:
+            raise ValueError(f"--index is {self.index}; these scenes have {objects} object(s), counted from 1")
+        which = {"index": self.index - 1} if objects > 1 else {}
+        mesh = object_mesh(generator, rows(codes, -1), resolution=self.resolution, level=self.level, **which)
+        write_mesh(self.out, mesh)
+        return {"out": str(self.out), "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
+
+
+def values(low: float, high: float, steps: int, *, loop: bool, knob: Knob | None) -> list[float]:
+    """Return the values of a sweep: from end to end on a sheet; in a film once around, or there and back."""
+    if knob is not None and knob.kind == "angle" and high - low == 360:
+        return [low + 360 * i / steps for i in range(steps)]  # the end is the start
+    there = [low + (high - low) * i / (steps - 1) for i in range(steps)]
+    return there + there[-2:0:-1] if loop else there
+
+
+def between(a: Codes, b: Codes, t: float) -> Codes:
+    """Return codes on the way from `a` to `b`; normal codes keep their length, so the way is an arc."""
+    latents = {name: arc(getattr(a, name), getattr(b, name), t) for name in ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")}
+    return replace(a, **latents)
+
+
+def arc(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Return the point at `t` on the great circle from a to b, its length between theirs (Shoemake 1985)."""
+    na, nb = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    angle = torch.arccos((a / na * (b / nb)).sum(-1, keepdim=True).clamp(-1, 1))
+    along = torch.sin((1 - t) * angle) * a / na + torch.sin(t * angle) * b / nb
+    return torch.where(angle < 1e-4, torch.lerp(a, b, t), along / torch.sin(angle) * torch.lerp(na, nb, t))
+
+
+def as_picture(name: str, layer: Tensor, size: int) -> Image:
+    """Return a layer as a picture of `size` pixels: shares from black to white, depth from near (white) to far."""
+    layer = layer.float().cpu()
+    if layer.shape[1] == 3 and name in ("image", "foreground", "background"):
+        return layer
+    if name == "depth":
+        seen = layer > 0
+        near, far = (layer[seen].min(), layer[seen].max()) if bool(seen.any()) else (layer.min(), layer.max())
+        layer = torch.where(seen, 1 - 0.8 * (layer - near) / (far - near).clamp_min(1e-6), 0)
+    layer = layer.sum(1, keepdim=True).clamp(0, 1)
+    return torch.nn.functional.interpolate(layer, size=(size, size)).expand(-1, 3, -1, -1) * 2 - 1
+
+
+def write(pictures: Image, out: Path, frames: int, fps: int, *, film: bool) -> None:
+    """Write pictures (frame by frame, each with all scenes) as a film, or as a sheet of a row a scene."""
+    scenes = len(pictures) // frames
+    grid = pictures.unflatten(0, (frames, scenes))
+    if not film:
+        save_sheet(grid.transpose(0, 1).flatten(0, 1), out, frames)
+        return
+    columns = math.ceil(math.sqrt(scenes))
+    empty = torch.ones(frames, -scenes % columns, *pictures.shape[1:])
+    cells = torch.cat([grid, empty], 1).unflatten(1, (-1, columns))  # (frames, rows, columns, 3, h, w)
+    write_animation(out, cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), fps=fps)
+
+
+def save_sheet(pictures: Image, out: Path, columns: int) -> None:
+    """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
+    if out.suffix.lower() not in SHEETS:
+        raise ValueError(f"cannot write {out.name}: wanted a name that ends in {', '.join(SHEETS)}")
+    sheet = tile(pictures, columns)
+    with whole_file(out) as temporary:
+        sheet.save(temporary)
+
+
+@torch.no_grad()
+def main(arguments: list[str]) -> int:
+    """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"render": Render, "sweep": Sweep, "turntable": Turntable, "mesh": Mesh},
+        args=arguments,
+        prog="python -m giraffe_hd",
+    )
+    try:
+        print(json.dumps(command.run()))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
