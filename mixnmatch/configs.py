@@ -116,7 +116,7 @@ class LossConfig:
     code_to_painter: float = 0.05
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
     rebuilt: float = 3.0
-    """Real pictures against what is painted from their codes, every second step on half the batch (paper: none)."""
+    """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
@@ -146,6 +146,8 @@ class LossConfig:
     """L1 of the feature extractor on painted pictures (paper: 1)."""
     feature_critic: float = 0.02
     """Extracted features of real photos against painted ones (paper: 1 at a tenth of the learning rate)."""
+    feature_rebuilt: float = 0.5
+    """Real pictures against what is painted from the features extracted from them (paper: none)."""
     augment: float = 0.0
     """Chance of each augmentation (shift, colour, cutout) on both sides of the critics of pictures."""
 
@@ -180,12 +182,13 @@ class TrainConfig:
 
 
 CARS_64 = TrainConfig(
-    loop=LoopConfig(images=45_000, batch=16, ema_half_life=5_000),
+    loop=LoopConfig(images=36_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
 )
 
 CLOTHING_64 = replace(
     CARS_64,
+    loop=replace(CARS_64.loop, images=30_000),
     data=DataConfig(size=64, object_margin=1.5, scene=True, flip=True),
     generator=GeneratorConfig(
         z_dim=16,
@@ -199,7 +202,14 @@ CLOTHING_64 = replace(
         extent=(1.0, 1.0, 1.0),
         mirror=False,
     ),
-    losses=LossConfig(area_range=(0.2, 0.65), augment=0.4),
+    losses=LossConfig(
+        area_range=(0.2, 0.65),
+        augment=0.4,
+        pair_ramp=(4_000, 12_000),
+        binary_ramp=(5_000, 15_000),
+        free_ramp=(2_000, 10_000),
+    ),
+    feature_since=8_000,
     patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
     patch_shrink=0.1,
 )

@@ -282,7 +282,7 @@ class Recipe:
             "image": weights.image * painter_loss(logits),
         }
         terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
-        if step.index % 2 == 0 and step.images >= weights.rebuild_since:
+        if step.images >= weights.rebuild_since:
             terms |= self.rebuilt(batch)
         ramp = step.ramp(*weights.pair_ramp)
         if ramp > 0:
@@ -376,15 +376,27 @@ class Recipe:
             return {"loss": critic_loss(critic(self.now.feature), critic(extracted))}
 
     def second_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """L1 to the features of painted pictures; on photos, features that look painted (MixNMatch Eq. 5)."""
-        weights = self.losses
+        """L1 to the features of painted pictures; on photos, features that look painted (MixNMatch Eq. 5).
+
+        Paper: no more than that; here half of the photos are rebuilt from their features too, with the texture and the
+        background that the encoders read, and their masks are held against the boxes.
+        """
+        weights, painter, n = self.losses, self.generator, (batch.image.shape[0] + 1) // 2
         with self.precision():
-            read = self.generator.extractor(self.now.layers.image.detach())
-            logits = self.networks["feature_critic"](self.generator.extractor(batch.image))
-        return {
+            read = painter.extractor(self.now.layers.image.detach())
+            features = painter.extractor(batch.image)
+            logits = self.networks["feature_critic"](features)
+            with torch.no_grad():
+                codes = painter.encode(batch.image[:n])
+            layers = painter(codes, feature=features[:n])
+        terms = {
             "l1": weights.feature * F.l1_loss(read.float(), self.now.feature.float()),
             "critic": weights.feature_critic * painter_loss(logits),
+            "rebuilt": weights.feature_rebuilt * likeness(layers.image, batch.image[:n]),
         }
+        if batch.box is not None:
+            terms["box_fit"] = weights.feature_rebuilt * box_fit(layers.parent_mask, batch.box[:n])
+        return terms
 
     # What to look at
 
