@@ -52,6 +52,11 @@ class Features:
         """`KID` for Inception, else `KD-<stem>`."""
         return "KID" if self.inception else f"KD-{self.stem}"
 
+    @property
+    def dim(self) -> int:
+        """Length of a feature vector."""
+        return self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)).shape[1]
+
     @torch.inference_mode()
     def __call__(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         """Return one float32 vector a picture, on the network's device."""

@@ -139,7 +139,10 @@ def measure_knobs(
     turned, drift, pictures = _turns(generator, reader, max(8, n // 20), rng, sign)
     leak, columns, sweeps = _leaks(generator, pose, reader, max(8, n // 12), rng)
     staying, redrawn = _staying(generator, max(16, n // 6), rng)
-    captions = {name: f"{name}, from {k.low:g} to {k.high:g} {k.unit}" for k in pose for name in [k.label]}
+    captions = {k.label: f"{k.label}, from {k.low:.3g} to {k.high:.3g} {k.unit}: two objects" for k in pose} | {
+        "Full turns": "Full turns of three objects, 45° a picture",
+        "worst rotations": "The pictures whose rotation was read furthest from the knob",
+    }
     return KnobReport(
         n=n,
         seed=seed,
@@ -306,8 +309,8 @@ def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[
         after = list(_drawn(generator, codes))
         found.append(_compare(knob, before, after))
         if knob.kind == "seed":
-            pair = torch.stack([before[0].image[:8], after[0].image[:8]]).flatten(0, 1)
-            pictures[f"{knob.label}: before, after"] = pair.cpu()
+            pair = torch.cat([before[0].image[:8], after[0].image[:8]])
+            pictures[f"{knob.label}: above before, below after"] = pair.cpu()
     return tuple(found), pictures
 
 

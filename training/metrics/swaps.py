@@ -122,7 +122,10 @@ def measure_swaps(
         codes_used=_codes_used(own, labels if len(pictures.label_names) > 1 else None),
         distances=_distances(generator, pictures, features, n_features, seed) if features and n_features else {},
         pictures=shown | worst,
-        captions={},
+        captions={
+            "mixes": f"The photo, its reconstruction, {', '.join(factors)} exchanged, all exchanged, the giver",
+            **{name: f"{name.capitalize()}: photos, reconstructions, their masks" for name in worst},
+        },
     )
 
 
@@ -310,11 +313,12 @@ def _distances(
     generator: Any, pictures: PictureSet, features: Features, n: int, seed: int
 ) -> dict[str, dict[str, float]]:
     """Return how far tied samples, free samples and mixes of photos are from real pictures."""
-    real = real_statistics(pictures, n, features, kernel=True)
+    kinds = {"frechet": n > features.dim, "kernel": True}
+    real = real_statistics(pictures, n, features, **kinds)
 
     def compared(images: Iterator[Image], what: str) -> dict[str, float]:
-        ours: Statistics = statistics(images, n, features, kernel=True, what=what)
-        return distances(real, ours, features, frechet=True, kernel=True)
+        ours: Statistics = statistics(images, n, features, **kinds, what=what)
+        return distances(real, ours, features, **kinds)
 
     result = {"free": compared(drawn(generator, n, seed=seed), "free samples")}
     if "tied" in inspect.signature(generator.sample).parameters:

@@ -1,0 +1,172 @@
+"""The evaluation command from a generator to files that a person and a program can read."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+import torch
+
+from tests.toys import Blocks, BlocksConfig, Patches
+from training.metrics import report as report_module
+from training.metrics.report import Evaluate, quick_figures
+from training.pictures import to_pil
+from training.types import Generator
+
+
+class Reader(HTMLParser):
+    """Collects a page's headings, text and addresses, and that every tag is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [v for k in ("src", "href") if (v := values.get(k))]
+        assert tag != "img" or values.get("alt"), "a picture without a description"
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read_page(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert not reader.open
+    assert reader.addresses
+    assert all(address.startswith("data:image/png;base64,") for address in reader.addresses)  # nothing from elsewhere
+    assert not re.search(r"\bnan\b|None", reader.text)
+    return reader
+
+
+def small_blocks() -> Blocks:
+    return Blocks(BlocksConfig(size=24, steps=8))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A prepared set of the toy's pictures with masks."""
+    folder = tmp_path / "pictures"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
+    toy = Patches()
+    layers = toy(toy.sample(40, torch.Generator().manual_seed(0)))
+    masks = to_pil(layers.mask.expand(-1, 3, -1, -1) * 2 - 1)
+    for i, (picture, mask) in enumerate(zip(to_pil(layers.image), masks, strict=True)):
+        picture.save(folder / "images" / f"{i}.png")
+        mask.convert("L").save(folder / "masks" / f"{i}.png")
+        lines.append(f"{i}.png,{'train' if i < 4 else 'test'},kind {i % 3},64,64,,,,")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def use(generator: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Let the command find `generator` where it looks for a checkpoint, and no weights of others' networks."""
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    monkeypatch.setattr(report_module, "load_generator", lambda path, device: generator.eval())
+    card = {"images_seen": 1234, "sha256": "ab" * 32, "config": {"data": {"size": 64}}}
+    monkeypatch.setattr(report_module, "read_card", lambda path: card)
+    monkeypatch.setattr("training.metrics.fid.read_card", lambda path: card)
+    return tmp_path / "<toy> & co.safetensors"
+
+
+def test_knobs_become_a_page_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = use(small_blocks(), monkeypatch, tmp_path)
+    Evaluate(checkpoint=checkpoint, out=tmp_path / "out", n=32, card=True).run()
+    page = read_page(tmp_path / "out" / "report.html")
+    assert "<toy> & co" in page.text
+    assert "1,234 pictures seen" in page.text
+    assert "--lpips-weights FILE" in page.text  # says what it could not measure, and why
+    found: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["figures"]["scale_slope"] == pytest.approx(found["knobs"]["following"][0]["fit"]["slope"], rel=1e-4)
+    assert found["figures"]["background_foreground_changed"] == 0
+    assert found["figures"]["shape_background_changed"] == 0
+    assert found["figures"]["mutual_background_own masks"] == 0
+    assert (
+        found["versions"]["torch"] == torch.__version__.split("+")[0] or found["versions"]["torch"] == torch.__version__
+    )
+    assert json.loads(checkpoint.with_suffix(".json").read_text())["figures"] == found["figures"]
+    assert json.loads(capsys.readouterr().out)["scale_slope"] == found["figures"]["scale_slope"]
+
+
+def test_swaps_become_a_page_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = use(Patches(), monkeypatch, tmp_path)
+    Evaluate(checkpoint=checkpoint, data=data, out=tmp_path / "out", n=32, n_distance=0).run()
+    page = read_page(tmp_path / "out" / "report.html")
+    assert "Does a mix take from each photo what it should?" in page.text
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["split"] == "test"
+    assert found["swaps"]["swaps"]["rows"] == ["background", "pose", "shape", "texture"]
+    assert set(found["figures"]) >= {"swap_diagonal", "swap_leakage", "given_mask_iou_code", "given_mask_iou_feature"}
+    assert found["swaps"]["codes_used"]["c"]["values"] == 3
+    assert json.loads(capsys.readouterr().out)["swap_diagonal"] == found["figures"]["swap_diagonal"]
+
+
+def test_distances_are_measured_with_any_network_beside_their_floor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    from tests.test_fid import SmallNetwork, scripted
+
+    torch.manual_seed(0)
+    checkpoint = use(Patches(), monkeypatch, tmp_path)
+    network = scripted(SmallNetwork(6), tmp_path / "small.pt")
+    command = Evaluate(checkpoint=checkpoint, data=data, out=tmp_path / "out", n=32, n_distance=4, features=network)
+    command.run()
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "KD-small" in found["distances"]
+    assert "real against real KD-small" in found["distances"]
+    assert any("needs 7 pictures" in note for note in found["notes"])
+    command = Evaluate(checkpoint=checkpoint, data=data, out=tmp_path / "out", n=32, n_distance=30, features=network)
+    command.run()
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(found["swaps"]["distances"]) == {"free", "photos"}
+    assert found["distances"]["FD-small"] > 0
+    assert "FD-small" in read_page(tmp_path / "out" / "report.html").text
+
+
+def test_the_pages_pictures_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import base64
+    import io
+
+    Evaluate(checkpoint=use(small_blocks(), monkeypatch, tmp_path), out=tmp_path / "out", n=32).run()
+    for address in read_page(tmp_path / "out" / "report.html").addresses:
+        with PIL.Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))) as picture:
+            picture.load()
+            low, high = picture.convert("L").getextrema()
+            assert isinstance(low, (int, float))
+            assert isinstance(high, (int, float))
+            assert picture.width > 100
+            assert high > low  # something is drawn
+
+
+def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="fewer than 32"):
+        Evaluate(checkpoint=tmp_path / "a.safetensors", out=tmp_path, n=5).run()
+
+
+def test_quick_figures_are_flat_numbers() -> None:
+    found = quick_figures(small_blocks().eval(), n=32)
+    assert found["scale_slope"] > 0
+    assert all(isinstance(value, float) for value in found.values())

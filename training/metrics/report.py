@@ -1,0 +1,314 @@
+"""`python -m training evaluate`: measure what applies to a generator; write report.json and one page to read."""
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from training.checkpoint import load_generator, read_card, write_whole
+from training.data.folder import PictureSet
+from training.metrics.features import Features, load_features
+from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
+from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
+from training.metrics.lpips import Lpips, diversity
+from training.metrics.mutual import deeplab, mutual_background
+from training.metrics.page import write_page
+from training.metrics.regressor import SHIPPED, CarRegressor, load_regressor
+from training.metrics.swaps import SwapReport, measure_swaps
+from training.metrics.weights import WeightsMissingError
+from training.types import Generator
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """What was measured of one checkpoint, and how."""
+
+    name: str
+    family: str
+    images_seen: int | None
+    sha256: str
+    data: str
+    split: str
+    n: int
+    seed: int
+    versions: dict[str, str]
+    knobs: KnobReport | None = None
+    swaps: SwapReport | None = None
+    mutual: dict[str, float] = field(default_factory=dict)
+    """Segmenter -> share of common background changed by 1/255 or more when the object is redrawn."""
+    diversity: dict[str, float] = field(default_factory=dict)
+    """Seed knob -> LPIPS distance of pictures that differ in its code alone."""
+    distances: dict[str, float] = field(default_factory=dict)
+    """Distances of samples to real pictures, and (`real against real ...`) of other real pictures to them."""
+    n_distance: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What was not measured, and why."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Part of the report -> time it took."""
+
+
+def figures(report: Report) -> dict[str, float]:
+    """Return the report's figures by name, flat: for cards, for TensorBoard and for choosing the best checkpoint."""
+    found: dict[str, float | None] = {}
+    if report.knobs is not None:
+        knobs = report.knobs
+        for f in knobs.following:
+            found |= {f"{f.knob}_slope": f.fit.slope, f"{f.knob}_r2": f.fit.r2, f"{f.knob}_error": f.fit.error}
+            found |= {f"{f.knob}_flips": f.fit.flips, f"{f.knob}_within_15": f.fit.within_15}
+        if knobs.turns is not None:
+            found |= {"turn_steps_right": knobs.turns.steps_right, "turns_closed": knobs.turns.closed}
+            found |= {"turns_once_round": knobs.turns.once_round}
+        found |= {"identity_drift": knobs.identity_drift}
+        for s in knobs.staying:
+            found |= {f"{s.knob}_background_changed": s.background_1, f"{s.knob}_background_changed_4": s.background_4}
+            found |= {f"{s.knob}_foreground_changed": s.foreground_1, f"{s.knob}_mask_iou": s.mask_iou}
+        found |= {f"mask_{name}": value for name, value in asdict(knobs.masks).items()}
+        worst = [v for row, line in knobs.leak.items() for c, v in zip(knobs.readings, line, strict=True) if c != row]
+        found |= {"leak_mean": sum(worst) / len(worst) if worst else None}
+    if report.swaps is not None:
+        swaps = report.swaps
+        found |= {"swap_diagonal": swaps.swaps.diagonal, "swap_leakage": swaps.swaps.leakage}
+        if swaps.truths is not None:
+            found |= {"true_factors_diagonal": swaps.truths.diagonal, "true_factors_leakage": swaps.truths.leakage}
+        if swaps.rotation is not None:
+            found |= {"mix_rotation_error": swaps.rotation.error, "mix_rotation_flips": swaps.rotation.flips}
+        found |= {f"given_mask_iou_{mode}": value for mode, value in swaps.mask_iou.items()}
+        found |= {f"reconstruction_{mode}": value for mode, value in swaps.reconstruction.items()}
+        found |= {f"{code}_{k}": v for code, used in swaps.codes_used.items() for k, v in used.items() if k != "values"}
+        found |= {f"{kind} {k}": v for kind, both in swaps.distances.items() for k, v in both.items()}
+    found |= {f"mutual_background_{name}": value for name, value in report.mutual.items()}
+    found |= {f"lpips_diversity_{name}": value for name, value in report.diversity.items()}
+    found |= report.distances
+    return {name: float(f"{value:.5g}") for name, value in found.items() if value is not None}
+
+
+def evaluate(
+    generator: Generator,
+    report: Report,
+    pictures: PictureSet | None,
+    *,
+    training_pictures: PictureSet | None = None,
+    judge: CarRegressor | None = None,
+    features: Features | None = None,
+    perceptual: Lpips | None = None,
+    segmenter: str | None = None,
+) -> Report:
+    """Fill in `report` with what applies to the generator, and return it.
+
+    Without `pictures` only what needs no real ones is measured. `judge` reads rendered cars.
+    """
+
+    def timed(name: str, measure: Callable[[], T]) -> T | None:
+        start = time.monotonic()
+        bar.set_description(name)
+        try:
+            return measure()
+        except WeightsMissingError as problem:
+            report.notes.append(f"{name}: {problem}")
+            return None
+        finally:
+            bar.update()
+            report.seconds[name] = round(time.monotonic() - start, 1)
+
+    n, seed = report.n, report.seed
+    with tqdm(total=4, unit="part", leave=False) as bar:
+        if any(knob.kind in ("range", "angle") for knob in generator.knobs):
+            reader, name = (read_masks, "masks") if judge is None else (car_reader(judge), "judge of rendered cars")
+            report.knobs = timed(
+                "knobs", lambda: measure_knobs(generator, reader=reader, reader_name=name, n=n, seed=seed)
+            )
+            kinds = {"own masks": None} | ({f"DeepLab, {segmenter}": segmenter} if segmenter else {})
+            for label, kind in kinds.items():
+                arguments = () if kind is None else (kind,)
+                score = timed(
+                    f"mutual background, {label}",
+                    lambda a=arguments: mutual_background(
+                        generator, *(deeplab(*a, device=generator.device),) if a else (), n=max(32, n // 4), seed=seed
+                    ),
+                )
+                report.mutual |= {label: score} if score is not None else {}
+        if pictures is not None and any(knob.kind == "picture" for knob in generator.knobs):
+            report.swaps = timed(
+                "swaps",
+                lambda: measure_swaps(
+                    generator, pictures, judge=judge, features=features, n_features=report.n_distance,
+                    perceptual=perceptual, n=max(32, n // 2), seed=seed,
+                ),
+            )  # fmt: skip
+        if perceptual is not None:
+            found = timed("diversity", lambda: diversity(generator, perceptual, n=max(32, n // 8), seed=seed))
+            report.diversity = found or {}
+        if pictures is not None and features is not None and report.n_distance:
+            found = timed(
+                "distance to real pictures", lambda: _distance(generator, report, pictures, training_pictures, features)
+            )
+            report.distances = found or {}
+    return report
+
+
+def _distance(
+    generator: Generator, report: Report, pictures: PictureSet, others: PictureSet | None, features: Features
+) -> dict[str, float]:
+    """Return distances of samples, and of other real pictures as the floor, to real pictures: as many on every side."""
+    n = report.n_distance
+    kinds = {"frechet": n > features.dim, "kernel": True}
+    if not kinds["frechet"]:
+        report.notes.append(f"{features.frechet_name}: needs {features.dim + 1} pictures on either side, {n} are there")
+    real = real_statistics(pictures, n, features, **kinds)
+    ours = statistics(drawn(generator, n, seed=report.seed), n, features, **kinds, what="samples")
+    result = distances(real, ours, features, **kinds)
+    if others is not None and len(others) >= n:
+        floor = distances(real, real_statistics(others, n, features, **kinds), features, **kinds)
+        result |= {f"real against real {name}": value for name, value in floor.items()}
+    return result
+
+
+def plain(value: Any) -> Any:
+    """Return a report as JSON's plain values; pictures are left to the page."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in ("pictures", "captions")}
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a generator: do its knobs do what they say? Writes OUT/report.json and OUT/report.html."""
+
+    checkpoint: Path
+    """A generator file of either family."""
+    data: Path | None = None
+    """A prepared set of real pictures; on rendered cars, knobs are judged by a network that knows such cars."""
+    out: Path
+    """The folder to write to."""
+    n: int = 400
+    """Pictures for each knob's fit; other parts take their share of it. About 5 minutes on two cores at 64 px."""
+    split: str = "test"
+    """Which real pictures to compare with, held-out ones if there are any."""
+    seed: int = 0
+    n_distance: int = 3_000
+    """Pictures on either side for FID or its like, at most; 0 leaves it out."""
+    features: Path | None = None
+    """A TorchScript network for the distance to real pictures instead of FID's Inception."""
+    weights: Path | None = None
+    """FID's Inception, for machines without internet; without a GPU, FID is measured only if this is given."""
+    lpips_weights: Path | None = None
+    """torchvision's AlexNet, the trunk of LPIPS, for machines without internet."""
+    segmenter: str | None = None
+    """What the pictures show, such as car or person: adds the authors' mutual background score by DeepLab."""
+    judge: Path = SHIPPED
+    """Who reads rendered cars; trained by `python -m training.metrics.regressor`."""
+    card: bool = False
+    """Write the figures into the card beside the checkpoint, too."""
+    device: str | None = None
+
+    def run(self) -> None:
+        """Measure, write, and print one JSON line of all figures."""
+        if self.n < 32:
+            raise ValueError(f"n is {self.n}; a report on fewer than 32 pictures says nothing")
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        generator = load_generator(self.checkpoint, device)
+        card = read_card(self.checkpoint)
+        report = Report(
+            name=self.checkpoint.stem,
+            family=generator.family,
+            images_seen=card.get("images_seen"),
+            sha256=card.get("sha256", ""),
+            data=self.data.name if self.data else "none",
+            split=self.split,
+            n=self.n,
+            seed=self.seed,
+            versions={name: version(name) for name in ("torch", "numpy", "pillow", "clean-fid", "lpips")}
+            | {"python": platform.python_version(), "device": _describe(device)},
+        )
+        pictures = others = judge = features = perceptual = None
+        if self.data is not None:
+            pictures, others, report.split = self._pictures(generator, report)
+            if {"rotation", "hue", "mesh"} <= pictures.factors.keys():
+                judge = load_regressor(self.judge, device)
+            report.n_distance = min(self.n_distance, len(pictures))
+            if report.n_distance:
+                features = self._features(report, device)
+        try:
+            perceptual = Lpips(self.lpips_weights).to(device)
+        except WeightsMissingError as problem:
+            report.notes.append(f"LPIPS: {problem}")
+        evaluate(
+            generator, report, pictures, training_pictures=others, judge=judge, features=features,
+            perceptual=perceptual, segmenter=self.segmenter,
+        )  # fmt: skip
+        self.write(report)
+
+    def _pictures(self, generator: Generator, report: Report) -> tuple[PictureSet, PictureSet | None, str]:
+        """Return the real pictures to compare with, the training pictures if they are others, and the split's name."""
+        assert self.data is not None
+        config = evaluation_data(self.checkpoint, generator)
+        train = PictureSet(self.data, config)
+        if self.split == "train":
+            return train, None, "train"
+        try:
+            return PictureSet(self.data, config, self.split), train, self.split
+        except ValueError:
+            report.notes.append(f"{self.data.name} has no split {self.split!r}: compared with training pictures")
+            return train, None, "train"
+
+    def _features(self, report: Report, device: torch.device) -> Features | None:
+        """Return the network that compares pictures, or note why there is none."""
+        if self.features is None and self.weights is None and device.type == "cpu":
+            report.notes.append(
+                "FID: left out, as its network takes long without a GPU; give --weights FILE (its Inception) or "
+                "--features FILE (any network), or see python -m training fid"
+            )
+            return None
+        try:
+            return load_features(features=self.features, weights=self.weights, device=device)
+        except WeightsMissingError as problem:
+            report.notes.append(f"FID: {problem}")
+            return None
+
+    def write(self, report: Report) -> None:
+        """Write the report's files, and print its figures."""
+        found = figures(report)
+        write_whole(self.out / "report.json", json.dumps(plain(report) | {"figures": found}, indent=1).encode())
+        write_page(self.out / "report.html", report, found)
+        if self.card:
+            path = self.checkpoint.with_suffix(".json")
+            card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            card["figures"] = card.get("figures", {}) | found
+            write_whole(path, (json.dumps(card, indent=1) + "\n").encode())
+        log.info("read %s", self.out / "report.html")
+        print(json.dumps({"checkpoint": report.name, **found}))
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def quick_figures(
+    generator: Generator, pictures: PictureSet | None = None, *, n: int = 128, seed: int = 0
+) -> dict[str, float]:
+    """Return a few figures in seconds, for the training log and for keeping the best: knobs, or swaps on `pictures`."""
+    judged = pictures is not None and {"rotation", "hue", "mesh"} <= pictures.factors.keys()
+    report = Report(
+        name="", family=generator.family, images_seen=None, sha256="", data="", split="", n=n, seed=seed, versions={}
+    )
+    report = evaluate(
+        generator, replace(report), pictures, judge=load_regressor(device=generator.device) if judged else None
+    )
+    return figures(report)
