@@ -25,7 +25,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .describe import about
+from .describe import about, slot_label
 from .events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from .films import MAX_FRAMES
 from .live import BusyError, Live, say
@@ -103,7 +103,7 @@ def _knobs_tab(events: Events, models: Sequence[Model]) -> None:
 def _mix_tab(events: Events, models: Sequence[Model]) -> None:
     """Lay out the tab of the models that read photos."""
     gr.HTML("<photo-studio></photo-studio>", apply_default_css=False)
-    slots = [(knob.label, knob.name) for knob in models[0].generator.knobs]
+    slots = [(slot_label(knob), knob.name) for knob in models[0].generator.knobs if knob.kind == "picture"]
     with gr.Accordion("Make a sheet of mixes", open=False, elem_classes="fold-panel"), gr.Row():
         with gr.Column(scale=3):
             across = gr.Radio(slots, value=slots[-1][1], label="Along a row, change")
@@ -171,9 +171,9 @@ def _results() -> tuple[gr.Video, gr.Image]:
     return video, picture
 
 
-def _card(model: Model) -> gr.Markdown:
+def _card(model: Model) -> gr.HTML:
     with gr.Accordion("About this checkpoint", open=False, elem_classes="fold-panel"):
-        return gr.Markdown(about(model))
+        return gr.HTML(about(model), apply_default_css=False)
 
 
 def _follow_model(

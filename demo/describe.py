@@ -1,12 +1,13 @@
 """What the page says about a generator: its knobs with their measured figures, its layers, its card."""
 
+from html import escape
 from typing import Any
 
 from training.types import Knob
 
 from .export import names_of
 from .knobs import group_of, reach_of
-from .recipes import Recipe, layers_of
+from .recipes import Recipe, layers_of, seed_knob
 from .samples import examples_of
 from .shelf import Model
 
@@ -15,6 +16,7 @@ def describe(model: Model) -> dict[str, Any]:
     """Return, as plain values, what the page needs to know about a model. Renders one picture to learn its layers."""
     generator = model.generator
     layers = layers_of(model, Recipe(checkpoint=model.name))
+    names = {knob.name for knob in generator.knobs}
     return {
         "name": model.name,
         "title": title_of(model),
@@ -24,7 +26,13 @@ def describe(model: Model) -> dict[str, Any]:
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
         "layers": names_of(layers),
-        "knobs": [described(model, knob) for knob in generator.knobs],
+        "knobs": [described(model, knob) for knob in generator.knobs if knob.kind != "picture"],
+        "slots": [
+            {"name": knob.name, "label": slot_label(knob), "help": knob.help, "seed": seed_knob(knob.name) in names}
+            for knob in generator.knobs
+            if knob.kind == "picture"
+        ],
+        "start": start_of(model),
         "examples": [{"name": example.name, "caption": example.caption} for example in examples_of(model)],
     }
 
@@ -45,15 +53,52 @@ def described(model: Model, knob: Knob) -> dict[str, Any]:
         "default": knob.default,
         "step": knob.step,
         "help": knob.help,
-        "figures": figures_of(model.card, knob.name),
+        "figures": figures_of(model.card, knob),
     }
 
 
-def figures_of(card: dict[str, Any], name: str) -> list[str]:
-    """Return what a card has measured about a knob, one short phrase each; empty if it was not measured."""
-    measured = card.get("knobs", {})
-    entry = measured.get(name, {}) if isinstance(measured, dict) else {}
-    return [f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}" for key, value in entry.items()]
+def slot_label(knob: Knob) -> str:
+    """Return what the page calls the slot of a knob that takes a photo."""
+    return knob.label.removesuffix(" from")
+
+
+def start_of(model: Model) -> dict[str, float]:
+    """Return the knobs that the page begins with: the defaults, or what the card recommends under "start"."""
+    start = model.card.get("start", {})
+    return {
+        knob.name: float(start.get(knob.name, knob.default)) for knob in model.generator.knobs if knob.kind != "picture"
+    }
+
+
+def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
+    """Return what a card has measured about a knob, in short phrases; none where it was not measured.
+
+    The figures' names are those of `training.metrics.report.figures`.
+    """
+    found = measured(card)
+
+    def phrase(name: str, words: str, *, share: bool = False) -> str | None:
+        value = found.get(f"{knob.name}_{name}")
+        if value is None:
+            return None
+        return words.format(f"{100 * value:.0f} %" if share else f"{value:.2g}")
+
+    said = (
+        phrase("slope", "follows {} of 1"),
+        phrase("error", f"usually within {{}} {knob.unit}".rstrip()),
+        phrase("flips", "turned the wrong way in {}", share=True),
+        phrase("mask_iou", "keeps {} of the outline", share=True) if knob.kind == "seed" else None,
+        phrase("background_changed", "changes {} of the background", share=True),
+        phrase("foreground_changed", "changes {} of the object", share=True),
+    )
+    return [words for words in said if words]
+
+
+def measured(card: dict[str, Any]) -> dict[str, float]:
+    """Return a card's figures by name, whether it holds them flat or as a whole report."""
+    figures = card.get("figures", {})
+    figures = figures.get("figures", figures) if isinstance(figures, dict) else {}
+    return {name: float(value) for name, value in figures.items() if isinstance(value, float | int)}
 
 
 def title_of(model: Model) -> str:
@@ -62,18 +107,27 @@ def title_of(model: Model) -> str:
 
 
 def about(model: Model) -> str:
-    """Return a model's card as Markdown for people: what it is, from what, how good."""
-    card = model.card
-    config = card.get("data", {})
+    """Return a model's card as HTML: what it is, from what it learned, how good it is."""
+    card, data = model.card, model.card.get("data", "")
+    if isinstance(data, dict):
+        data = data.get("name") or data.get("source") or data.get("kind") or ""
     facts = {
-        "Checkpoint": f"`{model.name}`, {model.generator.resolution} x {model.generator.resolution} pixels",
-        "Data": config.get("name") or config.get("kind") or "" if isinstance(config, dict) else str(config),
+        "Checkpoint": f"{model.name}, {model.generator.resolution} x {model.generator.resolution} pixels",
+        "Data": data,
         "Pictures seen": f"{card['images_seen']:,}" if card.get("images_seen") else "",
         "Parameters": f"{sum(p.numel() for p in model.generator.parameters()):,}",
         "Licence": card.get("licence", ""),
-        "Trained with": f"`{card['command']}`" if card.get("command") else "",
-        "File": f"SHA-256 `{model.sha256}`" if model.sha256 else "",
+        "Trained": card.get("trained", ""),
+        "With": card.get("command", ""),
+        "SHA-256": model.sha256,
     }
-    lines = [f"| {name} | {text} |" for name, text in facts.items() if text]
-    table = "\n".join(["| | |", "|---|---|", *lines])
-    return "\n\n".join(part for part in (f"**{title_of(model)}**", str(card.get("notes", "")), table) if part)
+    notes = f"<p>{escape(str(card['notes']))}</p>" if card.get("notes") else ""
+    figures = {name.replace("_", " "): f"{value:.4g}" for name, value in measured(card).items()}
+    more = f"<details><summary>All figures</summary>{_list(figures)}</details>" if figures else ""
+    return f"<div class='card'><h3>{escape(title_of(model))}</h3>{notes}{_list(facts)}{more}</div>"
+
+
+def _list(facts: dict[str, Any]) -> str:
+    """Return names and values as an HTML list; empty values are left out."""
+    rows = (f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items() if value != "")
+    return f"<dl>{''.join(rows)}</dl>"

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from training.pictures import from_pil, open_picture
@@ -42,15 +42,23 @@ class Way(BaseModel):
 
 
 class Slot(BaseModel):
-    """One photo and how much of it to take."""
+    """One photo, or one seed in place of it, and how much of it to take."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    picture: Text
+    picture: Text = ""
     """The photo as the generator saw it, a PNG file in base64."""
+    seed: Seed | None = None
+    """Draws the factor where there is no photo."""
     codes: CodesOfKnob = {}
-    """What the generator read from it, for each of its knobs; read again where it is missing."""
+    """What the generator read from the photo, for each of its slots; read again where it is missing."""
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """1 takes the factor from this photo, 0 from the photo that gives the pose, between them a mixture."""
+    """1 takes the factor from here, 0 from the photo that gives the pose, between them a mixture."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Slot":
+        if bool(self.picture) == (self.seed is not None):
+            raise ValueError("a slot holds either a photo or a seed")
+        return self
 
 
 class Recipe(BaseModel):
@@ -172,7 +180,9 @@ def sealed(model: Model, recipe: Recipe) -> Recipe:
     size = model.generator.resolution
     knobs = {knob.name: knob.default for knob in model.generator.knobs if knob.kind != "picture"} | recipe.knobs
     slots = {
-        name: slot if slot.codes else slot.model_copy(update={"codes": read(model, photo(slot, size))})
+        name: slot
+        if slot.codes or not slot.picture
+        else slot.model_copy(update={"codes": read(model, photo(slot, size))})
         for name, slot in recipe.slots.items()
     }
     return recipe.model_copy(update={"sha256": model.sha256, "knobs": knobs, "slots": slots})
@@ -182,7 +192,7 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
     """Return the codes of a recipe: its knobs, then its photos.
 
     The photo in the slot `pose` gives every factor whose own slot is empty or weaker than 1; its own strength leads
-    from the average pose to its pose. Without it, `seed` draws those factors.
+    from the average pose to its pose. Without a photo there, `seed` draws those factors.
 
     Raises: ValueError for a knob or slot that the generator does not have, or codes that do not fit it.
     """
@@ -192,7 +202,7 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
     for name in recipe.slots:
         if name not in pictures:
             raise ValueError(f"{model.name} has no slot {name!r}; it has {', '.join(pictures) or 'none'}")
-    rows = {name: _rows(model, slot) for name, slot in recipe.slots.items()}
+    rows = {name: _rows(model, codes, name, slot) for name, slot in recipe.slots.items()}
     if "pose" in rows:
         for fields in rows["pose"].values():
             codes = _put(model, codes, fields)
@@ -213,22 +223,29 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
 def layers_of(model: Model, recipe: Recipe) -> Any:
     """Return the layers that a recipe makes, one row; ValueError if it does not fit the model."""
     codes = codes_of(model, recipe)
-    if recipe.mode == "code" or "shape" not in recipe.slots:
+    slot = recipe.slots.get("shape")
+    if recipe.mode == "code" or slot is None or not slot.picture:
         return model.generator(codes)
     if "feature" not in model.modes:
         raise ValueError(f"{model.name} cannot keep a photo's outline; use the mode 'code'")
-    slot = recipe.slots["shape"]
     size = model.generator.resolution
     key = hashlib.sha256(slot.picture.encode()).hexdigest()
     feature = model.feature(key, lambda: photo(slot, size).to(model.generator.device))
     return model.generator(codes, feature=feature)
 
 
-def _rows(model: Model, slot: Slot) -> dict[str, dict[str, Tensor]]:
-    """Return a slot's codes as rows on the generator's device, read from its photo where the recipe has none."""
-    codes = slot.codes or read(model, photo(slot, model.generator.resolution))
+def _rows(model: Model, codes: Any, name: str, slot: Slot) -> dict[str, dict[str, Tensor]]:
+    """Return a slot's codes by knob, on the generator's device: drawn, unpacked, or read where the recipe has none."""
+    if slot.seed is not None:
+        return {name: changed(codes, model.generator.set(codes, seed_knob(name), slot.seed))}
+    packed = slot.codes or read(model, photo(slot, model.generator.resolution))
     device = model.generator.device
-    return {knob: {field: unpack(text).to(device) for field, text in fields.items()} for knob, fields in codes.items()}
+    return {knob: {field: unpack(text).to(device) for field, text in fields.items()} for knob, fields in packed.items()}
+
+
+def seed_knob(slot: str) -> str:
+    """Return the name of the knob that draws a slot's factor."""
+    return f"{slot}_seed"
 
 
 def _put(model: Model, codes: Any, fields: Mapping[str, Tensor]) -> Any:

@@ -6,7 +6,9 @@ from dataclasses import fields
 import pytest
 import torch
 
+from demo.describe import about, figures_of, start_of
 from demo.knobs import Between, are_shares, between, changed, codes_for, drag_axes, group_of, reach_of
+from demo.shelf import Model
 from tests.toys import Blocks, Patches
 from training.camera import project
 from training.types import Knob
@@ -112,3 +114,22 @@ def test_how_far_the_page_lets_a_knob_go(knob, reach):
 
 def test_knobs_stand_under_three_headings():
     assert {group_of(knob) for knob in Blocks().knobs} == {"Object", "Camera", "Seeds"}
+
+
+def test_a_knob_shows_what_its_card_has_measured():
+    rotation, look = Blocks().knob("rotation"), Blocks().knob("look")
+    figures = {"rotation_slope": 0.97, "rotation_error": 4.04, "rotation_flips": 0.021, "look_mask_iou": 0.99}
+    for card in ({"figures": figures}, {"figures": {"figures": figures, "n": 600}}):
+        assert figures_of(card, rotation) == ["follows 0.97 of 1", "usually within 4 °", "turned the wrong way in 2 %"]
+        assert figures_of(card, look) == ["keeps 99 % of the outline"]
+    assert figures_of({}, rotation) == []
+
+
+def test_a_card_cannot_put_markup_on_the_page():
+    card = {"title": "<script>", "notes": "a <b> & c", "data": {"name": "<img>"}}
+    told = about(Model(name="m", generator=Blocks(), card=card))
+    assert "<script>" not in told and "<img>" not in told and "a &lt;b&gt; &amp; c" in told
+
+
+def test_the_page_begins_where_the_card_says():
+    assert start_of(Model(name="m", generator=Blocks(), card={"start": {"rotation": 200, "odd": 1}}))["rotation"] == 200

@@ -70,6 +70,16 @@ def test_a_pose_without_strength_is_the_average_pose():
     assert codes_of(PATCHES, mixed(pose=0.0)).z.abs().max() == 0
 
 
+def test_a_seed_may_stand_in_for_a_photo():
+    recipe = mixed().model_copy(update={"slots": mixed().slots | {"texture": Slot(seed=9)}})
+    codes = codes_of(PATCHES, parse(recipes.to_json(sealed(PATCHES, recipe))))
+    drawn = READER.set(codes_of(PATCHES, mixed()), "texture_seed", 9)
+    assert torch.equal(codes.c, drawn.c)
+    assert torch.equal(codes.b, codes_of(PATCHES, mixed()).b)
+    with pytest.raises(ValueError, match="either a photo or a seed"):
+        Slot()
+
+
 def test_an_empty_recipe_still_makes_a_picture():
     assert to_uint8(layers_of(PATCHES, Recipe(checkpoint="patches", seed=5)).image).float().std() > 0
 
@@ -101,7 +111,7 @@ def test_a_recipe_of_another_model_is_refused_in_words():
     data["slots"]["shape"]["codes"]["shape"]["p"] = recipes.pack(torch.zeros(1, 7))
     with pytest.raises(ValueError, match="made with another checkpoint"):
         codes_of(PATCHES, parse(data))
-    with pytest.raises(ValueError, match="has no slot 'background'; it has none"):
+    with pytest.raises(ValueError, match="no knob 'background_seed'"):
         codes_of(BLOCKS, known)
 
 

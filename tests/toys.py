@@ -5,7 +5,6 @@
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -209,8 +208,9 @@ class Patches(Generator):
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
-        names = {"background": "Background", "pose": "Pose", "shape": "Shape", "texture": "Texture"}
-        return tuple(Knob(name=name, label=label, kind="picture") for name, label in names.items())
+        names = ("background", "pose", "shape", "texture")
+        photos = (Knob(name=name, label=f"{name.title()} from", kind="picture") for name in names)
+        return (*photos, *(Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed") for name in names))
 
     def sample(self, n: int, rng: torch.Generator) -> PatchesCodes:
         def shares(k: int) -> Tensor:
@@ -232,14 +232,12 @@ class Patches(Generator):
         )
 
     def set(self, codes: PatchesCodes, name: str, value: Any) -> PatchesCodes:
-        read = self.encode(value)
-        fields: dict[str, Callable[[], dict[str, Tensor | None]]] = {
-            "background": lambda: {"b": read.b, "z_background": read.z_background},
-            "pose": lambda: {"z": read.z},
-            "shape": lambda: {"p": read.p},
-            "texture": lambda: {"c": read.c},
-        }
-        return replace(codes, **fields[self.knob(name).name]())
+        if self.knob(name).kind == "seed":
+            read = self.sample(1, torch.Generator().manual_seed(int(value)))
+        else:
+            read = self.encode(value)
+        fields = {"background": ("b", "z_background"), "pose": ("z",), "shape": ("p",), "texture": ("c",)}
+        return replace(codes, **{field: getattr(read, field) for field in fields[name.removesuffix("_seed")]})
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n 1 h w"]:
         return (image.mean(1, keepdim=True) < 0.6).float()

@@ -16,8 +16,7 @@ export class KnobStudio extends Studio {
   }
 
   fresh(model) {
-    const knobs = Object.fromEntries(model.knobs.map((knob) => [knob.name, knob.default]));
-    return { checkpoint: model.name, seed: 0, knobs };
+    return { checkpoint: model.name, seed: 0, knobs: model.start };
   }
 
   extraTools() {

@@ -1,7 +1,8 @@
 // The tab "Mix photos": a photo for each slot, and the picture that is mixed from them.
 
 import { CropTool } from "./crop.js";
-import { button, firstFile, fresh, make, send } from "./dom.js";
+import { anySeed, button, firstFile, fresh, make, send } from "./dom.js";
+import { icon } from "./icons.js";
 import { Studio } from "./studio.js";
 
 const png = (text) => `data:image/png;base64,${text}`;
@@ -18,7 +19,7 @@ export class PhotoStudio extends Studio {
 
   async fresh(model) {
     const recipe = { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
-    const names = model.knobs.map((knob) => knob.name);
+    const names = model.slots.map((slot) => slot.name);
     const examples = model.examples.slice(0, names.length);
     const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
     photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
@@ -41,28 +42,28 @@ export class PhotoStudio extends Studio {
 
   controls() {
     this.cards = {};
-    this.selected = this.model.knobs[0].name;
-    const cards = this.model.knobs.map((knob) => (this.cards[knob.name] = this.card(knob)).element);
+    this.selected = this.model.slots[0].name;
+    const cards = this.model.slots.map((slot) => (this.cards[slot.name] = this.card(slot)).element);
     const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards));
     return [all, this.chooser(), ...this.modeSwitch()];
   }
 
-  card(knob) {
+  card(slot) {
     const id = fresh("strength");
     const image = make("img", { alt: "", draggable: "false" });
     const caption = make("small", {});
-    const pick = make("button", { type: "button", class: "slot-pick", onclick: () => this.pick(knob.name) }, image, make("b", {}, knob.label), caption);
-    const strength = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value: 1, oninput: () => this.weigh(knob.name, Number(strength.value)) });
+    const pick = make("button", { type: "button", class: "slot-pick", title: slot.help, onclick: () => this.pick(slot.name) }, make("span", { class: "view", html: icon("dice") }, image), make("b", {}, slot.label), caption);
+    const strength = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value: 1, oninput: () => this.weigh(slot.name, Number(strength.value)) });
     const percent = make("output", { for: id }, "100 %");
-    const element = make("div", { class: "slot", "data-slot": knob.name }, pick,
-      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${knob.label}` }, "Strength"), percent, strength));
+    const element = make("div", { class: "slot", "data-slot": slot.name }, pick,
+      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"), percent, strength));
     element.addEventListener("dragover", (event) => { event.preventDefault(); element.classList.add("over"); });
     element.addEventListener("dragleave", () => element.classList.remove("over"));
     element.addEventListener("drop", (event) => {
       event.preventDefault();
       element.classList.remove("over");
       const example = event.dataTransfer.getData("text/example");
-      this.pick(knob.name);
+      this.pick(slot.name);
       if (example) this.fill({ example, caption: this.captionOf(example) });
       else this.take(firstFile(event.dataTransfer));
     });
@@ -90,7 +91,8 @@ export class PhotoStudio extends Studio {
       make("div", { class: "tools" },
         button({ picture: "upload", text: "Upload", name: "Choose a photo from this device", press: () => this.picker2.click() }), this.picker2,
         button({ picture: "camera", text: "Camera", name: "Take a photo", press: () => this.shoot() }),
-        button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() })),
+        button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() }),
+        this.model.slots.some((slot) => slot.seed) ? button({ picture: "dice", text: "Throw", name: "Draw this from a seed, without a photo", press: () => this.throwOne() }) : null),
       make("p", { class: "hint" }, "Or drop a photo on a slot, or paste one with Ctrl+V."),
       examples.length ? make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...examples) : null,
       this.cropFold);
@@ -114,15 +116,15 @@ export class PhotoStudio extends Studio {
   }
 
   present(recipe) {
-    for (const knob of this.model.knobs) {
-      const card = this.cards[knob.name];
-      const slot = recipe.slots[knob.name];
-      card.element.classList.toggle("empty", !slot);
-      if (slot) card.image.src = png(slot.picture);
+    for (const { name } of this.model.slots) {
+      const card = this.cards[name];
+      const slot = recipe.slots[name];
+      card.element.classList.toggle("empty", !slot?.picture);
+      if (slot?.picture) card.image.src = png(slot.picture);
       else card.image.removeAttribute("src");
-      card.caption.textContent = slot ? (this.known.get(slot.picture)?.caption ?? "from a recipe") : "no photo yet";
+      card.caption.textContent = slot ? (slot.picture ? (this.known.get(slot.picture)?.caption ?? "from a recipe") : `seed ${slot.seed}`) : "no photo yet";
       card.strength.disabled = !slot;
-      this.showStrength(knob.name, slot?.strength ?? 1);
+      this.showStrength(name, slot?.strength ?? 1);
     }
     for (const input of this.modeInputs ?? []) input.checked = input.value === (recipe.mode ?? "code");
     this.pick(this.selected);
@@ -139,18 +141,24 @@ export class PhotoStudio extends Studio {
   pick(name) {
     this.selected = name;
     for (const [each, card] of Object.entries(this.cards)) card.pick.setAttribute("aria-pressed", String(each === name));
-    const label = this.model.knobs.find((knob) => knob.name === name).label;
+    const { label } = this.model.slots.find((slot) => slot.name === name);
     this.heading.textContent = `A photo for: ${label}`;
     const slot = this.recipe?.slots[name];
     const known = slot && this.known.get(slot.picture);
-    this.cropFold.hidden = !slot;
-    if (slot) this.crop.show(known?.view ?? png(slot.picture), known?.box ?? [0, 0, 1, 1]);
+    this.cropFold.hidden = !slot?.picture;
+    if (slot?.picture) this.crop.show(known?.view ?? png(slot.picture), known?.box ?? [0, 0, 1, 1]);
   }
 
   weigh(name, strength) {
     const slot = { ...this.recipe.slots[name], strength };
     this.set({ ...this.recipe, slots: { ...this.recipe.slots, [name]: slot } }, { present: false });
     this.showStrength(name, strength);
+  }
+
+  /** Draw the selected slot's factor from a seed, in place of a photo. */
+  throwOne() {
+    const slots = { ...this.recipe.slots, [this.selected]: { seed: anySeed(), strength: this.recipe.slots[this.selected]?.strength ?? 1 } };
+    this.set({ ...this.recipe, slots });
   }
 
   /** Put a person's file into the selected slot. */

@@ -50,14 +50,25 @@ export class Studio extends HTMLElement {
           make("div", { class: "pinned" }, this.stage.element),
           make("div", { class: "under" }, tools, this.status, this.compareRow())),
         make("div", { class: "right" }, this.head(), this.controlsArea)));
-    this.stage.frame.addEventListener("dragover", (event) => { event.preventDefault(); this.stage.frame.classList.add("over"); });
-    this.stage.frame.addEventListener("dragleave", () => this.stage.frame.classList.remove("over"));
-    this.stage.frame.addEventListener("drop", (event) => {
+    this.listenForDrops();
+    document.addEventListener("keydown", (event) => this.keys(event));
+  }
+
+  /** A file dropped anywhere in this tab, except where photos go, is one to continue from. */
+  listenForDrops() {
+    const mine = (event) => this.offsetParent && event.dataTransfer.types.includes("Files") && !event.target.closest?.(".slot, .block:not(:has(.studio))");
+    document.addEventListener("dragover", (event) => {
+      if (!mine(event)) return;
       event.preventDefault();
+      this.stage.frame.classList.add("over");
+    });
+    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) this.stage.frame.classList.remove("over"); });
+    document.addEventListener("drop", (event) => {
       this.stage.frame.classList.remove("over");
+      if (!mine(event)) return;
+      event.preventDefault();
       this.open(firstFile(event.dataTransfer));
     });
-    document.addEventListener("keydown", (event) => this.keys(event));
   }
 
   extraTools() {
