@@ -140,8 +140,15 @@ class Run:
             "images": self.images,
             "networks": self.recipe.networks.state_dict(),
             "average": self.average.state_dict(),
-            "optimizers": {phase.name: phase.optimizer.state_dict() for phase in self.phases},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
         }
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return each optimiser once, by the name of the first phase that uses it: phases may share one."""
+        first: dict[int, tuple[str, torch.optim.Optimizer]] = {}
+        for phase in self.phases:
+            first.setdefault(id(phase.optimizer), (phase.name, phase.optimizer))
+        return dict(first.values())
 
     def resume(self) -> bool:
         """Go on from the folder's newest whole state; return whether there was one."""
@@ -153,8 +160,8 @@ class Run:
             log.warning("%s is damaged and was passed over", name)
         self.recipe.networks.load_state_dict(state["networks"])
         self.average.load_state_dict(state["average"])
-        for phase in self.phases:  # phases may share an optimiser: its state is stored under each name
-            phase.optimizer.load_state_dict(state["optimizers"][phase.name])
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.index, self.images = state["index"], state["images"]
         return True
 

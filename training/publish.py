@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 import torch
 
-from training.checkpoint import CheckpointError, load_generator, read_card, save_generator, write_whole
+from training.checkpoint import (
+    CheckpointError,
+    load_generator,
+    newest_state,
+    read_card,
+    save_generator,
+    save_state,
+    write_whole,
+)
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_BYTES = 20_000_000
@@ -34,6 +42,9 @@ class Publish:
     """What a user should know: what works, what does not."""
     licence: str = "CC0-1.0"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    state: Path | None = None
+    """Folder for the run's newest resume state in bfloat16: a copy of it is a run that can be gone on with elsewhere,
+    though not bit for bit."""
 
     def run(self) -> None:
         """Write both files, each whole or not at all; print the card."""
@@ -59,9 +70,23 @@ class Publish:
         if size > MOST_BYTES:
             self.out.unlink()
             raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
+        if self.state:
+            found = newest_state(self.run_dir)
+            if found is None:
+                raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
+            save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
         card |= {"bytes": size, "sha256": read_card(self.out)["sha256"]}
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _halved(state: Any) -> Any:
+    """Return nested plain values with every float32 tensor in bfloat16."""
+    if isinstance(state, dict):
+        return {key: _halved(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [_halved(value) for value in state]
+    return state.bfloat16() if isinstance(state, torch.Tensor) and state.dtype == torch.float32 else state
 
 
 def _set_of(data: Path) -> dict[str, Any]:
