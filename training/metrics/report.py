@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import tyro
 from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
@@ -189,7 +190,7 @@ def plain(value: Any) -> Any:
 class Evaluate:
     """Measure a generator: do its knobs do what they say? Writes OUT/report.json and OUT/report.html."""
 
-    checkpoint: Path
+    checkpoint: tyro.conf.Positional[Path]
     """A generator file of either family."""
     data: Path | None = None
     """A prepared set of real pictures; on rendered cars, knobs are judged by a network that knows such cars."""
