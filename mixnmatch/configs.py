@@ -188,7 +188,7 @@ CARS_64 = TrainConfig(
 
 CLOTHING_64 = replace(
     CARS_64,
-    loop=replace(CARS_64.loop, images=30_000),
+    loop=replace(CARS_64.loop, images=26_000),
     data=DataConfig(size=64, object_margin=1.5, scene=True, flip=True),
     generator=GeneratorConfig(
         z_dim=16,
@@ -200,7 +200,6 @@ CLOTHING_64 = replace(
         ),
         volume=(1, 32, 32),
         extent=(1.0, 1.0, 1.0),
-        mirror=False,
     ),
     losses=LossConfig(
         area_range=(0.2, 0.65),
