@@ -32,7 +32,10 @@ from .live import BusyError, Live, say
 from .shelf import Model, Shelf
 
 TITLE = "Knobs without labels"
-HEAD = '<link rel="stylesheet" href="/page/page.css"><script type="module" src="/page/main.js"></script>'
+SCRIPTS = ("main", "knobs", "photos", "studio", "stage", "live", "history", "crop", "dom", "icons")
+HEAD = '<link rel="stylesheet" href="/page/page.css"><script type="module" src="/page/main.js"></script>' + "".join(
+    f'<link rel="modulepreload" href="/page/{name}.js">' for name in SCRIPTS
+)
 THEME = themes.Default(  # the bundled semi-bold faces lack most letters: regular and bold only
     primary_hue="indigo",
     neutral_hue="slate",

@@ -47,6 +47,7 @@ class Live:
         self.shelf = shelf
         self.router = fastapi.APIRouter()
         self._waiting = 0
+        self._told: list[dict[str, Any]] | None = None
         self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
         add = self.router.add_api_route
         add("/live/models", self.models, methods=["GET"])
@@ -70,8 +71,9 @@ class Live:
 
     async def models(self) -> Response:
         """Answer what can be turned on this page."""
-        found = [await self.run(describe, model) for model in self.shelf]
-        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+        if self._told is None:
+            self._told = [await self.run(describe, model) for model in self.shelf]
+        return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
     async def picture(self, request: Request) -> Response:
         """Answer a recipe with its layers side by side; the header says how long the generator took."""

@@ -6,7 +6,7 @@ const AGAIN = 700; // milliseconds until a server that was away is asked again
 
 /** Shows the picture of the recipe that was wanted last; what is wanted meanwhile is skipped, never the last one. */
 export class Live {
-  /** `show(layers, recipe, milliseconds)` draws; `say(message)` tells what went wrong, "" that all is well. */
+  /** `show(strip, recipe, milliseconds)` draws; `say(message)` tells what went wrong, "" that all is well. */
   constructor(show, say) {
     this.show = show;
     this.say = say;
@@ -27,8 +27,8 @@ export class Live {
       const recipe = this.wanted;
       try {
         const answer = await send("/live/picture", recipe);
-        const layers = await layersOf(await answer.blob());
-        this.show(layers, recipe, Number(answer.headers.get("X-Milliseconds")));
+        const strip = await createImageBitmap(await answer.blob());
+        this.show(strip, recipe, Number(answer.headers.get("X-Milliseconds")));
         this.say("");
         shown = recipe;
       } catch (error) {
@@ -39,12 +39,4 @@ export class Live {
     }
     this.busy = false;
   }
-}
-
-/** Return the layers in a strip, as bitmaps of their own: none bleeds into its neighbour when it is drawn large. */
-async function layersOf(blob) {
-  const strip = await createImageBitmap(blob);
-  const side = strip.height;
-  const cut = (_, place) => createImageBitmap(strip, place * side, 0, side, side);
-  return Promise.all(Array.from({ length: strip.width / side }, cut));
 }

@@ -2,6 +2,9 @@
 
 import { KnobStudio } from "./knobs.js";
 import { PhotoStudio } from "./photos.js";
+import { models } from "./studio.js";
+
+models(); // asked for while Gradio still builds its page
 
 customElements.define("knob-studio", KnobStudio);
 customElements.define("photo-studio", PhotoStudio);

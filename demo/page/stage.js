@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 
-const SIZE = 960; // pixels of the large canvas, enough for 480 CSS pixels on a dense screen
+const MOST = 960; // pixels of the large canvas, however dense the screen
 
 const LABELS = {
   image: "Picture",
@@ -24,20 +24,20 @@ export class Stage {
   constructor() {
     this.names = [];
     this.chosen = "image";
-    this.bitmaps = null;
     this.split = null;
-    this.canvas = make("canvas", { class: "picture", width: SIZE, height: SIZE, role: "img", "aria-label": "The picture" });
+    this.canvas = make("canvas", { class: "picture", width: 480, height: 480, role: "img", "aria-label": "The picture" });
     this.row = make("div", { class: "layers", role: "group", "aria-label": "Layers" });
     this.frame = make("div", { class: "frame" }, this.canvas);
     this.element = make("div", { class: "views" }, this.frame, this.row);
+    new ResizeObserver(() => this.fit()).observe(this.frame);
   }
 
-  /** Prepare for a model's layers. */
-  name(names) {
+  /** Prepare for a model's layers, `side` pixels wide. */
+  name(names, side) {
     this.names = names;
     if (!names.includes(this.chosen)) this.chosen = "image";
     this.thumbs = names.map((name) => {
-      const canvas = make("canvas", { width: 128, height: 128, "aria-hidden": "true" });
+      const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
       const press = () => this.choose(name);
       const item = make("button", { type: "button", class: "layer", onclick: press }, canvas, make("span", {}, labelOf(name)));
       return { name, canvas, item };
@@ -54,17 +54,23 @@ export class Stage {
     this.draw();
   }
 
-  /** Draw layers, bitmaps in the order of the names. */
-  show(bitmaps) {
-    this.bitmaps = bitmaps;
-    for (const [place, thumb] of this.thumbs.entries()) paint(thumb.canvas, bitmaps[place]);
+  /** Draw a strip of layers, side by side in the order of the names. */
+  show(strip) {
+    for (const [place, { canvas }] of this.thumbs.entries()) {
+      canvas.getContext("2d").drawImage(strip, -place * canvas.width, 0);
+    }
     this.draw();
   }
 
-  /** Show `left` and `right`, layers of two pictures, on both sides of a line at `at` of the width; null for the live picture. */
+  /** Show `left` and `right`, the layers of two pictures, on both sides of a line at `at` of the width; or the live one. */
   compare(split) {
     this.split = split;
     this.draw();
+  }
+
+  /** Return the layers as they are now, to keep. */
+  keep() {
+    return this.thumbs.map(({ canvas }) => paint(make("canvas", { width: canvas.width, height: canvas.height }), canvas));
   }
 
   draw() {
@@ -72,30 +78,39 @@ export class Stage {
     if (this.split) {
       paint(this.canvas, this.split.right[place]);
       paint(this.canvas, this.split.left[place], this.split.at);
-    } else if (this.bitmaps) {
-      paint(this.canvas, this.bitmaps[place]);
+    } else if (this.thumbs) {
+      paint(this.canvas, this.thumbs[place].canvas);
     }
+  }
+
+  /** Give the large canvas as many pixels as the screen shows of it. */
+  fit() {
+    const side = Math.min(MOST, Math.round(this.frame.clientWidth * devicePixelRatio));
+    if (!side || side === this.canvas.width) return;
+    this.canvas.width = this.canvas.height = side;
+    this.draw();
   }
 
   /** Return how much of the object is at a point of the page, 0 to 1; 1 where no mask is known. */
   objectAt(clientX, clientY) {
     const thumb = this.thumbs?.find((each) => each.name === "mask");
-    if (!thumb || !this.bitmaps) return 1;
+    if (!thumb) return 1;
     const area = this.canvas.getBoundingClientRect();
     const x = Math.floor(((clientX - area.left) / area.width) * thumb.canvas.width);
     const y = Math.floor(((clientY - area.top) / area.height) * thumb.canvas.height);
-    return thumb.canvas.getContext("2d", { willReadFrequently: true }).getImageData(x, y, 1, 1).data[0] / 255;
+    return thumb.canvas.getContext("2d").getImageData(x, y, 1, 1).data[0] / 255;
   }
 }
 
-/** Draw a bitmap on all of a canvas, or its left `share` on the left share. */
-export function paint(canvas, bitmap, share = 1) {
-  const context = canvas.getContext("2d", { willReadFrequently: canvas.width <= 128 });
+/** Draw a picture on all of a canvas, or its left `share` on the left share; return the canvas. */
+export function paint(canvas, picture, share = 1) {
+  const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.save();
   context.beginPath();
   context.rect(0, 0, canvas.width * share, canvas.height);
   context.clip();
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   context.restore();
+  return canvas;
 }

@@ -21,7 +21,7 @@ export class Studio extends HTMLElement {
     this.begun = true;
     this.stage = new Stage();
     this.live = new Live(
-      (bitmaps, recipe, milliseconds) => this.shown(bitmaps, recipe, milliseconds),
+      (strip, recipe, milliseconds) => this.shown(strip, recipe, milliseconds),
       (message) => this.say(message),
     );
     this.kept = { A: null, B: null };
@@ -86,7 +86,7 @@ export class Studio extends HTMLElement {
   async choose(model, recipe = null) {
     this.model = model;
     this.select.value = model.name;
-    this.stage.name(model.layers);
+    this.stage.name(model.layers, model.resolution);
     this.history = new History();
     this.keep("A", null);
     this.keep("B", null);
@@ -135,10 +135,9 @@ export class Studio extends HTMLElement {
     this.travel(event.shiftKey ? "redo" : "undo");
   }
 
-  shown(bitmaps, recipe, milliseconds) {
-    this.bitmaps = bitmaps;
+  shown(strip, recipe, milliseconds) {
     this.shownRecipe = recipe;
-    this.stage.show(bitmaps);
+    this.stage.show(strip);
     this.speed.textContent = `${this.model.device} · ${this.model.resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
     this.dataset.shown = JSON.stringify(recipe);
   }
@@ -172,13 +171,13 @@ export class Studio extends HTMLElement {
   }
 
   keep(name, recipe) {
-    this.kept[name] = recipe && { recipe, bitmaps: this.bitmaps };
+    this.kept[name] = recipe && { recipe, layers: this.stage.keep() };
     const { canvas, show } = this.keeps[name];
     show.disabled = !recipe;
     show.title = recipe ? `Show ${name}` : `${name} is empty`;
     show.setAttribute("aria-label", show.title);
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    if (recipe && this.bitmaps) paint(canvas, this.bitmaps[0]);
+    if (recipe) paint(canvas, this.kept[name].layers[0]);
     this.splitButton.disabled = !(this.kept.A && this.kept.B);
     this.leaveSplit();
   }
@@ -193,7 +192,7 @@ export class Studio extends HTMLElement {
   }
 
   drawSplit() {
-    this.stage.compare({ left: this.kept.A.bitmaps, right: this.kept.B.bitmaps, at: Number(this.splitSlider.value) });
+    this.stage.compare({ left: this.kept.A.layers, right: this.kept.B.layers, at: Number(this.splitSlider.value) });
     this.splitButton.setAttribute("aria-pressed", "true");
     this.splitSlider.hidden = false;
   }
