@@ -72,9 +72,9 @@ class FeatureField(nn.Module):
     def density(self, p: Float[Tensor, "*n 3"], c: Condition) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n width"]]:
         """Return density before its ReLU, and the last shared layer; the rows of `c` must fit the points of `p`."""
         encoded = positional_encoding(p / self.config.extent, self.config.n_octaves)
-        h = F.relu(self.fc_in(encoded) + c.entry)
+        h = F.relu(self.fc_in(encoded).add_(c.entry), inplace=True)  # in place: these tensors are the large ones
         for i, block in enumerate(self.blocks, start=1):
-            h = F.relu(block(h))
+            h = F.relu(block(h), inplace=True)
             if i == self.config.skip and self.fc_p_skip is not None and c.skip is not None:
                 h = h + c.skip + self.fc_p_skip(encoded)
         return self.sigma_out(h).squeeze(-1), h

@@ -162,10 +162,26 @@ def render_background(
     points = rays.camera[:, :, None] + t[..., None] * direction[:, :, None]
     view = field.view(direction)
     view = None if view is None else view.repeat_interleave(t.shape[-1], 1)
-    raw, hidden = field(points.flatten(1, 2), condition.along(), view)
+    raw, hidden = _in_cache(field, points.flatten(1, 2), condition, view)
     if draw is not None:
         raw = raw + torch.randn(raw.shape, device=raw.device, generator=draw)
     return F.relu(raw).view(t.shape), hidden.view(*t.shape, -1)
+
+
+def _in_cache(
+    field: FeatureField,
+    points: Float[Tensor, "n points 3"],
+    condition: Condition,
+    view: Float[Tensor, "n points width"] | None,
+) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points width"]]:
+    """Return the field at `points`; on a CPU, where no gradient is wanted, in parts whose layers stay in its cache."""
+    learning = torch.is_grad_enabled() and condition.entry.requires_grad
+    most = points.shape[1] if learning or points.is_cuda else max(1, 4096 // points.shape[0])
+    views = [None] * points.shape[1] if view is None else view.split(most, 1)
+    parts = [field(p, condition.along(), v) for p, v in zip(points.split(most, 1), views, strict=False)]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([raw for raw, _ in parts], 1), torch.cat([hidden for _, hidden in parts], 1)
 
 
 def steps(t: Float[Tensor, "n rays samples"], length: Float[Tensor, "n rays"]) -> Float[Tensor, "n rays samples"]:
