@@ -60,10 +60,14 @@ class Features:
     @torch.inference_mode()
     def __call__(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         """Return one float32 vector a picture, on the network's device."""
-        pixels = pictures.to(self.device).permute(0, 3, 1, 2).float()
+        # a CPU spends half of its time on fresh memory if 300 KB a picture are asked for in larger pieces
+        parts = pictures.split(16) if self.device.type == "cpu" else (pictures,)
+        return torch.cat([self._vectors(part.to(self.device).permute(0, 3, 1, 2).float()) for part in parts])
+
+    def _vectors(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         if self.inception:
-            return self.network.layers((resize_clean(pixels) - 128) / 128).flatten(1).float()
-        return self.network(pixels / 255).flatten(1).float()
+            return self.network.layers(resize_clean(pixels).sub_(128).div_(128)).flatten(1).float()
+        return self.network(pixels.div_(255)).flatten(1).float()
 
 
 def resize_clean(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 299 299"]:

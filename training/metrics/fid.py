@@ -115,17 +115,35 @@ def real_statistics(
     The key holds the pictures' files, how they are cut and the network, so that any change is counted anew.
     """
     path = cache_dir() / "statistics" / f"{_key(pictures, n, features, kernel)}.safetensors"
-    if path.is_file():
-        try:
-            kept = load_file(path)
-            if not frechet or n > len(kept["mean"]):
-                return Statistics(n=n, **kept)
-        except (SafetensorError, OSError, KeyError, TypeError) as problem:
-            log.warning("%s cannot be read (%s): counted anew", path, problem)
+    kept = _kept(path, n, frechet)
+    if agreed(kept is not None):
+        assert kept is not None
+        return kept
     result = statistics(taken(pictures, n), n, features, kernel=kernel, frechet=frechet, what="real pictures")
     if rank_and_world()[0] == 0:
         write_whole(path, save({"mean": result.mean, "covariance": result.covariance, "vectors": result.vectors}))
     return result
+
+
+def _kept(path: Path, n: int, frechet: bool) -> Statistics | None:
+    """Return the statistics in a file of the cache, None if it is not there, not whole, or of too few pictures."""
+    if not path.is_file():
+        return None
+    try:
+        kept = Statistics(n=n, **load_file(path))
+    except (SafetensorError, OSError, TypeError) as problem:
+        log.warning("%s cannot be read (%s): counted anew", path, problem)
+        return None
+    return kept if not frechet or n > len(kept.mean) else None
+
+
+def agreed(mine: bool) -> bool:
+    """Return whether all processes of a torchrun say so: machines do not share a cache folder."""
+    if rank_and_world()[1] == 1:
+        return mine
+    votes: list[bool | None] = [None] * rank_and_world()[1]
+    dist.all_gather_object(votes, mine)
+    return all(votes)
 
 
 def _key(pictures: PictureSet, n: int, features: Features, kernel: bool) -> str:
