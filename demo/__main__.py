@@ -1,7 +1,10 @@
 """`python -m demo`: the web page on the bundled checkpoints, or on generator files of your own."""
 
 import logging
+import os
+import signal
 import socket
+import sys
 import time
 import webbrowser
 from dataclasses import dataclass, field
@@ -31,8 +34,8 @@ class Demo:
     password: str | None = None
     """Asked for before anything is shown; the name beside it may be any."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    open: bool = False
-    """Open the page in a browser."""
+    open: bool = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
+    """Open the page in a browser; on a machine without a screen it is not."""
 
 
 def free_port(host: str, first: int) -> int:
@@ -58,8 +61,11 @@ def main(args: Demo) -> None:
     log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
     if args.open:
         Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    uvicorn.run(app, host=args.host, port=port, **configure())
-    shelf.close()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed then too
+    try:
+        uvicorn.run(app, host=args.host, port=port, **configure())
+    finally:
+        shelf.close()
 
 
 if __name__ == "__main__":

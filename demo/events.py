@@ -1,4 +1,25 @@
-"""What Gradio's events and its HTTP interface run: films, sheets, single pictures; all take recipes as JSON."""
+"""What Gradio's events and its HTTP interface run: pictures, layers, photos, films and sheets, all from recipes.
+
+With Gradio's client, while `python -m demo` runs:
+
+    import base64, json
+    from gradio_client import Client
+
+    client = Client("http://127.0.0.1:7860")
+    models = client.predict(api_name="/models")
+    recipe = {"checkpoint": models[0]["name"], "knobs": {"rotation": 120}}
+    made = client.predict(recipe, api_name="/render")
+    picture = base64.b64decode(made["png"])  # a PNG file with its recipe inside
+    again = client.predict(made["recipe"], api_name="/render")  # the same picture, bit for bit
+    layers = client.predict(recipe, api_name="/layers")  # foreground, mask, depth, ... and all of them in "ora"
+
+    photo = client.predict("mixnmatch-cars-64", base64.b64encode(picture).decode(), None, api_name="/read_photo")
+    slot = {"picture": photo["picture"], "codes": photo["codes"], "strength": 0.5}
+    mix = client.predict({"checkpoint": "mixnmatch-cars-64", "slots": {"texture": slot}}, api_name="/render")
+
+    around = [json.dumps(recipe), "", "", "Once around", None]
+    film = client.predict(*around, 36, 20, "256 pixels", "MP4", api_name="/film")
+"""
 
 import base64
 import functools

@@ -4,19 +4,27 @@ import base64
 import io
 import json
 import struct
+import textwrap
 import threading
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import PIL.Image
 import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
+from demo import events, films
 from demo.app import serve
-from demo.shelf import Model, Shelf, bundled
+from demo.describe import about, describe
+from demo.recipes import Recipe
+from demo.shelf import Model, Shelf, bundled, load_model
 from tests.serving import served, toy_shelf
 from tests.toys import Blocks
 
@@ -284,33 +292,44 @@ def test_twenty_people_get_their_own_pictures(address):
         assert httpx.post(f"{address}/live/picture", json=recipe).content == content
 
 
-def test_the_http_interface_does_what_its_example_says(address, tmp_path, capsys):
-    """The example of README and docstring: a picture, a mix and a film with Gradio's client."""
-    from gradio_client import Client
+def test_the_http_interface_does_what_its_example_says(address):
+    """Run the example in the docstring of `demo.events`, on this server and its models."""
+    example = textwrap.dedent((events.__doc__ or "").split("runs:\n", 1)[1])
+    example = example.replace("http://127.0.0.1:7860", address).replace("mixnmatch-cars-64", "patches")
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("36, 20", "6, 20"), "example", "exec"), names)
+    assert PIL.Image.open(io.BytesIO(names["picture"])).size == (64, 64)
+    assert names["again"]["png"] == names["made"]["png"]
+    assert names["layers"].keys() >= {"image", "foreground", "mask", "depth", "ora"}
+    assert names["mix"]["recipe"]["slots"]["texture"]["strength"] == 0.5
+    film = Path(names["film"][0]["value"])
+    assert film.suffix == ".mp4" and film.stat().st_size > 1000
 
+
+def test_a_video_is_followed(address, tmp_path):
+    """Through Gradio's own upload, as the page does it."""
+    video = tmp_path / "moving.mp4"
+    shelf = toy_shelf()
+    films.write(
+        video, torch.cat([f() for f in films.turntable(shelf["blocks"], Recipe(checkpoint="blocks"), 6)]), "mp4"
+    )
+    shelf.close()
     client = Client(address, download_files=tmp_path, verbose=False)
-    made = client.predict({"checkpoint": "blocks", "knobs": {"rotation": 120}}, api_name="/render")
-    assert PIL.Image.open(io.BytesIO(base64.b64decode(made["png"]))).size == (64, 64)
-    assert client.predict(made["recipe"], api_name="/render")["png"] == made["png"]
+    made = client.predict('{"checkpoint": "patches"}', handle_file(video), 4, 10, "As it is", "GIF", api_name="/follow")
+    with PIL.Image.open(made[1]["value"]) as film:
+        assert getattr(film, "n_frames", 1) == 4
 
-    photo = client.predict("patches", base64.b64encode(as_file(gradient())).decode(), None, api_name="/read_photo")
-    slot = {"picture": photo["picture"], "codes": photo["codes"], "strength": 0.5}
-    mix = client.predict({"checkpoint": "patches", "slots": {"texture": slot}}, api_name="/render")
-    assert mix["recipe"]["slots"]["texture"]["strength"] == 0.5
 
-    recipe = json.dumps(made["recipe"])
-    film = client.predict(recipe, "", "", "Once around", None, 6, 10, "As it is", "GIF", api_name="/film")
-    with PIL.Image.open(film[1]["value"]) as opened:
-        assert getattr(opened, "n_frames", 1) == 6
-    assert {"blocks", "patches"} == {model["name"] for model in client.predict(api_name="/models")}
-    assert client.predict({"checkpoint": "blocks"}, api_name="/layers").keys() >= {"foreground", "mask", "ora"}
+def test_mistakes_reach_clients_in_words(address):
+    client = Client(address, verbose=False)
+    with pytest.raises(AppError, match="A is empty; press 'Keep as A' first"):
+        client.predict("", "", "", "From A to B", None, 6, 10, "As it is", "GIF", api_name="/film")
+    with pytest.raises(AppError, match="no checkpoint 'x' here"):
+        client.predict({"checkpoint": "x"}, api_name="/render")
 
 
 @pytest.mark.parametrize("path", bundled(), ids=lambda path: path.stem)
 def test_bundled_checkpoints_are_shown(path):
-    from demo.describe import about, describe
-    from demo.shelf import load_model
-
     model = load_model(path, "cpu")
     told = describe(model)
     assert told["layers"][0] == "image" and told["knobs"]

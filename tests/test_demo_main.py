@@ -1,0 +1,71 @@
+"""`python -m demo`: starts on a file of one's own, says what is wrong, cleans up after itself."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from demo.__main__ import Demo, free_port, main
+from giraffe_hd.configs import GeneratorConfig
+from giraffe_hd.generator import Generator
+from training.checkpoint import save_generator
+
+
+def answer_of(process: subprocess.Popen, url: str) -> Any:
+    """Return what a server answers once it is up."""
+    until = time.monotonic() + 120
+    while True:
+        try:
+            return httpx.get(url, timeout=30).raise_for_status().json()
+        except httpx.TransportError:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+
+
+def test_it_serves_a_file_of_ones_own_and_leaves_nothing_behind(tmp_path: Path):
+    file = tmp_path / "mine.safetensors"
+    save_generator(file, Generator(GeneratorConfig()), card={"title": "My own"})
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    port = free_port("127.0.0.1", 18_000)
+    command = [sys.executable, "-m", "demo", "--checkpoint", str(file), "--port", str(port), "--no-open"]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("GRADIO")}
+    with subprocess.Popen(command, env=bare | {"TMPDIR": str(scratch)}, stderr=subprocess.PIPE) as process:
+        try:
+            models = answer_of(process, f"http://127.0.0.1:{port}/live/models")
+            assert [(model["name"], model["title"]) for model in models] == [("mine", "My own")]
+            assert list(scratch.iterdir())  # Gradio's folder, while it runs
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert list(scratch.iterdir()) == []
+    assert f"http://127.0.0.1:{port} is ready" in told.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"checkpoint": [Path("nowhere/lost.safetensors")]}, "no checkpoint at nowhere/lost.safetensors"),
+        ({"checkpoint": [Path(__file__)]}, "test_demo_main.py is not a whole safetensors file"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        main(Demo(**arguments))
+
+
+def test_a_taken_port_gives_way_to_the_next():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port("127.0.0.1", port) > port
