@@ -134,14 +134,13 @@ def measure_knobs(
     if not pose:
         raise ValueError(f"{type(generator).__name__} has no knobs that are numbers, so none to measure")
     rng = torch.Generator().manual_seed(seed)
-    following, masks, worst = _following(generator, pose, reader, n, rng)
+    following, masks, worst, captions = _following(generator, pose, reader, n, rng)
     sign = next((f.fit.slope for f in following if f.knob == "rotation"), 1.0)
     turned, drift, pictures = _turns(generator, reader, max(8, n // 20), rng, sign)
     leak, columns, sweeps = _leaks(generator, pose, reader, max(8, n // 12), rng)
     staying, redrawn = _staying(generator, max(16, n // 6), rng)
-    captions = {k.label: f"{k.label}, from {k.low:.3g} to {k.high:.3g} {k.unit}: two objects" for k in pose} | {
+    captions |= {k.label: f"{k.label}, from {k.low:.3g} to {k.high:.3g} {k.unit}: two objects" for k in pose} | {
         "Full turns": "Full turns of three objects, 45° a picture",
-        "worst rotations": "The pictures whose rotation was read furthest from the knob",
     }
     return KnobReport(
         n=n,
@@ -191,8 +190,8 @@ def full_turn(knob: Knob) -> bool:
 
 def _following(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
-) -> tuple[tuple[Following, ...], Masks, dict[str, Tensor]]:
-    """Turn all knobs at random at once; fit what is read to each."""
+) -> tuple[tuple[Following, ...], Masks, dict[str, Tensor], dict[str, str]]:
+    """Turn all knobs at random at once; fit what is read to each; show the worst with what is to be said of them."""
     codes = generator.sample(n, rng)
     values = {knob.name: _uniform(knob, n, rng) for knob in pose}
     for name, value in values.items():
@@ -213,6 +212,7 @@ def _following(
     )
     found = []
     worst: dict[str, Tensor] = {}
+    captions: dict[str, str] = {}
     for knob in pose:
         if knob.name not in read or knob.high == knob.low:
             continue
@@ -222,8 +222,10 @@ def _following(
             value, reading = value - value.mean(), reading - reading.mean()
         fit = circle_fit(value, reading) if full_turn(knob) else line_fit(value, reading)
         if full_turn(knob):
-            off = wrap(reading - math.copysign(1, fit.slope) * value - fit.offset).abs()
-            rank = off.argsort(descending=True)[:8]
+            read_as = (math.copysign(1, fit.slope) * (reading - fit.offset)) % 360  # where the knob would have to stand
+            rank = wrap(read_as - value).abs().argsort(descending=True)[:8]
+            said = "; ".join(f"{value[i]:.0f}°, {read_as[i]:.0f}°" for i in rank)
+            captions["worst rotations"] = f"The worst pictures; where the knob stood, and where it seems to: {said}"
             worst["worst rotations"] = torch.cat(
                 [generator(rows(codes, rank[i : i + 1])).image for i in range(len(rank))]
             )
@@ -231,7 +233,7 @@ def _following(
             value, reading = value.exp(), reading.exp()
         points = tuple(zip(value[:300].tolist(), reading[:300].tolist(), strict=True))
         found.append(Following(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
-    return tuple(found), masks, worst
+    return tuple(found), masks, worst, captions
 
 
 def _turns(
@@ -310,7 +312,7 @@ def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[
         found.append(_compare(knob, before, after))
         if knob.kind == "seed":
             pair = torch.cat([before[0].image[:8], after[0].image[:8]])
-            pictures[f"{knob.label}: above before, below after"] = pair.cpu()
+            pictures[f"{knob.label} redrawn: before above, after below"] = pair.cpu()
     return tuple(found), pictures
 
 

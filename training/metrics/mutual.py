@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from training.metrics.knobs import BACKGROUND, CAMERA, changed_share, redraw
+from training.metrics.knobs import BACKGROUND, CAMERA, CLEAR, changed_share, redraw
 from training.metrics.weights import WeightsMissingError
 from training.types import Generator, Image, Mask, rows
 
@@ -26,8 +26,8 @@ Segmenter = Callable[[Image, Mask], Bool[Tensor, "n 1 h w"]]
 
 
 def own_mask(image: Image, mask: Mask) -> Bool[Tensor, "n 1 h w"]:
-    """Return the generator's own opinion of where the object is: half a mask or more."""
-    return mask >= 0.5
+    """Return where the generator says that there is any of the object."""
+    return mask >= CLEAR
 
 
 def deeplab(kind: str, device: torch.device | str = "cpu") -> Segmenter:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.checkpoint import write_whole
 from training.metrics.knobs import KnobReport
-from training.metrics.plots import bars, heat_map, knob_curves
+from training.metrics.plots import DPI, bars, heat_map, knob_curves
 from training.metrics.swaps import SwapReport, Table
 from training.pictures import tile
 
@@ -169,9 +169,11 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
             "Turning a long object changes its outline, so a reader of masks shows some change of place and size that "
             "is no fault.</p>"
         )
-        yield _figure(
-            heat_map(list(knobs.leak), knobs.readings, list(knobs.leak.values()), down="knob"), "Moved by each knob."
+        labels = {s.knob: s.label for s in knobs.staying}
+        shown = heat_map(
+            [labels[k] for k in knobs.leak], [labels[k] for k in knobs.readings], list(knobs.leak.values())
         )
+        yield _figure(shown, "Down: the knob that is turned. Across: what is read.")
     yield (
         "<p>Then each knob is moved to a random place and the layers before and after are compared: the background "
         "outside both masks, the object inside both, and the masks themselves.</p>"
@@ -202,6 +204,11 @@ def _swaps(swaps: SwapReport) -> Iterator[str]:
     )
     table = swaps.swaps
     yield _figure(heat_map(table.rows, table.columns, table.entries, down="exchanged"), "Changed in the picture.")
+    if swaps.truths is not None:
+        yield (
+            "<p>Rotation, model and paint are read by the judge of rendered cars. Where pictures are not yet cars it "
+            "guesses: what it sees to change with the background alone is guesswork.</p>"
+        )
     if swaps.truths is not None:
         yield "<h3>Against the truth</h3>"
         yield (
@@ -275,6 +282,16 @@ def _how(report: "Report") -> Iterator[str]:
         f"<p>Seed {report.seed}, n = {report.n}; real pictures: {escape(report.data)} ({escape(report.split)}). "
         f"Checkpoint sha256 {escape(report.sha256[:16])}…</p>"
     )
+    if report.judge:
+        j = report.judge
+        yield (
+            f"<p>Rendered cars are read by a network that learnt from the renderer's labels. On {j['n']:.0f} held-out "
+            f"renders it is off by {j['rotation_median_error']:.1f}° in rotation "
+            f"({_number(j['rotation_flips'], 'share')} flipped) and {j['elevation_median_error']:.1f}° in elevation, "
+            f"in the median; its slopes are {j['elevation_slope']:.2f} (elevation), {j['scale_slope']:.2f} (size), "
+            f"{j['x_slope']:.2f} and {j['y_slope']:.2f} (place). What is read of a generator's pictures cannot be "
+            "better than that.</p>"
+        )
     yield f'<p class="faint">{escape(", ".join(f"{k} {v}" for k, v in report.versions.items()))}.</p>'
     if report.seconds:
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
@@ -288,7 +305,9 @@ def _number(value: float | None, kind: str) -> str:
     if value is None:
         return "–"
     if kind == "share":
-        return f"{100 * value:.2f} %" if 0 < abs(value) < 0.01 else f"{100 * value:.0f} %"
+        if 0 < value < 0.0001:
+            return "< 0.01 %"
+        return f"{100 * value:.2f} %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
     return f"{value:.0f}°" if kind == "angle" else f"{value:.1f}" if kind == "plain" else f"{value:.2f}"
 
 
@@ -300,7 +319,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _figure(png: bytes, caption: str, *, pixels: bool = False) -> str:
     source = base64.b64encode(png).decode()
-    kind = ' class="pixels"' if pixels else ""
+    with PIL.Image.open(io.BytesIO(png)) as picture:
+        width = picture.width * 72 // DPI  # plots are drawn finer than a screen's points
+    kind = ' class="pixels"' if pixels else f' width="{width}"'
     return (
         f'<figure><img{kind} src="data:image/png;base64,{source}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"

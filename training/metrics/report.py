@@ -55,6 +55,8 @@ class Report:
     n_distance: int = 0
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
+    judge: dict[str, float] = field(default_factory=dict)
+    """Errors of the network that reads rendered cars, on held-out renders."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Part of the report -> time it took."""
 
@@ -125,7 +127,9 @@ def evaluate(
     n, seed = report.n, report.seed
     with tqdm(total=4, unit="part", leave=False) as bar:
         if any(knob.kind in ("range", "angle") for knob in generator.knobs):
-            reader, name = (read_masks, "masks") if judge is None else (car_reader(judge), "judge of rendered cars")
+            reader, name = (
+                (read_masks, "its mask") if judge is None else (car_reader(judge), "a judge of rendered cars")
+            )
             report.knobs = timed(
                 "knobs", lambda: measure_knobs(generator, reader=reader, reader_name=name, n=n, seed=seed)
             )
@@ -241,6 +245,9 @@ class Evaluate:
             pictures, others, report.split = self._pictures(generator, report)
             if {"rotation", "hue", "mesh"} <= pictures.factors.keys():
                 judge = load_regressor(self.judge, device)
+                judged = self.judge.with_suffix(".json")
+                if judged.is_file():
+                    report.judge = json.loads(judged.read_text(encoding="utf-8"))["held_out_renders"]
             report.n_distance = min(self.n_distance, len(pictures))
             if report.n_distance:
                 features = self._features(report, device)
@@ -298,7 +305,7 @@ class Evaluate:
 def _describe(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+    return f"{device.type} with {torch.get_num_threads()} thread(s)"
 
 
 def quick_figures(
