@@ -5,6 +5,7 @@ volume and mask, the look alone paints, rays are clipped to the box, and the bac
 """
 
 import math
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -210,10 +211,10 @@ def set_seed(codes: Codes, name: str, value: Any) -> Codes:
     """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows."""
     if not float(value).is_integer():
         raise ValueError(f"the seed of {name} is {value}; wanted a whole number")
-    rng = torch.Generator().manual_seed(int(value))
     drawn = {}
     for field in _DRAWN_BY[name]:
         old = getattr(codes, field)
+        rng = torch.Generator().manual_seed(zlib.crc32(f"{field} {int(value)}".encode()))  # no two codes alike
         drawn[field] = torch.randn(1, old.shape[1], generator=rng).to(old).expand_as(old)
     return replace(codes, **drawn)
 

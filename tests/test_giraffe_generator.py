@@ -137,6 +137,8 @@ def test_seed_knob_draws_the_same_code_again_and_in_every_row(generator):
     assert torch.equal(one.z_a_fg[0], one.z_a_fg[1])
     assert not torch.equal(one.z_a_fg, three.z_a_fg)
     assert torch.equal(one.z_s_fg, codes.z_s_fg)
+    both = generator.set(one, "shape", 5)
+    assert not torch.equal(both.z_s_fg, both.z_a_fg)
 
 
 def test_wrong_knobs_are_refused(generator):

@@ -50,7 +50,7 @@ def box_points(
     translation: Float[Tensor, "n 3"],
     rotation: Float[Tensor, " n"],
 ) -> Float[Tensor, "n points 3"]:
-    """Return world points in the object's box: Rz(rotation) (p - t) / s  (GIRAFFE Eq. 8)."""
+    """Return world points in the object's box: Rz(rotation) (p - t) / s  (GIRAFFE Sec. 3.2)."""
     return (world - translation[:, None]) @ rotation_z(rotation).transpose(1, 2) / scale[:, None]
 
 
