@@ -118,18 +118,24 @@ class Live:
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
         return Response(data, media_type=kind, headers=headers)
 
-    async def photo(self, request: Request, model: str, name: str = "", box: str = "", example: str = "") -> Response:
-        """Answer a photo, the request's body or one of the examples, with what the generator sees and reads."""
+    async def photo(
+        self, request: Request, model: str, name: str = "", box: str = "", example: str = "", find: bool = False
+    ) -> Response:
+        """Answer a photo, the request's body or one of the examples, with what the generator sees and reads.
+
+        Without a box it is the example's own, or found as the generator needs it; `find` looks for the object anyhow.
+        """
         chosen = self.shelf[model]
         bounds = _box(box)
         if example:
             shown = _example(chosen, example)
-            data, name, bounds = shown.path.read_bytes(), shown.caption, bounds or shown.box
+            data, name = shown.path.read_bytes(), shown.caption
+            bounds = bounds if bounds or find else shown.box
         else:
             data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; please choose a smaller one")
         name = " ".join(name.split())[:60]
         async with self._opening:
-            view, found, crop = await asyncio.to_thread(uploads.cut, chosen, data, name, bounds)
+            view, found, crop = await asyncio.to_thread(uploads.cut, chosen, data, name, bounds, find=find)
         codes = await self.run(recipes.read, chosen, from_pil(crop))
         photo = uploads.Photo(view=view, box=found, crop=crop, codes=codes)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})

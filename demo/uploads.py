@@ -57,16 +57,21 @@ def take(model: Model, data: bytes, name: str, box: Box | None) -> Photo:
     return Photo(view=view, box=box, crop=crop, codes=read(model, from_pil(crop)))
 
 
-def cut(model: Model, data: bytes, name: str, box: Box | None) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
-    """Return the photo to show, the object's box, and the square that the generator sees."""
+def cut(
+    model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False
+) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
+    """Return the photo to show, the object's box, and the square that the generator sees.
+
+    Without a box, the object is looked for where the generator learned from objects, or where `find` asks for it; else
+    the box is the photo's centre square.
+    """
     picture = open_picture(data, name=name)
     view = picture.copy()
     view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
     margin = margin_of(model)
-    if box is not None:
-        square = square_crop(picture, box := checked(box), margin=margin or LOOSE)
-    elif margin is not None:
-        square = square_crop(picture, box := propose_box(view), margin=margin)
+    if box is not None or find or margin is not None:
+        box = checked(box) if box is not None else propose_box(view)
+        square = square_crop(picture, box, margin=margin or LOOSE)
     else:
         left, top, side = square_region(*picture.size, None)
         square = square_crop(picture, None)

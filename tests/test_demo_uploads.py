@@ -59,6 +59,12 @@ def test_a_generator_of_whole_pictures_gets_the_centre_square():
     assert np.abs(np.asarray(crop)[0, 0].astype(int) - 150).max() < 12
 
 
+def test_the_object_is_found_where_one_asks_for_it():
+    assert cut(WHOLE, as_file(photo()), "p", None, find=True)[1] == pytest.approx(
+        (0.3, 40 / 150, 0.7, 110 / 150), abs=0.03
+    )
+
+
 def test_a_box_that_a_person_drew_is_kept():
     assert cut(CLOSE, as_file(photo()), "p", (0.1, 0.1, 0.5, 0.6))[1] == (0.1, 0.1, 0.5, 0.6)
 

@@ -4,7 +4,7 @@ import { button, make } from "./dom.js";
 
 const EDGES = ["Left", "Top", "Right", "Bottom"];
 
-/** Shows `photo` and its box; `changed(box)` hears a new one, fractions of the photo, or null for "find it". */
+/** Shows `photo` and its box; `changed(box)` hears a new one, fractions of the photo, or "find". */
 export class CropTool {
   constructor(changed) {
     this.changed = changed;
@@ -19,7 +19,7 @@ export class CropTool {
       this.area,
       make("div", { class: "edges" }, ...labels),
       make("div", { class: "tools" },
-        button({ text: "Find the object", name: "Find the object by itself", class: "small", press: () => this.changed(null) }),
+        button({ text: "Find the object", name: "Find the object by itself", class: "small", press: () => this.changed("find") }),
         button({ text: "Whole photo", name: "Take the whole photo", class: "small", press: () => this.finish([0, 0, 1, 1]) })));
     this.listen();
   }

@@ -21,15 +21,20 @@ export class PhotoStudio extends Studio {
     const recipe = { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
     const names = model.slots.map((slot) => slot.name);
     const examples = model.examples.slice(0, names.length);
-    const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
-    photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
+    try {
+      const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
+      photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
+    } catch (error) {
+      this.say(error.message); // empty slots still make a picture
+    }
     return recipe;
   }
 
   /** Return {picture, codes} of a photo, an example's name or a file, and remember where it came from. */
   async read(source, box, model = this.model) {
     const query = new URLSearchParams({ model: model.name, name: source.caption ?? "" });
-    if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
+    if (box === "find") query.set("find", "true");
+    else if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
     if (source.example) query.set("example", source.example);
     const answer = await (await send(`/live/photo?${query}`, source.file ?? new Blob())).json();
     this.known.set(answer.picture, { ...source, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });

@@ -78,6 +78,9 @@ export class Stage {
     if (this.split) {
       paint(this.canvas, this.split.right[place]);
       paint(this.canvas, this.split.left[place], this.split.at);
+      const context = this.canvas.getContext("2d");
+      context.fillStyle = "#fff";
+      context.fillRect(this.canvas.width * this.split.at - 1, 0, 2, this.canvas.height);
     } else if (this.thumbs) {
       paint(this.canvas, this.thumbs[place].canvas);
     }

@@ -101,6 +101,7 @@ export class Studio extends HTMLElement {
     this.recipe = recipe;
     if (present) this.present(recipe);
     this.leaveSplit();
+    this.hush();
     this.live.want(recipe);
     clearTimeout(this.settling);
     if (remember) this.settling = setTimeout(() => this.remember(), this.history.place < 0 ? 0 : SETTLED);
@@ -116,6 +117,11 @@ export class Studio extends HTMLElement {
     clearTimeout(this.settling);
     this.history.push(this.recipe);
     this.refresh();
+  }
+
+  /** Take a message about something else away, now that a person does the next thing. */
+  hush() {
+    if (!this.live.failed) this.say("");
   }
 
   travel(way) {

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of gradio's and uvicorn's own dependencies
 ]
 
+FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 SAME = """
@@ -51,7 +52,7 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield chromium
         chromium.close()
 
@@ -400,6 +401,26 @@ def test_the_box_around_the_object_can_be_drawn(page):
     assert edges == pytest.approx([20, 20, 60, 60], abs=2)
     with page.expect_response("**/live/photo**"):
         studio.get_by_role("button", name="Find the object").click()
+
+
+def test_a_photo_is_taken_with_the_camera(page):
+    studio = mix(page)
+    page.context.grant_permissions(["camera"])
+    slot(page, "Shape").click()
+    studio.get_by_role("button", name="Camera").click()
+    page.wait_for_function("document.querySelector('dialog video')?.videoWidth > 0")
+    page.get_by_role("button", name="Take", exact=True).click()
+    page.wait_for_function("document.querySelector('[data-slot=shape] small').textContent === 'camera'")
+    assert page.locator("dialog").count() == 0
+
+
+def test_a_factor_is_thrown_without_a_photo(page):
+    studio = mix(page)
+    slot(page, "Background").click()
+    before = pixels(page, "photo-studio")
+    studio.get_by_role("button", name="Throw", exact=True).click()
+    assert settle(page, "photo-studio")["slots"]["background"]["seed"] >= 0
+    assert np.abs(pixels(page, "photo-studio").astype(int) - before).mean() > 1
 
 
 def test_a_file_that_is_no_photo_gets_one_sentence_and_changes_nothing(page):
