@@ -65,6 +65,10 @@ class GeneratorConfig:
     """Half the size of that space along the same axes, in half lengths of the object."""
     volume_dim: int = 24
     """Channels of a shape's space beside its occupancy."""
+    shape_noise: float = 0.5
+    """How far shapes differ before training; what all have in common starts at 0.5."""
+    occupancy_noise: float = 1.0
+    """How far occupancy is from an ellipsoid before training, over the noise of the features."""
     mirror: bool = True
     """Shapes are the same left and right."""
     shape_dim: int = 64
@@ -134,6 +138,9 @@ class LossConfig:
     area_range: tuple[float, float] = (0.06, 0.45)
     child_area: float = 1.0
     """Hinge that keeps the texture's mask above half of the shape's."""
+    outline: float = 0.0
+    """Hinge that keeps the outline of the shape's mask, over the root of its area, below `outline_most`: no lace."""
+    outline_most: float = 8.0
     containment: float = 2.0
     """Mask where no real box of the batch lies."""
     binary: float = 1.0
@@ -188,7 +195,7 @@ CARS_64 = TrainConfig(
 
 CLOTHING_64 = replace(
     CARS_64,
-    loop=replace(CARS_64.loop, images=26_000),
+    loop=replace(CARS_64.loop, images=23_000),
     data=DataConfig(size=64, object_margin=1.5, scene=True, flip=True),
     generator=GeneratorConfig(
         z_dim=16,
@@ -200,15 +207,20 @@ CLOTHING_64 = replace(
         ),
         volume=(1, 32, 32),
         extent=(1.0, 1.0, 1.0),
+        shape_noise=0.2,
+        occupancy_noise=0.3,  # at 1 the flat shapes start as lace, and its holes come to tell shapes apart
     ),
     losses=LossConfig(
         area_range=(0.2, 0.65),
+        info_shape=0.05,
+        outline=0.1,
         augment=0.4,
-        pair_ramp=(4_000, 12_000),
-        binary_ramp=(5_000, 15_000),
-        free_ramp=(2_000, 10_000),
+        pair_ramp=(3_000, 8_000),
+        binary_ramp=(3_000, 9_000),
+        free_ramp=(1_000, 6_000),
+        rebuild_since=500,
     ),
-    feature_since=8_000,
+    feature_since=5_000,
     patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
     patch_shrink=0.1,
 )

@@ -87,9 +87,10 @@ def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
 
 def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth height width"]:
     """Return normal noise of 4 cells along each axis, enlarged to the volume: noise of single cells would stay in the
-    shapes as camouflage for the first 10,000 pictures."""
+    shapes as camouflage for the first 10,000 pictures. The occupancy's is weaker by `config.occupancy_noise`."""
     coarse = [min(4, cells) for cells in config.volume]
     noise = torch.randn(n, config.volume_dim + 1, *coarse)
+    noise[:, 0] *= config.occupancy_noise
     return F.interpolate(noise, size=config.volume, mode="trilinear", align_corners=False)
 
 
@@ -104,7 +105,7 @@ class ShapeSpace(nn.Module):
         super().__init__()
         self.config, self.pose = config, config.pose
         self.common = nn.Parameter(0.5 * smooth_noise(1, config))
-        self.own = nn.Parameter(0.5 * smooth_noise(config.n_shapes, config))
+        self.own = nn.Parameter(config.shape_noise * smooth_noise(config.n_shapes, config))
         axes = [(torch.arange(n) + 0.5) / n * 2 - 1 if n > 1 else torch.zeros(1) for n in config.volume]
         radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("start", 6 * (0.8 - radius))  # occupancy starts as an ellipsoid

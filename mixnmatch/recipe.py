@@ -28,6 +28,7 @@ from mixnmatch.losses import (
     inside,
     jitter,
     likeness,
+    outline,
     painter_loss,
     relief,
     share_gradient,
@@ -316,6 +317,7 @@ class Recipe:
         terms = {
             "area": weights.area * area(layers.mask, weights.area_range),
             "child_area": weights.child_area * child_area(layers.child_mask, layers.parent_mask),
+            "outline": weights.outline * outline(layers.parent_mask, weights.outline_most),
             "binary": weights.binary * step.ramp(*weights.binary_ramp) * binary(layers.parent_mask),
         }
         if batch.box is not None:

@@ -163,3 +163,12 @@ def test_clay_is_zero_for_a_grey_picture_of_the_same_brightness():
     grey = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     assert losses.clay(grey, image, mask).item() == pytest.approx(0, abs=1e-6)
     assert losses.clay(grey + 0.25, image, mask).item() == pytest.approx(0.25, abs=1e-6)
+
+
+def test_outline_by_hand():
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1  # a square of 4 pixels: outline 16, root of the area 4
+    assert losses.outline(mask, 3.0).item() == pytest.approx(1.0)
+    assert losses.outline(mask, 4.0) == 0
+    mask[..., 3:5, 3:5] = 0  # a hole of 2 pixels: 8 more, and 12 pixels left
+    assert losses.outline(mask, 0.0).item() == pytest.approx(24 / 12**0.5)
