@@ -45,8 +45,8 @@ def sets(folder: Path = FOLDER) -> dict[str, tuple[Example, ...]]:
 
 def examples_of(model: Model) -> tuple[Example, ...]:
     """Return the examples that suit a generator: those of the data its card names; else all of them."""
-    data = json.dumps(model.card.get("data", "")) + model.name
-    for name, examples in sets().items():
-        if name in data:
-            return examples
+    for said in (model.name, json.dumps(model.card.get("data", ""))):
+        for name, examples in sets().items():
+            if name in said:
+                return examples
     return tuple(example for examples in sets().values() for example in examples)

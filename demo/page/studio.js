@@ -166,7 +166,7 @@ export class Studio extends HTMLElement {
     for (const name of ["A", "B"]) {
       const canvas = make("canvas", { width: 96, height: 96, "aria-hidden": "true" });
       const show = make("button", { type: "button", class: "kept", onclick: () => this.showKept(name) }, canvas, make("span", {}, name));
-      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name, this.recipe) });
+      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name, this.shownRecipe) });
       this.keeps[name] = { canvas, show };
       row.append(make("div", { class: "keep" }, show, store));
     }
