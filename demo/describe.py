@@ -77,19 +77,21 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
     """
     found = measured(card)
 
-    def phrase(name: str, words: str, *, share: bool = False) -> str | None:
+    def phrase(name: str, words: str, *, share: bool = True) -> str | None:
         value = found.get(f"{knob.name}_{name}")
         if value is None:
             return None
-        return words.format(f"{100 * value:.0f} %" if share else f"{value:.2g}")
+        percent = "under 1 %" if abs(value) < 0.005 else f"{100 * value:.0f} %"
+        return words.format(percent if share else f"{value:.2g}")
 
+    unit = knob.unit if knob.unit == "°" else f" {knob.unit}".rstrip()
     said = (
-        phrase("slope", "follows {} of 1"),
-        phrase("error", f"usually within {{}} {knob.unit}".rstrip()),
-        phrase("flips", "turned the wrong way in {}", share=True),
-        phrase("mask_iou", "keeps {} of the outline", share=True) if knob.kind == "seed" else None,
-        phrase("background_changed", "changes {} of the background", share=True),
-        phrase("foreground_changed", "changes {} of the object", share=True),
+        phrase("slope", "follows at {}"),
+        phrase("error", f"usually within {{}}{unit}", share=False),
+        phrase("flips", "turned the wrong way in {}"),
+        phrase("mask_iou", "keeps {} of the outline") if knob.kind == "seed" else None,
+        phrase("background_changed", "changes {} of the background"),
+        phrase("foreground_changed", "changes {} of the object"),
     )
     return [words for words in said if words]
 
@@ -110,7 +112,9 @@ def about(model: Model) -> str:
     """Return a model's card as HTML: what it is, from what it learned, how good it is."""
     card, data = model.card, model.card.get("data", "")
     if isinstance(data, dict):
-        data = data.get("name") or data.get("source") or data.get("kind") or ""
+        options = data.get("arguments", {})
+        said = [f"{name} {value}" for name, value in options.items() if isinstance(value, str | int | float)]
+        data = data.get("name") or ", ".join([str(data.get("made_by", "")), *said])
     facts = {
         "Checkpoint": f"{model.name}, {model.generator.resolution} x {model.generator.resolution} pixels",
         "Data": data,

@@ -120,7 +120,7 @@ def test_a_knob_shows_what_its_card_has_measured():
     rotation, look = Blocks().knob("rotation"), Blocks().knob("look")
     figures = {"rotation_slope": 0.97, "rotation_error": 4.04, "rotation_flips": 0.021, "look_mask_iou": 0.99}
     for card in ({"figures": figures}, {"figures": {"figures": figures, "n": 600}}):
-        assert figures_of(card, rotation) == ["follows 0.97 of 1", "usually within 4 °", "turned the wrong way in 2 %"]
+        assert figures_of(card, rotation) == ["follows at 97 %", "usually within 4°", "turned the wrong way in 2 %"]
         assert figures_of(card, look) == ["keeps 99 % of the outline"]
     assert figures_of({}, rotation) == []
 
