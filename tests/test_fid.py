@@ -234,6 +234,18 @@ def test_kernel_distance_is_near_zero_for_one_distribution_and_not_for_two() -> 
     assert kernel_distance(a, b + 0.5, subsets=20, largest=500) > 0.1
 
 
+def test_every_device_finds_the_same(device: torch.device, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = scripted(RandomInception(), tmp_path / "inception.pt")
+    here, there = load_features(weights=path), load_features(weights=path, device=device)
+    assert here.dim == 2048
+    pictures = torch.randint(0, 256, (20, 24, 24, 3), dtype=torch.uint8)
+    torch.testing.assert_close(there(pictures).cpu(), here(pictures), rtol=1e-3, atol=1e-3)
+    found = statistics(drawn(Toy(), 40), 40, there, frechet=False, kernel=True)
+    assert found.mean.device.type == found.vectors.device.type == "cpu"
+    torch.testing.assert_close(found.mean.float(), found.vectors.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_samples_depend_on_the_seed_alone() -> None:
     whole = torch.cat(list(drawn(Toy(), 150, seed=3, batch=64)))
     assert len(whole) == 150

@@ -51,7 +51,7 @@ def write_page(path: Path, report: "Report", found: dict[str, float]) -> None:
     if report.knobs is not None:
         parts += _knobs(report.knobs)
     if report.swaps is not None:
-        parts += _swaps(report.swaps)
+        parts += _swaps(report.swaps, "cub" in report.data.lower())
     parts += _distances(report)
     parts += _how(report)
     title = escape(report.name)
@@ -196,7 +196,7 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
     )
 
 
-def _swaps(swaps: SwapReport) -> Iterator[str]:
+def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     yield "<h2>Does a mix take from each photo what it should?</h2>"
     yield (
         f"<p>In {swaps.n} photos one factor at a time is exchanged for another photo's. Each square is the change, as "
@@ -243,6 +243,12 @@ def _swaps(swaps: SwapReport) -> Iterator[str]:
         for name, used in swaps.codes_used.items()
     ]  # fmt: skip
     yield _table(("code", "values", "in use (perplexity)", "accuracy against labels", "NMI"), rows)
+    if cub:
+        yield (
+            "<p>On CUB-200-2011, accuracy and NMI of c as C3-GAN's authors measured them: FineGAN 6.9 % and 0.37, "
+            "MixNMatch 10.2 % and 0.41, C3-GAN 27.6 % and 0.53. Mask IoU as published: FineGAN 0.445, OneGAN 0.555, "
+            "LayeredGAN 0.697.</p>"
+        )
     yield from _every(swaps.every_measure)
 
 
