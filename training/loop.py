@@ -212,7 +212,7 @@ def _train(run: Run, pictures: PictureSet) -> None:
 
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
-    bad, since = 0, time.monotonic()
+    bad, since, seen = 0, time.monotonic(), run.images
     with (
         SummaryWriter(str(run.out), purge_step=run.images or None) as board,
         (run.out / "log.jsonl").open("a", encoding="utf-8") as lines,
@@ -233,8 +233,8 @@ def _train(run: Run, pictures: PictureSet) -> None:
             bar.update(loop.batch)
             if run.index % loop.log_every == 0:
                 means = {name: torch.stack(values).float().mean().item() for name, values in sums.items()}
-                means["images_per_second"] = loop.log_every * loop.batch / (time.monotonic() - since)
-                sums, since = {}, time.monotonic()
+                means["images_per_second"] = (run.images - seen) / (time.monotonic() - since)
+                sums, since, seen = {}, time.monotonic(), run.images
                 for name, value in means.items():
                     board.add_scalar(name, value, run.images)
                 lines.write(
