@@ -50,7 +50,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(48, 8))
     path = tmp_path_factory.mktemp("features") / "toy.pt"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch deprecates TorchScript, which published networks are in
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, which published networks are in
         torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 64, 64)), str(path))
     return path
 
