@@ -82,7 +82,9 @@ class GeneratorConfig:
     style_dim: int = 64
     """Size of the code embeddings that modulate the convolutions."""
     encoder_dim: int = 32
-    """Channels of the encoders' shared trunk at half the picture's side."""
+    """Channels of the encoders' shared trunk at half the side of what they read."""
+    encoder_side: int = 64
+    """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
     def __post_init__(self) -> None:
         if self.resolution < 32 or self.resolution & (self.resolution - 1):
@@ -224,3 +226,11 @@ CLOTHING_64 = replace(
     patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
     patch_shrink=0.1,
 )
+
+CLOTHING_128 = replace(
+    CLOTHING_64,
+    data=replace(CLOTHING_64.data, size=128),
+    generator=replace(CLOTHING_64.generator, resolution=128),
+    critic_dim=32,
+)
+"""The same at 128 px."""

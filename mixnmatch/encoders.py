@@ -46,7 +46,8 @@ class Encoders(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Trunk(config.resolution, config.encoder_dim, 256)
+        self.side = min(config.resolution, config.encoder_side)
+        self.trunk = Trunk(self.side, config.encoder_dim, 256)
         self.heads = nn.ModuleDict(
             {
                 "z": EqualLinear(256, config.z_dim),
@@ -59,6 +60,8 @@ class Encoders(nn.Module):
 
     def forward(self, image: Image) -> dict[str, Float[Tensor, "n _"]]:
         """Return, by code, logits of b, p, c and values of z and z_background within 4 (paper: 4 tanh)."""
+        if image.shape[-1] != self.side:
+            image = F.interpolate(image, size=(self.side, self.side), mode="area")
         x = self.trunk(image)
         raw = {name: head(x).float() for name, head in self.heads.items()}
         return {k: 4 * torch.tanh(v / 4) if k.startswith("z") else v for k, v in raw.items()}

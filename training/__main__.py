@@ -39,6 +39,7 @@ def train(arguments: list[str]) -> None:
         [
             ("data", Path),
             ("out", Path),
+            ("start_from", Path | None, None),
             ("device", str | None, None),
             ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
         ],
@@ -48,7 +49,7 @@ def train(arguments: list[str]) -> None:
     args: Any = tyro.cli(Train, args=rest, prog=f"python -m training train {name}")
     from training.loop import train as run  # after --help: torch takes a second
 
-    print(run(args.config, args.data, args.out, device=args.device))
+    print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))
 
 
 def main(arguments: list[str]) -> int:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from training.checkpoint import newest_state, save_generator, save_state, write_whole
 from training.data.folder import PictureSet
+from training.growth import learnt, take_over
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
 from training.types import Batch, Phase, Recipe, Step, fields_of
@@ -191,10 +192,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
-def train(config: Any, data: Path, out: Path, *, device: str | None = None) -> Path:
+def train(config: Any, data: Path, out: Path, *, device: str | None = None, start_from: Path | None = None) -> Path:
     """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
 
-    A folder that holds a run is gone on with. Ctrl-C and SIGTERM end the run after the step at hand, its state saved.
+    A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, a run folder or a
+    generator file, wherever their shapes fit. Ctrl-C and SIGTERM end the run after the step at hand, its state saved.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pictures = PictureSet(data, config.data)
@@ -203,6 +205,10 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None) -> P
     run = Run(config, out, where)
     if run.resume():
         log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
+    elif start_from is not None:
+        taken, numbers = take_over(run.recipe.networks, learnt(start_from))
+        run.average.load_state_dict(run.recipe.generator.state_dict())
+        log.info("began with %d of %d weights from %s", taken, numbers, start_from)
     _train(run, pictures)
     return out / "generator.safetensors"
 

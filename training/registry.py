@@ -26,6 +26,7 @@ RECIPES: dict[str, str] = {
 
 PRESETS: dict[str, str] = {
     "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
+    "giraffe-hd-cars-128": "giraffe_hd.configs:CARS_128",
     **{
         f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
         for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
@@ -37,6 +38,7 @@ PRESETS: dict[str, str] = {
     },
     "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
     "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
+    "mixnmatch-clothing-128": "mixnmatch.configs:CLOTHING_128",
     "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
     "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
     "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",
