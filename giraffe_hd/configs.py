@@ -113,10 +113,15 @@ class TrainConfig:
     r1_every: int = 8
     pose_weight: float = 3.0
     """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
-    pose_weights: tuple[float, float, float, float, float, float] = (2.0, 2.0, 4.0, 2.0, 1.0, 2.0)
-    """Within that error: sin and cos of the rotation, elevation, log scale, y, z."""
-    object_pose_share: float = 0.5
-    """Share of a batch whose pose is also read from the object on a flat colour, so that no horizon gives it away."""
+    pose_weights: tuple[float, float, float, float, float, float] = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0)
+    """Within that error, at first: sin and cos of the rotation, elevation, log scale, y, z."""
+    pose_weights_late: tuple[float, float, float, float, float, float] = (2.0, 2.0, 4.0, 2.0, 1.0, 2.0)
+    """The same after `pose_ramp`: from the start, these make bodies that are easy to read instead of cars."""
+    object_pose_share: tuple[float, float] = (0.25, 0.5)
+    """Share of a batch whose pose is also read from the object on a flat colour, so that no horizon gives it away;
+    before and after `pose_ramp`."""
+    pose_ramp: tuple[int, int] = (80_000, 100_000)
+    """Pictures over which the late weights and share come in."""
     condition_since: int = 20_000
     """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
     condition_full: int = 40_000

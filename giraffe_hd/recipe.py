@@ -61,7 +61,8 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
-        m = max(1, round(n * self.config.object_pose_share))
+        early, late = self.config.object_pose_share
+        m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         flat = torch.rand(m, 3, 1, 1, generator=step.rng).to(self.device) * 2 - 1
         mask = self.fake.mask[:m]
         self.alone = mask * self.fake.foreground[:m] + (1 - mask) * flat  # no horizon to read the elevation from
@@ -81,10 +82,12 @@ class Recipe:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""
         c = self.config
         true = pose_targets(self.codes, c.generator.pose)
+        late = step.ramp(*c.pose_ramp)
+        weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
         _, read_alone = self.judge(alone, step)
         return {
-            "pose": c.pose_weight * pose_error(read, true, c.pose_weights),
-            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], c.pose_weights),
+            "pose": c.pose_weight * pose_error(read, true, weights),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], weights),
         }
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -1,10 +1,13 @@
 """GIRAFFE HD's fast losses by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig
+from giraffe_hd.generator import pose_targets
 from giraffe_hd.losses import (
     binarisation,
     coverage,
@@ -13,6 +16,8 @@ from giraffe_hd.losses import (
     pose_error,
     r1_penalty,
 )
+from giraffe_hd.recipe import Recipe
+from training.types import Batch, Step
 
 
 def test_adversarial_losses_by_hand():
@@ -47,3 +52,28 @@ def test_coverage_is_per_picture():
 
 def test_binarisation_by_hand():
     assert binarisation(torch.tensor([[[[0.0, 1.0], [0.5, 0.2]]]])).item() == pytest.approx((0.5 + 0.2) / 4)
+
+
+def test_the_elevation_weighs_more_once_bodies_are_cars():
+    """At the ramp's middle the weights are halfway, and three eighths of the batch are also read alone."""
+    config = replace(
+        CARS_64,
+        loop=replace(CARS_64.loop, bf16=False),
+        generator=GeneratorConfig(
+            resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
+        ),
+        discriminator=DiscriminatorConfig(channels=(8, 10)),
+        pose_ramp=(100, 200),
+    )
+    recipe = Recipe(config, torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    batch = Batch(image=torch.zeros(8, 3, 16, 16))
+    for images, alone, elevation in ((0, 2, 1.0), (150, 3, 2.5), (10_000, 4, 4.0)):
+        step = Step(index=0, images=images, rng=torch.Generator().manual_seed(0))
+        recipe.begin(batch, step)
+        assert len(recipe.alone) == alone
+        true = pose_targets(recipe.codes, config.generator.pose)
+        wrong = true.clone()
+        wrong[:, 2] += 1  # off by one in the elevation only: the mean over six readings is its weight over six
+        error = recipe.pose_losses(wrong, recipe.alone, step)["pose"]
+        assert error.item() == pytest.approx(config.pose_weight * elevation / 6, rel=1e-5)
