@@ -1,6 +1,7 @@
 """Prepared sets as batches: what a training step gets is what the index says."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
+from mixnmatch.paper.presets import CUB
 from training.data.folder import DataConfig, PictureSet
 from training.types import Batch
 
@@ -69,6 +71,7 @@ CONFIGS = [
     DataConfig(size=32, object_margin=1.5),
     DataConfig(size=32, object_margin=1.5, scene=True),
     DataConfig(size=32, object_margin=1.5, scene=True, jitter=0.2),
+    DataConfig(size=32, object_margin=1.5, scene=True, scene_size=24, jitter=0.2),
 ]
 
 
@@ -98,6 +101,33 @@ def test_scenes_show_the_whole_picture(prepared, rng):
         assert_box_holds_the_white(batch.scene[inside], batch.scene_box[inside])
         seen.add(tuple(batch.scene_box[1].tolist()))
     assert len(seen) > 2
+
+
+def test_scenes_are_cut_from_larger_ones_too(tmp_path):
+    """The published MixNMatch: scenes of 149 pixels cut to 126, anywhere; the box goes along."""
+    side = 298
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    (tmp_path / "images").mkdir()
+    picture = np.stack([x * 255 / side, y * 255 / side, 0 * x], -1).astype(np.uint8)
+    PIL.Image.fromarray(picture).save(tmp_path / "images" / "0.png")
+    row = {"file": "0.png", "split": "train", "label": "", "width": side, "height": side}
+    write_rows(tmp_path, [row | {"x0": 100, "y0": 120, "x1": 200, "y1": 180}])
+    pictures = PictureSet(tmp_path, replace(CUB.data, flip=False))
+    rng, corners = torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        batch = pictures.batch([0], rng)
+        assert batch.scene is not None and batch.scene_box is not None
+        assert batch.scene.shape == (1, 3, 126, 126)
+        left, top = ((batch.scene[0, i, 63, 63] + 1) * 127.5 / 255 * 149 - 63 for i in (0, 1))
+        wanted = torch.tensor([50, 60, 100, 90]) - torch.tensor([left, top, left, top])
+        torch.testing.assert_close(batch.scene_box[0] * 126, wanted, atol=1.0, rtol=0)
+        corners.append((round(float(left)), round(float(top))))
+    for edges in zip(*corners, strict=True):  # 149 - 126 = 23 pixels to choose from, both ways
+        assert min(edges) <= 1 and 22 <= max(edges) <= 24
+        assert len(set(edges)) >= 20
+    middle = pictures.get([0]).scene_box
+    assert middle is not None
+    torch.testing.assert_close(middle[0] * 126, torch.tensor([38.0, 48.0, 88.0, 78.0]), atol=0.51, rtol=0)
 
 
 def test_half_are_mirrored(prepared, rng):
@@ -205,7 +235,7 @@ def test_what_is_wrong_with_a_set_is_said(prepared, tmp_path):
         PictureSet(prepared, config, "test").get([])
 
 
-@pytest.mark.parametrize("wrong", [{"size": 0}, {"object_margin": 0.5}, {"jitter": -0.1}])
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"object_margin": 0.5}, {"jitter": -0.1}, {"scene_size": 0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="wanted"):
         DataConfig(**wrong)

@@ -50,8 +50,8 @@ class Batch:
     """The view that the generator imitates."""
     box: Boxes | None = None
     """The object in `image`; None where the set has no boxes."""
-    scene: Image | None = None
-    """The picture with more of its surroundings, for critics of backgrounds; same size as `image`."""
+    scene: Float[Tensor, "n 3 scene_h scene_w"] | None = None
+    """The picture with more of its surroundings, for critics of backgrounds."""
     scene_box: Boxes | None = None
     """The object in `scene`."""
     mask: Mask | None = None

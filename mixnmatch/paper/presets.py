@@ -86,9 +86,10 @@ def published(n_pictures: int, generator: GeneratorConfig) -> TrainConfig:
         ),
         data=DataConfig(
             size=128,
-            object_margin=1.5,
+            object_margin=1.5,  # authors: cut off at the picture's border and then no square; here moved inside
             scene=True,
-            jitter=0.1875,  # 152 px, cut to 128
+            scene_size=126,
+            jitter=0.1875,  # 76 / 64: objects of 152 px cut to 128, scenes of 149 (shorter side) cut to 126
         ),
         first_stage=600 * epoch,
     )

@@ -37,14 +37,18 @@ class DataConfig:
     """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
     scene: bool = False
     """Add a square of the whole picture, for critics of backgrounds."""
+    scene_size: int | None = None
+    """Side of that square in pixels; None takes `size`."""
     flip: bool = True
     """Mirror half of the pictures, with their boxes and masks."""
     jitter: float = 0.0
-    """Cut the picture at random from one this share larger; 0 cuts nothing."""
+    """Cut the picture, and its scene, at random from one this share larger; 0 cuts nothing."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size {self.size} is no picture size; wanted 1 or more pixels")
+        if self.scene_size is not None and self.scene_size < 1:
+            raise ValueError(f"scene_size {self.scene_size} is no picture size; wanted 1 or more pixels, or none")
         if self.object_margin is not None and self.object_margin < 1:
             raise ValueError(f"object_margin {self.object_margin} would cut the object; wanted 1 or more, or none")
         if not 0 <= self.jitter <= 1:
@@ -160,10 +164,11 @@ class PictureSet:
         if self.config.scene:
             views = [item.scene for item in decoded if item.scene is not None]
             sides = torch.tensor([[view.shape[2], view.shape[1]] for view in views])
-            corners = (place[:, 2:] * (sides - size)).round().long().tolist()
-            scene = _float(_cut(views, corners, size), flip)
+            side = _scene_size(self.config)
+            corners = (place[:, 2:] * (sides - side)).round().long().tolist()
+            scene = _float(_cut(views, corners, side), flip)
             boxes = torch.stack([item.scene_box for item in decoded if item.scene_box is not None])
-            scene_box = _boxes(boxes, sides, corners, size, flip)
+            scene_box = _boxes(boxes, sides, corners, side, flip)
         return Batch(
             image=image,
             box=box if self.has_boxes else None,
@@ -180,7 +185,7 @@ class PictureSet:
         box = row.box or (0.0, 0.0, 1.0, 1.0)
         around = row.box if config.object_margin is not None else None
         margin = config.object_margin or 1.0
-        side = _stored_side(config)
+        side = _stored_side(config.size, config)
         region = square_region(*picture.size, around, margin=margin)
         mask = None
         if self.has_masks:
@@ -190,8 +195,8 @@ class PictureSet:
             mask = _resized(square_crop(shown, around, margin=margin), (side, side))[None]
         scene = scene_box = None
         if config.scene:
-            short = min(picture.size)
-            width, height = (max(config.size, round(edge * config.size / short)) for edge in picture.size)
+            short, least = min(picture.size), _stored_side(_scene_size(config), config)
+            width, height = (max(least, round(edge * least / short)) for edge in picture.size)
             scene = _resized(picture, (width, height)).permute(2, 0, 1).contiguous()
             scene_box = torch.tensor(box)
         square = _resized(square_crop(picture, around, margin=margin), (side, side))
@@ -204,14 +209,20 @@ class PictureSet:
         )
 
 
-def _stored_side(config: DataConfig) -> int:
-    """Return the side at which squares are kept, larger than the picture by the jitter."""
-    return round(config.size * (1 + config.jitter))
+def _scene_size(config: DataConfig) -> int:
+    """Return the side of the scenes that training sees."""
+    return config.scene_size or config.size
+
+
+def _stored_side(size: int, config: DataConfig) -> int:
+    """Return the (shorter) side at which pictures are kept to be cut to `size`: larger by the jitter."""
+    return int(size * (1 + config.jitter))
 
 
 def _bytes_a_picture(config: DataConfig, masks: bool) -> int:
     """Return about how many bytes a decoded picture takes."""
-    return _stored_side(config) ** 2 * (4 if masks else 3) + config.scene * config.size**2 * 4
+    of_scene = config.scene * _stored_side(_scene_size(config), config) ** 2 * 4
+    return _stored_side(config.size, config) ** 2 * (4 if masks else 3) + of_scene
 
 
 def _read(path: Path, mode: str) -> PIL.Image.Image:
