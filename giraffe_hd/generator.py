@@ -20,6 +20,7 @@ from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from giraffe_hd.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
 from training import types
 from training.camera import half_width
+from training.draws import rand, randn
 from training.layers import EqualLinear, PixelNorm
 from training.types import Knob
 
@@ -86,10 +87,13 @@ class Generator(types.Generator):
         near, far = rays.near.gather(1, index), rays.far.gather(1, index)
         direction = rays.direction.gather(1, index[..., None].expand(-1, -1, 3))
         n, k = index.shape
-        jitter = None if rng is None else torch.rand(n, k, c.samples, generator=rng).to(near.device)
-        noise = None
+        jitter = noise = None
+        if rng is not None:  # drawn for all rays: which are picked depends on the other pictures
+            jitter = rand(n, c.rays**2, c.samples, rng=rng).to(near.device)
+            jitter = jitter.gather(1, index[..., None].expand(n, k, c.samples))
         if rng is not None and sigma_noise > 0:
-            noise = (sigma_noise * torch.randn(n, k * c.samples, generator=rng)).to(near.device)
+            noise = sigma_noise * randn(n, c.rays**2, c.samples, rng=rng).to(near.device)
+            noise = noise.gather(1, index[..., None].expand(n, k, c.samples)).flatten(1)
         t = sample_depths(near, far, c.samples, jitter)
         points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
         sigma, hidden = self.field(points.flatten(1, 2), w, noise)

@@ -20,6 +20,7 @@ from giraffe_hd.losses import (
 )
 from giraffe_hd.volume import box_rays
 from training import types
+from training.draws import rand, sampled
 from training.loop import learning
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
@@ -57,13 +58,14 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
         n = batch.image.shape[0]
-        self.codes = self.generator.sample(n, step.rng)
+        self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
-        flat = torch.rand(m, 3, 1, 1, generator=step.rng).to(self.device) * 2 - 1
+        m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
+        flat = rand(m, 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
         mask = self.fake.mask[:m]
         self.alone = mask * self.fake.foreground[:m] + (1 - mask) * flat  # no horizon to read the elevation from
 

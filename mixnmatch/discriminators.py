@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.encoders import Trunk
 from mixnmatch.losses import cell_weights
+from training.draws import randn
 from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
 from training.types import Boxes, Image, Mask
 
@@ -169,4 +170,4 @@ class FeatureCritic(nn.Module):
 
 def noisy(x: Tensor, deviation: float, rng: torch.Generator) -> Tensor:
     """Return `x` with normal noise added, drawn on the CPU."""
-    return x + deviation * torch.randn(x.shape, generator=rng).to(x.device)
+    return x + deviation * randn(*x.shape, rng=rng).to(x.device)

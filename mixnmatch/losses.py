@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from training.distributed import batch_mean
+from training.draws import rand, randn
 from training.types import Boxes, Image, Mask
 
 Scalar = Float[Tensor, ""]
@@ -54,7 +56,7 @@ def shrunk(boxes: Boxes, share: float) -> Boxes:
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Scalar:
     """Return the mean of `values` by `weights`; 0 where no weight is above 0."""
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    return batch_mean((values * weights).mean()) / batch_mean(weights.mean()).clamp(min=1 / weights.numel())
 
 
 def area(mask: Mask, ends: tuple[float, float]) -> Scalar:
@@ -71,7 +73,7 @@ def child_area(child: Mask, parent: Mask) -> Scalar:
 
 def binary(mask: Mask) -> Scalar:
     """Return the mean of min(m, 1 - m) over the mean of m: the share of the object that is half transparent."""
-    return torch.minimum(mask, 1 - mask).mean() / mask.detach().mean().clamp(min=0.02)
+    return torch.minimum(mask, 1 - mask).mean() / batch_mean(mask.detach().mean()).clamp(min=0.02)
 
 
 def coverage(boxes: Float[Tensor, "m 4"], side: int) -> Float[Tensor, "side side"]:
@@ -81,8 +83,8 @@ def coverage(boxes: Float[Tensor, "m 4"], side: int) -> Float[Tensor, "side side
 
 def containment(mask: Mask, boxes: Float[Tensor, "m 4"]) -> Scalar:
     """Return the share of the masks that lies where no real box of the batch does (statistics of boxes, not pairs)."""
-    outside = (coverage(boxes, mask.shape[-1]) == 0).float()
-    return (mask * outside).sum() / mask.detach().sum().clamp(min=1)
+    outside = (batch_mean(coverage(boxes, mask.shape[-1])) == 0).float()
+    return (mask * outside).mean() / batch_mean(mask.detach().mean()).clamp(min=1 / mask.numel())
 
 
 def relief(image: Image, mask: Mask) -> Float[Tensor, "n 1 h w"]:
@@ -97,7 +99,7 @@ def clay(parent: Image, image: Image, mask: Mask) -> Scalar:
     the paper leaves to chance. The finished picture learns nothing from it."""
     grey = image.detach().mean(1, keepdim=True)
     mask = mask.detach()
-    return ((parent - grey).abs() * mask).mean() / mask.mean().clamp(min=0.02)
+    return ((parent - grey).abs() * mask).mean() / batch_mean(mask.mean()).clamp(min=0.02)
 
 
 def outline(mask: Mask, most: float) -> Scalar:
@@ -151,11 +153,11 @@ def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:
 def jitter(layer: Float[Tensor, "n c h w"], rng: torch.Generator, *, noise: float = 0.05) -> Float[Tensor, "n c h w"]:
     """Return layers mirrored at random, all shifted alike by up to an eighth, with faint noise: no hidden code."""
     n, side = layer.shape[0], layer.shape[-1]
-    flip = (torch.rand(n, generator=rng) < 0.5).to(layer.device)[:, None, None, None]
+    flip = (rand(n, rng=rng) < 0.5).to(layer.device)[:, None, None, None]
     layer = torch.where(flip, layer.flip(-1), layer)
     shift = torch.randint(-side // 8, side // 8 + 1, (2,), generator=rng).tolist()
     layer = torch.roll(layer, shift, (2, 3))
-    return layer + noise * torch.randn(layer.shape, generator=rng).to(layer.device)
+    return layer + noise * randn(*layer.shape, rng=rng).to(layer.device)
 
 
 def augment(image: Image, chance: float, rng: torch.Generator) -> Image:
@@ -165,7 +167,7 @@ def augment(image: Image, chance: float, rng: torch.Generator) -> Image:
     n, side = image.shape[0], image.shape[-1]
 
     def draw(*shape: int) -> Tensor:
-        return torch.rand(n, *shape, generator=rng).to(image.device)
+        return rand(n, *shape, rng=rng).to(image.device)
 
     chosen = (draw(3) < chance).float()
     # colour: brightness by up to 0.25, saturation and contrast by up to a half

@@ -35,6 +35,7 @@ from mixnmatch.losses import (
     shrunk,
     weighted_mean,
 )
+from training.draws import own, randn, share
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 
@@ -44,7 +45,9 @@ class Shared:
 
     codes: Codes
     free: int
-    """The first rows of `codes` are tied, the last `free` rows are free."""
+    """How many rows of the whole batch are free: its last ones; those before are tied."""
+    free_here: int
+    """How many of them are in this share of the batch."""
     feature: Tensor
     layers: Layers
     encoded: dict[str, Tensor] | None
@@ -151,7 +154,7 @@ class Recipe:
         for optimizer, rate in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * slower
-        codes, free = self.draw(batch.image.shape[0], step)
+        codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
         painter.requires_grad_(learns)
         with self.precision(), torch.set_grad_enabled(learns):
@@ -159,12 +162,18 @@ class Recipe:
             layers = painter(codes, feature=feature)
             encoded = painter.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
         painter.requires_grad_(False)
-        self.shared = Shared(codes=codes, free=free, feature=feature.detach(), layers=layers, encoded=encoded)
+        self.shared = Shared(
+            codes=codes, free=free, free_here=here, feature=feature.detach(), layers=layers, encoded=encoded
+        )
 
-    def draw(self, n: int, step: Step) -> tuple[Codes, int]:
-        """Return codes with every p, c and b about equally often, the last rows free; and how many are free."""
+    def draw(self, n: int, step: Step) -> tuple[Codes, int, int]:
+        """Return `n` codes, every p, c and b about equally often, and the last rows of the whole batch free.
+
+        Also, how many rows of the whole batch are free, and how many of these are among the `n`.
+        """
         config = self.config.generator
         low, high = self.losses.free_share
+        n *= share(step.rng)[1]  # the whole batch is drawn, this share of it kept
         free = round(n * (low + (high - low) * step.ramp(*self.losses.free_ramp)))
         codes = self.generator.sample(n, step.rng)
         c = balanced(n, config.n_textures, step.rng)
@@ -182,7 +191,8 @@ class Recipe:
             p=one_hot(p, config.n_shapes),
             c=one_hot(c, config.n_textures),
         )
-        return codes, free
+        kept = own(torch.arange(n), step.rng)
+        return rows(codes, kept), free, int((kept >= n - free).sum())
 
     # Critics
 
@@ -326,22 +336,27 @@ class Recipe:
 
     def code_losses(self, step: Step) -> dict[str, Tensor]:
         """Return what the encoders miss of free codes in the pictures painted from them (MixNMatch Sec. 3.2)."""
-        weights, n = self.losses, self.now.free
-        if n == 0:
+        weights, count = self.losses, self.now.free / share(step.rng)[1]  # a share may hold one more or less
+        if count == 0:
             return {}
-        image = share_gradient(self.now.layers.image[-n:], weights.code_to_painter)
-        image = image + 0.05 * torch.randn(image.shape, generator=step.rng).to(image.device)
+        painted = self.now.layers.image
+        image = share_gradient(painted, weights.code_to_painter)
+        image = (image + 0.05 * randn(*image.shape, rng=step.rng).to(image.device))[len(painted) - self.now.free_here :]
         with self.precision():
             raw = self.generator.encoders(image)
-        codes = rows(self.now.codes, slice(-n, None))
+        codes = rows(self.now.codes, slice(len(painted) - len(image), None))
         assert codes.z_background is not None
         pose = self.config.generator.pose
+
+        def squares(a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).square().mean(1).sum()
+
         return {
-            "code_z": weights.code_z * F.mse_loss(raw["z"], pose_features(codes.z, pose)),
-            "code_b": weights.code_b * F.cross_entropy(raw["b"], codes.b),
-            "code_p": weights.code_p * F.cross_entropy(raw["p"], codes.p),
-            "code_c": weights.code_c * F.cross_entropy(raw["c"], codes.c),
-            "code_z_background": 0.5 * weights.code_b * F.mse_loss(raw["z_background"], codes.z_background),
+            "code_z": weights.code_z * squares(raw["z"], pose_features(codes.z, pose)) / count,
+            "code_b": weights.code_b * F.cross_entropy(raw["b"], codes.b, reduction="sum") / count,
+            "code_p": weights.code_p * F.cross_entropy(raw["p"], codes.p, reduction="sum") / count,
+            "code_c": weights.code_c * F.cross_entropy(raw["c"], codes.c, reduction="sum") / count,
+            "code_z_background": 0.5 * weights.code_b * squares(raw["z_background"], codes.z_background) / count,
         }
 
     def rebuilt(self, batch: Batch) -> dict[str, Tensor]:

@@ -188,9 +188,9 @@ class MinibatchStddev(nn.Module):
         self.group = group
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c2 h w"]:
-        """Return (n, c + 1, h, w); groups are pictures n / group apart, and `n` must divide by the group's size."""
+        """Return (n, c + 1, h, w); groups are pictures n / group apart, smaller ones where `n` does not divide."""
         n, _, h, w = x.shape
-        group = min(n, self.group)
+        group = next(size for size in range(min(n, self.group), 0, -1) if n % size == 0)
         y = x.float().reshape(group, -1, *x.shape[1:])
         y = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
         return torch.cat([x, y.to(x.dtype).repeat(group).view(n, 1, 1, 1).expand(n, 1, h, w)], 1)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from pydantic import TypeAdapter
@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from training.checkpoint import newest_state, save_generator, save_state, write_whole
 from training.data.folder import PictureSet
+from training.distributed import any_of, average_gradients, from_first, joined, mean_of, rank, share_of, size
+from training.draws import Draws, draws, own
 from training.growth import learnt, take_over
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
@@ -75,7 +77,8 @@ def learning(network: nn.Module) -> Iterator[None]:
 def train_step(phases: Sequence[Phase], batch: Batch, step: Step) -> dict[str, Tensor]:
     """Run the phases due at `step`; return each loss term, detached, as 'phase/term'.
 
-    A phase whose loss or gradient is not finite leaves its network as it was and logs 'phase/skipped'.
+    Where several processes train, `batch` is this one's share and gradients are averaged over all. A phase whose loss
+    or gradient is not finite leaves its network as it was and logs 'phase/skipped'.
     """
     logged: dict[str, Tensor] = {}
     for phase in phases:
@@ -86,9 +89,10 @@ def train_step(phases: Sequence[Phase], batch: Batch, step: Step) -> dict[str, T
             phase.optimizer.zero_grad(set_to_none=True)
             total = phase.every * torch.stack([term.float() for term in terms.values()]).sum()
             total.backward()
+            total = average_gradients(phase.optimizer, total)
             parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if bool(torch.isfinite(norm + total.detach())):
+            if bool(torch.isfinite(norm + total)):
                 phase.optimizer.step()
             else:
                 logged[f"{phase.name}/skipped"] = torch.ones(())
@@ -117,9 +121,9 @@ def batch_indices(n: int, batch: int, images: int, seed: int) -> list[int]:
     return picks
 
 
-def step_rng(seed: int, index: int) -> torch.Generator:
-    """Return the random source of one step: it depends on the run's seed and the step alone."""
-    return torch.Generator().manual_seed((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63)
+def step_rng(seed: int, index: int, part: int = 0, parts: int = 1) -> Draws:
+    """Return the random source of one step, for a share of its batch: it depends on the run's seed and the step."""
+    return draws((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63, part, parts)
 
 
 class Run:
@@ -153,7 +157,7 @@ class Run:
 
     def resume(self) -> bool:
         """Go on from the folder's newest whole state; return whether there was one."""
-        found = newest_state(self.out)
+        found = from_first(newest_state(self.out) if rank() == 0 else None)
         if found is None:
             return False
         state, damaged = found
@@ -167,7 +171,9 @@ class Run:
         return True
 
     def save(self) -> None:
-        """Write the resume state, then the average generator."""
+        """Write the resume state, then the average generator; of several processes the first one does."""
+        if rank() > 0:
+            return
         save_state(self.out, self.images, self.state(), keep=self.config.loop.keep)
         card = {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
         save_generator(self.out / "generator.safetensors", self.average, card=card)
@@ -175,8 +181,9 @@ class Run:
     def step(self, data: PictureSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
         loop = self.config.loop
-        step = Step(index=self.index, images=self.images, rng=step_rng(loop.seed, self.index))
-        batch = data.batch(batch_indices(len(data), loop.batch, self.images, loop.seed), step.rng)
+        step = Step(index=self.index, images=self.images, rng=step_rng(loop.seed, self.index, rank(), size()))
+        indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
+        batch = data.batch(own(indices, step.rng), step.rng)
         batch = to_device(batch, self.device)
         self.recipe.begin(batch, step)
         logged = train_step(self.phases, batch, step)
@@ -197,19 +204,24 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
 
     A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, a run folder or a
     generator file, wherever their shapes fit. Ctrl-C and SIGTERM end the run after the step at hand, its state saved.
+    Under torchrun each process takes its share of `loop.batch`; the first one alone reads and writes the run folder.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    pictures = PictureSet(data, config.data)
-    out.mkdir(parents=True, exist_ok=True)
-    _keep_config(config, out)
-    run = Run(config, out, where)
-    if run.resume():
-        log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
-    elif start_from is not None:
-        taken, numbers = take_over(run.recipe.networks, learnt(start_from))
-        run.average.load_state_dict(run.recipe.generator.state_dict())
-        log.info("began with %d of %d weights from %s", taken, numbers, start_from)
-    _train(run, pictures)
+    with joined(device) as where:
+        share_of(config.loop.batch)
+        if rank() > 0:
+            log.setLevel(logging.ERROR)  # one voice
+        pictures = PictureSet(data, config.data)
+        if rank() == 0:
+            out.mkdir(parents=True, exist_ok=True)
+            _keep_config(config, out)
+        run = Run(config, out, where)
+        if run.resume():
+            log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
+        elif start_from is not None:
+            taken, numbers = take_over(run.recipe.networks, from_first(learnt(start_from) if rank() == 0 else None))
+            run.average.load_state_dict(run.recipe.generator.state_dict())
+            log.info("began with %d of %d weights from %s", taken, numbers, start_from)
+        _train(run, pictures)
     return out / "generator.safetensors"
 
 
@@ -218,15 +230,15 @@ def _train(run: Run, pictures: PictureSet) -> None:
 
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
-    bad, since, seen = 0, time.monotonic(), run.images
+    bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
     with (
-        SummaryWriter(str(run.out), purge_step=run.images or None) as board,
-        (run.out / "log.jsonl").open("a", encoding="utf-8") as lines,
+        SummaryWriter(str(run.out), purge_step=run.images or None) if first else contextlib.nullcontext() as board,
+        (run.out / "log.jsonl").open("a", encoding="utf-8") if first else contextlib.nullcontext() as lines,
         _stop_signals() as stopped,
-        tqdm(total=loop.images, initial=run.images, unit="img", smoothing=0.05) as bar,
+        tqdm(total=loop.images, initial=run.images, unit="img", smoothing=0.05, disable=not first) as bar,
     ):
         sums: dict[str, list[Tensor]] = {}
-        while run.images < loop.images and not stopped:
+        while run.images < loop.images and not any_of(bool(stopped)):
             logged = run.step(pictures)
             bad = bad + 1 if any(name.endswith("/skipped") for name in logged) else 0
             if bad == 3:
@@ -238,22 +250,26 @@ def _train(run: Run, pictures: PictureSet) -> None:
                 sums.setdefault(name, []).append(value)
             bar.update(loop.batch)
             if run.index % loop.log_every == 0:
-                means = {name: torch.stack(values).float().mean().item() for name, values in sums.items()}
+                means = mean_of({name: torch.stack(values).float().mean().item() for name, values in sums.items()})
                 means["images_per_second"] = (run.images - seen) / (time.monotonic() - since)
                 sums, since, seen = {}, time.monotonic(), run.images
-                for name, value in means.items():
-                    board.add_scalar(name, value, run.images)
-                lines.write(
-                    json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}}) + "\n"
-                )
-                lines.flush()
-            if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
+                if board is not None and lines is not None:
+                    _write_log(run, means, board, lines)
+            due = _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images
+            if due and board is not None:
                 _write_grids(run, fixed, board)
             if _crossed(run.images, loop.batch, loop.save_every):
                 run.save()
         run.save()
-    if stopped:
+    if run.images < loop.images:
         log.warning("stopped at %d pictures, saved; the same command goes on from here", run.images)
+
+
+def _write_log(run: Run, means: dict[str, float], board: Any, lines: TextIO) -> None:
+    for name, value in means.items():
+        board.add_scalar(name, value, run.images)
+    lines.write(json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}}) + "\n")
+    lines.flush()
 
 
 def _crossed(images: int, batch: int, every: int) -> bool:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from training.distributed import batch_mean
 from training.types import Mask
 
 Scalar = Float[Tensor, ""]
@@ -19,4 +20,4 @@ def bbox_containment(mask: Mask, silhouette: Mask) -> Scalar:
 
 def coverage(mask: Mask, min_ratio: float) -> Scalar:
     """Return ReLU(min_ratio - mean(M)); the mean goes over all pictures of the batch, as the authors' does."""
-    return F.relu(min_ratio - mask.mean())
+    return F.relu(min_ratio - batch_mean(mask.mean()))

@@ -13,6 +13,7 @@ from torch import Tensor
 from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
 from training.camera import half_width
+from training.draws import draws, rand, share
 from training.types import Knob
 
 TURN = 2 * math.pi
@@ -20,7 +21,7 @@ TURN = 2 * math.pi
 
 def source(rng: torch.Generator | None, device: torch.device) -> torch.Generator:
     """Return a random source on `device`, seeded by `rng`: noise is drawn where it is used."""
-    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=rng)))
+    return draws(int(torch.randint(2**62, (), generator=rng)), *share(rng), device=device)
 
 
 def elevation_of(v: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -99,9 +100,9 @@ def background_pose(
     """Return shift and turn of the background's field: none, or with `draw` at random, as in training."""
     if draw is None:
         return torch.zeros(n, 3, device=device), torch.zeros(n, device=device)
-    shift = torch.rand(n, 3, device=device, generator=draw)
+    shift = rand(n, 3, rng=draw)
     # authors' program: one turn for the whole batch; here one a picture, as for every other draw
-    turn = torch.rand(n, device=device, generator=draw)
+    turn = rand(n, rng=draw)
     return (
         between(prior.background_translation_min, prior.background_translation_max, shift),
         TURN * between(*prior.background_rotation, turn),

@@ -14,6 +14,7 @@ from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from training import types
 from training.data.folder import DataConfig
+from training.draws import sampled
 from training.loop import LoopConfig
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
@@ -125,7 +126,7 @@ class Recipe:
         }
 
     def _draw(self, batch: Batch, step: Step) -> Codes:
-        return self.generator.sample(batch.image.shape[0], step.rng)
+        return sampled(lambda n: self.generator.sample(n, step.rng), batch.image.shape[0], step.rng)
 
     def _turns(self, n: int) -> list[Codes]:
         """Return `n` shown scenes, each in eight rotations over the prior's range."""
@@ -201,4 +202,5 @@ class GiraffeRecipe:
         return {"samples": torch.cat([layers.image for layers in eights]), "masks": torch.cat(masks)}
 
     def _draw(self, batch: Batch, step: Step) -> Image:
-        return self.generator(self.generator.sample(batch.image.shape[0], step.rng), rng=step.rng).image
+        codes = sampled(lambda n: self.generator.sample(n, step.rng), batch.image.shape[0], step.rng)
+        return self.generator(codes, rng=step.rng).image

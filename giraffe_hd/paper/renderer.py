@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from giraffe_hd.paper.config import GeneratorConfig
+from training.draws import randn
 from training.layers import EqualLinear, FusedLeakyReLU, ModulatedConv2d, PixelNorm, Upsample
 
 
@@ -31,7 +32,7 @@ class NoiseInjection(nn.Module):
         """Return x + weight * noise."""
         noise = self.fixed
         if draw is not None:
-            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, generator=draw)
+            noise = randn(x.shape[0], 1, *x.shape[2:], rng=draw)
         return x + (self.weight * noise).to(x.dtype)
 
 

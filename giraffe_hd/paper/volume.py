@@ -16,6 +16,7 @@ from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.fields import Condition, FeatureField
 from training.camera import box_points, look_at, pixel_plane
+from training.draws import rand, randn
 from training.types import Mask
 
 BOX = 1.1
@@ -85,7 +86,7 @@ def depths(config: VolumeConfig, rays: Rays, draw: torch.Generator | None = None
         return t.expand(n, n_rays, -1)
     middle = (t[1:] + t[:-1]) / 2
     low, high = torch.cat([t[:1], middle]), torch.cat([middle, t[-1:]])
-    return low + (high - low) * torch.rand(n, n_rays, len(t), device=t.device, dtype=t.dtype, generator=draw)
+    return low + (high - low) * rand(n, n_rays, len(t), rng=draw).to(t.dtype)
 
 
 def slab(rays: Rays, half: float) -> tuple[Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
@@ -145,7 +146,7 @@ def render_objects(
     view = None if view is None else view.reshape(-1, view.shape[-1])[ray]
     raw, hidden = field(points, condition.at(box), view)
     if draw is not None:  # as in NeRF Appendix A
-        raw = raw + torch.randn(raw.shape, device=raw.device, generator=draw)
+        raw = raw + randn(t.shape[0], within.numel() // t.shape[0], rng=draw).flatten()[index]
     sigma = raw.new_zeros(within.numel()).index_put((index,), F.relu(raw)).view(within.shape)
     return Clipped(sigma, hidden, index)
 
@@ -164,7 +165,7 @@ def render_background(
     view = None if view is None else view.repeat_interleave(t.shape[-1], 1)
     raw, hidden = _in_cache(field, points.flatten(1, 2), condition, view)
     if draw is not None:
-        raw = raw + torch.randn(raw.shape, device=raw.device, generator=draw)
+        raw = raw + randn(*raw.shape, rng=draw)
     return F.relu(raw).view(t.shape), hidden.view(*t.shape, -1)
 
 

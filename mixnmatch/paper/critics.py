@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.draws import randn
 from training.types import Image
 
 from .config import GeneratorConfig
@@ -108,7 +109,7 @@ class PairCritic(nn.Module):
         """Return a score, high for photos with the code that was read; the noise comes from `rng`, on the CPU."""
         for layer, std in zip(self.code, self.NOISE, strict=True):
             code = F.leaky_relu(layer(code), 0.2)
-            code = code + std * torch.randn(code.shape, generator=rng).to(code)
+            code = code + std * randn(*code.shape, rng=rng).to(code)
         return self.joint(torch.cat([self.image(image), code], 1)).flatten()
 
 

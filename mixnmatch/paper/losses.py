@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixnmatch.codes import Codes
+from training.distributed import batch_mean
+from training.draws import rand
 from training.types import Boxes, Image
 
 from .critics import CELLS, PATCH, STRIDE, VIEW, PairCritics
@@ -53,7 +55,7 @@ def background_critic(
     `real` and `background` are its logits of the photo, `cells` says which of them are background. A batch without any
     background patch has no real term.
     """
-    of_real = (cells * F.softplus(-real)).sum() / cells.sum().clamp(min=1)
+    of_real = batch_mean((cells * F.softplus(-real)).mean()) / batch_mean(cells.mean()).clamp(min=1 / cells.numel())
     return of_real + as_fake(fake), F.binary_cross_entropy_with_logits(background, cells)
 
 
@@ -71,7 +73,7 @@ def gradient_penalty(
     """
 
     def mix(a: Tensor, b: Tensor) -> Tensor:
-        t = torch.rand(len(a), *[1] * (a.ndim - 1), generator=rng).to(a)
+        t = rand(len(a), *[1] * (a.ndim - 1), rng=rng).to(a)
         return t * a.detach() + (1 - t) * b.detach()
 
     image = mix(real[0], fake[0])

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
+from training.draws import rand, randn, sampled
 from training.types import Batch, Boxes, Image, Mask, Phase, Step, fields_of
 
 from .critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
@@ -109,7 +110,7 @@ class Recipe:
         if step.images < self.config.first_stage:
             self._first = self._begin_first(batch, step)
         elif self.generator.extractor is not None:
-            if step.images < self.config.first_stage + len(batch.image):
+            if step.images < self.config.first_stage + self.config.loop.batch:
                 self.generator.load_state_dict(self.average.state_dict())
             self._second = self._begin_second(batch, step)
 
@@ -135,23 +136,26 @@ class Recipe:
         G.extractor.requires_grad_(False)
         return SecondStage(image=painted.layers.image, feature=painted.feature, read=read)
 
+    def _sample(self, n: int, step: Step, *, tied: bool) -> Codes:
+        return sampled(lambda whole: self.generator.sample(whole, step.rng, tied=tied), n, step.rng)
+
     def _first_codes(self, n: int, step: Step) -> Codes:
         """Return tied codes; of `free_share` of the rows, once warmed up, b and p are drawn for themselves."""
         config = self.config
-        codes = self.generator.sample(n, step.rng)
+        codes = self._sample(n, step, tied=True)
         share = config.free_share * step.ramp(config.free_start, config.free_full)
         if share == 0:
             return codes
-        free = self.generator.sample(n, step.rng, tied=False)
-        row = (torch.rand(n, 1, generator=step.rng) < share).to(codes.b.device)
+        free = self._sample(n, step, tied=False)
+        row = (rand(n, 1, rng=step.rng) < share).to(codes.b.device)
         return replace(codes, b=torch.where(row, free.b, codes.b), p=torch.where(row, free.p, codes.p))
 
     def _second_codes(self, n: int, step: Step) -> Codes:
         """Return free codes; now and then a whole batch has soft ones for the shape, as codes read from photos are."""
-        codes = self.generator.sample(n, step.rng, tied=False)
+        codes = self._sample(n, step, tied=False)
         if torch.rand((), generator=step.rng) >= self.config.soft_shapes:
             return codes
-        return replace(codes, p=torch.randn(codes.p.shape, generator=step.rng).softmax(1).to(codes.p))
+        return replace(codes, p=randn(*codes.p.shape, rng=step.rng).softmax(1).to(codes.p))
 
     def background_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Background critic: real background patches or painted ones; background patches or others (FineGAN Sec. 3)."""
@@ -187,7 +191,7 @@ class Recipe:
         first, weights, G = self.first, self.config.weights, self.generator
         codes, painted, layers = first.codes, first.painted, first.painted.layers
         with torch.no_grad():
-            free = G.sample(len(batch.image), step.rng, tied=False)
+            free = self._sample(len(batch.image), step, tied=False)
             of_free = G(free).image
         read = {k: G.encoders(of_free, k) for k in FACTORS}
         shape = self.parent_critic(_masked(painted.parent_foreground, layers.parent_mask))

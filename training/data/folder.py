@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from ..draws import rand
 from ..pictures import Box, PictureError, square_crop, square_region
 from ..types import Batch, Boxes, Image
 
@@ -116,10 +117,10 @@ class PictureSet:
         return tuple(row.file for row in self._rows)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Return pictures as training sees them: cut and mirrored at random."""
+        """Return pictures as training sees them: cut and mirrored at random; the share of the batch that `rng` has."""
         n = len(indices)
-        flip = torch.rand(n, generator=rng) < 0.5 if self.config.flip else torch.zeros(n, dtype=torch.bool)
-        place = torch.rand(n, 4, generator=rng)  # where to cut the picture (x, y) and its scene (x, y)
+        flip = rand(n, rng=rng) < 0.5 if self.config.flip else torch.zeros(n, dtype=torch.bool)
+        place = rand(n, 4, rng=rng)  # where to cut the picture (x, y) and its scene (x, y)
         return self._assemble(indices, flip, place)
 
     def get(self, indices: Sequence[int]) -> Batch:

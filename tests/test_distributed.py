@@ -1,0 +1,185 @@
+"""Several processes train as one: gloo processes on the CPU, started as torchrun starts them."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torch.distributed as dist
+from pydantic import TypeAdapter
+from torch.multiprocessing.spawn import spawn
+
+from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from mixnmatch import configs as mixnmatch
+from training import draws
+from training.checkpoint import load_generator, newest_state
+from training.data.folder import DataConfig, PictureSet
+from training.distributed import share_of
+from training.loop import LoopConfig, Run, train
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared set of twelve coloured squares, each in its own place."""
+    folder = tmp_path_factory.mktemp("set")
+    (folder / "images").mkdir()
+    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
+    for i in range(12):
+        pixels = np.full((32, 32, 3), 20 * i, np.uint8)
+        left, top = 2 + i, 12 - i // 2
+        pixels[top : top + 14, left : left + 12] = (200, 255 - 20 * i, 90)
+        PIL.Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        lines.append(f"{i}.png,train,square,32,32,{left},{top},{left + 12},{top + 14}")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    (folder / "set.json").write_text("{}")
+    return folder
+
+
+def giraffe() -> TrainConfig:
+    return replace(
+        CARS_64,
+        data=DataConfig(size=16, flip=True),
+        loop=LoopConfig(images=960, batch=16, save_every=64, grid_every=10**6, log_every=1, bf16=False),
+        generator=GeneratorConfig(
+            resolution=16, rays=8, samples=3, z_dim=8, w_dim=8, field_dim=8, features=8, object_channels=(8, 8),
+            mask_channels=4, background_channels=(8, 8, 8), background_shape_layers=1,
+        ),
+        discriminator=DiscriminatorConfig(channels=(8, 8)),
+        condition_since=0, condition_full=16, r1_every=2, object_pose_share=(0.5, 0.5),
+    )  # fmt: skip
+
+
+def mix() -> mixnmatch.TrainConfig:
+    small = mixnmatch.GeneratorConfig(
+        resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, volume=(4, 4, 8), shape_dim=16, feature_dim=8,
+        texture_dim=16, background_dim=16, style_dim=16, encoder_dim=16,
+    )  # fmt: skip
+    losses = replace(
+        mixnmatch.LossConfig(), pair_ramp=(0, 1), r1_every=2, augment=0.5, free_share=(0.55, 0.55), rebuild_since=0,
+        binary_ramp=(0, 16),
+    )  # fmt: skip
+    return replace(
+        mixnmatch.CARS_64,
+        data=DataConfig(size=32, flip=True),
+        loop=LoopConfig(images=64, batch=16, bf16=False),
+        generator=small,
+        losses=losses,
+        critic_dim=16,
+        patch_dim=8,
+        feature_since=0,
+    )
+
+
+FAMILIES = {"giraffe": giraffe, "mix": mix}
+STEPS = 3
+
+
+def steps(config: Any, data: Path, out: Path) -> dict[str, torch.Tensor]:
+    """Return networks, losses of the last step and the mean of a batch statistic after a few steps."""
+    run = Run(config, out, torch.device("cpu"))
+    for phase in run.phases:
+        for group in phase.optimizer.param_groups:
+            group["eps"] = 1e-3  # or Adam makes whole steps of gradients that are zero but for rounding
+    pictures = PictureSet(data, config.data)
+    for _ in range(STEPS):
+        run.step(pictures)
+    return run.recipe.networks.state_dict()
+
+
+def one_of_two(rank: int, folder: Path, data: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name, config in FAMILIES.items():
+        torch.save(steps(config(), data, folder), folder / f"{name}-{rank}.pt")
+    train(giraffe(), data, folder / "whole", device="cpu")
+    endless = replace(giraffe(), loop=replace(giraffe().loop, images=10**7, save_every=10**7))
+    if rank == 1:
+        threading.Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
+    train(endless, data, folder / "stopped", device="cpu")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes, of half a batch each, have made of each recipe."""
+    folder = tmp_path_factory.mktemp("two")
+    spawn(one_of_two, (folder, squares), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_processes_learn_what_one_learns_from_the_same_batch(name, two, squares, tmp_path):
+    whole = steps(FAMILIES[name](), squares, tmp_path)
+    start = Run(FAMILIES[name](), tmp_path, torch.device("cpu")).recipe.networks.state_dict()
+    first, second = (torch.load(two / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for key, tensor in whole.items():
+        assert torch.equal(first[key], second[key]), key
+        torch.testing.assert_close(first[key], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+    moved = [key for key in whole if (whole[key] - start[key]).abs().max() > 1e-3]
+    assert len(moved) > len(whole) / 2
+
+
+def test_a_signal_to_one_process_ends_all_after_the_same_step(two):
+    found = newest_state(two / "stopped")
+    assert found is not None
+    assert found[0]["images"] == 16 * found[0]["index"] > 0
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
+    monkeypatch.setattr("training.distributed.size", lambda: 3)
+    with pytest.raises(ValueError, match=r"loop.batch is 16.*3 processes; give a multiple of 3"):
+        share_of(16)
+
+
+def test_shares_are_interleaved_rows_of_one_drawing():
+    whole = draws.randn(6, 2, rng=draws.draws(1))
+    parts = [draws.randn(2, 2, rng=draws.draws(1, part, 3)) for part in range(3)]
+    assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
+
+
+def test_a_lost_process_is_started_again_and_nothing_changes(two, squares, tmp_path):
+    """torchrun's restart goes on from the last state: the end is that of a run that lost nothing, bit for bit."""
+    flags = _flags(TypeAdapter(TrainConfig).dump_python(giraffe(), mode="json"), "--")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command += ["--monitor-interval=0.2", "-m", "training", "train", "giraffe-hd-cars-64", "--data", str(squares)]
+    command += ["--out", str(tmp_path / "run"), "--device", "cpu", *flags]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stderr=log, stdout=log, env=env) as agent:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run").glob("state-*.pt")):
+            assert agent.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        assert agent.wait(120) == 0, (tmp_path / "log").read_text()
+    assert "going on at" in (tmp_path / "log").read_text()
+    one, other = (
+        load_generator(run / "generator.safetensors").state_dict() for run in (two / "whole", tmp_path / "run")
+    )
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def _flags(values: dict[str, Any], prefix: str) -> list[str]:
+    """Return a config as options of the command line."""
+    found: list[str] = []
+    for name, value in values.items():
+        option = prefix + name.replace("_", "-")
+        if isinstance(value, dict):
+            found += _flags(value, option + ".")
+        elif isinstance(value, bool):
+            found.append(option if value else option[: option.rfind(".") + 1 or 2] + "no-" + name.replace("_", "-"))
+        elif isinstance(value, list):
+            found += [option, *map(str, value)]
+        else:
+            found += [option, str(value)]
+    return found

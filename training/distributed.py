@@ -1,0 +1,138 @@
+"""Several processes that train one model, as torchrun starts them: who is who, and what they must agree on.
+
+Without torchrun each function does what is right for one process alone. Gradients are averaged by one all-reduce a
+phase, not by `DistributedDataParallel`: phases share networks, and R1 differentiates twice.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rank() -> int:
+    """Return this process's number, 0 for the one that writes."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def joined(device: str | None = None) -> Iterator[torch.device]:
+    """Join the other processes that torchrun started, if it did, and leave them at the end; yield this one's device.
+
+    A GPU each over NCCL where there are GPUs, else gloo. Raises: ValueError for more processes than GPUs.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield torch.device(name)
+        return
+    where = torch.device(name)
+    if where.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"torchrun started more processes than this machine has GPUs ({torch.cuda.device_count()}); give "
+                f"--nproc-per-node {torch.cuda.device_count()}, or --device cpu"
+            )
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    try:
+        yield where
+        any_of(False)  # together: not before the first process has written
+    finally:
+        dist.destroy_process_group()
+
+
+def share_of(batch: int, accumulate: int = 1) -> int:
+    """Return how many pictures of the whole `batch` one process computes at a time.
+
+    Raises: ValueError if the batch does not divide.
+    """
+    if batch % (size() * accumulate):
+        steps = f" x loop.accumulate {accumulate}" if accumulate > 1 else ""
+        raise ValueError(
+            f"loop.batch is {batch}, of all processes together, and does not divide by {size()} processes{steps}; "
+            f"give a multiple of {size() * accumulate}"
+        )
+    return batch // (size() * accumulate)
+
+
+def batch_mean(mean: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the mean over processes of each one's `mean`, with the gradient of its own.
+
+    So f(batch_mean(m)) has, averaged over processes, the gradient of f of the whole batch's mean: for losses that are
+    not themselves means over pictures, such as a share of one sum in another.
+    """
+    if size() == 1:
+        return mean
+    whole = mean.detach().float().clone()
+    dist.all_reduce(whole)
+    return mean + (whole / size() - mean.detach())
+
+
+def average_gradients(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Average the gradients of an optimiser's parameters over processes, in one message; return the mean `loss`.
+
+    A parameter that has a gradient in no process is left without, as it would be in one.
+    """
+    if size() == 1:
+        return loss.detach()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.float().flatten() for p in parameters]
+    has = loss.new_tensor([float(p.grad is not None) for p in parameters], dtype=torch.float32)
+    message = torch.cat([*flat, has, loss.detach().float()[None]])
+    dist.all_reduce(message)
+    *gradients, has, loss = message.split([*(p.numel() for p in parameters), len(parameters), 1])
+    for parameter, gradient, number in zip(parameters, gradients, has.tolist(), strict=True):
+        if number > 0:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.copy_(gradient.view(parameter.shape) / size())
+    return loss[0] / size()
+
+
+def any_of(flag: bool) -> bool:
+    """Return whether `flag` is true in any process."""
+    if size() == 1:
+        return flag
+    message = torch.tensor(float(flag))
+    dist.all_reduce(message)
+    return bool(message)
+
+
+def mean_of(values: dict[str, float]) -> dict[str, float]:
+    """Return the mean of each value over processes; all have the same names."""
+    if size() == 1 or not values:
+        return values
+    message = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)
+    dist.all_reduce(message)
+    return dict(zip(sorted(values), (message / size()).tolist(), strict=True))
+
+
+def from_first(value: Any) -> Any:
+    """Return the first process's `value`, of tensors and plain values, in every process; the others' is ignored."""
+    if size() == 1:
+        return value
+    buffer = io.BytesIO()
+    if rank() == 0:
+        torch.save(value, buffer)
+    length = torch.tensor(buffer.getbuffer().nbytes)
+    dist.broadcast(length, 0)
+    content = torch.empty(int(length), dtype=torch.uint8)
+    if rank() == 0:
+        content.copy_(torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8))
+    dist.broadcast(content, 0)
+    if rank() == 0:
+        return value
+    return torch.load(io.BytesIO(content.numpy().tobytes()), weights_only=True, map_location="cpu")
