@@ -128,6 +128,13 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(name, two, squa
     assert len(moved) > len(whole) / 2
 
 
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(squares, tmp_path):
+    whole = steps(giraffe(), squares, tmp_path)
+    parts = replace(giraffe(), loop=replace(giraffe().loop, accumulate=2))
+    for key, tensor in steps(parts, squares, tmp_path).items():
+        torch.testing.assert_close(tensor, whole[key], rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
 def test_a_signal_to_one_process_ends_all_after_the_same_step(two):
     found = newest_state(two / "stopped")
     assert found is not None

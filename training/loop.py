@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,9 @@ class LoopConfig:
     images: int = 200_000
     """Pictures to see in all, over every resumption."""
     batch: int = 16
+    """Pictures a step, of all processes together."""
+    accumulate: int = 1
+    """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
     seed: int = 0
     ema_half_life: int = 10_000
     """Pictures after which a weight's past counts half in the average generator."""
@@ -55,7 +58,7 @@ class LoopConfig:
     """Resume states kept."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "ema_half_life", "log_every", "grid_every", "save_every", "keep"):
+        for name in ("images", "batch", "accumulate", "ema_half_life", "log_every", "grid_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -74,30 +77,53 @@ def learning(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(False)
 
 
-def train_step(phases: Sequence[Phase], batch: Batch, step: Step) -> dict[str, Tensor]:
+def train_step(
+    phases: Sequence[Phase],
+    batch: Batch,
+    step: Step,
+    *,
+    rest: Sequence[tuple[Batch, Step]] = (),
+    begin: Callable[[Batch, Step], None] | None = None,
+) -> dict[str, Tensor]:
     """Run the phases due at `step`; return each loss term, detached, as 'phase/term'.
 
     Where several processes train, `batch` is this one's share and gradients are averaged over all. A phase whose loss
     or gradient is not finite leaves its network as it was and logs 'phase/skipped'.
+
+    With a `rest`, the step is taken in parts: gradients of all are summed before each update, and `begin` is called for
+    each part in each phase, so that no more than one part is in memory.
     """
     logged: dict[str, Tensor] = {}
+    parts = [(batch, step), *rest]
+    start = [part.rng.get_state() for _, part in parts]
+    reached: list[Tensor] = []  # by each part's random source, after the phases so far
     for phase in phases:
         if not phase.due(step):
             continue
-        with learning(phase.network):
-            terms = phase.losses(batch, step)  # named scalars, already weighted
-            phase.optimizer.zero_grad(set_to_none=True)
-            total = phase.every * torch.stack([term.float() for term in terms.values()]).sum()
-            total.backward()
-            total = average_gradients(phase.optimizer, total)
-            parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if bool(torch.isfinite(norm + total)):
-                phase.optimizer.step()
-            else:
-                logged[f"{phase.name}/skipped"] = torch.ones(())
-            phase.optimizer.zero_grad(set_to_none=True)
-        logged |= {f"{phase.name}/{name}": term.detach() for name, term in terms.items()}
+        phase.optimizer.zero_grad(set_to_none=True)
+        total, sums = torch.zeros(()), dict[str, Tensor]()
+        for i, (pictures, part) in enumerate(parts):
+            if rest and begin is not None:
+                part.rng.set_state(start[i])
+                begin(pictures, part)
+                if reached:
+                    part.rng.set_state(reached[i])
+            with learning(phase.network):
+                terms = phase.losses(pictures, part)  # named scalars, already weighted
+                loss = phase.every * torch.stack([term.float() for term in terms.values()]).sum() / len(parts)
+                loss.backward()
+            total = total.to(loss) + loss.detach()
+            sums = {name: sums.get(name, 0.0) + term.detach() / len(parts) for name, term in terms.items()}
+        reached = [part.rng.get_state() for _, part in parts]
+        total = average_gradients(phase.optimizer, total)
+        parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if bool(torch.isfinite(norm + total)):
+            phase.optimizer.step()
+        else:
+            logged[f"{phase.name}/skipped"] = torch.ones(())
+        phase.optimizer.zero_grad(set_to_none=True)
+        logged |= {f"{phase.name}/{name}": value for name, value in sums.items()}
     return logged
 
 
@@ -181,12 +207,15 @@ class Run:
     def step(self, data: PictureSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
         loop = self.config.loop
-        step = Step(index=self.index, images=self.images, rng=step_rng(loop.seed, self.index, rank(), size()))
         indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
-        batch = data.batch(own(indices, step.rng), step.rng)
-        batch = to_device(batch, self.device)
-        self.recipe.begin(batch, step)
-        logged = train_step(self.phases, batch, step)
+        parts = []
+        for i in range(loop.accumulate):
+            rng = step_rng(loop.seed, self.index, i * size() + rank(), loop.accumulate * size())
+            step = Step(index=self.index, images=self.images, rng=rng)
+            parts.append((to_device(data.batch(own(indices, rng), rng), self.device), step))
+        if loop.accumulate == 1:
+            self.recipe.begin(*parts[0])
+        logged = train_step(self.phases, *parts[0], rest=parts[1:], begin=self.recipe.begin)
         self.index, self.images = self.index + 1, self.images + loop.batch
         half_life = min(loop.ema_half_life, max(1.0, self.images * loop.ema_warm_up))
         update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
@@ -207,7 +236,7 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
     Under torchrun each process takes its share of `loop.batch`; the first one alone reads and writes the run folder.
     """
     with joined(device) as where:
-        share_of(config.loop.batch)
+        share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
             log.setLevel(logging.ERROR)  # one voice
         pictures = PictureSet(data, config.data)
