@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,27 @@ def test_the_pages_pictures_are_whole(tmp_path: Path, monkeypatch: pytest.Monkey
             assert isinstance(high, (int, float))
             assert picture.width > 100
             assert high > low  # something is drawn
+
+
+def test_pictures_held_out_are_found_by_any_name_and_distances_go_where_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    from tests.test_fid import SmallNetwork, scripted
+
+    index = data / "index.csv"
+    lines = index.read_text().replace(",test,", ",train,").splitlines()
+    index.write_text("\n".join([*lines[:-5], *(line.replace(",train,", ",validation,") for line in lines[-5:])]))
+    torch.manual_seed(0)
+    network = scripted(SmallNetwork(6), tmp_path / "small.pt")
+    checkpoint = use(Patches(), monkeypatch, tmp_path)
+    command = Evaluate(checkpoint=checkpoint, data=data, out=tmp_path / "out", n=32, n_distance=30, features=network)
+    command.run()
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (found["split"], found["swaps"]["n"]) == ("validation", 5)  # photos never trained on are mixed
+    assert (found["compared"], found["n_distance"]) == ("train", 30)  # five are too few for six dimensions
+    assert found["distances"]["FD-small"] > 0
+    with pytest.raises(ValueError, match="dev"):
+        replace(command, split="dev").run()
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:

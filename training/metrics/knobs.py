@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from training.metrics.fid import at_once
 from training.metrics.fits import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
 from training.metrics.regressor import CarRegressor
 from training.types import Generator, Image, Knob, Mask, repeat, rows, stack
@@ -158,8 +159,9 @@ def measure_knobs(
     )
 
 
-def _drawn(generator: Generator, codes: Any, batch: int = 64) -> Iterator[Any]:
+def _drawn(generator: Generator, codes: Any) -> Iterator[Any]:
     """Go through the layers that `codes` describe."""
+    batch = at_once(generator)
     for start in range(0, len(_column(codes)), batch):
         layers = generator(rows(codes, slice(start, start + batch)))
         if getattr(layers, "mask", None) is None:
@@ -249,7 +251,8 @@ def _turns(
     for layers in _drawn(generator, codes):
         looks.append(look_histogram(layers.image, layers.mask))
         readings.append(reader(layers.image, layers.mask))
-        shown.append(layers.image[: max(0, 3 * steps - 64 * len(shown))].cpu())
+        if sum(map(len, shown)) < 3 * steps:
+            shown.append(layers.image.cpu())
     pictures = torch.cat(shown)[: 3 * steps : 3]
     look = torch.cat(looks).view(n, steps, -1)
     mean = look.mean(1)

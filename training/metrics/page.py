@@ -263,7 +263,7 @@ def _distances(report: "Report") -> Iterator[str]:
     kinds = report.swaps.distances if report.swaps is not None else {}
     if report.distances or kinds:
         yield "<h2>How near to real pictures?</h2>"
-        real = f"“{escape(report.split)}” of {escape(report.data)}"
+        real = f"“{escape(report.compared)}” of {escape(report.data)}"
         yield f"<p>{report.n_distance:,} pictures on either side; the real ones: {real}.</p>"
         for name in [n for n in report.distances if not n.startswith("real")]:
             values = {kind: both[name] for kind, both in kinds.items() if name in both} or {

@@ -30,6 +30,9 @@ from training.types import Generator
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+HELD_OUT = ("test", "validation", "val")
+"""Names of splits that are not trained on."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Report:
@@ -53,6 +56,8 @@ class Report:
     distances: dict[str, float] = field(default_factory=dict)
     """Distances of samples to real pictures, and (`real against real ...`) of other real pictures to them."""
     n_distance: int = 0
+    compared: str = ""
+    """The split that distances are to."""
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
     judge: dict[str, float] = field(default_factory=dict)
@@ -109,7 +114,8 @@ def evaluate(
 ) -> Report:
     """Fill in `report` with what applies to the generator, and return it.
 
-    Without `pictures` only what needs no real ones is measured. `judge` reads rendered cars.
+    Without `pictures` only what needs no real ones is measured. `judge` reads rendered cars. Distances are those to
+    `pictures`, or to `training_pictures` where there are too few for a Frechet distance and more of these.
     """
 
     def timed(name: str, measure: Callable[[], T]) -> T | None:
@@ -125,6 +131,15 @@ def evaluate(
             report.seconds[name] = round(time.monotonic() - start, 1)
 
     n, seed = report.n, report.seed
+    compared, others = pictures, training_pictures
+    if pictures is not None and features is not None:
+        if len(pictures) <= features.dim < len(others or ()) and report.n_distance > len(pictures):
+            compared, others, report.compared = others, None, "train"
+            report.notes.append(
+                f"{features.frechet_name}: {len(pictures)} held-out pictures are too few, so distances are those to "
+                f"pictures trained on"
+            )
+        report.n_distance = min(report.n_distance, len(compared or ()))
     with tqdm(total=4, unit="part", leave=False) as bar:
         if any(knob.kind in ("range", "angle") for knob in generator.knobs):
             reader, name = (
@@ -148,16 +163,14 @@ def evaluate(
                 "swaps",
                 lambda: measure_swaps(
                     generator, pictures, judge=judge, features=features, n_features=report.n_distance,
-                    perceptual=perceptual, n=max(32, n // 2), seed=seed,
+                    compared=compared, perceptual=perceptual, n=max(32, n // 2), seed=seed,
                 ),
             )  # fmt: skip
         if perceptual is not None:
             found = timed("diversity", lambda: diversity(generator, perceptual, n=max(32, n // 8), seed=seed))
             report.diversity = found or {}
-        if pictures is not None and features is not None and report.n_distance:
-            found = timed(
-                "distance to real pictures", lambda: _distance(generator, report, pictures, training_pictures, features)
-            )
+        if compared is not None and features is not None and report.n_distance:
+            found = timed("distance to real pictures", lambda: _distance(generator, report, compared, others, features))
             report.distances = found or {}
     return report
 
@@ -205,8 +218,8 @@ class Evaluate:
     """The folder to write to."""
     n: int = 400
     """Pictures for each knob's fit; other parts take their share of it. About 5 minutes on two cores at 64 px."""
-    split: str = "test"
-    """Which real pictures to compare with, held-out ones if there are any."""
+    split: str | None = None
+    """Which real pictures to compare with; if not given, those held out, `test` or `validation`, if there are any."""
     seed: int = 0
     n_distance: int = 3_000
     """Pictures on either side for FID or its like, at most; 0 leaves it out."""
@@ -237,7 +250,7 @@ class Evaluate:
             images_seen=card.get("images_seen"),
             sha256=card.get("sha256", ""),
             data=self.data.name if self.data else "none",
-            split=self.split,
+            split="none",
             n=self.n,
             seed=self.seed,
             versions={name: version(name) for name in ("torch", "numpy", "pillow", "clean-fid", "lpips")}
@@ -246,12 +259,13 @@ class Evaluate:
         pictures = others = judge = features = perceptual = None
         if self.data is not None:
             pictures, others, report.split = self._pictures(generator, report)
+            report.compared = report.split
             if {"rotation", "hue", "mesh"} <= pictures.factors.keys():
                 judge = load_regressor(self.judge, device)
                 judged = self.judge.with_suffix(".json")
                 if judged.is_file():
                     report.judge = json.loads(judged.read_text(encoding="utf-8"))["held_out_renders"]
-            report.n_distance = min(self.n_distance, len(pictures))
+            report.n_distance = self.n_distance
             if report.n_distance:
                 features = self._features(report, device)
         try:
@@ -269,13 +283,16 @@ class Evaluate:
         assert self.data is not None
         config = evaluation_data(self.checkpoint, generator)
         train = PictureSet(self.data, config)
-        if self.split == "train":
-            return train, None, "train"
-        try:
-            return PictureSet(self.data, config, self.split), train, self.split
-        except ValueError:
-            report.notes.append(f"{self.data.name} has no split {self.split!r}: compared with training pictures")
-            return train, None, "train"
+        for split in HELD_OUT if self.split is None else (self.split,):
+            if split == "train":
+                return train, None, "train"
+            try:
+                return PictureSet(self.data, config, split), train, split
+            except ValueError:
+                if self.split is not None:
+                    raise
+        report.notes.append(f"{self.data.name} holds no pictures out: compared with training pictures")
+        return train, None, "train"
 
     def _features(self, report: Report, device: torch.device) -> Features | None:
         """Return the network that compares pictures, or note why there is none."""

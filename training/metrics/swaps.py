@@ -15,7 +15,7 @@ from torch import Tensor
 from training.data.folder import PictureSet
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.features import Features
-from training.metrics.fid import BLOCK, Statistics, distances, drawn, real_statistics, statistics
+from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
 from training.metrics.fits import Fit, circle_fit, wrap
 from training.metrics.knobs import CLEAR, iou
 from training.metrics.outline import changes
@@ -87,13 +87,15 @@ def measure_swaps(
     judge: CarRegressor | None = None,
     features: Features | None = None,
     n_features: int = 0,
+    compared: PictureSet | None = None,
     perceptual: Callable[[Image, Image], Tensor] | None = None,
     n: int = 256,
     seed: int = 0,
 ) -> SwapReport:
     """Return how the generator's mixes do on `n` photos of a set.
 
-    `judge` reads rendered cars, `features` compares `n_features` mixes with real pictures, `perceptual` is LPIPS.
+    `judge` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
+    `compared` (the same set if not given), `perceptual` is LPIPS.
 
     Raises: ValueError if the generator does not read photos.
     """
@@ -120,7 +122,9 @@ def measure_swaps(
         mask_iou=overlap,
         reconstruction=rebuilt,
         codes_used=_codes_used(own, labels if len(pictures.label_names) > 1 else None),
-        distances=_distances(generator, pictures, features, n_features, seed) if features and n_features else {},
+        distances=_distances(generator, pictures, compared or pictures, features, n_features, seed)
+        if features and n_features
+        else {},
         pictures=shown | worst,
         captions={
             "mixes": f"The photo, its reconstruction, {', '.join(factors)} exchanged, all exchanged, the giver",
@@ -153,8 +157,9 @@ def _encode(generator: Any, photos: Image) -> Any:
 def _render(generator: Generator, codes: Any, n: int, **how: Any) -> tuple[Image, Mask]:
     """Return pictures and masks, on the CPU."""
     image, mask = [], []
-    for start in range(0, n, BLOCK):
-        part = slice(start, start + BLOCK)
+    batch = at_once(generator)
+    for start in range(0, n, batch):
+        part = slice(start, start + batch)
         layers = generator(rows(codes, part), **{k: v[part] for k, v in how.items()})
         image.append(layers.image.cpu())
         mask.append(layers.mask.cpu())
@@ -310,20 +315,20 @@ def _codes_used(codes: Any, labels: Tensor | None) -> dict[str, dict[str, float]
 
 
 def _distances(
-    generator: Any, pictures: PictureSet, features: Features, n: int, seed: int
+    generator: Any, pictures: PictureSet, compared: PictureSet, features: Features, n: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return how far tied samples, free samples and mixes of photos are from real pictures."""
+    """Return how far tied samples, free samples and mixes of `pictures` are from those of `compared`."""
     kinds = {"frechet": n > features.dim, "kernel": True}
-    real = real_statistics(pictures, n, features, **kinds)
+    real = real_statistics(compared, n, features, **kinds)
 
-    def compared(images: Iterator[Image], what: str) -> dict[str, float]:
+    def score(images: Iterator[Image], what: str) -> dict[str, float]:
         ours: Statistics = statistics(images, n, features, **kinds, what=what)
         return distances(real, ours, features, **kinds)
 
-    result = {"free": compared(drawn(generator, n, seed=seed), "free samples")}
+    result = {"free": score(drawn(generator, n, seed=seed), "free samples")}
     if "tied" in inspect.signature(generator.sample).parameters:
-        result["tied"] = compared(drawn(generator, n, seed=seed, tied=True), "tied samples")
-    result["photos"] = compared(photo_mixes(generator, pictures, n, seed=seed), "mixes of photos")
+        result["tied"] = score(drawn(generator, n, seed=seed, tied=True), "tied samples")
+    result["photos"] = score(photo_mixes(generator, pictures, n, seed=seed), "mixes of photos")
     return result
 
 
@@ -337,4 +342,5 @@ def photo_mixes(generator: Generator, pictures: PictureSet, n: int, *, seed: int
         for name in factors:
             picks = torch.randint(len(pictures), (size,), generator=rng).tolist()
             codes = generator.set(codes, name, pictures.get(picks).image.to(generator.device))
-        yield generator(codes).image
+        for first in range(0, size, at_once(generator)):
+            yield generator(rows(codes, slice(first, first + at_once(generator)))).image
