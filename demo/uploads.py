@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import scipy.ndimage
-from jaxtyping import Float
 
+from training.objects import LOOSE, margin_of, propose_box
 from training.pictures import Box, from_pil, open_picture, square_crop, square_region
 
 from .recipes import png, read
 from .shelf import Model
 
-LOOSE = 1.7
-"""Side of the square around a box that a person drew, over the box, for generators that learned from whole pictures."""
 VIEW = 640
 """Longest side in pixels of the photo in the crop tool."""
 
@@ -68,7 +65,7 @@ def cut(
     picture = open_picture(data, name=name)
     view = picture.copy()
     view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
-    margin = margin_of(model)
+    margin = margin_of(model.card)
     if box is not None or find or margin is not None:
         box = checked(box) if box is not None else propose_box(view)
         square = square_crop(picture, box, margin=margin or LOOSE)
@@ -78,13 +75,6 @@ def cut(
         box = (left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height)
     size = model.generator.resolution
     return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
-
-
-def margin_of(model: Model) -> float | None:
-    """Return how much wider than the object the pictures were that the generator learned from; None: whole pictures."""
-    data = model.card.get("config", {}).get("data", {})
-    margin = data.get("object_margin", 1.5)
-    return None if margin is None else float(margin) / (1 + float(data.get("jitter", 0)))
 
 
 def checked(box: Box) -> Box:
@@ -98,47 +88,3 @@ def checked(box: Box) -> Box:
     if x1 - x0 < 0.01 or y1 - y0 < 0.01:
         raise ValueError("this box is too small; draw one around the object")
     return x0, y0, x1, y1
-
-
-def propose_box(picture: PIL.Image.Image) -> Box:
-    """Return a box around what differs from the photo's rim; the middle nine tenths if nothing stands out.
-
-    The rim's colours are taken as one normal distribution; pixels far from it (Mahalanobis distance, threshold by
-    Otsu's method) in the largest connected patch are the object. Right for one thing before a quiet background.
-    """
-    small = picture.convert("RGB")
-    small.thumbnail((96, 96))
-    pixels = np.asarray(small).astype(np.float64)
-    height, width, _ = pixels.shape
-    fallback = (0.05, 0.05, 0.95, 0.95)
-    if min(height, width) < 16:
-        return (0.0, 0.0, 1.0, 1.0)
-    rim = np.concatenate([pixels[:3].reshape(-1, 3), pixels[-3:].reshape(-1, 3)])
-    rim = np.concatenate([rim, pixels[:, :3].reshape(-1, 3), pixels[:, -3:].reshape(-1, 3)])
-    spread = np.cov(rim.T) + 25 * np.eye(3)  # 5 grey levels of noise at least
-    apart = pixels - np.median(rim, 0)
-    distance = np.sqrt(np.einsum("hwi,ij,hwj->hw", apart, np.linalg.inv(spread), apart))
-    distance = scipy.ndimage.gaussian_filter(distance, 1.0)
-    labelled: Any = scipy.ndimage.label(distance > otsu(distance))
-    patches, count = labelled
-    if count == 0:
-        return fallback
-    areas = np.bincount(patches.ravel())[1:]
-    if areas.max() < 0.02 * patches.size:
-        return fallback
-    together = np.isin(patches, 1 + np.flatnonzero(areas >= 0.2 * areas.max()))
-    rows, columns = np.flatnonzero(together.any(1)), np.flatnonzero(together.any(0))
-    return (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
-
-
-def otsu(values: Float[np.ndarray, "h w"]) -> float:
-    """Return the threshold that best parts values into two groups (Otsu 1979)."""
-    counts, edges = np.histogram(values, bins=64)
-    middles = (edges[:-1] + edges[1:]) / 2
-    below, total = np.cumsum(counts), counts.sum()
-    sums = np.cumsum(counts * middles)
-    above = total - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gap = sums / below - (sums[-1] - sums) / above
-        between = np.nan_to_num(below * above * gap**2, nan=0.0, posinf=0.0)
-    return float(middles[int(between.argmax())])
