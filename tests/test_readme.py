@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"^    (?:torchrun \S+ -m|python -m) (.+)$", README, re.MULTILINE)))
+COMMANDS = sorted(set(re.findall(r"^    (?:torchrun .+? -m|python -m) (.+)$", README, re.MULTILINE)))
 
 
 def test_the_readme_shows_commands():

@@ -1,4 +1,4 @@
-"""Commands: python -m training train | prepare | fid | evaluate | publish | import-official."""
+"""Commands: python -m training train | sweep | prepare | fid | evaluate | publish | import-official."""
 
 import logging
 import sys
@@ -14,6 +14,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
     "fid": ("training.metrics.fid:Fid", "print the Frechet distance of a generator's samples to real pictures"),
     "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
+    "sweep": (
+        "training.sweep:Sweep",
+        "train many variants of a preset side by side, on Ray Tune; stop the bad ones early",
+    ),
     "publish": ("training.publish:Publish", "turn a run into a small generator file with a card"),
     "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),
 }

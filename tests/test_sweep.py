@@ -1,0 +1,143 @@
+"""Sweeps: the grid of values, the table, and Ray Tune on this machine with one of its two workers killed."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from training.checkpoint import load_generator, newest_state
+from training.loop import train
+from training.registry import preset
+from training.sweep import Sweep, results, trials, write_results
+
+TOY = (
+    "data.size=16", "loop.images=960", "loop.save_every=320", "loop.grid_every=1000000", "loop.log_every=10",
+    "loop.bf16=false", "generator.resolution=16", "generator.rays=8", "generator.samples=3", "generator.z_dim=8",
+    "generator.w_dim=8", "generator.field_dim=8", "generator.features=8", "generator.object_channels=[8,8]",
+    "generator.mask_channels=4", "generator.background_channels=[8,8,8]", "generator.background_shape_layers=1",
+    "discriminator.channels=[8,8]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Path:
+    """A prepared set of eight coloured squares."""
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
+    for i in range(8):
+        pixels = np.full((16, 16, 3), 30 * i, np.uint8)
+        pixels[4:12, 4:12] = (200, 20 * i, 90)
+        PIL.Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        lines.append(f"{i}.png,train,square,16,16,4,4,12,12")
+    (folder / "index.csv").write_text("\n".join(lines) + "\n")
+    (folder / "set.json").write_text("{}")
+    return folder
+
+
+def test_every_combination_is_a_trial_and_single_values_hold_for_all():
+    found = dict(trials("giraffe-hd-cars-64", ["lr=1e-3,2e-3", "loop.batch=8,16", "loop.images=5000"]))
+    assert list(found) == [f"lr={lr}_loop.batch={n}" for lr in ("1e-3", "2e-3") for n in (8, 16)]
+    base = preset("giraffe-hd-cars-64")
+    last = replace(base, lr=2e-3, loop=replace(base.loop, batch=16, images=5000))
+    assert found["lr=2e-3_loop.batch=16"] == last
+
+
+def test_commas_in_brackets_belong_to_one_value():
+    configs = [config for _, config in trials("giraffe-hd-cars-64", ["coverage=[0.3,0.8],[0.4,0.9]"])]
+    assert [config.coverage for config in configs] == [(0.3, 0.8), (0.4, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ("lr", "--vary lr is not of the form"),
+        ("loop.bathc=8", r"no field loop.bathc; fields beside it: .*batch"),
+        ("loop=8", "no field loop;"),
+        ("lr=fast", r"lr=fast does not fit .*: lr: "),
+        ("loop.batch=0", r"loop.batch is 0; it must be at least 1"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(vary, message):
+    with pytest.raises(ValueError, match=message):
+        trials("giraffe-hd-cars-64", [vary])
+
+
+def sweep(out: Path, data: Path, *vary: str, metric: str = "G/pose") -> Sweep:
+    return Sweep(preset="giraffe-hd-cars-64", data=data, out=out, vary=vary, metric=metric)
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, squares, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"a sweep needs Ray .*pip install '.\[sweep\]'"):
+        sweep(tmp_path / "out", squares, "lr=1e-3,2e-3").run()
+
+
+def test_the_folder_of_another_sweep_is_refused(tmp_path, squares, monkeypatch):
+    monkeypatch.setattr("training.sweep._tune", lambda *_: None)
+    sweep(tmp_path / "out", squares, "lr=1e-3,2e-3").run()
+    with pytest.raises(ValueError, match=r"holds a sweep with another vary .* or another --out"):
+        sweep(tmp_path / "out", squares, "lr=1e-3,3e-3").run()
+
+
+def test_the_table_is_sorted_by_the_metric_and_reads_logs_that_a_kill_cut(tmp_path):
+    asked = {"preset": "giraffe-hd-cars-64", "vary": ["lr=1,2,3", "loop.images=40"], "metric": "D/pose", "mode": "min"}
+    (tmp_path / "sweep.json").write_text(json.dumps(asked))
+    for lr, values in ((1, [0.9, 0.5]), (2, [0.3, 0.4])):
+        folder = tmp_path / "trials" / f"lr={lr}"
+        folder.mkdir(parents=True)
+        lines = [json.dumps({"images": 20 * (i + 1), "D/pose": value}) for i, value in enumerate(values)]
+        (folder / "log.jsonl").write_text("\n".join([*lines, '{"images": 60, "D/po']))
+    rows = results(tmp_path)
+    assert [(row["trial"], row["images"], row["of"], row["last"], row["best"]) for row in rows[:2]] == [
+        ("lr=2", 40, 40, 0.4, 0.3),
+        ("lr=1", 40, 40, 0.5, 0.5),
+    ]
+    assert rows[2]["trial"] == "lr=3"  # never begun
+    assert rows[2]["images"] == 0
+    assert "loop.images" not in rows[0]  # the same for all
+    assert write_results(tmp_path).splitlines()[2].split() == ["2", "40", "40", "0.4", "0.3"]
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_a_killed_worker_s_trial_goes_on_and_ends_as_if_nothing_had_been(tmp_path, squares):
+    vary = [*TOY, "lr=1e-3,2e-3"]
+    command = [sys.executable, "-m", "training", "sweep", "giraffe-hd-cars-64", "--data", str(squares)]
+    command += ["--out", str(tmp_path / "out"), "--metric", "G/pose", "--no-early-stop"]
+    command += [word for text in vary for word in ("--vary", text)]
+    root = Path(__file__).parent.parent
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(root)}
+    trial = tmp_path / "out" / "trials" / "lr=2e-3"
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, env=env) as driver:
+        deadline = time.monotonic() + 240
+        while not (trial / "log.jsonl").is_file() or not (trial / "log.jsonl").read_text():
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        worker = int((trial / "trial.lock").read_text())
+        os.kill(worker, signal.SIGKILL)
+        assert driver.wait(240) == 0, (tmp_path / "log").read_text()
+    assert int((trial / "trial.lock").read_text()) != worker
+    assert (trial / "trial.log").read_text().count("stopped at") == 1  # the process it left behind ended by itself
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert [(row["images"], row["of"]) for row in csv.DictReader(file)] == [("960", "960")] * 2
+    config = dict(trials("giraffe-hd-cars-64", vary))["lr=2e-3"]
+    alone = load_generator(train(config, squares, tmp_path / "alone", device="cpu")).state_dict()
+    for name, tensor in load_generator(trial / "generator.safetensors").state_dict().items():
+        assert torch.equal(tensor, alone[name]), name
+    train(replace(config, loop=replace(config.loop, images=976)), squares, trial, device="cpu")  # an ordinary run
+    found = newest_state(trial)
+    assert found is not None
+    assert found[0]["images"] == 976
