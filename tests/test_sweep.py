@@ -141,3 +141,11 @@ def test_a_killed_worker_s_trial_goes_on_and_ends_as_if_nothing_had_been(tmp_pat
     found = newest_state(trial)
     assert found is not None
     assert found[0]["images"] == 976
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_ray_s_cluster_launcher_accepts_the_example_for_ec2():
+    check = "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config\n"
+    check += "validate_config(prepare_config(yaml.safe_load(open(sys.argv[1]))))"
+    path = Path(__file__).parent.parent / "training" / "cluster-ec2.yaml"
+    subprocess.run([sys.executable, "-c", check, str(path)], check=True, capture_output=True)

@@ -93,13 +93,14 @@ def average_gradients(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""])
     has = loss.new_tensor([float(p.grad is not None) for p in parameters], dtype=torch.float32)
     message = torch.cat([*flat, has, loss.detach().float()[None]])
     dist.all_reduce(message)
+    message /= size()
     *gradients, has, loss = message.split([*(p.numel() for p in parameters), len(parameters), 1])
     for parameter, gradient, number in zip(parameters, gradients, has.tolist(), strict=True):
         if number > 0:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_(gradient.view(parameter.shape) / size())
-    return loss[0] / size()
+            parameter.grad.copy_(gradient.view(parameter.shape))
+    return loss[0]
 
 
 def any_of(flag: bool) -> bool:

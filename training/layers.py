@@ -4,11 +4,13 @@ Weights are stored as in the public checkpoints of that family: N(0, 1), scaled 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class PixelNorm(nn.Module):
@@ -76,6 +78,16 @@ class EqualConv2d(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         """Return the convolved map."""
         return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+
+
+def recomputed(function: Callable[..., Tensor], again: bool, *inputs: Tensor) -> Tensor:
+    """Return function(*inputs); with `again`, only the inputs are kept and the rest computed anew for gradients.
+
+    Activation checkpointing (Chen et al. 2016): less memory for more time. `function` must not draw at random.
+    """
+    if not again or not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 def blur_kernel(factor: float = 1.0) -> Float[Tensor, "4 4"]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev
+from training.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev, recomputed
 from training.types import Image
 
 
@@ -35,6 +35,9 @@ def conv_layer(in_channels: int, out_channels: int, kernel: int, *, down: bool =
 class ResidualBlock(nn.Module):
     """Two convolutions that halve the size, beside a straight path (StyleGAN2 Fig. 7c)."""
 
+    recompute = False
+    """Whether to keep only the input for the backward pass (`training.layers.recomputed`)."""
+
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = conv_layer(in_channels, in_channels, 3)
@@ -42,6 +45,10 @@ class ResidualBlock(nn.Module):
         self.skip = conv_layer(in_channels, out_channels, 1, down=True, linear=True)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """Return the sum of both paths, its variance kept."""
+        return recomputed(self.paths, self.recompute, x)
+
+    def paths(self, x: Tensor) -> Tensor:
         """Return the sum of both paths, its variance kept."""
         return (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
 

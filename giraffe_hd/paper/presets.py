@@ -64,7 +64,12 @@ def train_config(name: str, size: int) -> TrainConfig:
     if size not in SIZES:
         raise ValueError(f"no GIRAFFE HD of {size} px; known: {', '.join(map(str, SIZES))}")
     config = SETS[name]
-    return replace(config, generator=replace(config.generator, size=size), data=replace(config.data, size=size))
+    return replace(
+        config,
+        generator=replace(config.generator, size=size),
+        data=replace(config.data, size=size),
+        recompute=size >= 512,
+    )
 
 
 COMPCAR_64, COMPCAR_128, COMPCAR_256, COMPCAR_512, COMPCAR_1024 = (train_config("compcar", size) for size in SIZES)

@@ -8,10 +8,11 @@ from torch import nn
 from giraffe_hd.codes import Codes
 from giraffe_hd.losses import binarisation, discriminator_loss, generator_loss, r1_penalty
 from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig
-from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator
+from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator, ResidualBlock
 from giraffe_hd.paper.generator import Generator
 from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.losses import bbox_containment, coverage
+from giraffe_hd.paper.renderer import StyledConv
 from training import types
 from training.data.folder import DataConfig
 from training.draws import sampled
@@ -43,6 +44,8 @@ class TrainConfig:
     """Weight of coverage, and the share of all pixels that masks should cover."""
     bin: float = 4.0
     """Weight of binarisation."""
+    recompute: bool = False
+    """Compute activations of the renderers and the discriminator twice instead of keeping them: less memory."""
 
     def __post_init__(self) -> None:
         if self.data.size != self.generator.size:
@@ -66,6 +69,9 @@ class Recipe:
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
         if config.loop.bf16:
             self.generator.precision = torch.bfloat16
+        for module in self.networks.modules():
+            if isinstance(module, StyledConv | ResidualBlock):
+                module.recompute = config.recompute
         self.shown = self.generator.sample(40, torch.Generator().manual_seed(0))
 
     def phases(self) -> list[Phase]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from giraffe_hd.paper.config import GeneratorConfig
 from training.draws import randn
-from training.layers import EqualLinear, FusedLeakyReLU, ModulatedConv2d, PixelNorm, Upsample
+from training.layers import EqualLinear, FusedLeakyReLU, ModulatedConv2d, PixelNorm, Upsample, recomputed
 
 
 def mapping_network(z_dim: int, n_mlp: int, lr_mlp: float) -> nn.Sequential:
@@ -28,16 +28,20 @@ class NoiseInjection(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.register_buffer("fixed", torch.randn(1, 1, resolution, resolution))
 
-    def forward(self, x: Float[Tensor, "n c h w"], draw: torch.Generator | None = None) -> Float[Tensor, "n c h w"]:
+    def drawn(self, n: int, draw: torch.Generator | None) -> Float[Tensor, "_ 1 r r"]:
+        """Return the noise of `n` pictures: fresh from `draw`, or the fixed map."""
+        return self.fixed if draw is None else randn(n, 1, *self.fixed.shape[2:], rng=draw)
+
+    def forward(self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, "_ 1 h w"]) -> Float[Tensor, "n c h w"]:
         """Return x + weight * noise."""
-        noise = self.fixed
-        if draw is not None:
-            noise = randn(x.shape[0], 1, *x.shape[2:], rng=draw)
         return x + (self.weight * noise).to(x.dtype)
 
 
 class StyledConv(nn.Module):
     """Modulated convolution, noise, bias and leaky ReLU; `resolution` is that of the output."""
+
+    recompute = False
+    """Whether to keep only the input for the backward pass (`training.layers.recomputed`)."""
 
     def __init__(
         self,
@@ -58,7 +62,12 @@ class StyledConv(nn.Module):
         self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], draw: torch.Generator | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
         """Return the styled map."""
-        return self.activate(self.noise(self.conv(x, style), draw))
+        noise = self.noise.drawn(x.shape[0], draw)  # outside of what may be computed twice
+        return recomputed(self.styled, self.recompute, x, style, noise)
+
+    def styled(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+        """Return the styled map with the noise given."""
+        return self.activate(self.noise(self.conv(x, style), noise))
 
 
 class ToRGB(nn.Module):
