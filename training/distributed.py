@@ -7,6 +7,8 @@ phase, not by `DistributedDataParallel`: phases share networks, and R1 different
 import contextlib
 import io
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 
 def rank() -> int:
@@ -46,12 +50,36 @@ def joined(device: str | None = None) -> Iterator[torch.device]:
             )
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    store, number, count = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_fresh(store, number, count), rank=number, world_size=count)
     try:
         yield where
         any_of(False)  # together: not before the first process has written
     finally:
         dist.destroy_process_group()
+
+
+def _fresh(store: Store, number: int, count: int) -> Store:
+    """Return `store` under a name that these processes, and no earlier ones, have agreed on.
+
+    torchrun keeps one store over its restarts, which still holds the addresses of processes that are gone. So each says
+    a word never heard before; the first tells each of them the name, under that word, until all have said they know.
+    """
+    word = uuid.uuid4().hex
+    store.set(f"word/{number}", word)
+    if number > 0:
+        name = store.get(f"name/{word}").decode()  # waits for it
+        store.set(f"known/{name}/{number}", "")
+        return PrefixStore(name, store)
+    missing = list(range(1, count))
+    while missing:
+        for other in missing:
+            if store.check([f"word/{other}"]):
+                store.set(f"name/{store.get(f'word/{other}').decode()}", word)
+        missing = [other for other in missing if not store.check([f"known/{word}/{other}"])]
+        time.sleep(0.01)
+    return PrefixStore(word, store)
 
 
 def share_of(batch: int, accumulate: int = 1) -> int:
