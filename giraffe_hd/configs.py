@@ -107,9 +107,10 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    lr: float = 2e-3
-    """Adam's, of both networks; the mapping networks learn at a tenth."""
-    r1: float = 0.1
+    lr: float | None = None
+    """Adam's, of both networks, by default `training.loop.learning_rate`; the mapping networks learn at a tenth."""
+    r1: float | None = None
+    """Gamma of the gradient penalty, by default `training.loop.r1_gamma`."""
     r1_every: int = 8
     pose_weight: float = 3.0
     """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
@@ -133,11 +134,16 @@ class TrainConfig:
     """Pictures over which binarisation grows from nothing; early, it freezes a bad split."""
     sigma_noise_until: int = 60_000
     """Pictures until which noise on the density fades from standard deviation 1 to 0."""
+    augment_target: float | None = None
+    """For small sets: how sure of real pictures the critic may be, r_t such as 0.6, before what it sees is recoloured
+    ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
 
 
 CARS_64 = TrainConfig(
     data=DataConfig(size=64, flip=True),
     loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),
+    lr=2e-3,
+    r1=0.1,
 )
 """Rendered cars at 64 px: knobs that turn within an hour on two CPU cores."""
 

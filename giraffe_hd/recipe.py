@@ -20,8 +20,9 @@ from giraffe_hd.losses import (
 )
 from giraffe_hd.volume import box_rays
 from training import types
+from training.augment import AdaptiveChance, augment
 from training.draws import rand, sampled
-from training.loop import learning
+from training.loop import learning, learning_rate, r1_gamma
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 
@@ -33,6 +34,11 @@ class Recipe:
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.discriminator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
+        self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
+        if self.adaptive is not None:
+            self.networks["augment"] = self.adaptive
+        self.gauges: dict[str, Tensor] = {}
+        """Values for the log that are no losses."""
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
@@ -42,11 +48,12 @@ class Recipe:
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""
         c = self.config
-        discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=c.lr, betas=(0.0, 0.99), fused=True)
+        lr = learning_rate(c.generator.resolution) if c.lr is None else c.lr
+        discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
         mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
-        groups = [{"params": others}, {"params": mapping, "lr": c.lr * 0.1}]
-        generator = torch.optim.Adam(groups, lr=c.lr, betas=(0.0, 0.99), fused=True)
+        groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
+        generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
         return [
             Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
             Phase(
@@ -73,6 +80,10 @@ class Recipe:
         """Return the context of bfloat16 arithmetic, if the config wants it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
+    def seen(self, image: Image, step: Step) -> Image:
+        """Return pictures as the critic gets them: recoloured, where it has become too sure of a small set."""
+        return augment(image, float(self.adaptive.chance), step.rng, ("colour",)) if self.adaptive else image
+
     def judge(self, image: Image, step: Step) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
         """Return logits and poses; late enough, logits given the pose."""
         c = self.config
@@ -94,22 +105,25 @@ class Recipe:
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return adversarial and pose terms of the discriminator."""
-        fake, read = self.judge(self.fake.image.detach(), step)
-        real, _ = self.judge(batch.image, step)
+        fake, read = self.judge(self.seen(self.fake.image.detach(), step), step)
+        real, _ = self.judge(self.seen(batch.image, step), step)
+        if self.adaptive is not None:
+            self.gauges = self.adaptive.update(real)
         return {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, self.alone.detach(), step)}
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the gradient penalty on real pictures, in float32."""
-        image = batch.image.detach().requires_grad_()
+        image = self.seen(batch.image, step).detach().requires_grad_()
         c = self.config
         logit, _ = self.discriminator(image, step.ramp(c.condition_since, c.condition_full))
-        return {"r1": c.r1 / 2 * r1_penalty(logit, image)}
+        gamma = r1_gamma(c.generator.resolution, c.loop.batch) if c.r1 is None else c.r1
+        return {"r1": gamma / 2 * r1_penalty(logit, image)}
 
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return adversarial, pose and mask terms of the generator."""
         c, layers = self.config, self.fake
         hit = box_rays(self.codes, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
-        logit, read = self.judge(layers.image, step)
+        logit, read = self.judge(self.seen(layers.image, step), step)
         return {
             "adversarial": generator_loss(logit),
             **self.pose_losses(read, self.alone, step),

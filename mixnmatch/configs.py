@@ -129,10 +129,11 @@ class LossConfig:
     """The mask painted from a real picture's codes against that picture's box (paper: none)."""
     clay: float = 0.5
     """The shape's picture against the finished one without colour (paper: none)."""
-    r1_image: float = 0.1
+    r1_image: float | None = None
     r1_background: float = 0.05
     r1_pair: float = 0.1
-    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs)."""
+    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); of the image
+    critic by default from size and batch, `training.loop.r1_gamma`."""
     r1_every: int = 16
     """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     area: float = 5.0
@@ -159,6 +160,8 @@ class LossConfig:
     """Real pictures against what is painted from the features extracted from them (paper: none)."""
     augment: float = 0.0
     """Chance of each augmentation (shift, colour, cutout) on both sides of the critics of pictures."""
+    augment_target: float | None = None
+    """Instead, let that chance follow how sure the image critic is of real pictures: r_t, such as 0.6 (ADA)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,9 +173,9 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
-    learning_rate: float = 2e-3
-    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised learning rate."""
-    critic_learning_rate: float = 2e-3
+    learning_rate: float | None = None
+    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.loop.learning_rate`."""
+    critic_learning_rate: float | None = None
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     critic_dim: int = 48
@@ -193,6 +196,9 @@ class TrainConfig:
 CARS_64 = TrainConfig(
     loop=LoopConfig(images=36_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
+    losses=LossConfig(r1_image=0.1),
+    learning_rate=2e-3,
+    critic_learning_rate=2e-3,
 )
 
 CLOTHING_64 = replace(
@@ -213,6 +219,7 @@ CLOTHING_64 = replace(
         occupancy_noise=0.3,  # at 1 the flat shapes start as lace, and its holes come to tell shapes apart
     ),
     losses=LossConfig(
+        r1_image=0.1,
         area_range=(0.2, 0.65),
         info_shape=0.05,
         outline=0.1,

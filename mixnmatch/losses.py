@@ -158,33 +158,3 @@ def jitter(layer: Float[Tensor, "n c h w"], rng: torch.Generator, *, noise: floa
     shift = torch.randint(-side // 8, side // 8 + 1, (2,), generator=rng).tolist()
     layer = torch.roll(layer, shift, (2, 3))
     return layer + noise * randn(*layer.shape, rng=rng).to(layer.device)
-
-
-def augment(image: Image, chance: float, rng: torch.Generator) -> Image:
-    """Return pictures each shifted, recoloured and cut with `chance` (DiffAugment, Zhao et al. 2020)."""
-    if chance == 0:
-        return image
-    n, side = image.shape[0], image.shape[-1]
-
-    def draw(*shape: int) -> Tensor:
-        return rand(n, *shape, rng=rng).to(image.device)
-
-    chosen = (draw(3) < chance).float()
-    # colour: brightness by up to 0.25, saturation and contrast by up to a half
-    amount = chosen[:, :1, None, None]
-    image = image + (draw(1, 1, 1) - 0.5) * 0.5 * amount
-    grey = image.mean(1, keepdim=True)
-    image = grey + (image - grey) * (1 + (draw(1, 1, 1) - 0.5) * amount)
-    level = image.mean((1, 2, 3), keepdim=True)
-    image = level + (image - level) * (1 + (draw(1, 1, 1) - 0.5) * amount)
-    # shift by up to an eighth, edges repeated
-    shift = ((draw(2) - 0.5) * side / 4).round().long() * chosen[:, 1:2].long()
-    line = torch.arange(side, device=image.device)
-    rows = (line + shift[:, :1]).clamp(0, side - 1)
-    columns = (line + shift[:, 1:]).clamp(0, side - 1)
-    image = image.gather(2, rows[:, None, :, None].expand_as(image))
-    image = image.gather(3, columns[:, None, None, :].expand_as(image))
-    # a grey square of half the side
-    centre = draw(2) * side
-    inside = ((line - centre[:, :1]).abs() < side / 4)[:, :, None] & ((line - centre[:, 1:]).abs() < side / 4)[:, None]
-    return image * (1 - inside[:, None] * chosen[:, 2, None, None, None])

@@ -16,7 +16,6 @@ from mixnmatch.encoders import as_codes
 from mixnmatch.generator import Generator, pose_features
 from mixnmatch.losses import (
     area,
-    augment,
     balanced,
     binary,
     box_fit,
@@ -35,7 +34,9 @@ from mixnmatch.losses import (
     shrunk,
     weighted_mean,
 )
+from training.augment import AdaptiveChance, augment
 from training.draws import own, randn, share
+from training.loop import learning_rate, r1_gamma
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 
@@ -70,9 +71,21 @@ class Recipe:
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
             }
-        ).to(device)
+        )
+        target = config.losses.augment_target
+        self.adaptive = None if target is None else AdaptiveChance(target)
+        if self.adaptive is not None:
+            self.networks["augment"] = self.adaptive
+        self.networks.to(device)
         self.shared: Shared | None = None
         self.optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self.gauges: dict[str, Tensor] = {}
+        """Values for the log that are no losses."""
+
+    @property
+    def chance(self) -> float:
+        """Chance of each augmentation now."""
+        return float(self.adaptive.chance) if self.adaptive else self.losses.augment
 
     @property
     def now(self) -> Shared:
@@ -89,7 +102,11 @@ class Recipe:
         config, weights, nets = self.config, self.losses, self.networks
         until, since = config.first_stage_until, config.feature_since
 
-        def adam(*modules: nn.Module, rate: float = config.learning_rate) -> torch.optim.Optimizer:
+        usual = learning_rate(config.generator.resolution)
+        painting = usual if config.learning_rate is None else config.learning_rate
+        judging = usual if config.critic_learning_rate is None else config.critic_learning_rate
+
+        def adam(*modules: nn.Module, rate: float = painting) -> torch.optim.Optimizer:
             parameters = [p for module in modules for p in module.parameters()]
             optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
             self.optimizers.append((optimizer, rate))
@@ -102,7 +119,7 @@ class Recipe:
         }
         phases = []
         for name, (losses, penalty) in critics.items():
-            optimizer = adam(nets[name], rate=config.critic_learning_rate)
+            optimizer = adam(nets[name], rate=judging)
             start = weights.pair_ramp[0] if name == "pair_critic" else 0
             phases.append(
                 Phase(name=name, network=nets[name], optimizer=optimizer, losses=losses, since=start, until=until)
@@ -129,7 +146,7 @@ class Recipe:
             Phase(
                 name="feature_critic",
                 network=nets["feature_critic"],
-                optimizer=adam(nets["feature_critic"], rate=config.critic_learning_rate / 10),
+                optimizer=adam(nets["feature_critic"], rate=judging / 10),
                 losses=self.feature_critic,
                 every=2,
                 since=since,
@@ -232,16 +249,21 @@ class Recipe:
 
     def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Real pictures against finished ones."""
-        critic, chance = self.networks["image_critic"], self.losses.augment
+        critic, chance = self.networks["image_critic"], self.chance
         with self.precision():
             real = critic(augment(batch.image, chance, step.rng))
             painted = critic(augment(self.now.layers.image.detach(), chance, step.rng))
+        if self.adaptive is not None:
+            self.gauges = self.adaptive.update(real)
         return {"loss": critic_loss(real, painted)}
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the image critic."""
-        image = augment(batch.image, self.losses.augment, step.rng).detach().requires_grad_()
-        return {"penalty": self.losses.r1_image * gradient_penalty(self.networks["image_critic"](image), [image])}
+        image = augment(batch.image, self.chance, step.rng).detach().requires_grad_()
+        gamma = self.losses.r1_image
+        if gamma is None:
+            gamma = r1_gamma(self.config.generator.resolution, self.config.loop.batch)
+        return {"penalty": gamma * gradient_penalty(self.networks["image_critic"](image), [image])}
 
     def painted_codes(self) -> dict[str, Tensor]:
         """Return the drawn codes as the pair critic and the encoders' losses see them."""
@@ -267,9 +289,9 @@ class Recipe:
         critic = self.networks["pair_critic"]
         encoded = {name: code.detach() for name, code in self.encoded_codes().items()}
         with self.precision():
-            real = critic(augment(batch.image, self.losses.augment, step.rng), encoded, step.rng)
+            real = critic(augment(batch.image, self.chance, step.rng), encoded, step.rng)
             painted = self.now.layers.image.detach()
-            drawn = critic(augment(painted, self.losses.augment, step.rng), self.painted_codes(), step.rng)
+            drawn = critic(augment(painted, self.chance, step.rng), self.painted_codes(), step.rng)
         return {"loss": critic_loss(drawn, real)}
 
     def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -286,7 +308,7 @@ class Recipe:
         weights, layers = self.losses, self.now.layers
         with self.precision():
             real, kind = self.networks["background_critic"](layers.background)
-            logits = self.networks["image_critic"](augment(layers.image, weights.augment, step.rng))
+            logits = self.networks["image_critic"](augment(layers.image, self.chance, step.rng))
         terms = {
             "background": weights.background * painter_loss(real),
             "background_class": weights.background_class * painter_loss(kind),
@@ -298,7 +320,7 @@ class Recipe:
         ramp = step.ramp(*weights.pair_ramp)
         if ramp > 0:
             with self.precision():
-                critic, chance = self.networks["pair_critic"], weights.augment
+                critic, chance = self.networks["pair_critic"], self.chance
                 drawn = critic(augment(layers.image, chance, step.rng), self.painted_codes(), step.rng)
                 encoded = critic(augment(batch.image, chance, step.rng), self.encoded_codes(), step.rng)
             terms["pair"] = weights.pair * ramp * (painter_loss(-drawn) + painter_loss(encoded))

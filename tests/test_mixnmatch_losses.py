@@ -112,21 +112,6 @@ def test_balanced_draws_each_kind_alike(n, kinds):
     assert counts.max() - counts.min() <= 1
 
 
-def test_augment_with_no_chance_is_the_picture_itself():
-    image = torch.rand(2, 3, 8, 8) * 2 - 1
-    rng = torch.Generator().manual_seed(0)
-    assert torch.equal(losses.augment(image, 0.0, rng), image)
-    assert not torch.equal(losses.augment(image, 1.0, rng), image)
-
-
-def test_augment_shifts_repeat_edges_and_pass_gradients():
-    image = torch.full((4, 3, 8, 8), 0.5, requires_grad=True)
-    losses.augment(image, 0.7, torch.Generator().manual_seed(1)).sum().backward()
-    assert image.grad is not None
-    assert torch.isfinite(image.grad).all()
-    assert image.grad.abs().sum() > 0
-
-
 def test_box_fit_by_hand():
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0]])  # of 4 pixels: columns 1 and 2, rows 2 and 3
     exact = losses.inside(boxes, 4)

@@ -21,10 +21,11 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.checkpoint import newest_state, save_generator, save_state, write_whole
+from training.checkpoint import newest_state, read_card, save_generator, save_state, write_whole
 from training.data.folder import PictureSet
 from training.distributed import any_of, average_gradients, from_first, joined, mean_of, rank, share_of, size
 from training.draws import Draws, draws, own
+from training.early import WHEN, look
 from training.growth import learnt, take_over
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
@@ -44,8 +45,8 @@ class LoopConfig:
     accumulate: int = 1
     """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
     seed: int = 0
-    ema_half_life: int = 10_000
-    """Pictures after which a weight's past counts half in the average generator."""
+    ema_half_life: int | None = None
+    """Pictures after which a weight's past counts half in the average generator; by default from the batch."""
     ema_warm_up: float = 0.05
     """The half-life is at most this share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
     bf16: bool = True
@@ -56,15 +57,44 @@ class LoopConfig:
     save_every: int = 5_000
     keep: int = 3
     """Resume states kept."""
+    figures_every: int = 0
+    """Pictures between short knob reports, in the log and in TensorBoard; 0 is never."""
+    figures_n: int = 128
+    """Pictures for each of their fits."""
+    best_by: str | None = None
+    """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
 
     def __post_init__(self) -> None:
-        for name in ("images", "batch", "accumulate", "ema_half_life", "log_every", "grid_every", "save_every", "keep"):
+        for name in ("images", "batch", "accumulate", "log_every", "grid_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.ema_half_life is not None and self.ema_half_life < 1:
+            raise ValueError(f"loop.ema_half_life is {self.ema_half_life}; it must be at least 1")
+        if self.figures_every < 0 or self.figures_n < 32:
+            raise ValueError(
+                f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; wanted at least 0, 32"
+            )
+        if self.best_by is not None and not self.figures_every:
+            raise ValueError(f"loop.best_by is {self.best_by}, but no figures are taken; give --loop.figures-every too")
+
+    @property
+    def half_life(self) -> float:
+        """`ema_half_life`, or 10,000 pictures for a batch of 32 and in proportion (StyleGAN2-ADA Appendix C)."""
+        return self.ema_half_life or self.batch * 10_000 / 32
+
+
+def learning_rate(size: int) -> float:
+    """Return Adam's usual learning rate for equalised networks of pictures of `size` (StyleGAN2-ADA Appendix C)."""
+    return 2.5e-3 if size < 1024 else 2e-3
+
+
+def r1_gamma(size: int, batch: int) -> float:
+    """Return the usual weight of R1, 0.0002 size^2 / batch (StyleGAN2-ADA Appendix C)."""
+    return 0.0002 * size**2 / batch
 
 
 class NonFiniteError(RuntimeError):
-    """Training met losses that are not numbers three steps in a row."""
+    """Training met losses that are not numbers three times without getting further."""
 
 
 @contextlib.contextmanager
@@ -84,6 +114,7 @@ def train_step(
     *,
     rest: Sequence[tuple[Batch, Step]] = (),
     begin: Callable[[Batch, Step], None] | None = None,
+    lr_factor: float = 1.0,
 ) -> dict[str, Tensor]:
     """Run the phases due at `step`; return each loss term, detached, as 'phase/term'.
 
@@ -91,7 +122,7 @@ def train_step(
     or gradient is not finite leaves its network as it was and logs 'phase/skipped'.
 
     With a `rest`, the step is taken in parts: gradients of all are summed before each update, and `begin` is called for
-    each part in each phase, so that no more than one part is in memory.
+    each part in each phase, so that no more than one part is in memory. Learning rates count `lr_factor` times.
     """
     logged: dict[str, Tensor] = {}
     parts = [(batch, step), *rest]
@@ -119,12 +150,24 @@ def train_step(
         parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if bool(torch.isfinite(norm + total)):
-            phase.optimizer.step()
+            with _slower(phase.optimizer, lr_factor):
+                phase.optimizer.step()
         else:
             logged[f"{phase.name}/skipped"] = torch.ones(())
         phase.optimizer.zero_grad(set_to_none=True)
         logged |= {f"{phase.name}/{name}": value for name, value in sums.items()}
     return logged
+
+
+@contextlib.contextmanager
+def _slower(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+    """Let learning rates count `factor` times inside the block; a recipe's own schedule stays as it is."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    yield
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 @torch.no_grad()
@@ -163,12 +206,15 @@ class Run:
         self.phases = self.recipe.phases()
         self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()
         self.index = self.images = 0
+        self.lr_factor = 1.0
+        """Of every learning rate: halved each time the losses were not finite."""
 
     def state(self) -> dict[str, Any]:
         """Return all that a later run needs to go on exactly: tensors and plain values."""
         return {
             "index": self.index,
             "images": self.images,
+            "lr_factor": self.lr_factor,
             "networks": self.recipe.networks.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
@@ -194,15 +240,26 @@ class Run:
         for name, optimizer in self.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.index, self.images = state["index"], state["images"]
+        self.lr_factor = state.get("lr_factor", 1.0)
         return True
+
+    def roll_back(self) -> None:
+        """Return to the newest saved state, learning at half of the rate from here."""
+        factor, seen = self.lr_factor / 2, self.images
+        self.resume()
+        self.lr_factor = factor
+        log.warning("losses not finite at %d pictures: back to %d, learning rates x %g", seen, self.images, factor)
 
     def save(self) -> None:
         """Write the resume state, then the average generator; of several processes the first one does."""
         if rank() > 0:
             return
         save_state(self.out, self.images, self.state(), keep=self.config.loop.keep)
-        card = {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
-        save_generator(self.out / "generator.safetensors", self.average, card=card)
+        save_generator(self.out / "generator.safetensors", self.average, card=self.card())
+
+    def card(self) -> dict[str, Any]:
+        """Return what a generator file of this run says of itself."""
+        return {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
 
     def step(self, data: PictureSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
@@ -215,9 +272,10 @@ class Run:
             parts.append((to_device(data.batch(own(indices, rng), rng), self.device), step))
         if loop.accumulate == 1:
             self.recipe.begin(*parts[0])
-        logged = train_step(self.phases, *parts[0], rest=parts[1:], begin=self.recipe.begin)
+        logged = train_step(self.phases, *parts[0], rest=parts[1:], begin=self.recipe.begin, lr_factor=self.lr_factor)
+        logged |= getattr(self.recipe, "gauges", {})
         self.index, self.images = self.index + 1, self.images + loop.batch
-        half_life = min(loop.ema_half_life, max(1.0, self.images * loop.ema_warm_up))
+        half_life = min(loop.half_life, max(1.0, self.images * loop.ema_warm_up))
         update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
         return logged
 
@@ -232,8 +290,12 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
     """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
 
     A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, a run folder or a
-    generator file, wherever their shapes fit. Ctrl-C and SIGTERM end the run after the step at hand, its state saved.
-    Under torchrun each process takes its share of `loop.batch`; the first one alone reads and writes the run folder.
+    generator file, wherever their shapes fit. Ctrl-C and SIGTERM end the run after the step at hand, its state saved; a
+    full disk stops the writing only; losses that are not finite take the run back to its last state, at half the
+    learning rate. Under torchrun each process takes its share of `loop.batch`; the first one alone reads and writes the
+    run folder.
+
+    Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
     """
     with joined(device) as where:
         share_of(config.loop.batch, config.loop.accumulate)
@@ -260,6 +322,8 @@ def _train(run: Run, pictures: PictureSet) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
+    if run.index == 0:
+        run.save()  # what cannot be written fails now, and there is a state to roll back to
     with (
         SummaryWriter(str(run.out), purge_step=run.images or None) if first else contextlib.nullcontext() as board,
         (run.out / "log.jsonl").open("a", encoding="utf-8") if first else contextlib.nullcontext() as lines,
@@ -269,12 +333,17 @@ def _train(run: Run, pictures: PictureSet) -> None:
         sums: dict[str, list[Tensor]] = {}
         while run.images < loop.images and not any_of(bool(stopped)):
             logged = run.step(pictures)
-            bad = bad + 1 if any(name.endswith("/skipped") for name in logged) else 0
-            if bad == 3:
-                raise NonFiniteError(
-                    f"the losses were not finite three steps running at {run.images} pictures; the last saved state is "
-                    f"untouched: lower the learning rate or turn bf16 off and start the same command again"
-                )
+            if any(name.endswith("/skipped") for name in logged):
+                bad += 1
+                if bad == 3:
+                    raise NonFiniteError(
+                        f"the losses were not finite three times near {run.images} pictures, at ever lower learning "
+                        f"rates; the last saved state is untouched: turn bf16 off or change the losses' weights, and "
+                        f"start the same command again"
+                    )
+                run.roll_back()
+                bar.n, sums, since, seen = run.images, {}, time.monotonic(), run.images
+                continue
             for name, value in logged.items():
                 sums.setdefault(name, []).append(value)
             bar.update(loop.batch)
@@ -284,14 +353,59 @@ def _train(run: Run, pictures: PictureSet) -> None:
                 sums, since, seen = {}, time.monotonic(), run.images
                 if board is not None and lines is not None:
                     _write_log(run, means, board, lines)
-            due = _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images
-            if due and board is not None:
-                _write_grids(run, fixed, board)
+            if board is not None and lines is not None:
+                with _unless_full("pictures and figures", run):
+                    _look(run, pictures, fixed, board, lines)
             if _crossed(run.images, loop.batch, loop.save_every):
-                run.save()
+                with _unless_full("the state", run):
+                    run.save()
+                    bad = 0
         run.save()
     if run.images < loop.images:
         log.warning("stopped at %d pictures, saved; the same command goes on from here", run.images)
+
+
+@contextlib.contextmanager
+def _unless_full(what: str, run: Run) -> Iterator[None]:
+    """Go on training where a disk is full or gone for a while: older files stand, the next ones are tried again."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("could not write %s at %d pictures (%s); training goes on", what, run.images, error)
+
+
+def _look(run: Run, pictures: PictureSet, fixed: Batch, board: Any, lines: TextIO) -> None:
+    """Write what is due: grids, a word on the masks, figures of the knobs and the best generator by them."""
+    loop = run.config.loop
+    if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
+        _write_grids(run, fixed, board)
+    if any(run.images - loop.batch < at <= run.images for at in WHEN):
+        box = fixed.box
+        area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
+        if (found := look(run.average, box=area)) is not None:
+            log.log(logging.INFO if found.settled else logging.WARNING, "%d pictures, %s", run.images, found)
+            with (run.out / "masks.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{run.images} pictures, {found}\n")
+    if loop.figures_every and _crossed(run.images, loop.batch, loop.figures_every):
+        _write_figures(run, pictures, board, lines)
+
+
+def _write_figures(run: Run, pictures: PictureSet, board: Any, lines: TextIO) -> None:
+    """Measure the average generator's knobs; keep it as `best.safetensors` if none was better so far."""
+    from training.metrics.report import better, held_out, quick_figures
+
+    loop = run.config.loop
+    aside = held_out(pictures.path, replace(pictures.config, flip=False))
+    found = quick_figures(run.average, pictures if aside is None else aside[0], n=loop.figures_n)
+    _write_log(run, {f"figures/{name}": value for name, value in found.items()}, board, lines)
+    if loop.best_by is None:
+        return
+    if loop.best_by not in found:
+        raise ValueError(f"loop.best_by is {loop.best_by!r}; this generator's figures are {', '.join(sorted(found))}")
+    path = run.out / "best.safetensors"
+    so_far = read_card(path)["figures"][loop.best_by] if path.is_file() else None
+    if so_far is None or better(loop.best_by, found[loop.best_by], so_far):
+        save_generator(path, run.average, card=run.card() | {"figures": found})
 
 
 def _write_log(run: Run, means: dict[str, float], board: Any, lines: TextIO) -> None:

@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
-from training.data.folder import PictureSet
+from training.data.folder import DataConfig, PictureSet
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
@@ -32,6 +32,11 @@ T = TypeVar("T")
 
 HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
+MORE = (
+    "_r2", "_within_15", "steps_right", "_closed", "once_round", "_diagonal", "_iou", "iou_code", "iou_feature",
+    "_accuracy", "_nmi",
+)  # fmt: skip
+"""How figures end that are better if larger; of the others less is better."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -195,6 +200,23 @@ def _distance(
     return result
 
 
+def held_out(data: Path, config: DataConfig) -> tuple[PictureSet, str] | None:
+    """Return the pictures of a set that are not trained on, and the name of their split; None if there are none."""
+    for split in HELD_OUT:
+        try:
+            return PictureSet(data, config, split), split
+        except ValueError:
+            continue
+    return None
+
+
+def better(name: str, value: float, other: float) -> bool:
+    """Return whether `value` of the figure `name` is better than `other`: most are errors, some want 1 or much."""
+    if name.endswith("_slope"):
+        return abs(value - 1) < abs(other - 1)
+    return value > other if name.endswith(MORE) else value < other
+
+
 def plain(value: Any) -> Any:
     """Return a report as JSON's plain values; pictures are left to the page."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -283,14 +305,12 @@ class Evaluate:
         assert self.data is not None
         config = evaluation_data(self.checkpoint, generator)
         train = PictureSet(self.data, config)
-        for split in HELD_OUT if self.split is None else (self.split,):
-            if split == "train":
-                return train, None, "train"
-            try:
-                return PictureSet(self.data, config, split), train, split
-            except ValueError:
-                if self.split is not None:
-                    raise
+        if self.split == "train":
+            return train, None, "train"
+        if self.split is not None:
+            return PictureSet(self.data, config, self.split), train, self.split
+        if (found := held_out(self.data, config)) is not None:
+            return found[0], train, found[1]
         report.notes.append(f"{self.data.name} holds no pictures out: compared with training pictures")
         return train, None, "train"
 

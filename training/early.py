@@ -1,0 +1,79 @@
+"""The first look at a run: has the mask settled, and if not, what to change. A generator's losses do not say."""
+
+from dataclasses import dataclass
+
+import torch
+
+from training.metrics.knobs import iou
+from training.types import Generator
+
+WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)
+"""Pictures seen at which training looks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What masks of random samples are like, as shares of the picture, and what to make of it."""
+
+    area: float
+    """Mean area."""
+    spread: float
+    """Standard deviation of the area over pictures."""
+    soft: float
+    """Pixels between 0.1 and 0.9, over the area."""
+    alike: float
+    """Overlap (IoU) of masks of different samples, cut at one half."""
+    box: float | None
+    """Mean area of the boxes of the real pictures, where there are boxes."""
+    settled: bool
+    advice: str
+
+    def __str__(self) -> str:
+        box = "" if self.box is None else f", boxes of the photos {self.box:.0%}"
+        return (
+            f"mask: {self.area:.0%} of the picture (spread {self.spread:.0%}{box}), soft {self.soft:.0%} of it, "
+            f"overlap between samples {self.alike:.2f}: {self.advice}"
+        )
+
+
+@torch.inference_mode()
+def look(generator: Generator, *, box: float | None = None, n: int = 64, seed: int = 0) -> Look | None:
+    """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes."""
+    codes = generator.sample(n, torch.Generator().manual_seed(seed))
+    mask = getattr(generator(codes), "mask", None)
+    if mask is None:
+        return None
+    mask = mask.float().sum(1, keepdim=True).clamp(0, 1)  # scenes of several objects have one each
+    areas = mask.mean((1, 2, 3))
+    area, spread = float(areas.mean()), float(areas.std())
+    soft = float(((mask > 0.1) & (mask < 0.9)).float().mean() / areas.mean().clamp_min(1e-6))
+    alike = float(iou(mask, mask.roll(1, 0)).mean())
+    advice = _advice(area, spread, soft, alike, box)
+    return Look(area=area, spread=spread, soft=soft, alike=alike, box=box, settled=advice == SETTLED, advice=advice)
+
+
+SETTLED = "settled"
+
+
+def _advice(area: float, spread: float, soft: float, alike: float, box: float | None) -> str:
+    """Return what the figures mean and what to change (remedies of FineGAN's and GIRAFFE's successors)."""
+    if area < 0.01:
+        return (
+            "nothing is object and the background draws everything; if it stays so, raise the weight of the least area "
+            "or coverage, or make the background weaker (fewer channels)"
+        )
+    if area > 0.9 or (box is not None and area > 1.5 * box):
+        return (
+            "the object draws the background too; if it stays so, raise the weight of containment or of the largest "
+            "area, or give tighter boxes"
+        )
+    if alike > 0.95 and spread < 0.02:
+        return (
+            "every sample has the same mask, so pose and shape do nothing; if it stays so, raise the weight of the "
+            "pose head or of the code losses, or see whether the objects in the photos do all stand alike"
+        )
+    if soft > 0.5:
+        return (
+            "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier"
+        )
+    return SETTLED
