@@ -132,8 +132,8 @@ class LossConfig:
     r1_image: float | None = None
     r1_background: float = 0.05
     r1_pair: float = 0.1
-    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); of the image
-    critic by default from size and batch, `training.loop.r1_gamma`."""
+    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); that of the
+    image critic by default from size and batch, `training.loop.r1_gamma`."""
     r1_every: int = 16
     """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     area: float = 5.0

@@ -1,4 +1,4 @@
-"""Augmentation for small sets: identity at chance 0, gradients, colours by hand, and a chance that follows the critic."""
+"""Augmentation for small sets: none at chance 0, gradients, colours by hand, a chance that follows the critic."""
 
 import pytest
 import torch
@@ -58,5 +58,5 @@ def test_the_chance_rises_while_the_critic_is_sure_and_falls_when_not():
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -0.5])
 def test_an_impossible_target_is_refused(target):
-    with pytest.raises(ValueError, match="such as 0.6"):
+    with pytest.raises(ValueError, match=r"such as 0\.6"):
         AdaptiveChance(target)

@@ -1,55 +1,45 @@
 """The training loop on a tiny generator: exact resumption, damaged states, losses that are not finite, stopping."""
 
 import json
+import shutil
 import signal
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 from torch import nn
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
-from training.checkpoint import CheckpointError, load_generator, newest_state, save_state
-from training.data.folder import DataConfig
-from training.loop import LoopConfig, NonFiniteError, Run, batch_indices, train, train_step
+from giraffe_hd.configs import TrainConfig
+from tests.benchmarks.kills import TINY, Kills, squares
+from training.checkpoint import CheckpointError, load_generator, newest_state, read_card, save_state
+from training.data.folder import PictureSet
+from training.loop import (
+    LoopConfig,
+    NonFiniteError,
+    Run,
+    batch_indices,
+    learning_rate,
+    r1_gamma,
+    train,
+    train_step,
+)
+from training.pictures import PictureError
 from training.types import Batch, Phase, Step
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared set of twelve coloured squares."""
-    folder = tmp_path_factory.mktemp("set")
-    (folder / "images").mkdir()
-    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
-    for i in range(12):
-        pixels = np.full((16, 16, 3), 30 * (i % 4), np.uint8)
-        pixels[4:12, 4:12] = (200, 20 * i, 90)
-        PIL.Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-        lines.append(f"{i}.png,train,square,16,16,4,4,12,12")
-    (folder / "index.csv").write_text("\n".join(lines) + "\n")
-    (folder / "set.json").write_text("{}")
-    return folder
+    return squares(tmp_path_factory.mktemp("set") / "squares")
 
 
 @pytest.fixture
 def config() -> TrainConfig:
-    return replace(
-        CARS_64,
-        data=DataConfig(size=16),
-        loop=LoopConfig(images=32, batch=4, save_every=12, grid_every=1000, log_every=4, bf16=False),
-        generator=GeneratorConfig(
-            resolution=16, rays=8, samples=3, z_dim=8, w_dim=8, field_dim=8, features=8, object_channels=(8, 8),
-            mask_channels=4, background_channels=(8, 8, 8), background_shape_layers=1,
-        ),
-        discriminator=DiscriminatorConfig(channels=(8, 8)),
-        condition_since=0,
-        condition_full=16,
-        r1_every=2,
-    )  # fmt: skip
+    loop = replace(TINY.loop, images=32, save_every=12)
+    return replace(TINY, loop=loop, condition_since=0, condition_full=16)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -140,10 +130,123 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     assert "toy/skipped" in logged
 
 
-def test_three_such_steps_end_training(config, pictures, tmp_path, monkeypatch):
+def test_the_third_time_ends_training_and_leaves_the_saved_state(config, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("giraffe_hd.recipe.generator_loss", lambda fake: fake.mean() * float("inf"))
-    with pytest.raises(NonFiniteError, match="three steps"):
+    with pytest.raises(NonFiniteError, match="three times"):
         train(config, pictures, tmp_path, device="cpu")
+    found = newest_state(tmp_path)
+    assert found is not None
+    assert found[0]["images"] == 0
+
+
+def test_one_such_loss_rolls_the_run_back_and_halves_the_learning_rate(config, pictures, tmp_path, monkeypatch, caplog):
+    """At the fifth step, 20 pictures: back to the state of 12; half of the rate from there, kept over a resumption."""
+    from giraffe_hd import recipe
+
+    right, calls = recipe.generator_loss, []
+
+    def once_wrong(fake: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return right(fake) * (float("nan") if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(recipe, "generator_loss", once_wrong)
+    train(replace(config, loop=replace(config.loop, images=24)), pictures, tmp_path, device="cpu")
+    assert "back to 12" in caplog.text
+    assert len(calls) == 5 + 3  # five steps, then from 12 to 24 pictures
+    run = Run(config, tmp_path, torch.device("cpu"))
+    assert run.resume()
+    assert run.lr_factor == 0.5
+    monkeypatch.setattr(recipe, "generator_loss", right)
+    train(config, pictures, tmp_path, device="cpu")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(tmp_path).values())
+
+
+def test_half_of_the_rate_is_half_of_the_step():
+    network, phase = toy_phase(lambda net: net.weight.sum())
+    start = network.weight.item()
+    train_step([phase], BATCH, step_at(), lr_factor=0.5)
+    assert network.weight.item() == pytest.approx(start - 0.05)
+    assert phase.optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_killed_runs_go_on_and_end_as_if_undisturbed(tmp_path):
+    found = Kills(kills=3, longest=2.0, seed=1, out=tmp_path).run()
+    assert found["kills"] == 3
+    assert (found["lost"], found["wrong"]) == (0, 0)
+
+
+def test_a_full_disk_stops_the_writing_only(config, pictures, tmp_path, monkeypatch, caplog):
+    """The second state finds no room: training goes on, and the third, at the end, is what it would have been."""
+    from training import loop
+
+    train(config, pictures, tmp_path / "whole", device="cpu")
+    right, calls = loop.save_state, []
+
+    def full_once(*args: Any, **options: Any) -> Path:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return right(*args, **options)
+
+    monkeypatch.setattr(loop, "save_state", full_once)
+    train(config, pictures, tmp_path / "full", device="cpu")
+    assert "No space left" in caplog.text
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "full"))
+
+
+def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.PictureSet", partial(PictureSet, memory=0))  # read in every step
+    train(config, pictures, tmp_path / "whole", device="cpu")
+    data = tmp_path / "set"
+    shutil.copytree(pictures, data)
+    photo = data / "images" / "7.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:40])
+    with pytest.raises(PictureError, match=r"7\.png cannot be read .* prepare the set again"):
+        train(config, data, tmp_path / "run", device="cpu")
+    photo.write_bytes(whole)
+    train(config, data, tmp_path / "run", device="cpu")
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_figures_are_logged_and_the_best_generator_is_kept(config, pictures, tmp_path, monkeypatch):
+    found = iter([{"rotation_error": 9.0}, {"rotation_error": 5.0}, {"rotation_error": 7.0}])
+    monkeypatch.setattr("training.metrics.report.quick_figures", lambda *args, **options: next(found))
+    loop = replace(config.loop, images=24, figures_every=8, best_by="rotation_error")
+    train(replace(config, loop=loop), pictures, tmp_path, device="cpu")
+    card = read_card(tmp_path / "best.safetensors")
+    assert (card["images_seen"], card["figures"]) == (16, {"rotation_error": 5.0})
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["figures/rotation_error"] for line in lines if "figures/rotation_error" in line] == [9, 5, 7]
+
+
+def test_figures_of_a_real_generator_are_taken(config, pictures, tmp_path):
+    train(replace(config, loop=replace(config.loop, images=8, figures_every=8, figures_n=32)), pictures, tmp_path)
+    assert "figures/scale_slope" in (tmp_path / "log.jsonl").read_text()
+
+
+def test_best_by_without_figures_says_what_to_give():
+    with pytest.raises(ValueError, match="figures-every"):
+        LoopConfig(best_by="rotation_error")
+
+
+def test_the_chance_of_augmentation_is_kept_over_a_resumption(config, pictures, tmp_path):
+    """With a target of 0.01 the chance moves at once; a run in two parts ends as a whole one, bit for bit."""
+    config = replace(config, augment_target=0.01)
+    train(config, pictures, tmp_path / "whole", device="cpu")
+    train(replace(config, loop=replace(config.loop, images=12)), pictures, tmp_path / "parts", device="cpu")
+    train(config, pictures, tmp_path / "parts", device="cpu")
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert {"augment/chance", "augment/r_t"} <= lines[-1].keys()
+
+
+@pytest.mark.parametrize(("size", "batch", "gamma"), [(256, 16, 0.8192), (64, 16, 0.0512), (1024, 4, 52.4288)])
+def test_usual_rates_by_hand(size, batch, gamma):
+    assert r1_gamma(size, batch) == pytest.approx(gamma)
+    assert learning_rate(size) == (0.002 if size == 1024 else 0.0025)
+    assert LoopConfig(batch=batch).half_life == pytest.approx(batch * 312.5)
+    assert LoopConfig(batch=batch, ema_half_life=7).half_life == 7
 
 
 def test_lazy_phase_is_multiplied_and_runs_when_due():

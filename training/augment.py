@@ -1,4 +1,4 @@
-"""What critics of small sets see: pictures altered at random, more often the surer they are (ADA, Karras et al. 2020)."""
+"""What critics of small sets see: pictures altered at random, the more the surer they are (ADA, Karras et al. 2020)."""
 
 from collections.abc import Sequence
 from typing import Literal

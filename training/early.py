@@ -67,13 +67,13 @@ def _advice(area: float, spread: float, soft: float, alike: float, box: float | 
             "the object draws the background too; if it stays so, raise the weight of containment or of the largest "
             "area, or give tighter boxes"
         )
+    if soft > 0.5:
+        return (
+            "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier"
+        )
     if alike > 0.95 and spread < 0.02:
         return (
             "every sample has the same mask, so pose and shape do nothing; if it stays so, raise the weight of the "
             "pose head or of the code losses, or see whether the objects in the photos do all stand alike"
-        )
-    if soft > 0.5:
-        return (
-            "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier"
         )
     return SETTLED

@@ -1,0 +1,46 @@
+"""The first look at a run: each kind of failing mask is named, a healthy one is called settled."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.toys import Blocks, BlocksConfig
+from training.early import look
+
+
+class Spoiled(Blocks):
+    """The toy whose masks are replaced."""
+
+    def __init__(self, spoil) -> None:
+        super().__init__(BlocksConfig(size=24, steps=8))
+        self.spoil = spoil
+
+    def forward(self, codes, **options):
+        layers = super().forward(codes, **options)
+        return replace(layers, mask=self.spoil(layers.mask))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "box", "words"),
+    [
+        (torch.zeros_like, None, "nothing is object"),
+        (torch.ones_like, None, "draws the background too"),
+        (lambda mask: mask[:1].expand_as(mask), None, "same mask"),
+        (lambda mask: 0.5 * mask, None, "half-transparent"),
+        (lambda mask: mask, 0.01, "draws the background too"),  # five times the photos' boxes
+    ],
+    ids=["empty", "full", "alike", "soft", "beyond the boxes"],
+)
+def test_failing_masks_are_named(spoil, box, words):
+    found = look(Spoiled(spoil), box=box)
+    assert found is not None
+    assert not found.settled
+    assert words in str(found)
+
+
+def test_healthy_masks_are_settled():
+    found = look(Blocks(BlocksConfig(size=24, steps=8)))
+    assert found is not None
+    assert found.settled, found
+    assert str(found).endswith("settled")
