@@ -1,0 +1,410 @@
+"""The fused field: by hand, by finite differences, as both families compute it, and kernel against definition."""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from giraffe_hd import fields, ops, volume
+from giraffe_hd.ops.field import (
+    Density,
+    Encoding,
+    Mlp,
+    field_composite,
+    render_field,
+    render_field_reference,
+    spread,
+)
+from giraffe_hd.paper.config import FieldConfig
+from giraffe_hd.paper.fields import FeatureField
+from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
+
+ROOT = Path(__file__).parent.parent
+
+
+def constant_field(width: int = 16, sigma_bias: float = 0.0) -> Mlp:
+    """Return a field of hidden features 0, 1, 2, ... everywhere."""
+    return Mlp(
+        entry=torch.zeros(1, 6, width),
+        hidden=torch.zeros(1, 0, width, width),
+        bias=torch.arange(float(width)).expand(1, 1, width),
+        sigma=torch.zeros(1, width),
+        sigma_bias=torch.tensor([sigma_bias]),
+    )
+
+
+def test_three_rays_by_hand():
+    """Clear; half the light taken at each sample; a wall that hides what is behind it."""
+    half = math.log(2.0)  # exp(-ln 2) = 1/2
+    raw = torch.tensor([[[-1.0, 0.0, -5.0], [half, half, half], [0.0, 1e4, half]]])
+    origin, direction = torch.zeros(1, 1, 3), torch.zeros(1, 3, 3)
+    t = torch.tensor([[[1.0, 2.0, 3.0]] * 3])
+    out = render_field(origin, direction, t, torch.ones(1, 3, 3), constant_field(), Encoding(1), Density(), raw)
+    alpha = torch.tensor([[0.0, 1 / 2 + 1 / 4 + 1 / 8, 1.0]])
+    torch.testing.assert_close(out.alpha, alpha)
+    torch.testing.assert_close(out.features, alpha[..., None] * torch.arange(16.0))
+    torch.testing.assert_close(out.distance, torch.tensor([[0.0, 1 / 2 + 2 / 4 + 3 / 8, 2.0]]))
+    torch.testing.assert_close(out.depth, torch.tensor([[0.0, (1 / 2 + 2 / 4 + 3 / 8) / (7 / 8), 2.0]]))
+
+
+def test_density_as_it_is_defined():
+    p = torch.tensor([[[0.0, 0.3, 0.4], [0.9, 0.0, 0.0], [0.0, 1.2, 0.0]]])
+    one = torch.ones(1, 3, 1)
+
+    def optical(density: Density) -> Tensor:
+        out = render_field(torch.zeros(1, 1, 3), p, one, one, constant_field(sigma_bias=0.2), Encoding(1), density)
+        return -torch.log1p(-out.alpha)
+
+    boxed = optical(Density(gain=2.0, box=1.1))
+    torch.testing.assert_close(boxed, torch.tensor([[0.4, 0.4, 0.0]]))
+    ball = optical(Density(softplus=True, gain=0.5, slope=4.0, radius=0.7))
+    torch.testing.assert_close(ball, 0.5 * F.softplus(0.2 + 4 * (0.7 - torch.tensor([[0.5, 0.9, 1.2]]))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reference_gradients_by_finite_differences(family):
+    case = field_case(family, n=2, rays=2, samples=2, width=3, layers=2, noise=True)
+    encoding = case.encoding._replace(octaves=1)
+    mlp = case.mlp
+    skip = None if mlp.skip is None else mlp.skip[:, : encoding.size]
+    mlp = mlp._replace(entry=mlp.entry[:, : encoding.size], skip=skip)
+    names = [k for k, v in mlp._asdict().items() if isinstance(v, Tensor)]
+    assert case.noise is not None
+    tensors = [*case.geometry, *(mlp._asdict()[k] for k in names), case.noise]
+    tensors = [x.double().requires_grad_() for x in tensors]
+
+    def render(origin: Tensor, direction: Tensor, t: Tensor, step: Tensor, *others: Tensor):
+        new = mlp._replace(**dict(zip(names, others[:-1], strict=True)))
+        return tuple(render_field_reference(origin, direction, t, step, new, encoding, case.density, others[-1]))
+
+    assert torch.autograd.gradcheck(render, tensors)
+    assert torch.autograd.gradgradcheck(lambda *a: render(*a)[0].sum(), tensors, fast_mode=True)
+
+
+def test_clipped_rays_equal_unclipped_ones():
+    """64 samples along the whole ray, and only the window of them that is in the box: same values, same gradients."""
+    case = field_case("paper", n=2, rays=40, width=16, seed=3)
+    origin, direction = (x.double() for x in case.geometry[:2])
+    step = 3.0 / 64
+    t = (torch.arange(64, dtype=torch.float64) + 0.5).mul(step).add(1.0).expand(2, 40, 64)
+    mlp = each(case.mlp, Tensor.double)
+    inside = (origin[:, :, None] + direction[:, :, None] * t[..., None]).abs().amax(-1) <= 1.1
+    most = int(inside.sum(-1).max())
+    assert 8 < most < 56
+    assert not inside.any(-1).all()
+    first = inside.to(torch.uint8).argmax(-1)
+    near = 1.0 + first * step
+    window = spread(near, near + most * step, torch.ones(40, dtype=torch.float64), most)
+    window = (window[0], torch.where(inside.any(-1)[..., None], window[1], 0))
+    whole = replace(case, geometry=(origin, direction, t, torch.full_like(t, step)), mlp=mlp)
+    clipped = replace(whole, geometry=(origin, direction, *window))
+    a, b = run(render_field_reference, whole), run(render_field_reference, clipped)
+    for name, wanted in a.items():
+        torch.testing.assert_close(b[name], wanted, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_reference_is_the_fast_field():
+    torch.manual_seed(0)
+    field = fields.ObjectField(64, 3, 4, 8, mirror=True, density=6.0)
+    case = field_case("fast", n=2, rays=9, samples=4, noise=True)
+    assert case.noise is not None
+    origin, direction, t, step = case.geometry
+    w = torch.randn(2, 8)
+    p = origin[:, :, None] + direction[:, :, None] * t[..., None]
+    sigma, hidden = field(p.flatten(1, 2), w, case.noise.flatten(1))
+    weights = volume.ray_weights(sigma.view(2, 9, 4), step)
+    wanted = (weights[..., None] * hidden.view(2, 9, 4, -1)).sum(2)
+
+    def own(layer: fields.ModulatedLinear, gain: float = 1.0) -> tuple[Tensor, Tensor]:
+        weight = layer.weight * layer.modulation(w)[:, :, None]
+        return gain * weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), gain * layer.shift(w)
+
+    layers = [own(layer, math.sqrt(2)) for layer in field.layers]  # type: ignore[arg-type]
+    sigma_weight, sigma_bias = own(field.sigma)
+    mlp = Mlp(
+        entry=layers[0][0], hidden=torch.stack([x for x, _ in layers[1:]], 1),
+        bias=torch.stack([b for _, b in layers], 1), sigma=sigma_weight[..., 0], sigma_bias=sigma_bias[:, 0],
+    )  # fmt: skip
+    out = render_field(*case.geometry, mlp, *FAMILIES["fast"], case.noise)
+    torch.testing.assert_close(out.features, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out.alpha, weights.sum(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out.distance, (weights * t).sum(-1), atol=1e-5, rtol=1e-4)
+
+
+def test_reference_is_the_published_field():
+    torch.manual_seed(0)
+    config = FieldConfig(
+        z_dim=8, width=32, n_layers=5, skip=3, extent=2.0, feat_dim=4, use_viewdirs=False, use_z_app=False
+    )
+    field = FeatureField(config).double()
+    assert field.fc_p_skip is not None
+    z = torch.randn(2, 8, dtype=torch.float64)
+    condition = field.condition(z, z)
+    p = torch.randn(2, 30, 3, dtype=torch.float64) / 2
+    with torch.no_grad():  # half the points empty
+        field.sigma_out.bias.data -= field.density(p, condition.along())[0].median()
+    raw, hidden = field.density(p, condition.along())
+    assert condition.skip is not None
+    mlp = Mlp(
+        entry=field.fc_in.weight.T[None],
+        hidden=torch.stack([block.weight.T for block in field.blocks])[None],  # type: ignore[arg-type]
+        bias=torch.stack(
+            [field.fc_in.bias + condition.entry]
+            + [block.bias.expand(2, -1) for block in field.blocks]  # type: ignore[operator, misc]
+            + [condition.skip + field.fc_p_skip.bias],
+            1,
+        ),
+        sigma=field.sigma_out.weight.expand(2, -1), sigma_bias=field.sigma_out.bias.expand(2),
+        skip=field.fc_p_skip.weight.T[None], skip_after=1 + 3,  # the entry counts
+    )  # fmt: skip
+    # a ray a point: features are alpha h, and alpha says the density
+    one = torch.ones(2, 30, 1, dtype=torch.float64)
+    out = render_field(torch.zeros(2, 1, 3).double(), p, one, one, mlp, *FAMILIES["paper"])
+    sigma = F.relu(raw) * (p.abs().amax(-1) <= 1.1)
+    torch.testing.assert_close(out.alpha, -torch.expm1(-sigma))
+    torch.testing.assert_close(out.features, out.alpha[..., None] * hidden)
+    assert 0.1 < (sigma > 0).double().mean() < 0.9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rays_that_miss_gather_nothing_wherever_they_are(family):
+    """A box behind the camera, and rays so far away that half precision would call it infinity."""
+    case = field_case(family, rays=4, behind=True, dtype=torch.float16)
+    origin, _, t, step = case.geometry
+    assert not step.any()
+    far = replace(case, geometry=(origin, torch.full((2, 4, 3), 1e30), t + 1, step))
+    for name, value in run(render_field, far).items():
+        assert not value.any(), name
+
+
+def test_spread_is_even_and_ends_where_the_box_does():
+    near, far = torch.tensor([[1.0, 2.0, math.inf]]), torch.tensor([[3.0, 1.0, -math.inf]])
+    t, step = spread(near, far, torch.tensor([1.0, 1.0, 2.0]), 4)
+    torch.testing.assert_close(t[0, 0], torch.tensor([1.25, 1.75, 2.25, 2.75]))
+    torch.testing.assert_close(step[0], torch.tensor([[0.5] * 4, [0.0] * 4, [0.0] * 4]))
+    assert torch.isfinite(t).all()
+    torch.testing.assert_close(spread(near, far, torch.full((3,), 1.5), 1)[1][0, 0, 0], torch.tensor(3.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bias": torch.zeros(2, 3, 16)}, "mlp.bias is"),
+        ({"entry": torch.zeros(3, 60, 16)}, "weights of 3 images came with 2 images"),
+        ({"entry": torch.zeros(1, 27, 16)}, "mlp.entry is"),
+        ({"skip_after": 9}, "skip comes in after layer 9; wanted 1 to 4"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(change, words):
+    case = field_case("paper")
+    with pytest.raises(ValueError, match=words):
+        render_field(*case.geometry, case.mlp._replace(**change), case.encoding, case.density)
+
+
+def test_op_on_the_cpu_is_the_reference():
+    case = field_case("fast", noise=True)
+    mlp = case.mlp
+
+    def by_op(*args):
+        *geometry, mlp, encoding, density, noise = args
+        tensors = (mlp.entry, mlp.hidden, mlp.skip, mlp.bias, mlp.sigma, mlp.sigma_bias)
+        made = field_composite(*geometry, noise, *tensors, mlp.skip_after, list(encoding), list(density))
+        return type(case.grads)(*made)
+
+    assert mlp.skip is None
+    assert max(differences(run(by_op, case), run(render_field, case)).values()) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict:
+    """Run all kernel cases in Triton's interpreter, once."""
+    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.interpret_field"], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernels_match_the_reference_in_the_interpreter(interpreted, name):
+    limit = 1e-2 if "float16" in name else 1e-4
+    for output, error in interpreted[name].items():
+        assert error < limit, output
+
+
+def test_kernels_give_the_same_twice(interpreted):
+    assert interpreted["same twice"]
+
+
+def test_compiling_makes_one_node_of_it(interpreted):
+    assert interpreted["compiled"] < 1e-6
+
+
+def test_op_can_be_differentiated_twice(interpreted):
+    assert interpreted["twice differentiated"] < 1e-4
+
+
+def test_op_keeps_the_rules_of_torch_library(interpreted):
+    assert set(interpreted["opcheck"].values()) == {"SUCCESS"}
+
+
+NETWORKS = {
+    "published object": ((60, 8, 128), 5, Encoding(10, extent=2.0), Density(box=1.1), False),
+    "fast object": ((27, 3, 64), 0, *FAMILIES["fast"], True),
+}
+"""(encoded, layers, width), skip, encoding, density, whether each image has weights of its own."""
+
+SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227}
+"""KB that a program may have, by compute capability (CUDA C++ Programming Guide, table of technical specifications)."""
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("network", "dtype"), [("published object", torch.bfloat16), ("fast object", torch.float32)], ids=["bf16", "fp32"]
+)
+def test_kernels_compile_ahead_of_time(network, dtype, backward, capability):
+    triton = pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    if ops.interpreting():
+        pytest.skip("the interpreter is on: nothing is compiled")
+    made = compiled(triton, network, dtype, backward, capability)
+    assert len(made.asm["cubin"]) > 1000
+    assert made.metadata.shared <= SHARED_MEMORY[capability] * 1024
+
+
+def compiled(triton, network: str, dtype: torch.dtype, backward: bool, capability: int):
+    """Return a kernel compiled for a GPU that need not be here."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from giraffe_hd.ops import field_triton
+
+    sizes, skip_after, encoding, density, own = NETWORKS[network]
+    cut = field_triton.launch(
+        sizes, skip_after, list(encoding), list(density), dtype=dtype, noise=True, own_weights=own, programs=10_000,
+    )  # fmt: skip
+    kernel = field_triton.backward_kernel if backward else field_triton.forward_kernel
+    low = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}[dtype]
+    signature = {}
+    for name in kernel.arg_names:
+        if name in cut.constants:
+            signature[name] = "constexpr"
+        elif name.startswith("n_"):
+            signature[name] = "i32"
+        elif name in ("extent", "amplitude", "log2_damping", "gain", "slope", "radius", "box"):
+            signature[name] = "fp32"
+        else:
+            signature[name] = low if name in ("entry", "hidden", "skip", "kept") else "*fp32"
+    place = {name: (i,) for i, name in enumerate(kernel.arg_names)}
+    source = ASTSource(
+        kernel, signature,
+        constexprs={place[k]: v for k, v in cut.constants.items()},
+        attrs={place[k]: [["tt.divisibility", 16]] for k, v in signature.items() if v.startswith("*")},
+    )  # fmt: skip
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=cut.options)
+
+
+@pytest.fixture
+def fresh_probe():
+    ops._triton_works.cache_clear()
+    yield
+    ops._triton_works.cache_clear()
+
+
+def test_the_cpu_needs_no_kernels_and_says_nothing(fresh_probe, caplog):
+    with caplog.at_level(logging.DEBUG):
+        case = field_case("fast")
+        render_field(*case.geometry, case.mlp, case.encoding, case.density)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("trouble", ["no compiler", "no triton", "old GPU"])
+def test_a_gpu_without_kernels_is_told_once(fresh_probe, caplog, monkeypatch, trouble):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    old = trouble == "old GPU"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5) if old else (9, 0))
+    if trouble == "no triton":
+        monkeypatch.setattr(ops.importlib.util, "find_spec", lambda name: None)
+
+    def fail(device):
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+    monkeypatch.setitem(sys.modules, "giraffe_hd.ops.probe_triton", SimpleNamespace(probe=fail))
+    words = {"no compiler": "C compiler", "no triton": "pip install triton", "old GPU": "NVIDIA GPU of 2020"}[trouble]
+    with caplog.at_level(logging.INFO):
+        assert not ops.triton_works("cuda", 0)
+        assert not ops.triton_works("cuda", 0)
+    (record,) = caplog.records
+    assert words in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+class TestOnGpu:
+    @pytest.mark.parametrize("width", [64, 128])
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
+    @pytest.mark.parametrize(("n", "rays", "samples"), [(1, 1, 1), (3, 127, 5), (2, 1000, 13)])
+    def test_kernels_are_near_float64(self, family, width, dtype, limit, n, rays, samples):
+        """Gradients too, as far as rounding lets them: where it turns a ReLU off, they jump, in PyTorch as here."""
+        seed = int(torch.randint(2**31, ()))
+        case = field_case(
+            family, n=n, rays=rays, samples=samples, width=width, dtype=dtype, noise=True, seed=seed
+        ).to(torch.device("cuda"))  # fmt: skip
+        if not ops.triton_works("cuda", torch.cuda.current_device()):
+            pytest.skip("Triton cannot build kernels here; the log says why")
+        torch.use_deterministic_algorithms(True)  # new tensors begin as NaN
+        try:
+            ours, again = run(render_field, case), run(render_field, case)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        exact = run(render_field_reference, case, torch.float64)
+        found, eager = differences(ours, exact), differences(run(render_field_reference, case), exact)
+        for name, error in found.items():
+            slack = 2 * eager[name] + (1.0 if rays == 1 else limit) if name.startswith("d ") else 0.0
+            assert error < limit + slack, (seed, name, error, eager[name])
+        assert all(torch.equal(ours[k], again[k]) for k in ours)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_float32_gradients_are_near_float64(self, family):
+        """With few octaves no ReLU is so near its corner that rounding decides."""
+        case = field_case(family, n=2, rays=100, samples=5, width=64, octaves=2, noise=True).to(torch.device("cuda"))
+        found = differences(run(render_field, case), run(render_field_reference, case, torch.float64))
+        assert max(found.values()) < 1e-4, found
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_small_cases(self, name):
+        case = field_case(**CASES[name]).to(torch.device("cuda"))
+        found = differences(run(render_field, case), run(render_field_reference, case, torch.float64))
+        assert max(found.values()) < (1e-2 if "float16" in name else 1e-4), found
+
+    def test_a_cuda_graph_replays_it(self):
+        case = field_case("fast", rays=100, width=64).to(torch.device("cuda"))
+        rest = (case.mlp, case.encoding, case.density)
+        wanted = render_field(*case.geometry, *rest)  # compiles and probes, which a capture must not
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = render_field(*case.geometry, *rest)
+        out.features.zero_()
+        graph.replay()
+        assert torch.equal(out.features, wanted.features)
+
+    def test_compiling_keeps_it_whole(self):
+        case = field_case("fast", rays=100, width=64).to(torch.device("cuda"))
+        rest = (case.mlp, case.encoding, case.density)
+        out = torch.compile(render_field, fullgraph=True)(*case.geometry, *rest)
+        torch.testing.assert_close(out.features, render_field(*case.geometry, *rest).features)
