@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from training.pictures import square_crop, tile, whole_file, write_animation
 from training.types import Image, Knob, fields_of
+from training.walks import between
 
-from .knobs import Between, Value, between, changed, turned
+from .knobs import Between, Value, changed, turned
 from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, values_of
 from .shelf import Model
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from training.camera import project
 from training.types import Generator, Knob, fields_of
+from training.walks import between
 
 MAX_SEED = 2**31 - 1
 """Seeds are whole numbers from 0 to this."""
@@ -67,31 +67,6 @@ def changed(before: Any, after: Any) -> dict[str, Tensor]:
     """Return the fields of `after` that are not those of `before`: what one knob sets."""
     old = fields_of(before)
     return {name: value for name, value in fields_of(after).items() if value is not None and value is not old[name]}
-
-
-def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
-    """Return the fields on the way from `start` (at 0) to `end` (at 1), as likely under the prior as its ends.
-
-    Shares that sum to 1 go straight; the middle of two normal codes would be too short that way, so they go along the
-    arc between them (Shoemake 1985).
-    """
-    if not math.isfinite(at):
-        raise ValueError(f"{at} is no place between two codes; wanted a number from 0 to 1")
-    return {name: (torch.lerp if are_shares(a) else arc)(a, end[name], at) for name, a in start.items()}
-
-
-def arc(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Float[Tensor, "*n k"]:
-    """Return the point on the arc between two rows: sin((1 - t) w) / sin w a + sin(t w) / sin w b, w their angle."""
-    w = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).acos()[..., None]
-    straight = w.sin() < 1e-3  # rows of one direction, or of opposite ones, have no arc of their own
-    safe = torch.where(straight, 1.0, w.sin())
-    curved = ((1 - at) * w).sin() / safe * a + (at * w).sin() / safe * b
-    return torch.where(straight, torch.lerp(a, b, at), curved)
-
-
-def are_shares(code: Tensor) -> bool:
-    """Whether each row is not negative and sums to 1."""
-    return bool((code >= 0).all()) and bool(((code.sum(-1) - 1).abs() < 1e-3).all())
 
 
 def drag_axes(generator: Generator, codes: Any, reach: float = 0.2) -> dict[str, tuple[float, float]]:

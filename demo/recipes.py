@@ -18,8 +18,9 @@ from torch import Tensor
 
 from training.pictures import from_pil, open_picture
 from training.types import Image, fields_of
+from training.walks import are_shares
 
-from .knobs import MAX_SEED, Between, Value, are_shares, changed, codes_for
+from .knobs import MAX_SEED, Between, Value, changed, codes_for
 from .shelf import Model
 
 KEY = "recipe"

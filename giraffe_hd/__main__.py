@@ -15,13 +15,10 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes
 from giraffe_hd.mesh import object_mesh, write_mesh
+from training import walks
 from training.checkpoint import load_generator
-from training.pictures import tile, whole_file, write_animation
+from training.pictures import FILMS, side_by_side, write_animation, write_sheet
 from training.types import Generator, Image, Knob, rows
-
-FILMS = (".mp4", ".webp", ".gif")
-SHEETS = (".png", ".jpg", ".jpeg", ".webp")
-"""Endings of films, and of sheets of pictures; with `--still` a .webp is a sheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ class Render(Scenes):
         drawn = [self.draw(generator, rows(codes, i)) for i in range(self.n)]
         names = list(drawn[0].__dataclass_fields__) if self.layers else ["image"]
         sheet = torch.cat([as_picture(name, getattr(d, name), generator.resolution) for name in names for d in drawn])
-        save_sheet(sheet, self.out, self.n)
+        write_sheet(self.out, sheet, self.n)
         return {"out": str(self.out), "rows": names, "columns": self.n}
 
 
@@ -131,7 +128,7 @@ class Sweep(Scenes):
         first, last = (generator.set(codes, self.knob, self.seed + 1 + i) for i in (0, self.steps - 1))
         if self.mode == "resample":
             return [generator.set(codes, self.knob, self.seed + 1 + i) for i in range(self.steps)]
-        return [between(first, last, t) for t in values(0.0, 1.0, self.steps, loop=loop, knob=None)]
+        return [_between(first, last, t) for t in values(0.0, 1.0, self.steps, loop=loop, knob=None)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,18 +196,11 @@ def values(low: float, high: float, steps: int, *, loop: bool, knob: Knob | None
     return there + there[-2:0:-1] if loop else there
 
 
-def between(a: Codes, b: Codes, t: float) -> Codes:
-    """Return codes on the way from `a` to `b`; normal codes keep their length, so the way is an arc."""
-    latents = {name: arc(getattr(a, name), getattr(b, name), t) for name in ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")}
-    return replace(a, **latents)
-
-
-def arc(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Return the point at `t` on the great circle from a to b, its length between theirs (Shoemake 1985)."""
-    na, nb = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    angle = torch.arccos((a / na * (b / nb)).sum(-1, keepdim=True).clamp(-1, 1))
-    along = torch.sin((1 - t) * angle) * a / na + torch.sin(t * angle) * b / nb
-    return torch.where(angle < 1e-4, torch.lerp(a, b, t), along / torch.sin(angle) * torch.lerp(na, nb, t))
+def _between(a: Codes, b: Codes, t: float) -> Codes:
+    """Return codes on the way from `a` to `b`, which differ in their latents alone."""
+    latents = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
+    start, end = ({name: getattr(codes, name) for name in latents} for codes in (a, b))
+    return replace(a, **walks.between(start, end, t))
 
 
 def as_picture(name: str, layer: Tensor, size: int) -> Image:
@@ -231,21 +221,9 @@ def write(pictures: Image, out: Path, frames: int, fps: int, *, film: bool) -> N
     scenes = len(pictures) // frames
     grid = pictures.unflatten(0, (frames, scenes))
     if not film:
-        save_sheet(grid.transpose(0, 1).flatten(0, 1), out, frames)
+        write_sheet(out, grid.transpose(0, 1).flatten(0, 1), frames)
         return
-    columns = math.ceil(math.sqrt(scenes))
-    empty = torch.ones(frames, -scenes % columns, *pictures.shape[1:])
-    cells = torch.cat([grid, empty], 1).unflatten(1, (-1, columns))  # (frames, rows, columns, 3, h, w)
-    write_animation(out, cells.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3), fps=fps)
-
-
-def save_sheet(pictures: Image, out: Path, columns: int) -> None:
-    """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
-    if out.suffix.lower() not in SHEETS:
-        raise ValueError(f"cannot write {out.name}: wanted a name that ends in {', '.join(SHEETS)}")
-    sheet = tile(pictures, columns)
-    with whole_file(out) as temporary:
-        sheet.save(temporary)
+    write_animation(out, side_by_side(grid, math.ceil(math.sqrt(scenes))), fps=fps)
 
 
 @torch.no_grad()

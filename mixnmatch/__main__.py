@@ -1,6 +1,8 @@
-"""Commands: python -m mixnmatch mix | vary | grid | video.
+"""Commands: python -m mixnmatch mix | vary | grid | interpolate | video.
 
-Photos are cut to their middle square and resized; cut them beforehand as the model's training photos were.
+Photos are cut as the model's training photos were: for models of objects the square around the object, which is given
+(`--box`), found before its backdrop, or found by the model's own mask; for models of whole pictures the middle square.
+Nothing is squashed, no colour is changed.
 """
 
 import json
@@ -9,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import imageio.v2 as imageio
 import PIL.Image
@@ -17,24 +19,52 @@ import torch
 import tyro
 
 from mixnmatch.codes import Codes
-from training.checkpoint import load_generator
-from training.pictures import from_pil, open_picture, tile, whole_file, write_animation
-from training.types import Generator, Image, repeat
+from mixnmatch.cutting import Crop, Cutter, boxes_for
+from training.checkpoint import load_generator, read_card
+from training.objects import margin_of
+from training.pictures import FILMS, side_by_side, write_animation, write_sheet
+from training.types import Image, repeat
+from training.walks import between
 
 Factor = Literal["background", "pose", "shape", "texture"]
 FACTORS: tuple[Factor, ...] = ("background", "pose", "shape", "texture")
 Mode = Literal["code", "feature"]
 """`code`: pose and shape from two photos. `feature`: both, aligned with the pixels, from the photo of the shape."""
+PixelBox = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mix:
-    """Paint the background of one photo, the pose of another, the shape of a third, the texture of a fourth."""
+class Photos:
+    """How a command's photos are read."""
 
     checkpoint: Path
     """A MixNMatch generator file."""
     out: Path
-    """The picture to write; its layers go beside it where `layers` is on."""
+    """What to write; the ending says how."""
+    crop: Crop = "auto"
+    """Where the object is in a photo without a box: before its backdrop, under the model's own mask, or in the centre;
+    `auto` looks where the model learned from objects."""
+    box: Annotated[tuple[PixelBox, ...], tyro.conf.arg(metavar="X Y W H")] = ()
+    """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
+    boxes: Path | None = None
+    """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; photos that it does not name are cut as `crop` says."""
+
+    def cutter(self, paths: Sequence[Path]) -> Cutter:
+        """Return what reads this command's photos. Raises: ValueError for boxes that do not belong to them."""
+        generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
+        if not hasattr(generator, "encode"):
+            raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which reads no photos")
+        known = boxes_for(paths, self.box, self.boxes)
+        return Cutter(generator, margin_of(read_card(self.checkpoint)), self.crop, known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix(Photos):
+    """Paint the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
+
+    Sketches and cartoons do as well: `--mode feature --shape SKETCH` keeps their outline.
+    """
+
     background: Path | None = None
     pose: Path | None = None
     shape: Path | None = None
@@ -47,34 +77,35 @@ class Mix:
 
     def run(self) -> dict[str, Any]:
         """Write the mix; return what was written."""
-        generator = reader(self.checkpoint)
-        codes = generator.sample(1, torch.Generator().manual_seed(self.seed))
         photos = {name: path for name in FACTORS if (path := getattr(self, name)) is not None}
+        if self.mode == "feature" and self.shape is None:
+            raise ValueError("feature mode takes pose and shape from the photo given as --shape; none came")
+        cut = self.cutter(list(photos.values()))
+        generator = cut.generator
+        codes = generator.sample(1, torch.Generator().manual_seed(self.seed))
         for name, path in photos.items():
-            codes = generator.set(codes, name, photo(path, generator))
+            codes = generator.set(codes, name, cut(path))
         feature = None
-        if self.mode == "feature":
-            if self.shape is None:
-                raise ValueError("feature mode takes pose and shape from the photo given as --shape; none came")
-            feature = generator.shape_feature(photo(self.shape, generator))  # type: ignore[operator]
+        if self.mode == "feature" and self.shape is not None:
+            feature = generator.shape_feature(cut(self.shape))  # type: ignore[operator]
         layers = generator(codes, feature=feature)
-        written = [save(layers.image, self.out, 1)]
+        write_sheet(self.out, layers.image, 1)
+        written = [str(self.out)]
         if self.layers:
             for name in layers.__dataclass_fields__:
                 if name != "image":
                     beside = self.out.with_name(f"{self.out.stem}-{name.replace('_', '-')}.png")
-                    written.append(save(as_picture(getattr(layers, name)), beside, 1))
-        return {"out": str(self.out), "files": written, "photos": {k: str(v) for k, v in photos.items()}}
+                    write_sheet(beside, as_picture(getattr(layers, name)), 1)
+                    written.append(str(beside))
+        named = {name: str(path) for name, path in photos.items()}
+        return {"out": str(self.out), "files": written, "photos": named, "boxes": cut.boxes}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vary:
+class Vary(Photos):
     """Hold three factors of each photo and draw the fourth anew: a row a photo, the photo itself first."""
 
-    checkpoint: Path
     photos: tuple[Path, ...]
-    out: Path
-    """The picture to write."""
     factor: Factor = "texture"
     n: int = 7
     """Draws a photo."""
@@ -84,32 +115,35 @@ class Vary:
         """Write the rows; return what was written."""
         if self.n < 1:
             raise ValueError(f"--n is {self.n}; ask for at least 1 draw a photo")
-        generator = reader(self.checkpoint)
+        cut = self.cutter(self.photos)
+        generator = cut.generator
         sheet = []
-        for picture in photos(self.photos, generator).split(1):
+        for picture in cut.all(self.photos).split(1):
             codes = repeat(generator.encode(picture), self.n)  # type: ignore[operator]
             seeds = self.seed + torch.arange(self.n)
             sheet += [picture, generator(generator.set(codes, f"{self.factor}_seed", seeds)).image]
-        save(torch.cat(sheet), self.out, self.n + 1)
-        return {"out": str(self.out), "factor": self.factor, "rows": len(self.photos), "columns": self.n + 1}
+        write_sheet(self.out, torch.cat(sheet), self.n + 1)
+        size = {"rows": len(self.photos), "columns": self.n + 1}
+        return {"out": str(self.out), "factor": self.factor, **size, "boxes": cut.boxes}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Cross photos: each row keeps its photo, but takes one factor from the photo of the column."""
+class Grid(Photos):
+    """Cross photos: each row keeps its photo, but takes one factor from the photo of the column.
 
-    checkpoint: Path
+    Column photos are on top, row photos at the left.
+    """
+
     rows: tuple[Path, ...]
     columns: tuple[Path, ...]
-    out: Path
-    """The picture to write: column photos on top, row photos at the left."""
     take: tuple[Factor, ...] = ("texture",)
     """What comes from the column's photo."""
 
     def run(self) -> dict[str, Any]:
         """Write the grid; return what was written."""
-        generator = reader(self.checkpoint)
-        down, across = photos(self.rows, generator), photos(self.columns, generator)
+        cut = self.cutter([*self.rows, *self.columns])
+        generator = cut.generator
+        down, across = cut.all(self.rows), cut.all(self.columns)
         givers: Codes = generator.encode(across)  # type: ignore[operator]
         white = torch.ones_like(across[:1])
         sheet = [white, across]
@@ -118,19 +152,82 @@ class Grid:
             for factor in self.take:
                 codes = taken(codes, givers, factor)
             sheet += [picture, generator(codes).image]
-        save(torch.cat(sheet), self.out, len(across) + 1)
-        return {"out": str(self.out), "take": list(self.take), "rows": len(down), "columns": len(across)}
+        write_sheet(self.out, torch.cat(sheet), len(across) + 1)
+        size = {"rows": len(down), "columns": len(across)}
+        return {"out": str(self.out), "take": list(self.take), **size, "boxes": cut.boxes}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Video:
-    """Paint a film: pose and shape from each frame of a reference film, background and texture from photos."""
+class Interpolate(Photos):
+    """Walk from one photo to another, factor by factor: a row for each factor alone, then one for all of them at once.
 
-    checkpoint: Path
+    On a sheet a row goes from the first photo over `steps` pictures to the second; in a film all rows move, there and
+    back.
+    """
+
+    photos: Annotated[tuple[Path, Path], tyro.conf.Positional]
+    """From, and to."""
+    factor: tuple[Factor, ...] = ()
+    """What changes, all else staying the first photo's; all factors if not given."""
+    steps: int = 8
+    """Pictures from end to end."""
+    mode: Mode = "code"
+    """In `feature` mode pose and shape are one factor, called shape."""
+    fps: int = 12
+    still: bool = False
+    """Write a sheet even where the ending could be a film's."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the rows; return what was written."""
+        if self.steps < 2:
+            raise ValueError(f"--steps is {self.steps}; a walk needs at least 2")
+        if self.mode == "feature" and "pose" in self.factor:
+            raise ValueError("in feature mode pose and shape are one; ask for --factor shape, or for --mode code")
+        factors = self.factor or tuple(name for name in FACTORS if self.mode == "code" or name != "pose")
+        walks = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
+        cut = self.cutter(self.photos)
+        start, end = cut.all(self.photos).split(1)
+        film = self.out.suffix.lower() in FILMS and not self.still
+        places = [i / (self.steps - 1) for i in range(self.steps)]
+        rows = torch.stack([self._walk(cut.generator, start, end, which, places) for which in walks])
+        if film:
+            ends = [photo[None].expand(*rows.shape[:2], -1, -1, -1) for photo in (start, end)]
+            there = torch.stack([ends[0], rows, ends[1]], 2).transpose(0, 1).flatten(1, 2)  # (steps, rows * 3, ...)
+            frames = torch.cat([there, there[1:-1].flip(0)])
+            write_animation(self.out, side_by_side(frames, 3), fps=self.fps)
+        else:
+            sheet = torch.cat([torch.cat([start, row, end]) for row in rows])
+            write_sheet(self.out, sheet, self.steps + 2)
+        named = ["+".join(which) for which in walks]
+        frames_of = {"frames": 2 * self.steps - 2 if film else self.steps}
+        return {"out": str(self.out), "rows": named, **frames_of, "mode": self.mode, "boxes": cut.boxes}
+
+    def _walk(self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]) -> Image:
+        """Return the pictures at `places` of the way along `factors`."""
+        a, b = generator.encode(start), generator.encode(end)
+        a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))
+        names = [name for factor in factors for name in FIELDS[factor]]
+        here, there = ({name: getattr(codes, name) for name in names} for codes in (a, b))
+        pictures = []
+        for at in places:
+            feature = None
+            if self.mode == "feature":
+                feature = generator.shape_feature(start)
+                if "shape" in factors:
+                    feature = torch.lerp(feature, generator.shape_feature(end), at)
+            pictures.append(generator(replace(a, **between(here, there, at)), feature=feature).image)
+        return torch.cat(pictures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video(Photos):
+    """Paint a film: pose and shape from each frame of a reference film, background and texture from photos.
+
+    All frames are cut alike: to the box given for the film, or to the object's in its first frame.
+    """
+
     reference: Path
-    """A film, or an animated picture, of the object that moves."""
-    out: Path
-    """The film to write: .mp4, .webp or .gif."""
+    """A film of the object that moves, in any format that ffmpeg reads, or an animated picture."""
     background: Path | None = None
     texture: Path | None = None
     """Photos; a factor without one is read from the first frame."""
@@ -142,22 +239,26 @@ class Video:
 
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
-        generator = reader(self.checkpoint)
-        frames = torch.cat(list(film(self.reference, generator.resolution, self.most)))
-        still: Codes = generator.encode(frames[:1])  # type: ignore[operator]
+        if self.out.suffix.lower() not in FILMS:
+            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
+        given = [path for path in (self.background, self.texture) if path is not None]
+        cut = self.cutter([self.reference, *given])
+        generator: Any = cut.generator
+        frames = cut.film(self.reference, film(self.reference, self.most))
+        still: Codes = generator.encode(frames[:1])
         for name in ("background", "texture"):
             if (path := getattr(self, name)) is not None:
-                still = generator.set(still, name, photo(path, generator))
+                still = generator.set(still, name, cut(path))
         painted = []
         for part in frames.split(32):
             codes = repeat(still, len(part))
             if self.mode == "feature":
-                layers = generator(codes, feature=generator.shape_feature(part))  # type: ignore[operator]
+                layers = generator(codes, feature=generator.shape_feature(part))
             else:
-                layers = generator(replace(codes, z=generator.encode(part, factors=("pose",)).z))  # type: ignore[operator]
+                layers = generator(replace(codes, z=generator.encode(part, factors=("pose",)).z))
             painted.append(layers.image)
         write_animation(self.out, torch.cat(painted), fps=self.fps)
-        return {"out": str(self.out), "frames": len(frames), "mode": self.mode}
+        return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
 
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -174,40 +275,22 @@ def taken(codes: Codes, givers: Codes, factor: str) -> Codes:
     return replace(codes, **{name: getattr(givers, name) for name in FIELDS[factor]})
 
 
-def reader(checkpoint: Path) -> Generator:
-    """Return the generator of a file, which must be able to read photos. Raises: ValueError if it isn't."""
-    generator = load_generator(checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
-    if not hasattr(generator, "encode"):
-        raise ValueError(f"{checkpoint.name} is of the family {generator.family}, which reads no photos")
-    return generator
-
-
-def photo(path: Path, generator: Generator) -> Image:
-    """Return a photo at the generator's size. Raises: PictureError if it cannot be read."""
-    return from_pil(open_picture(path), generator.resolution).to(generator.device)
-
-
-def photos(paths: Sequence[Path], generator: Generator) -> Image:
-    """Return photos at the generator's size. Raises: ValueError if there are none."""
-    if not paths:
-        raise ValueError("no photos came; give at least one path")
-    return torch.cat([photo(path, generator) for path in paths])
-
-
-def film(path: Path, size: int, most: int) -> Iterator[Image]:
-    """Return the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
+def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
+    """Go through the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
     if not path.is_file():
         raise ValueError(f"there is no film at {path}; give the path of a video or of an animated picture")
+    moving = path.suffix.lower() in (".gif", ".webp", ".png", ".apng", ".avif")  # all else is ffmpeg's
     n = 0
     try:
-        with imageio.get_reader(path) as frames:
+        with imageio.get_reader(path, None if moving else "FFMPEG") as frames:
             for frame in frames:  # type: ignore[attr-defined]
                 if n == most:
                     break
                 n += 1
-                yield from_pil(PIL.Image.fromarray(frame), size)
-    except (OSError, RuntimeError, SyntaxError) as error:
-        raise ValueError(f"{path.name} cannot be read as a film ({error}); give an .mp4, .webm or .gif") from error
+                yield PIL.Image.fromarray(frame).convert("RGB")
+    except (OSError, RuntimeError, SyntaxError, ValueError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path.name} cannot be read as a film ({reason}); give another file") from error
     if n == 0:
         raise ValueError(f"{path.name} has no frames; give another film")
 
@@ -217,22 +300,14 @@ def as_picture(layer: torch.Tensor) -> Image:
     return layer if layer.shape[1] == 3 else layer.expand(-1, 3, -1, -1) * 2 - 1
 
 
-def save(image: Image, path: Path, columns: int) -> str:
-    """Write pictures as one sheet; return its path. Raises: ValueError for an ending that no picture has."""
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"cannot write {path.name}: wanted a name that ends in .png, .jpg or .webp")
-    sheet = tile(image, columns)
-    with whole_file(path) as temporary:
-        sheet.save(temporary)
-    return str(path)
-
-
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
     """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
-        {"mix": Mix, "vary": Vary, "grid": Grid, "video": Video}, args=arguments, prog="python -m mixnmatch"
+        {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video},
+        args=arguments,
+        prog="python -m mixnmatch",
     )
     try:
         print(json.dumps(command.run()))

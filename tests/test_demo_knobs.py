@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from demo.describe import about, figures_of, start_of
-from demo.knobs import Between, are_shares, between, changed, codes_for, drag_axes, group_of, reach_of
+from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
 from demo.shelf import Model
 from tests.toys import Blocks, Patches
 from training.camera import project
 from training.types import Knob
+from training.walks import are_shares, between
 
 
 def test_unset_knobs_stand_at_their_defaults():

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from giraffe_hd.__main__ import arc, main, values
+from giraffe_hd.__main__ import main, values
 from giraffe_hd.configs import GeneratorConfig
 from giraffe_hd.generator import Generator
 from giraffe_hd.paper import config as paper
@@ -192,11 +192,3 @@ def test_values_of_a_sweep():
     assert values(0, 360, 4, loop=False, knob=rotation) == [0, 90, 180, 270]  # the end is the start
     assert values(0, 90, 4, loop=False, knob=rotation) == [0, 30, 60, 90]
     assert values(0, 1, 3, loop=True, knob=None) == [0, 0.5, 1, 0.5]
-
-
-def test_codes_are_interpolated_along_an_arc():
-    a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 5.0]])
-    torch.testing.assert_close(arc(a, b, 0.5), torch.tensor([[2.0, 2.0]]) * 2**0.5)
-    for t, end in ((0.0, a), (1.0, b)):
-        torch.testing.assert_close(arc(a, b, t), end)
-    torch.testing.assert_close(arc(a, a, 0.3), a)

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from .types import Image
@@ -25,6 +25,9 @@ MAX_PIXELS = 16 * 1000 * 1000
 """Pictures above this are refused undecoded."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """What `open_picture` reads; nothing here starts another program, as EPS would."""
+FILMS = (".mp4", ".webp", ".gif")
+SHEETS = (".png", ".jpg", ".jpeg", ".webp")
+"""Endings of films, and of sheets of pictures; a .webp can be either."""
 TIGHT = 1.15
 """The least side of a square around an object, over the longer side of its box."""
 
@@ -190,13 +193,30 @@ def tile(image: Image, columns: int, *, gap: int = 2) -> PIL.Image.Image:
     return sheet
 
 
+def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: int) -> Image:
+    """Return the frames of a film that shows several pictures at once, `columns` a row, on white."""
+    n, cells = frames.shape[:2]
+    empty = frames.new_ones(n, -cells % columns, *frames.shape[2:])
+    grid = torch.cat([frames, empty], 1).unflatten(1, (-1, columns))  # (frames, rows, columns, 3, h, w)
+    return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def write_sheet(path: Path, image: Image, columns: int) -> None:
+    """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
+    if path.suffix.lower() not in SHEETS:
+        raise ValueError(f"cannot write {path.name}: wanted a name that ends in {', '.join(SHEETS)}")
+    sheet = tile(image, columns)
+    with whole_file(path) as temporary:
+        sheet.save(temporary)
+
+
 def write_animation(path: Path, frames: Image, *, fps: int) -> None:
     """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
 
     Raises: ValueError for another ending or no frames.
     """
     kind = path.suffix.lower()
-    if kind not in (".mp4", ".webp", ".gif"):
+    if kind not in FILMS:
         raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
