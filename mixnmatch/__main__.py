@@ -17,6 +17,8 @@ import imageio.v2 as imageio
 import PIL.Image
 import torch
 import tyro
+from jaxtyping import Float
+from torch import Tensor
 
 from mixnmatch.codes import Codes
 from mixnmatch.cutting import Crop, Cutter, boxes_for
@@ -202,7 +204,9 @@ class Interpolate(Photos):
         frames_of = {"frames": 2 * self.steps - 2 if film else self.steps}
         return {"out": str(self.out), "rows": named, **frames_of, "mode": self.mode, "boxes": cut.boxes}
 
-    def _walk(self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]) -> Image:
+    def _walk(
+        self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]
+    ) -> Float[Tensor, "places 3 h w"]:
         """Return the pictures at `places` of the way along `factors`."""
         a, b = generator.encode(start), generator.encode(end)
         a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))

@@ -106,3 +106,44 @@ def test_mistakes_are_said_in_one_sentence(checkpoint, capsys, arguments, messag
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_walk_goes_from_photo_to_photo_factor_by_factor(checkpoint, pictures, tmp_path, capsys):
+    out = tmp_path / "walk.png"
+    assert main(["interpolate", *pictures[:2], "--checkpoint", checkpoint, "--out", str(out), "--steps", "3"]) == 0
+    assert said(capsys)["rows"] == ["background", "pose", "shape", "texture", "background+pose+shape+texture"]
+    assert size(out) == (5 * 34 - 2, 5 * 34 - 2)
+    with PIL.Image.open(out) as sheet:
+        cells = np.stack(
+            [np.asarray(sheet.crop((34 * c, 34 * r, 34 * c + 32, 34 * r + 32))) for r in range(5) for c in range(5)]
+        )
+    cells = cells.reshape(5, 5, 32, 32, 3)
+    assert (cells[:, 1] == cells[:1, 1]).all()  # every walk begins at the first photo's codes
+    assert (cells[4, 1] != cells[4, 3]).any()
+    film = tmp_path / "walk.gif"
+    arguments = ["--factor", "texture", "--steps", "3", "--mode", "feature", "--out", str(film)]
+    assert main(["interpolate", *pictures[:2], "--checkpoint", checkpoint, *arguments]) == 0
+    assert (said(capsys)["frames"], size(film)) == (4, (96, 32))
+
+
+def test_photos_are_cut_to_the_boxes_given(checkpoint, tmp_path, capsys):
+    """A red square in a grey corner: with its box, the photo at the left of the row is mostly red, else mostly grey."""
+    pixels = np.full((64, 96, 3), 128, np.uint8)
+    pixels[4:24, 60:80] = (255, 0, 0)
+    photo = tmp_path / "corner.png"
+    PIL.Image.fromarray(pixels).save(photo)
+    arguments = ["vary", "--checkpoint", checkpoint, "--n", "1", "--photos", str(photo)]
+    red = {}
+    for name, how in {"box": ["--box", "60", "4", "20", "20"], "centre": ["--crop", "centre"]}.items():
+        out = tmp_path / f"{name}.png"
+        assert main([*arguments, *how, "--out", str(out)]) == 0
+        boxes = said(capsys)["boxes"]
+        with PIL.Image.open(out) as sheet:
+            shown = np.asarray(sheet.crop((0, 0, 32, 32))).astype(int)
+        red[name] = ((shown[..., 0] > 200) & (shown[..., 1] < 60)).mean()
+        assert boxes == {str(photo): [60, 4, 20, 20] if name == "box" else None}
+    assert red["box"] > 2 * red["centre"] > 0
+    table = tmp_path / "boxes.json"
+    table.write_text('{"corner.png": [900, 4, 20, 20]}')
+    assert main([*arguments, "--boxes", str(table), "--out", str(tmp_path / "x.png")]) == 2
+    assert "holds nothing of its 96 x 64 pixels" in capsys.readouterr().err
