@@ -732,7 +732,7 @@ def test_the_average_decays_as_the_authors():
     """0.5^(32 / 10000) a step of 16 pictures; 0.999 a step of GIRAFFE's 32."""
     for config, decay in ((COMPCAR_256, 0.5 ** (32 / 10_000)), (CHAIRS_64, 0.999)):
         loop = config.loop
-        half_life = min(loop.ema_half_life, loop.batch * loop.ema_warm_up)
+        half_life = min(loop.half_life, loop.batch * loop.ema_warm_up)
         assert 0.5 ** (loop.batch / half_life) == pytest.approx(decay, rel=1e-6)
 
 

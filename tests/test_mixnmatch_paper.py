@@ -732,7 +732,7 @@ def test_presets_have_the_published_schedule():
     assert CUB.loop.batch == 12
     assert CUB.first_stage == 600 * 982 * 12
     assert CUB.loop.images == 1000 * 982 * 12
-    assert 0.5 ** (12 / CUB.loop.ema_half_life) == pytest.approx(0.999, abs=1e-6)
+    assert 0.5 ** (12 / CUB.loop.half_life) == pytest.approx(0.999, abs=1e-6)
     assert (DOGS.generator.n_shapes, DOGS.generator.n_textures, DOGS.generator.n_backgrounds) == (12, 120, 120)
     assert (CARS.generator.n_shapes, CARS.generator.n_textures, CARS.generator.n_backgrounds) == (20, 196, 196)
     for preset in (CUB, DOGS, CARS):
