@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from giraffe_hd.ops.field import Density, Encoding, Mlp
 from training.layers import EqualLinear
 
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
+BALL, RADIUS = 4.0, 0.7
+"""BALL (RADIUS - |p|) is added to the density: before anything is learnt, an ellipsoid."""
 
 
 def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:
@@ -35,9 +38,13 @@ class ModulatedLinear(nn.Module):
         self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"]
     ) -> Float[Tensor, "n points out_dim"]:
         """Return x W(w) + b(w), one batched product."""
+        weight, bias = self.of(w)
+        return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
+
+    def of(self, w: Float[Tensor, "n style"]) -> tuple[Float[Tensor, "n in_dim out_dim"], Float[Tensor, "n out_dim"]]:
+        """Return W(w) and b(w)."""
         weight = self.weight * self.modulation(w)[:, :, None]
-        weight = weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8)
-        return torch.baddbmm(self.shift(w)[:, None].to(x.dtype), x, weight.to(x.dtype))
+        return weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), self.shift(w)
 
 
 class ObjectField(nn.Module):
@@ -68,7 +75,21 @@ class ObjectField(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for layer in self.layers:
             x = F.relu(layer(x, w)) * math.sqrt(2)
-        raw = self.sigma(x, w)[..., 0].float() + 4 * (0.7 - p.norm(dim=-1))  # an ellipsoid before anything is learnt
+        raw = self.sigma(x, w)[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
         if noise is not None:
             raw = raw + noise
         return self.density * F.softplus(raw), x
+
+    def as_op(self, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
+        """Return the same field as `giraffe_hd.ops.field.render_field` takes it."""
+        weights, biases = zip(*(layer.of(w) for layer in self.layers), strict=True)  # type: ignore[operator]
+        (sigma, sigma_bias), gain = self.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
+        mlp = Mlp(
+            entry=gain * weights[0],
+            hidden=gain * torch.stack(weights[1:], 1),
+            bias=gain * torch.stack(biases, 1),
+            sigma=sigma[..., 0],
+            sigma_bias=sigma_bias[:, 0],
+        )
+        encoding = Encoding(self.octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True, mirror=self.mirror)
+        return mlp, encoding, Density(softplus=True, gain=self.density, slope=BALL, radius=RADIUS)

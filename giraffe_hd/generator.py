@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.configs import GeneratorConfig, PoseConfig
 from giraffe_hd.fields import ObjectField
+from giraffe_hd.ops import triton_works
+from giraffe_hd.ops.field import render_field, spread
 from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
-from giraffe_hd.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
+from giraffe_hd.volume import Rays, box_rays, pick, ray_weights, sample_depths, scatter_rays
 from training import types
 from training.camera import half_width
 from training.draws import rand, randn
@@ -81,18 +83,24 @@ class Generator(types.Generator):
         self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
     ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
         """Return the object's features, opacity, depth (0 where nothing is) and which rays cross its box, as maps."""
+        rays = box_rays(codes, self.config.rays, self.config.pose.fov)
+        if triton_works(rays.near.device.type, rays.near.device.index):
+            return self._volume_by_op(codes, rays, w, rng, sigma_noise)
+        return self._volume_of_hits(codes, rays, w, rng, sigma_noise)
+
+    def _volume_of_hits(
+        self, codes: Codes, rays: Rays, w: Tensor, rng: torch.Generator | None, sigma_noise: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return `volume` in plain PyTorch, the field evaluated on the rays that cross the box alone."""
         c = self.config
-        rays = box_rays(codes, c.rays, c.pose.fov)
         index, real = pick(rays)
         near, far = rays.near.gather(1, index), rays.far.gather(1, index)
         direction = rays.direction.gather(1, index[..., None].expand(-1, -1, 3))
         n, k = index.shape
-        jitter = noise = None
-        if rng is not None:  # drawn for all rays: which are picked depends on the other pictures
-            jitter = rand(n, c.rays**2, c.samples, rng=rng).to(near.device)
+        jitter, noise = self._noise(n, near.device, rng, sigma_noise)
+        if jitter is not None:
             jitter = jitter.gather(1, index[..., None].expand(n, k, c.samples))
-        if rng is not None and sigma_noise > 0:
-            noise = sigma_noise * randn(n, c.rays**2, c.samples, rng=rng).to(near.device)
+        if noise is not None:
             noise = noise.gather(1, index[..., None].expand(n, k, c.samples)).flatten(1)
         t = sample_depths(near, far, c.samples, jitter)
         points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
@@ -102,12 +110,40 @@ class Generator(types.Generator):
         weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, c.samples))
         composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, c.samples, -1)).sum(2)
         opacity = weights.sum(2)
-        features = composed @ (self.head.weight * self.head.scale).T.to(composed.dtype)
-        features = features + opacity[..., None].to(features.dtype) * self.head.bias
+        features = self._features(composed, opacity)
         depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
         maps = torch.stack([opacity, depth * (opacity > 1e-3), torch.ones_like(opacity)], -1)
         features, maps = scatter_rays(features, index, real, c.rays), scatter_rays(maps, index, real, c.rays)
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
+
+    def _volume_by_op(
+        self, codes: Codes, rays: Rays, w: Tensor, rng: torch.Generator | None, sigma_noise: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return `volume` by one kernel over all rays, which does nothing where they miss, and no wait for a count."""
+        c = self.config
+        jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
+        t, step = spread(rays.near, rays.far, rays.length / codes.scale[:, :1], c.samples, jitter)
+        found = render_field(rays.origin, rays.direction, t, step, *self.field.as_op(w), noise)
+        features = self._features(found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
+        maps = torch.stack([found.alpha, found.depth * (found.alpha > 1e-3), rays.hit.to(found.alpha.dtype)], 1)
+        maps = maps.unflatten(2, (c.rays, c.rays))
+        return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
+
+    def _noise(
+        self, n: int, device: torch.device, rng: torch.Generator | None, sigma_noise: float
+    ) -> tuple[Float[Tensor, "n rays samples"] | None, Float[Tensor, "n rays samples"] | None]:
+        """Return the samples' jitter and their density's noise, for all rays: which hit depends on the picture."""
+        shape = (n, self.config.rays**2, self.config.samples)
+        jitter = None if rng is None else rand(*shape, rng=rng).to(device)
+        noise = sigma_noise * randn(*shape, rng=rng).to(device) if rng is not None and sigma_noise > 0 else None
+        return jitter, noise
+
+    def _features(
+        self, composed: Float[Tensor, "n rays hidden"], opacity: Float[Tensor, "n rays"]
+    ) -> Float[Tensor, "n rays c"]:
+        """Return the affine head on composited hidden features: sum_s w_s (A h_s + b)."""
+        features = composed @ (self.head.weight * self.head.scale).T.to(composed.dtype)
+        return features + opacity[..., None].to(features.dtype) * self.head.bias
 
     def draw_background(self, codes: Codes) -> types.Image:
         """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""

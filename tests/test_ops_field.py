@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from giraffe_hd import fields, ops, volume
+from giraffe_hd.configs import GeneratorConfig
+from giraffe_hd.generator import Generator
 from giraffe_hd.ops.field import (
     Density,
     Encoding,
@@ -25,8 +27,10 @@ from giraffe_hd.ops.field import (
     render_field_reference,
     spread,
 )
-from giraffe_hd.paper.config import FieldConfig
+from giraffe_hd.paper import generator
+from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
+from giraffe_hd.paper.presets import COMPCAR_256
 from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
 
 ROOT = Path(__file__).parent.parent
@@ -125,17 +129,9 @@ def test_reference_is_the_fast_field():
     weights = volume.ray_weights(sigma.view(2, 9, 4), step)
     wanted = (weights[..., None] * hidden.view(2, 9, 4, -1)).sum(2)
 
-    def own(layer: fields.ModulatedLinear, gain: float = 1.0) -> tuple[Tensor, Tensor]:
-        weight = layer.weight * layer.modulation(w)[:, :, None]
-        return gain * weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), gain * layer.shift(w)
-
-    layers = [own(layer, math.sqrt(2)) for layer in field.layers]  # type: ignore[arg-type]
-    sigma_weight, sigma_bias = own(field.sigma)
-    mlp = Mlp(
-        entry=layers[0][0], hidden=torch.stack([x for x, _ in layers[1:]], 1),
-        bias=torch.stack([b for _, b in layers], 1), sigma=sigma_weight[..., 0], sigma_bias=sigma_bias[:, 0],
-    )  # fmt: skip
-    out = render_field(*case.geometry, mlp, *FAMILIES["fast"], case.noise)
+    mlp, encoding, density = field.as_op(w)
+    assert (encoding, density) == FAMILIES["fast"]
+    out = render_field(*case.geometry, mlp, encoding, density, case.noise)
     torch.testing.assert_close(out.features, wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out.alpha, weights.sum(-1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out.distance, (weights * t).sum(-1), atol=1e-5, rtol=1e-4)
@@ -154,19 +150,8 @@ def test_reference_is_the_published_field():
     with torch.no_grad():  # half the points empty
         field.sigma_out.bias.data -= field.density(p, condition.along())[0].median()
     raw, hidden = field.density(p, condition.along())
-    assert condition.skip is not None
-    mlp = Mlp(
-        entry=field.fc_in.weight.T[None],
-        hidden=torch.stack([block.weight.T for block in field.blocks])[None],  # type: ignore[arg-type]
-        bias=torch.stack(
-            [field.fc_in.bias + condition.entry]
-            + [block.bias.expand(2, -1) for block in field.blocks]  # type: ignore[operator, misc]
-            + [condition.skip + field.fc_p_skip.bias],
-            1,
-        ),
-        sigma=field.sigma_out.weight.expand(2, -1), sigma_bias=field.sigma_out.bias.expand(2),
-        skip=field.fc_p_skip.weight.T[None], skip_after=1 + 3,  # the entry counts
-    )  # fmt: skip
+    mlp, encoding = field.as_op(condition)
+    assert encoding == FAMILIES["paper"][0]
     # a ray a point: features are alpha h, and alpha says the density
     one = torch.ones(2, 30, 1, dtype=torch.float64)
     out = render_field(torch.zeros(2, 1, 3).double(), p, one, one, mlp, *FAMILIES["paper"])
@@ -174,6 +159,40 @@ def test_reference_is_the_published_field():
     torch.testing.assert_close(out.alpha, -torch.expm1(-sigma))
     torch.testing.assert_close(out.features, out.alpha[..., None] * hidden)
     assert 0.1 < (sigma > 0).double().mean() < 0.9
+
+
+@pytest.mark.parametrize("learning", [False, True], ids=["picture", "learning"])
+def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
+    """Both families, values and gradients, with and without training's noise; the op is its reference here."""
+    torch.manual_seed(0)
+    fast = Generator(
+        GeneratorConfig(
+            resolution=32, rays=16, field_dim=32, w_dim=16, z_dim=8, object_channels=(16, 8),
+            background_channels=(16, 16, 16, 8), features=16,
+        )
+    )  # fmt: skip
+    sizes = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+    published = generator.Generator(replace(COMPCAR_256.generator, **sizes))
+
+    def found() -> list[Tensor]:
+        tensors = []
+        for network in (fast, published):
+            network.train(learning).zero_grad()
+            codes = network.sample(2, torch.Generator().manual_seed(1))
+            rng = torch.Generator().manual_seed(2) if learning else None
+            layers = network(codes, rng=rng, **({"sigma_noise": 0.5} if network is fast else {}))
+            tensors += [x.detach() for x in (layers.image, layers.mask, layers.alpha, layers.depth)]
+            if learning:
+                layers.image.square().mean().backward()
+                fields = [m for name, m in network.named_children() if name.endswith("field") or name == "head"]
+                tensors += [p.grad for m in fields for p in m.parameters() if p.grad is not None]
+        return tensors
+
+    plain = found()
+    for module in ("giraffe_hd.generator", "giraffe_hd.paper.volume"):
+        monkeypatch.setattr(f"{module}.triton_works", lambda *_: True)
+    for ours, wanted in zip(found(), plain, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,9 +3,8 @@
 Points on rays are encoded, pass through a small conditioned MLP and are composited, without a tensor of points ever
 reaching memory: `field_triton.py` does it in one kernel on an NVIDIA GPU, `render_field_reference` says what it does
 and does it everywhere else. The MLP covers both families: per-image biases carry the published field's codes, and
-weights that each image has for itself, W = diag(s) W diag(d), the modulated layers of the fast one. The generators
-keep their own plain path so far: no kernel has run on a GPU yet; `python -m tests.benchmarks.all_gpu` is to say when it
-pays.
+weights that each image has for itself, W = diag(s) W diag(d), the modulated layers of the fast one. Generators use
+it where its kernels run, and plain PyTorch elsewhere.
 """
 
 import math

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from giraffe_hd.ops.field import Encoding, Mlp
 from giraffe_hd.paper.config import FieldConfig
 
 
@@ -94,3 +95,22 @@ class FeatureField(nn.Module):
         if not self.config.use_viewdirs:  # with them, this layer's ReLU stands before the compositing
             hidden = F.linear(hidden, self.feat_view.weight) + alpha * (self.feat_view.bias + c.head[:, None])
         return F.linear(hidden, self.feat_out.weight) + alpha * self.feat_out.bias
+
+    def as_op(self, c: Condition) -> tuple[Mlp, Encoding]:
+        """Return density and last shared layer as `giraffe_hd.ops.field.render_field` takes them."""
+        n = c.entry.shape[0]
+        biases = [self.fc_in.bias + c.entry, *(block.bias.expand(n, -1) for block in self.blocks)]
+        skip = None
+        if self.fc_p_skip is not None and c.skip is not None:
+            biases.append(c.skip + self.fc_p_skip.bias)
+            skip = self.fc_p_skip.weight.T[None]
+        mlp = Mlp(
+            entry=self.fc_in.weight.T[None],
+            hidden=torch.stack([block.weight.T for block in self.blocks])[None],
+            bias=torch.stack(biases, 1),
+            sigma=self.sigma_out.weight.expand(n, -1),
+            sigma_bias=self.sigma_out.bias.expand(n),
+            skip=skip,
+            skip_after=1 + self.config.skip if skip is not None and self.config.skip else 0,  # the entry counts
+        )
+        return mlp, Encoding(self.config.n_octaves, extent=self.config.extent)

@@ -86,12 +86,17 @@ class Generator(types.Generator):
         condition = self.object_field.condition(*z)
         rays = self._rays(codes)
         t = volume.depths(self.config.volume, rays, draw)
-        boxes = rays.in_boxes(codes.scale, codes.translation, codes.rotation)
-        samples = volume.render_objects(self.object_field, condition, boxes, t, draw)
-        weights = volume.ray_weights(samples.sigma, volume.steps(t, rays.length))
-        alpha = weights.sum(-1)
-        features = self.object_field.head(samples.composite(weights), alpha, condition)
-        depth = (weights * t).sum(-1) / alpha.clamp_min(1e-6)
+        boxes, delta = rays.in_boxes(codes.scale, codes.translation, codes.rotation), volume.steps(t, rays.length)
+        if volume.by_op(self.object_field, t):
+            hidden, alpha, distance = volume.render_by_op(
+                self.object_field, condition, boxes, t, delta, draw, box=volume.BOX
+            )
+        else:
+            samples = volume.render_objects(self.object_field, condition, boxes, t, draw)
+            weights = volume.ray_weights(samples.sigma, delta)
+            hidden, alpha, distance = samples.composite(weights), weights.sum(-1), (weights * t).sum(-1)
+        features = self.object_field.head(hidden, alpha, condition)
+        depth = distance / alpha.clamp_min(1e-6)
         return FeatureMap(self._as_map(features), self._as_map(alpha[..., None]), self._as_map(depth[..., None]))
 
     def background_features(
@@ -106,10 +111,14 @@ class Generator(types.Generator):
         if self.config.pos_share:
             shift = torch.cat([shift[:, :2], codes.translation[:, 2:]], 1)
         moved = rays.in_boxes(torch.ones_like(shift), shift, turn)
-        sigma, hidden = volume.render_background(self.background_field, condition, moved, t, draw)
-        weights = volume.ray_weights(sigma, volume.steps(t, rays.length))
-        composited = (weights[..., None, :] @ hidden).squeeze(-2)
-        return self._as_map(self.background_field.head(composited, weights.sum(-1), condition))
+        delta = volume.steps(t, rays.length)
+        if volume.by_op(self.background_field, t):
+            composited, alpha, _ = volume.render_by_op(self.background_field, condition, moved, t, delta, draw)
+        else:
+            sigma, hidden = volume.render_background(self.background_field, condition, moved, t, draw)
+            weights = volume.ray_weights(sigma, delta)
+            composited, alpha = (weights[..., None, :] @ hidden).squeeze(-2), weights.sum(-1)
+        return self._as_map(self.background_field.head(composited, alpha, condition))
 
     def paint_background(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> Image:
         """Return B in [-1, 1]; of the object it knows its height at most (`pos_share`)."""

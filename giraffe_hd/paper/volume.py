@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from giraffe_hd.codes import Codes
+from giraffe_hd.ops import triton_works
+from giraffe_hd.ops.field import Composite, Density, render_field
 from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.fields import Condition, FeatureField
 from training.camera import box_points, look_at, pixel_plane
@@ -167,6 +169,28 @@ def render_background(
     if draw is not None:
         raw = raw + randn(*raw.shape, rng=draw)
     return F.relu(raw).view(t.shape), hidden.view(*t.shape, -1)
+
+
+def by_op(field: FeatureField, t: Tensor) -> bool:
+    """Return whether one kernel renders this field here; with view directions, a layer stands before compositing."""
+    return not field.config.use_viewdirs and triton_works(t.device.type, t.device.index)
+
+
+def render_by_op(
+    field: FeatureField,
+    condition: Condition,
+    rays: Rays,
+    t: Float[Tensor, "n rays samples"],
+    delta: Float[Tensor, "n rays samples"],
+    draw: torch.Generator | None = None,
+    *,
+    box: float = math.inf,
+) -> Composite:
+    """Return `render_objects` of one object a scene, or `render_background`, composited; blocks of samples beyond
+    `box` cost nothing, and no count is waited for."""
+    noise = None if draw is None else randn(t.shape[0], t[0].numel(), rng=draw).view(t.shape)
+    direction = rays.pixel - rays.camera
+    return render_field(rays.camera, direction, t, delta, *field.as_op(condition), Density(box=box), noise)
 
 
 def _in_cache(

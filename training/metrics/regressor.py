@@ -258,8 +258,10 @@ class Train:
     data: Path
     """A rendered set with the splits train and test, as `python -m training prepare cars` writes it."""
     out: Path = SHIPPED
-    images: int = 160_000
-    """Pictures to see in all."""
+    start_from: Path | None = None
+    """A judge to go on from."""
+    images: int = 400_000
+    """Pictures to see."""
     batch: int = 64
     lr: float = 3e-3
     seed: int = 0
@@ -271,7 +273,13 @@ class Train:
         train = PictureSet(self.data, DataConfig(size=SIDE, flip=False))
         test = PictureSet(self.data, DataConfig(size=SIDE, flip=False), "test")
         torch.manual_seed(self.seed)
-        network = CarRegressor(train.label_names).to(memory_format=torch.channels_last)
+        network = CarRegressor(train.label_names)
+        if self.start_from is not None:
+            network.load_state_dict(load_regressor(self.start_from).state_dict())
+            network.gain.fill_(1)
+            network.shift.fill_(0)
+            network.requires_grad_(True).train()
+        network.to(memory_format=torch.channels_last)
         self.fit(network, train)
         calibrate(network.eval(), train)
         self.write(network, test, round((time.monotonic() - start) / 60, 1))
@@ -293,7 +301,8 @@ class Train:
             "trained_on": json.loads((self.data / "set.json").read_text())["arguments"],
             "licence": "MIT; learnt from renders of CC0 meshes",
             "command": "python -m training.metrics.regressor --data DIR",
-            "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out")},
+            "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from")},
+            "went_on_from": None if self.start_from is None else sha256(self.start_from),
             "minutes": minutes,
             "sha256": sha256(self.out),
         }
@@ -318,7 +327,7 @@ class Train:
                 image = spoil(exchange_backgrounds(image, mask, 0.75, rng), rng)
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     out = network(image)
-                loss = 4 * (out[:, :2] - pose[:, :2]).square().mean() + (out[:, 2:6] - pose[:, 2:]).square().mean()
+                loss = 4 * (out[:, :6] - pose).square().mean()
                 loss = loss + (out[:, 6:9] - labels["paint"][picks]).square().mean()
                 loss = loss + 0.1 * cross_entropy(out[:, 9:], labels["mesh"][picks])
                 optimizer.zero_grad(set_to_none=True)
