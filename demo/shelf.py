@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import load_generator, read_card
+from training.memory import Memory
 from training.types import Generator, Image
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ def load_model(path: Path, device: str) -> Model:
     Raises: ValueError if there is no such file or it is no generator.
     """
     generator = load_generator(path, device)
+    generator.memory = Memory()
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Model(name=path.stem, generator=generator, card=read_card(path), sha256=sha256)

@@ -71,11 +71,25 @@ class Generator(types.Generator):
         training; without it, the same codes give the same picture.
         """
         inject_index = self.config.inject_index if inject_index is None else inject_index
-        w_shape, w_look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
-        features, alpha, depth, hit = self.volume(codes, w_shape, rng, sigma_noise)
-        foreground = self.object(features, w_shape, w_look, inject_index)
-        mask = self.mask(features, alpha, hit)
-        background = self.draw_background(codes)
+        w_shape = self.once("shape", lambda: self.map_shape(codes.z_s_fg), codes.z_s_fg)
+        w_look = self.once("look", lambda: self.map_look(codes.z_a_fg), codes.z_a_fg)
+
+        def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            features, alpha, depth, hit = self.volume(codes, w_shape, rng, sigma_noise)
+            return features, alpha, depth, self.mask(features, alpha, hit)
+
+        def paint() -> Tensor:
+            return self.object(features, w_shape, w_look, inject_index)
+
+        pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
+        if rng is None:
+            features, alpha, depth, mask = self.once("body", body, codes.z_s_fg, *pose)
+            foreground = self.once(f"paint from {inject_index}", paint, codes.z_s_fg, codes.z_a_fg, *pose)
+        else:
+            features, alpha, depth, mask = body()
+            foreground = paint()
+        behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation)
+        background = self.once("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
         return Layers(image=image, foreground=foreground, background=background, mask=mask, alpha=alpha, depth=depth)
 

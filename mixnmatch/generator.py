@@ -354,9 +354,9 @@ class Generator(AnyGenerator):
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature s s"] | None = None) -> Layers:
         """Paint back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
         z_background = codes.z if codes.z_background is None else codes.z_background
-        background = self.background(z_background, codes.b)
+        background = self.once("background", lambda: self.background(z_background, codes.b), z_background, codes.b)
         if feature is None:
-            feature = self.parent.feature(codes.z, codes.p)
+            feature = self.once("shape", lambda: self.parent.feature(codes.z, codes.p), codes.z, codes.p)
         P_f, P_m = self.parent(feature)
         C_f, C_m = self.child(feature, P_m, codes.c)
         parent = over(P_f, P_m, background)

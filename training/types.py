@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.memory import Memory
+
 Image = Float[Tensor, "n 3 h w"]
 """Pictures, RGB in [-1, 1]."""
 Mask = Float[Tensor, "n 1 h w"]
@@ -100,6 +102,7 @@ class Phase:
         )
 
 
+T = TypeVar("T")
 C = TypeVar("C")  # a generator's frozen dataclass of codes
 
 
@@ -113,6 +116,14 @@ class Generator(nn.Module):
     """Name in `training.registry.FAMILIES`."""
     config: Any
     """The frozen dataclass this generator was built from."""
+    memory: Memory | None = None
+    """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
+
+    def once(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
+        """Return `function()`, which depends on `inputs` alone; from the memory, if there is one and it is there."""
+        if self.memory is None or self.training or torch.is_grad_enabled():
+            return function()
+        return self.memory(name, function, *inputs)
 
     @property
     @abstractmethod

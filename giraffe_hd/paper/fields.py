@@ -99,14 +99,14 @@ class FeatureField(nn.Module):
     def as_op(self, c: Condition) -> tuple[Mlp, Encoding]:
         """Return density and last shared layer as `giraffe_hd.ops.field.render_field` takes them."""
         n = c.entry.shape[0]
-        biases = [self.fc_in.bias + c.entry, *(block.bias.expand(n, -1) for block in self.blocks)]
+        biases = [self.fc_in.bias + c.entry, *(block.get_parameter("bias").expand(n, -1) for block in self.blocks)]
         skip = None
         if self.fc_p_skip is not None and c.skip is not None:
             biases.append(c.skip + self.fc_p_skip.bias)
             skip = self.fc_p_skip.weight.T[None]
         mlp = Mlp(
             entry=self.fc_in.weight.T[None],
-            hidden=torch.stack([block.weight.T for block in self.blocks])[None],
+            hidden=torch.stack([block.get_parameter("weight").T for block in self.blocks])[None],
             bias=torch.stack(biases, 1),
             sigma=self.sigma_out.weight.expand(n, -1),
             sigma_bias=self.sigma_out.bias.expand(n),

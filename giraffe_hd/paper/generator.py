@@ -61,11 +61,14 @@ class Generator(types.Generator):
         if inject_index is None:
             inject_index = self._mixed_index(rng) if self.training else self.config.default_inject_index
         draw = prior.source(rng, self.device) if self.training else None
-        w = self.styles(codes)
-        obj = self.object_features(codes, w, draw)
+        z = (codes.z_s_fg, codes.z_a_fg, codes.z_s_bg, codes.z_a_bg)
+        w = self.once("styles", lambda: self.styles(codes), *z)
+        camera, box = (codes.azimuth, codes.elevation, codes.radius), (codes.scale, codes.translation, codes.rotation)
+        obj = self.once("object", lambda: self.object_features(codes, w, draw), *z[:2], *camera, *box)
         rgb, features = self.fg_renderer(obj.features.to(self.precision), w.s_fg, w.a_fg, inject_index, draw)
         residual = self.refine_renderer(features, w.a_bg, draw)
-        background = self.paint_background(codes, w, draw)
+        height = [codes.translation[:, 2]] if self.config.pos_share else []
+        background = self.once("background", lambda: self.paint_background(codes, w, draw), *z[2:], *camera, *height)
         foreground = torch.tanh(rgb[:, :3] + residual[:, :3])
         mask = torch.sigmoid((rgb if self.config.fg_gen_mask else residual)[:, 3:])
         image = foreground * mask + background * (1 - mask)

@@ -1,0 +1,43 @@
+"""What has not changed is not computed again: results kept by the very numbers they came from."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Memory:
+    """The latest results of functions of tensors, for networks whose weights stand still.
+
+    A result is given again only for inputs of the same bytes, so it is exactly what would be computed. Results are
+    shared: who gets one must not change it in place.
+    """
+
+    def __init__(self, most: int = 24) -> None:
+        if most < 1:
+            raise ValueError(f"a memory of {most} results keeps nothing; give 1 or more")
+        self.most = most
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __call__(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
+        """Return `function()`, which is called `name` and depends on `inputs` alone; the one used longest ago goes."""
+        key = (name, *(_bytes(x) for x in inputs))
+        if key not in self._kept:
+            self._kept[key] = function()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+def _bytes(x: Tensor) -> tuple[Any, ...]:
+    numbers = x.detach().cpu()
+    exact = numbers.float() if x.dtype == torch.bfloat16 else numbers  # which NumPy does not know
+    return x.dtype, tuple(x.shape), exact.numpy().tobytes()
