@@ -119,9 +119,10 @@ def upfirdn2d(
         top, left = kh - 1 - pad[0], kw - 1 - pad[0]
         full = F.pad(full, (-left, left + w - full.shape[3], -top, top + h - full.shape[2]))
         return full[:, :, ::down, ::down] if down > 1 else full
-    x = F.pad(x, (pad[0], pad[1], pad[0], pad[1]))
     weight = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, *kernel.shape)
-    return F.conv2d(x, weight, stride=down, groups=channels)
+    if pad[0] == pad[1] >= 0:  # without a padded copy
+        return F.conv2d(x, weight, stride=down, padding=pad[0], groups=channels)
+    return F.conv2d(F.pad(x, (pad[0], pad[1], pad[0], pad[1])), weight, stride=down, groups=channels)
 
 
 class Blur(nn.Module):
@@ -181,6 +182,14 @@ class ModulatedConv2d(nn.Module):
         """Return conv(x * s) * demod, s = A(style), demod_o = 1 / sqrt(sum_ik (w_oik s_i)^2)."""
         s = self.modulation(style)
         weight = self.weight[0] * self.scale
+        if x.shape[0] == 1 and not torch.is_grad_enabled():  # one picture's weights are smaller than its map
+            weight = weight * s[0, :, None, None]
+            if self.demodulate:
+                weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
+            weight = weight.to(x.dtype)
+            if self.blur is None:
+                return F.conv2d(x, weight, padding=self.padding)
+            return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         if self.blur is None:
             y = F.conv2d(x * s.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=self.padding)
         else:

@@ -65,7 +65,7 @@ class Generator(types.Generator):
         w = self.once("styles", lambda: self.styles(codes), *z)
         camera, box = (codes.azimuth, codes.elevation, codes.radius), (codes.scale, codes.translation, codes.rotation)
         obj = self.once("object", lambda: self.object_features(codes, w, draw), *z[:2], *camera, *box)
-        rgb, features = self.fg_renderer(obj.features.to(self.precision), w.s_fg, w.a_fg, inject_index, draw)
+        rgb, features = self.fg_renderer(self._to_paint(obj.features), w.s_fg, w.a_fg, inject_index, draw)
         residual = self.refine_renderer(features, w.a_bg, draw)
         height = [codes.translation[:, 2]] if self.config.pos_share else []
         background = self.once("background", lambda: self.paint_background(codes, w, draw), *z[2:], *camera, *height)
@@ -118,15 +118,13 @@ class Generator(types.Generator):
         if volume.by_op(self.background_field, t):
             composited, alpha, _ = volume.render_by_op(self.background_field, condition, moved, t, delta, draw)
         else:
-            sigma, hidden = volume.render_background(self.background_field, condition, moved, t, draw)
-            weights = volume.ray_weights(sigma, delta)
-            composited, alpha = (weights[..., None, :] @ hidden).squeeze(-2), weights.sum(-1)
+            composited, alpha = volume.composite_background(self.background_field, condition, moved, t, delta, draw)
         return self._as_map(self.background_field.head(composited, alpha, condition))
 
     def paint_background(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> Image:
         """Return B in [-1, 1]; of the object it knows its height at most (`pos_share`)."""
         features = self.background_features(codes, w, draw)
-        return torch.tanh(self.bg_renderer(features.to(self.precision), w.a_bg, w.a_bg, 0, draw)[0])
+        return torch.tanh(self.bg_renderer(self._to_paint(features), w.a_bg, w.a_bg, 0, draw)[0])
 
     def box_silhouette(self, codes: Codes, pad: float = 0.1) -> Mask:
         """Return the projected box |p| <= 1 + pad at the picture's size (GIRAFFE HD Sec. 3.3)."""
@@ -160,6 +158,10 @@ class Generator(types.Generator):
         Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
         """
         return prior.set_knob(self.config.prior, codes, name, value)
+
+    def _to_paint(self, features: Tensor) -> Tensor:
+        """Return a feature map in the renderers' precision, channels last, as convolutions like it best."""
+        return features.to(self.precision).contiguous(memory_format=torch.channels_last)
 
     def _rays(self, codes: Codes) -> volume.Rays:
         config = self.config

@@ -171,6 +171,29 @@ def render_background(
     return F.relu(raw).view(t.shape), hidden.view(*t.shape, -1)
 
 
+def composite_background(
+    field: FeatureField,
+    condition: Condition,
+    rays: Rays,
+    t: Float[Tensor, "n rays samples"],
+    delta: Float[Tensor, "n rays samples"],
+    draw: torch.Generator | None = None,
+) -> tuple[Float[Tensor, "n rays width"], Float[Tensor, "n rays"]]:
+    """Return `render_background` composited, and alpha; on a CPU some rays at a time, so that all stays in its cache
+    (a picture's alone: training draws one noise for all rays)."""
+    whole = draw is not None or t.is_cuda or torch.is_grad_enabled()
+    most = t.shape[1] if whole else max(1, 4096 // (t.shape[0] * t.shape[2]))
+    hidden, alpha = [], []
+    for start in range(0, t.shape[1], most):
+        part = slice(start, start + most)
+        some = Rays(rays.camera, rays.pixel[:, part])
+        sigma, h = render_background(field, condition, some, t[:, part], draw)
+        weights = ray_weights(sigma, delta[:, part])
+        hidden.append((weights[..., None, :] @ h).squeeze(-2))
+        alpha.append(weights.sum(-1))
+    return torch.cat(hidden, 1), torch.cat(alpha, 1)
+
+
 def by_op(field: FeatureField, t: Tensor) -> bool:
     """Return whether one kernel renders this field here; with view directions, a layer stands before compositing."""
     return not field.config.use_viewdirs and triton_works(t.device.type, t.device.index)
