@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .describe import about, slot_label
 from .events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from .films import MAX_FRAMES
+from .knobs import turnable
 from .live import BusyError, Live, say
 from .shelf import Model, Shelf
 
@@ -85,7 +86,7 @@ def _knobs_tab(events: Events, models: Sequence[Model]) -> None:
         with gr.Column(scale=3):
             with gr.Row():
                 story = gr.Radio([ONE_KNOB, AROUND, A_TO_B], value=ONE_KNOB, label="What happens")
-                knob = gr.Dropdown(_turnable(models[0]), label="Knob", filterable=False)
+                knob = gr.Dropdown(_knob_choices(models[0]), label="Knob", filterable=False)
             frames, fps, kind, width = _film_settings(["MP4", "WebP", "GIF", "Filmstrip"])
             make, stop = _buttons("Make the film")
         video, picture = _results()
@@ -195,12 +196,12 @@ def _follow_model(
     )
 
 
-def _turnable(model: Model) -> list[tuple[str, str]]:
-    return [(knob.label, knob.name) for knob in model.generator.knobs if knob.kind != "picture"]
+def _knob_choices(model: Model) -> list[tuple[str, str]]:
+    return [(knob.label, knob.name) for knob in turnable(model.generator)]
 
 
 def _choices(model: Model) -> dict[str, Any]:
-    choices = _turnable(model)
+    choices = _knob_choices(model)
     return {"choices": choices, "value": choices[0][1] if choices else None}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from training.types import Knob
 
 from .export import names_of
-from .knobs import group_of, reach_of
+from .knobs import group_of, reach_of, turnable
 from .recipes import Recipe, layers_of, seed_knob
 from .samples import examples_of
 from .shelf import Model
@@ -26,9 +26,15 @@ def describe(model: Model) -> dict[str, Any]:
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
         "layers": names_of(layers),
-        "knobs": [described(model, knob) for knob in generator.knobs if knob.kind != "picture"],
+        "knobs": [described(model, knob) for knob in turnable(generator)],
         "slots": [
-            {"name": knob.name, "label": slot_label(knob), "help": knob.help, "seed": seed_knob(knob.name) in names}
+            {
+                "name": knob.name,
+                "label": slot_label(knob),
+                "help": knob.help,
+                "seed": seed_knob(knob.name) in names,
+                "figures": figures_of(model.card, knob),
+            }
             for knob in generator.knobs
             if knob.kind == "picture"
         ],
@@ -65,9 +71,7 @@ def slot_label(knob: Knob) -> str:
 def start_of(model: Model) -> dict[str, float]:
     """Return the knobs that the page begins with: the defaults, or what the card recommends under "start"."""
     start = model.card.get("start", {})
-    return {
-        knob.name: float(start.get(knob.name, knob.default)) for knob in model.generator.knobs if knob.kind != "picture"
-    }
+    return {knob.name: float(start.get(knob.name, knob.default)) for knob in turnable(model.generator)}
 
 
 def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
@@ -89,6 +93,8 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
         phrase("slope", "follows at {}"),
         phrase("error", f"usually within {{}}{unit}", share=False),
         phrase("flips", "turned the wrong way in {}"),
+        phrase("follows", "changes {} of what it names"),
+        phrase("leaks", "at most {} of anything else"),
         phrase("mask_iou", "keeps {} of the outline") if knob.kind == "seed" else None,
         phrase("background_changed", "changes {} of the background"),
         phrase("foreground_changed", "changes {} of the object"),

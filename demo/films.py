@@ -25,7 +25,7 @@ from training.pictures import square_crop, tile, whole_file, write_animation
 from training.types import Image, Knob, fields_of
 from training.walks import between
 
-from .knobs import Between, Value, changed, turned
+from .knobs import Between, Value, changed, turnable, turned
 from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, values_of
 from .shelf import Model
 
@@ -60,7 +60,8 @@ def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
         places = [4 * i / frames for i in range(frames)]
         return [Between(start=first + int(p), end=first + (int(p) + 1) % 4, at=p - int(p)) for p in places]
     steps = frames if _goes_round(knob) else max(1, frames - 1)
-    return [knob.low + (knob.high - knob.low) * i / steps for i in range(frames)]
+    low, high = knob.reach or (knob.low, knob.high)
+    return [low + (high - low) * i / steps for i in range(frames)]
 
 
 def turntable(model: Model, recipe: Recipe, frames: int) -> list[Frame]:
@@ -90,7 +91,7 @@ def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
     if start.checkpoint != end.checkpoint:
         raise ValueError("A and B were made with different checkpoints; keep both from the same one")
     first, last = fields_of(codes := codes_of(model, start)), fields_of(codes_of(model, end))
-    numbers = [knob for knob in model.generator.knobs if knob.kind in ("range", "angle")]
+    numbers = [knob for knob in turnable(model.generator) if knob.kind in ("range", "angle")]
     by_numbers: set[str] = set()
     for knob in numbers:
         by_numbers |= changed(codes, turned(model.generator, codes, knob, _number(knob, start))).keys()
@@ -196,7 +197,8 @@ def _turned(model: Model, codes: Any, knob: Knob, value: Value) -> Frame:
 
 
 def _goes_round(knob: Knob) -> bool:
-    return knob.kind == "angle" and knob.high - knob.low >= 360
+    low, high = knob.reach or (knob.low, knob.high)
+    return knob.kind == "angle" and high - low >= 360
 
 
 def _number(knob: Knob, recipe: Recipe) -> float:

@@ -38,10 +38,15 @@ def codes_for(generator: Generator, seed: int, values: Values) -> Any:
     for name in values:
         generator.knob(name)
     codes = generator.sample(1, torch.Generator().manual_seed(seed))
-    for knob in generator.knobs:
-        if knob.kind != "picture":
+    for knob in turnable(generator):
+        if knob in generator.knobs or knob.name in values:
             codes = turned(generator, codes, knob, values.get(knob.name, knob.default))
     return codes
+
+
+def turnable(generator: Generator) -> list[Knob]:
+    """Return the knobs of a page: all but those that take a photo, then those that training held still."""
+    return [*(knob for knob in generator.knobs if knob.kind != "picture"), *generator.still_knobs]
 
 
 def turned(generator: Generator, codes: Any, knob: Knob, value: Value) -> Any:
@@ -105,9 +110,11 @@ def _centre(codes: Any, fov: float) -> Tensor:
 
 
 def reach_of(knob: Knob) -> tuple[float, float]:
-    """Return how far the page lets a knob go: a quarter beyond the trained range, a full circle not at all."""
+    """Return how far the page lets a knob go: its reach, or a quarter beyond the trained range; a full circle ends."""
     if knob.kind == "seed":
         return 0.0, float(MAX_SEED)
+    if knob.reach is not None:
+        return knob.reach
     span = knob.high - knob.low
     if knob.kind == "angle" and span >= 360:
         return knob.low, knob.high

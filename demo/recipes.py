@@ -20,7 +20,7 @@ from training.pictures import from_pil, open_picture
 from training.types import Image, fields_of
 from training.walks import are_shares
 
-from .knobs import MAX_SEED, Between, Value, changed, codes_for
+from .knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
 from .shelf import Model
 
 KEY = "recipe"
@@ -179,7 +179,7 @@ def sealed(model: Model, recipe: Recipe) -> Recipe:
     Raises: ValueError if a photo in it is damaged.
     """
     size = model.generator.resolution
-    knobs = {knob.name: knob.default for knob in model.generator.knobs if knob.kind != "picture"} | recipe.knobs
+    knobs = {knob.name: knob.default for knob in turnable(model.generator)} | recipe.knobs
     slots = {
         name: slot
         if slot.codes or not slot.picture

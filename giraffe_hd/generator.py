@@ -179,6 +179,11 @@ class Generator(types.Generator):
         """Rotation, elevation, size, position, and seeds for shape, look and background."""
         return pose_knobs(self.config.pose) + SEED_KNOBS
 
+    @property
+    def still_knobs(self) -> tuple[Knob, ...]:
+        """The camera's way around the scene, unless the prior varies it, and its distance."""
+        return tuple(knob for knob in camera_knobs(self.config.pose) if knob.reach)
+
     def sample(self, n: int, rng: torch.Generator) -> Codes:
         """Draw `n` rows from the prior: normal codes, uniform pose."""
         z = torch.randn(4, n, self.config.z_dim, generator=rng)
@@ -219,6 +224,7 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
         Knob(name="scale", label="Size", kind="range", unit="×", low=pose.scale[0] / middle,
              high=pose.scale[1] / middle, default=1.0, step=0.01, help="Makes the object larger or smaller."),
     ]  # fmt: skip
+    knobs += [knob for knob in camera_knobs(pose) if not knob.reach]
     for name, label, span, text in (
         ("x", "Left – right", pose.y, "Moves the object across the picture."),
         ("y", "Down – up", pose.z, "Moves the object up and down."),
@@ -230,6 +236,20 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
                      default=sum(span) / 2 / half, step=0.5, help=text)
             )  # fmt: skip
     return tuple(knobs)
+
+
+def camera_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
+    """Return the knobs of the camera beside its elevation, those that training held still with their reach."""
+    low, high = pose.azimuth
+    middle, near, far = (low + high) / 2, 0.7 * pose.radius, 1.6 * pose.radius
+    return (
+        Knob(name="azimuth", label="Camera azimuth", kind="angle", unit="°", low=low, high=high, default=middle,
+             step=1.0, reach=(middle - 180, middle + 180) if low == high else None,
+             help="Walks the camera around the scene; the background stays as it is."),
+        Knob(name="radius", label="Camera distance", kind="range", low=pose.radius, high=pose.radius,
+             default=pose.radius, step=0.01, reach=(near, far),
+             help="Takes the camera nearer or farther; the background stays as it is."),
+    )  # fmt: skip
 
 
 def sample_pose(pose: PoseConfig, n: int, rng: torch.Generator) -> dict[str, Tensor]:
@@ -253,6 +273,8 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
     number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device).expand(codes.rotation.shape)
     if name in ("rotation", "elevation", "azimuth"):
         return replace(codes, **{name: number.deg2rad()})
+    if name == "radius":
+        return replace(codes, radius=number)
     if name == "scale":
         half_length = number * sum(pose.scale) / 2
         return replace(codes, scale=half_length[:, None] * codes.scale.new_tensor(pose.proportions))

@@ -6,9 +6,14 @@ from dataclasses import fields
 import pytest
 import torch
 
-from demo.describe import about, figures_of, start_of
+from demo.describe import about, describe, figures_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
+from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
+from giraffe_hd import configs, generator
+from giraffe_hd.paper import giraffe
+from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
+from giraffe_hd.paper.presets import CLEVR2_256
 from tests.toys import Blocks, Patches
 from training.camera import project
 from training.types import Knob
@@ -134,3 +139,43 @@ def test_a_card_cannot_put_markup_on_the_page():
 
 def test_the_page_begins_where_the_card_says():
     assert start_of(Model(name="m", generator=Blocks(), card={"start": {"rotation": 200, "odd": 1}}))["rotation"] == 200
+
+
+@torch.inference_mode()
+def test_what_training_held_still_can_be_turned():
+    torch.manual_seed(0)
+    fast = generator.Generator(configs.GeneratorConfig()).eval()
+    model = Model(name="fast", generator=fast)
+    told = {knob["name"]: knob for knob in describe(model)["knobs"]}
+    for name in ("azimuth", "radius"):
+        assert told[name]["low"] == told[name]["high"] == told[name]["default"]
+        assert told[name]["reachLow"] < told[name]["low"] < told[name]["reachHigh"]
+        assert told[name]["group"] == "Camera"
+    plain = layers_of(model, Recipe(checkpoint="fast"))
+    same = layers_of(model, Recipe(checkpoint="fast", knobs={"radius": told["radius"]["default"], "azimuth": 0.0}))
+    assert torch.equal(plain.image, same.image)
+    near = layers_of(model, Recipe(checkpoint="fast", knobs={"radius": told["radius"]["reachLow"]}))
+    assert near.mask.mean() > 1.2 * plain.mask.mean()
+    assert torch.equal(near.background, plain.background)
+    around = layers_of(model, Recipe(checkpoint="fast", knobs={"azimuth": 90.0}))
+    assert not torch.equal(around.mask, plain.mask)
+    assert torch.equal(around.background, plain.background)
+
+
+@torch.inference_mode()
+def test_scenes_of_several_objects_have_knobs_for_each():
+    torch.manual_seed(0)
+    sizes = {"size": 16, "volume": VolumeConfig(resolution=8), "z_dim": 8, "z_dim_bg": 6, "width": 16, "width_bg": 8}
+    scenes = giraffe.Generator(GiraffeConfig(**sizes, feat_dim=32, prior=CLEVR2_256.generator.prior)).eval()
+    scenes.object_field.sigma_out.weight *= 100
+    model = Model(name="scenes", generator=scenes)
+    told = describe(model)
+    labels = {knob["name"]: knob["label"] for knob in told["knobs"]}
+    assert labels["x_1"] == "Left – right 1"
+    assert labels["look_2"] == "Look 2"
+    plain = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"]))
+    for name, other in (("x_1", 1), ("x_2", 0)):
+        moved = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"] | {name: 20.0}))
+        codes = [codes_for(scenes, 0, knobs) for knobs in (told["start"], told["start"] | {name: 20.0})]
+        assert torch.equal(codes[0].translation[:, other], codes[1].translation[:, other])
+        assert not torch.equal(moved.image, plain.image)

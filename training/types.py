@@ -38,10 +38,14 @@ class Knob:
     default: float = 0.0
     step: float = 0.01
     help: str = ""
+    reach: tuple[float, float] | None = None
+    """How far a page lets it go; None: a little beyond the trained range."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
             raise ValueError(f"knob {self.name!r}: low {self.low} is above high {self.high}")
+        if self.reach is not None and not self.reach[0] <= self.low <= self.high <= self.reach[1]:
+            raise ValueError(f"knob {self.name!r}: its reach {self.reach} leaves out some of {self.low} to {self.high}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +135,11 @@ class Generator(nn.Module):
         """What can be turned, in the order a page shows it."""
 
     @property
+    def still_knobs(self) -> tuple[Knob, ...]:
+        """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
+        return ()
+
+    @property
     @abstractmethod
     def resolution(self) -> int:
         """Side of the square picture in pixels."""
@@ -156,7 +165,7 @@ class Generator(nn.Module):
 
     def knob(self, name: str) -> Knob:
         """Return the knob called `name`; ValueError with the known names if there is none."""
-        for knob in self.knobs:
+        for knob in (*self.knobs, *self.still_knobs):
             if knob.name == name:
                 return knob
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(k.name for k in self.knobs)}")

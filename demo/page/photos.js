@@ -61,7 +61,8 @@ export class PhotoStudio extends Studio {
     const strength = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value: 1, oninput: () => this.weigh(slot.name, Number(strength.value)) });
     const percent = make("output", { for: id }, "100 %");
     const element = make("div", { class: "slot", "data-slot": slot.name }, pick,
-      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"), percent, strength));
+      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"), percent, strength),
+      slot.figures.length ? make("p", { class: "says" }, slot.figures.join(" · ")) : null);
     element.addEventListener("dragover", (event) => { event.preventDefault(); element.classList.add("over"); });
     element.addEventListener("dragleave", () => element.classList.remove("over"));
     element.addEventListener("drop", (event) => {

@@ -144,6 +144,11 @@ class Generator(types.Generator):
         return prior.knobs(self.config.prior)
 
     @property
+    def still_knobs(self) -> tuple[Knob, ...]:
+        """Poses that the prior holds still, such as the camera's azimuth."""
+        return prior.still_knobs(self.config.prior)
+
+    @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""
         return self.config.size

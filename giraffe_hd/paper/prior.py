@@ -136,6 +136,22 @@ def knobs(prior: PriorConfig) -> tuple[Knob, ...]:
     return tuple(h.knob for h in handles(prior).values() if h.knob.kind == "seed" or h.knob.low < h.knob.high)
 
 
+def still_knobs(prior: PriorConfig) -> tuple[Knob, ...]:
+    """Return the poses that the prior holds still, with how far they can be turned all the same."""
+    held = [h.knob for h in handles(prior).values() if h.knob.kind != "seed" and h.knob.low == h.knob.high]
+    return tuple(replace(knob, reach=_reach(knob)) for knob in held)
+
+
+def _reach(knob: Knob) -> Span:
+    """Return a full circle, 30 degrees of elevation, 20 percent of half the width, or shares of size and distance."""
+    at = knob.low
+    if knob.name == "elevation":
+        return at - 30, at + 30
+    if knob.kind == "angle":
+        return at - 180, at + 180
+    return (at - 20, at + 20) if knob.unit == "%" else (0.7 * at, 1.6 * at)
+
+
 def set_knob(prior: PriorConfig, codes: Codes, name: str, value: Any) -> Codes:
     """Return `codes` with the knob `name` at `value`; see `training.types.Generator.set`."""
     known = handles(prior)

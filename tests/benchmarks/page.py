@@ -62,7 +62,7 @@ class Measure:
     port: int = 7899
     people: int = 20
     seconds: float = 60.0
-    """How long the people drag; the issue's target is for 600."""
+    """How long the people drag; memory that grows slowly shows after 600."""
     steps: int = 100
 
 

@@ -33,8 +33,8 @@ T = TypeVar("T")
 HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
 MORE = (
-    "_r2", "_within_15", "steps_right", "_closed", "once_round", "_diagonal", "_iou", "iou_code", "iou_feature",
-    "_accuracy", "_nmi",
+    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_iou", "iou_code",
+    "iou_feature", "_accuracy", "_nmi",
 )  # fmt: skip
 """How figures end that are better if larger; of the others less is better."""
 
@@ -92,6 +92,8 @@ def figures(report: Report) -> dict[str, float]:
     if report.swaps is not None:
         swaps = report.swaps
         found |= {"swap_diagonal": swaps.swaps.diagonal, "swap_leakage": swaps.swaps.leakage}
+        for i, (row, line) in enumerate(zip(swaps.swaps.rows, swaps.swaps.entries, strict=True)):
+            found |= {f"{row}_follows": line[i], f"{row}_leaks": max(e for j, e in enumerate(line) if j != i)}
         if swaps.truths is not None:
             found |= {"true_factors_diagonal": swaps.truths.diagonal, "true_factors_leakage": swaps.truths.leakage}
         if swaps.rotation is not None:
