@@ -3,11 +3,9 @@
 import base64
 import io
 import json
-import struct
 import textwrap
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from demo.app import serve
 from demo.describe import about, describe
 from demo.recipes import Recipe
 from demo.shelf import Model, Shelf, bundled, load_model
+from tests.odd_files import BAD, GOOD, as_file, gradient
 from tests.serving import served, toy_shelf
 from tests.toys import Blocks
 
@@ -41,89 +40,6 @@ def address() -> Iterator[str]:
 def web(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=60) as client:
         yield client
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_of_zeros(width: int, height: int) -> bytes:
-    """Return a small file that unpacks to a huge black picture."""
-    packer = zlib.compressobj(9)
-    row = b"\0" * (1 + width)
-    body = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-def text_bomb() -> bytes:
-    """Return a PNG whose compressed text unpacks to 100 MB."""
-    small = as_file(PIL.Image.new("RGB", (8, 8)))
-    text = chunk(b"zTXt", b"recipe\0\0" + zlib.compress(b" " * 100_000_000, 9))
-    return small[:33] + text + small[33:]
-
-
-def as_file(picture: PIL.Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def gradient(width: int = 96, height: int = 64, mode: str = "RGB") -> PIL.Image.Image:
-    """Return a picture that is red at the left and blue at the right."""
-    x = np.linspace(0, 255, width, dtype=np.uint8)[None].repeat(height, 0)
-    return PIL.Image.fromarray(np.stack([255 - x, np.zeros_like(x), x], -1)).convert(mode)
-
-
-def turned_by_exif() -> bytes:
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    return as_file(gradient(), "JPEG", exif=exif, quality=95)
-
-
-def moving(kind: str) -> bytes:
-    frames = [PIL.Image.new("RGB", (64, 64), colour) for colour in ("red", "blue", "green")]
-    return as_file(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
-
-
-def sixteen_bits() -> bytes:
-    return as_file(PIL.Image.fromarray(np.full((64, 64), 20_000, np.uint16)))
-
-
-def half_transparent() -> bytes:
-    picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 0))
-    return as_file(picture)
-
-
-BAD = {
-    "text as PNG": b"hello, I am no picture",
-    "empty": b"",
-    "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-    "SVG as PNG": b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>",
-    "HTML": b"<html><script>alert(1)</script>",
-    "PDF": b"%PDF-1.7\n%",
-    "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n",
-    "20000 x 20000": png_of_zeros(20_000, 20_000),
-    "12000 x 12000": png_of_zeros(12_000, 12_000),
-    "truncated JPEG": as_file(gradient(640, 480), "JPEG")[:2000],
-    "truncated PNG": as_file(gradient(640, 480))[:300],
-    "damaged PNG": as_file(gradient()).replace(b"IDAT", b"IDAX"),
-    "zip": b"PK\x03\x04" + zlib.compress(b"\0" * 5_000_000),
-    "text bomb": text_bomb(),
-    "11 MB": b"\xff\xd8" + b"\0" * 11_000_000,
-}
-GOOD = {
-    "CMYK": as_file(gradient(mode="CMYK"), "JPEG"),
-    "16 bits": sixteen_bits(),
-    "animated GIF": moving("GIF"),
-    "animated WebP": moving("WEBP"),
-    "1 x 1": as_file(PIL.Image.new("RGB", (1, 1), "red")),
-    "transparent": half_transparent(),
-    "palette": as_file(gradient(mode="P")),
-    "one bit": as_file(gradient(mode="1")),
-    "EXIF": turned_by_exif(),
-    "long and thin": as_file(PIL.Image.new("RGB", (6000, 4), "red")),
-}
 
 
 def megabytes() -> float:

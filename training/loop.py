@@ -454,9 +454,11 @@ def _keep_config(config: Any, out: Path) -> None:
     """Write the run's config; where the folder's run had another, say which fields changed."""
     path, ours = out / "config.json", asdict(config)
     if path.is_file():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        for name in sorted(_flat(ours).items() ^ _flat(theirs).items()):
-            log.warning("config differs from the run's so far: %s = %s", *name)
+        before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(ours)
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                was, is_ = before.get(name, "not there"), now.get(name, "not there")
+                log.warning("config differs from the run's so far: %s was %s, is %s", name, was, is_)
     write_whole(path, json.dumps(_plain(config), indent=1).encode())
 
 

@@ -1,4 +1,4 @@
-"""How live the page is: `python tests/benchmarks/page.py [--checkpoint FILE]...` prints a JSON line for each measure.
+"""How live the page is: `python -m tests.benchmarks.page [--checkpoint FILE]...` prints a JSON line for each measure.
 
 Starts the server as a person would, drives it with the system's Chromium on the same machine, then lets twenty people
 drag at once over HTTP, each asking for the next picture when the last has come.
@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import tyro
 from playwright.sync_api import sync_playwright
+
+from tests.odd_files import BAD, GOOD
 
 STEPS = """
 async (count) => {
@@ -96,10 +98,10 @@ def server(args: Measure) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
-def megabytes(pid: int) -> float:
-    """Return a process's memory."""
+def megabytes(pid: int, what: str = "VmRSS") -> float:
+    """Return a process's memory: now, or (VmHWM) at its peak."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return int(status.split(f"{what}:")[1].split()[0]) / 1024
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -194,10 +196,28 @@ def crowd(address: str, pid: int, people: int, seconds: float) -> None:
     )
 
 
+def uploads(address: str, pid: int) -> None:
+    """Send files that are no pictures, and odd ones; see whether each gets its answer, and the memory they take."""
+    models = httpx.get(f"{address}/live/models", timeout=60).json()
+    model = next((model["name"] for model in models if model["readsPhotos"]), None)
+    if model is None:
+        return
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts from here
+    before, wrong = megabytes(pid), []
+    for name, data in (BAD | GOOD).items():
+        answer = httpx.post(f"{address}/live/photo", params={"model": model, "name": name}, content=data, timeout=60)
+        sentence = answer.json().get("message", "") if answer.status_code == 422 else ""
+        if not (sentence.endswith(".") and "\n" not in sentence if name in BAD else answer.status_code == 200):
+            wrong.append(f"{name}: {answer.status_code} {answer.text[:80]}")
+    growth = megabytes(pid, "VmHWM") - before
+    say("odd uploads", n=len(BAD | GOOD), wrong=wrong, peak_memory_growth_mb=growth, target_peak_memory_growth_mb=1000)
+
+
 def main(args: Measure) -> None:
     """Measure everything."""
     with server(args) as (address, pid):
         one_person(address, args.steps)
+        uploads(address, pid)
         crowd(address, pid, args.people, args.seconds)
 
 
