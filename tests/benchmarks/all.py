@@ -1,8 +1,9 @@
-"""All rows that need a GPU, in one command, written to tests/benchmarks/results/<device>.jsonl.
+"""All rows of a GPU, or of a CPU, in one command, written to tests/benchmarks/results/<device>.jsonl.
 
-python -m tests.benchmarks.all_gpu [--reference CLONE_OF_THE_AUTHORS_PROGRAM]
+python -m tests.benchmarks.all [--device cpu] [--reference CLONE_OF_GIRAFFEHD] [--mix-reference CLONE_OF_MIXNMATCH]
 
-Takes some ten minutes. A benchmark that fails is named at the end and leaves no row; the others stay.
+Takes some ten minutes on a GPU, three on a CPU. A benchmark that fails is named at the end and leaves no row; the
+others stay.
 """
 
 import json
@@ -12,54 +13,64 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
+
+from tests.benchmarks.rows import device_name
 
 ROOT = Path(__file__).parent.parent.parent
 log = logging.getLogger(__name__)
 
 
-def commands(reference: Path | None) -> list[list[str]]:
+def commands(device: str, reference: Path | None, mix_reference: Path | None) -> list[list[str]]:
     """Return the benchmarks and their arguments."""
+    theirs = [] if reference is None else ["--reference", str(reference.resolve())]
+    their_mix = [] if mix_reference is None else ["--reference", str(mix_reference.resolve())]
+    batches = ("1", "32") if device == "cuda" else ("1",)
     made = [
         ["field", "--dtype", dtype, "--batch", batch, "--rays", rays]
         for dtype in ("bf16", "fp32")
         for batch, rays in (("1", "64"), ("16", "64"), ("1", "16"), ("32", "16"))
+        if device == "cuda"
     ]
     made += [
-        ["render", "--device", "cuda", "--size", size, "--batch", batch, bf16]
+        ["render", "--device", device, "--size", size, "--batch", batch, bf16]
         for size in ("64", "128")
-        for batch in ("1", "32")
+        for batch in batches
         for bf16 in ("--no-bf16", "--bf16")
     ]
-    theirs = [] if reference is None else ["--reference", str(reference.resolve())]
     made += [
-        ["volume", "--device", "cuda", "--batch", batch, bf16, *theirs]
-        for batch in ("1", "32")
+        ["volume", "--device", device, "--batch", batch, bf16, *theirs]
+        for batch in batches
         for bf16 in ("--no-bf16", "--bf16")
     ]
-    return [*made, ["step", "--device", "cuda", *theirs]]
+    made.append(["mix", "--device", device, *their_mix])
+    return [*made, ["step", "--device", device, *theirs]] if device == "cuda" else made
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllGpu:
-    """Run everything that needs a GPU."""
+class All:
+    """Run everything."""
 
+    device: Literal["cuda", "cpu"] = "cuda"
     reference: Path | None = None
     """A clone of github.com/AustinXY/GIRAFFEHD, to be measured in turns with ours."""
+    mix_reference: Path | None = None
+    """A clone of github.com/Yuheng-Li/MixNMatch, likewise."""
     out: Path | None = None
-    """File of JSON lines; by default named after the GPU."""
+    """File of JSON lines; by default named after the device."""
 
     def run(self) -> int:
         """Run all, write the file, return how many benchmarks failed."""
-        if not torch.cuda.is_available():
-            raise ValueError("no CUDA device here; these rows need one (without: tests.benchmarks.render and volume)")
-        name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("no CUDA device here; --device cpu measures what a CPU can")
+        name = re.sub(r"[^a-z0-9]+", "-", device_name(self.device).lower()).strip("-")
         out = self.out or Path(__file__).parent / "results" / f"{name}.jsonl"
         rows: list[str] = []
         failed: list[str] = []
-        for module, *arguments in commands(self.reference):
+        for module, *arguments in commands(self.device, self.reference, self.mix_reference):
             command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
             shown = " ".join([module, *arguments])
             log.info("%s", shown)
@@ -87,6 +98,6 @@ def is_row(line: str) -> bool:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        sys.exit(min(tyro.cli(AllGpu).run(), 1))
+        sys.exit(min(tyro.cli(All).run(), 1))
     except ValueError as error:
         sys.exit(str(error))
