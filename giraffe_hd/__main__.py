@@ -1,4 +1,4 @@
-"""Commands: python -m giraffe_hd render | sweep | turntable | mesh, for generators of every family in this package."""
+"""Commands: python -m giraffe_hd render | sweep | turntable | mesh | fit-prior, for every family of this package."""
 
 import json
 import logging
@@ -14,6 +14,7 @@ import tyro
 from torch import Tensor
 
 from giraffe_hd.codes import Codes
+from giraffe_hd.fit import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training import walks
 from training.checkpoint import load_generator
@@ -231,7 +232,7 @@ def main(arguments: list[str]) -> int:
     """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
-        {"render": Render, "sweep": Sweep, "turntable": Turntable, "mesh": Mesh},
+        {"render": Render, "sweep": Sweep, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
         args=arguments,
         prog="python -m giraffe_hd",
     )

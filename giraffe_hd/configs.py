@@ -1,6 +1,9 @@
 """Configs and presets of the fast GIRAFFE HD."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from training.data.folder import DataConfig
 from training.loop import LoopConfig
@@ -37,6 +40,23 @@ class PoseConfig:
             raise ValueError(f"pose.fov is {self.fov} degrees; wanted between 0 and 180")
         if self.scale[0] <= 0:
             raise ValueError(f"pose.scale starts at {self.scale[0]}; the box needs a size above 0")
+
+
+VIEWS: dict[str, PoseConfig] = {
+    "all-sides": PoseConfig(
+        elevation=(0.0, 30.0), scale=(0.27, 0.37), proportions=(1.0, 0.6, 0.6), y=(-0.06, 0.06), z=(-0.06, 0.06)
+    ),
+    "front": PoseConfig(
+        elevation=(-10.0, 15.0), rotation=(-40.0, 40.0), scale=(0.27, 0.34), proportions=(0.9, 0.9, 1.1),
+        y=(-0.05, 0.05), z=(-0.05, 0.05),
+    ),
+    "flat": PoseConfig(
+        elevation=(-4.0, 4.0), rotation=(-12.0, 12.0), scale=(0.29, 0.35), proportions=(0.25, 0.95, 1.05),
+        y=(-0.04, 0.04), z=(-0.04, 0.04),
+    ),
+}  # fmt: skip
+"""How objects stand in photos cut to 1.5 times their longer side, by the words of `python -m training prepare photos`:
+seen from all sides (vehicles, furniture), from the front and a little aside (faces), or flat (garments, posters)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +158,22 @@ class TrainConfig:
     """For small sets: how sure of real pictures the critic may be, r_t such as 0.6, before what it sees is recoloured
     ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
 
+    def suited(self, made: dict[str, Any]) -> "TrainConfig":
+        """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.
+
+        Raises: ValueError for a prior that is none.
+        """
+        pose, views = made.get("pose"), made.get("views")
+        if pose is None and views is None:
+            return self
+        if pose is None and views not in VIEWS:
+            raise ValueError(f"the set's views are {views!r}; wanted one of {', '.join(VIEWS)}")
+        try:
+            fitted = VIEWS[views] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
+        except ValidationError as error:
+            raise ValueError(f"the pose in the set's set.json is no prior ({error.error_count()} mistakes)") from error
+        return replace(self, generator=replace(self.generator, pose=fitted))
+
 
 CARS_64 = TrainConfig(
     data=DataConfig(size=64, flip=True),
@@ -157,3 +193,11 @@ CARS_128 = replace(
     r1=0.2,
 )
 """The same at 128 px: the volume as at 64, one more doubling behind it; the critic one level deeper."""
+
+PHOTOS_64 = replace(
+    CARS_64,
+    data=DataConfig(size=64, object_margin=1.5, flip=True),
+    generator=replace(CARS_64.generator, pose=VIEWS["all-sides"]),
+    augment_target=0.6,
+)
+"""Photos of one's own at 64 px, cut to the objects' boxes; the prior is that of the prepared set."""

@@ -37,7 +37,7 @@ def train(arguments: list[str]) -> None:
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"name a preset after `train`: {', '.join(PRESETS)}")
     name, *rest = arguments
-    config = preset(name)
+    config = preset(name, _value("--data", rest))
     Train = make_dataclass(
         "Train",
         [
@@ -54,6 +54,16 @@ def train(arguments: list[str]) -> None:
     from training.loop import train as run  # after --help: torch takes a second
 
     print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))
+
+
+def _value(option: str, arguments: list[str]) -> Path | None:
+    """Return the path that an option is given; None if it is not there."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option and following:
+            return Path(following)
+        if argument.startswith(f"{option}="):
+            return Path(argument.partition("=")[2])
+    return None
 
 
 def main(arguments: list[str]) -> int:

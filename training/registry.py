@@ -3,7 +3,9 @@
 A third model is one package and one line in each table.
 """
 
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 FAMILIES: dict[str, tuple[str, str]] = {
@@ -27,6 +29,7 @@ RECIPES: dict[str, str] = {
 PRESETS: dict[str, str] = {
     "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
     "giraffe-hd-cars-128": "giraffe_hd.configs:CARS_128",
+    "giraffe-hd-photos-64": "giraffe_hd.configs:PHOTOS_64",
     **{
         f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
         for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
@@ -77,6 +80,13 @@ def look_up(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
-def preset(name: str) -> Any:
-    """Return the train config called `name`."""
-    return resolve(look_up(PRESETS, name, "preset"))
+def preset(name: str, data: Path | None = None) -> Any:
+    """Return the train config called `name`, as it suits the prepared set `data`, where one is given and says how.
+
+    Such a config has a method `suited`, which takes what the set's `set.json` holds.
+    """
+    config = resolve(look_up(PRESETS, name, "preset"))
+    about = None if data is None else data / "set.json"
+    if about is None or not about.is_file() or not hasattr(config, "suited"):
+        return config
+    return config.suited(json.loads(about.read_text(encoding="utf-8")))

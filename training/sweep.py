@@ -69,18 +69,20 @@ class Sweep:
 
         Raises: ValueError for an unknown field, a value that does not fit, a folder of another sweep, no Ray.
         """
-        grid = trials(self.preset, self.vary)
+        grid = trials(self.preset, self.vary, self.data)
         _keep_request(self, [name for name, _ in grid])
         _tune(self, grid)
         print(write_results(self.out))
 
 
-def trials(name: str, vary: Sequence[str]) -> list[tuple[str, Any]]:
+def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tuple[str, Any]]:
     """Return the name and the train config of every combination of values in `vary`, `FIELD=VALUE,VALUE,...` each.
+
+    What the prepared set `data` says of itself is in all of them.
 
     Raises: ValueError for an unknown field or a value that does not fit.
     """
-    base = preset(name)
+    base = preset(name, data)
     adapter = TypeAdapter(type(base))
     choices = [[(path, value) for value in values] for path, values in map(_choices, vary)]
     found = []

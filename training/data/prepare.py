@@ -4,18 +4,20 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import PIL.Image
 import torch
 import tyro
 from tqdm import tqdm
 
+from ..objects import SURE, WIDE, find_object
 from ..pictures import PictureError, open_picture
 from .cars import render_bytes
 from .factors import (
@@ -42,6 +44,7 @@ SLACK = 2
 MAX_BYTES, MAX_PIXELS = 100_000_000, 150_000_000
 """Photos beyond these are left out."""
 
+Views = Literal["all-sides", "front", "flat"]
 LayoutName = Literal["auto", "clothing", "cub", "dogs", "cars", "compcars", "ffhq", "afhq", "celebahq", "lsun", "plain"]
 
 
@@ -153,10 +156,17 @@ class Prepare:
     boxes: Path | None = None
     """A CSV of boxes in pixels with the columns file, x0, y0, x1, y1, files named from `source`; split and label may
     follow. A plain folder's own boxes.csv is used unasked."""
+    find_boxes: bool = True
+    """In a plain folder without boxes, look for the object of each photo before its backdrop; where none clearly stands
+    out, the middle of the photo is taken."""
     held_out: float = 0.1
     """Share of the photos to keep for testing, where the source has no splits."""
     margin: float = 1.5
     """Side of the square that will be cut around an object, over the longer side of its box."""
+    views: Views | None = None
+    """How the objects stand before the camera, for generators of scenes in 3D: seen from all sides (vehicles,
+    furniture), from the front and a little aside (faces), or flat (garments, posters). Asked at a terminal; else
+    all-sides is taken."""
     quality: int = 95
     """Of the JPEG files written."""
 
@@ -182,12 +192,13 @@ class Prepare:
             photos = with_boxes(photos, self.source, boxes)
         if not photos:
             raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+        find = self.find_boxes and layout == "plain" and not any(photo.box for photo in photos)
         rows, skipped = [], []
         with whole_folder(self.out) as folder:
             (folder / "images").mkdir()
             if any(photo.mask for photo in photos):
                 (folder / "masks").mkdir()
-            for result in self._written(folder, photos):
+            for result in self._written(folder, photos, find):
                 if isinstance(result, str):
                     skipped.append(result)
                     log.warning("left out: %s", result)
@@ -201,21 +212,22 @@ class Prepare:
             made = {
                 "made_by": "python -m training prepare photos",
                 "arguments": arguments | {"layout": layout},
+                "views": self.views or _asked_views(),
                 "left_out": skipped,
             }
             write_index(folder, rows, made)
         _report(self.out, rows, len(skipped))
 
-    def _written(self, folder: Path, photos: list[Photo]) -> Iterator[dict[str, Any] | str]:
+    def _written(self, folder: Path, photos: list[Photo], find: bool) -> Iterator[dict[str, Any] | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
         with ThreadPoolExecutor() as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
             for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
                 numbers = range(start, min(start + 1000, len(photos)))
-                for result in pool.map(lambda i: self._write(folder, i, photos[i]), numbers):
+                for result in pool.map(lambda i: self._write(folder, i, photos[i], find), numbers):
                     bar.update()
                     yield result
 
-    def _write(self, folder: Path, number: int, photo: Photo) -> dict[str, Any] | str:
+    def _write(self, folder: Path, number: int, photo: Photo, find: bool) -> dict[str, Any] | str:
         """Write one photo and its mask; return its line of the index, or what is wrong with it."""
         if photo.problem:
             return f"{photo.name}: {photo.problem}"
@@ -223,6 +235,8 @@ class Prepare:
             picture = open_picture(photo.path, name=photo.name, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
             box = _inside(photo, picture.size)
             mask = _mask(photo, picture.size)
+            if find:
+                box = _found(picture)
         except PictureError as error:
             return str(error)
         size = _kept_size(picture.size, box, self.size, self.margin)
@@ -239,6 +253,24 @@ class Prepare:
         return row | {"source": photo.name}
 
 
+def _asked_views() -> Views:
+    """Ask how the objects stand; where nobody can answer, say what is taken."""
+    if not sys.stdin.isatty():
+        log.info("views: all-sides; give --views front or flat if no photo shows the object's back")
+        return "all-sides"
+    known: tuple[Views, ...] = get_args(Views)
+    print("How do the objects stand in your photos? It sets what a rotation knob can be.", file=sys.stderr)
+    for number, words in enumerate(
+        ("seen from all sides, such as vehicles", "from the front, such as faces", "flat, such as garments or posters"),
+        1,
+    ):
+        print(f"  {number}  {words}", file=sys.stderr)
+    while True:
+        answer = input("1, 2 or 3 [1]: ").strip() or "1"
+        if answer in ("1", "2", "3"):
+            return known[int(answer) - 1]
+
+
 def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
     """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than rounding does."""
     if photo.box is None:
@@ -251,6 +283,13 @@ def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
             f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
         )
     return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
+
+
+def _found(picture: PIL.Image.Image) -> PixelBox:
+    """Return the box of what clearly stands out from a photo's backdrop, or of its middle."""
+    found = find_object(picture)
+    x0, y0, x1, y1 = WIDE if found is None or found.confidence < SURE else found.box
+    return x0 * picture.width, y0 * picture.height, x1 * picture.width, y1 * picture.height
 
 
 def _mask(photo: Photo, size: tuple[int, int]) -> PIL.Image.Image | None:
