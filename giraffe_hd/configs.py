@@ -166,10 +166,10 @@ class TrainConfig:
         pose, views = made.get("pose"), made.get("views")
         if pose is None and views is None:
             return self
-        if pose is None and views not in VIEWS:
+        if pose is None and str(views) not in VIEWS:
             raise ValueError(f"the set's views are {views!r}; wanted one of {', '.join(VIEWS)}")
         try:
-            fitted = VIEWS[views] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
+            fitted = VIEWS[str(views)] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
         except ValidationError as error:
             raise ValueError(f"the pose in the set's set.json is no prior ({error.error_count()} mistakes)") from error
         return replace(self, generator=replace(self.generator, pose=fitted))
