@@ -110,5 +110,10 @@ def load_model(path: Path, device: str) -> Model:
 
 
 def bundled() -> list[Path]:
-    """Return the generator files in the repository's `checkpoints`, sorted."""
-    return sorted((Path(__file__).parent.parent / "checkpoints").glob("*.safetensors"))
+    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first."""
+
+    def place(path: Path) -> tuple[str, int]:
+        name, _, size = path.stem.rpartition("-")
+        return (name, int(size)) if size.isdigit() else (path.stem, 0)
+
+    return sorted((Path(__file__).parent.parent / "checkpoints").glob("*.safetensors"), key=place)
