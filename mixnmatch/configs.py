@@ -107,6 +107,12 @@ class LossConfig:
     """Background patches against object patches (paper: 1)."""
     image: float = 1.0
     """The finished picture against real ones."""
+    pose: float = 0.0
+    """The pose read by the image critic, from finished pictures and from objects on a flat colour (paper: none)."""
+    pose_alone: float = 0.25
+    """Share of a batch whose pose is also read from the object on a flat colour."""
+    condition_ramp: tuple[int, int] = (20_000, 40_000)
+    """With a pose read: over these pictures the critic comes to compare real and painted pictures of like pose."""
     info_shape: float = 0.3
     info_texture: float = 0.5
     info_background: float = 0.5
@@ -194,9 +200,13 @@ class TrainConfig:
 
 
 CARS_64 = TrainConfig(
-    loop=LoopConfig(images=36_000, batch=16, ema_half_life=5_000),
+    loop=LoopConfig(images=150_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
-    losses=LossConfig(r1_image=0.1),
+    generator=GeneratorConfig(
+        volume=(12, 12, 24),
+        shape_noise=0.1,  # shapes that start unlike each other each find a front of their own
+    ),
+    losses=LossConfig(r1_image=0.1, pose=3.0),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
 )

@@ -19,9 +19,12 @@ from training.types import Boxes, Image, Mask
 
 
 class ImageCritic(nn.Module):
-    """Real or painted, for whole pictures (the papers' D_c without its code head)."""
+    """Real or painted, for whole pictures (the papers' D_c without its code head); on request, which pose.
 
-    def __init__(self, resolution: int, dim: int) -> None:
+    With a pose head, the logit can be a comparison among pictures of like pose, as the head reads it (PoF3D Sec. 3.3).
+    """
+
+    def __init__(self, resolution: int, dim: int, pose_dim: int = 0) -> None:
         super().__init__()
         self.fold = EqualConv2d(12, dim, 3)
         side, width, convs = resolution // 2, dim, []
@@ -33,14 +36,26 @@ class ImageCritic(nn.Module):
         self.deviation = MinibatchStddev()
         self.last = EqualConv2d(width + 1, width, 3)
         self.head = nn.Sequential(EqualLinear(width * side * side, width, activate=True), EqualLinear(width, 1))
+        self.pose = EqualLinear(width, pose_dim) if pose_dim else None
+        self.given = EqualLinear(pose_dim, width) if pose_dim else None
 
-    def forward(self, image: Image) -> Float[Tensor, " n"]:
-        """Return one logit a picture, high where it looks real."""
+    def forward(self, image: Image, condition: float = 0.0) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose"]]:
+        """Return a logit a picture, high where it looks real, and the pose read from it, of as many numbers as asked.
+
+        `condition` in [0, 1] weighs how far the logit is a comparison among pictures of the pose read.
+        """
         x = leaky(self.fold(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
         for conv in self.convs:
             x = leaky(conv(x))
-        x = leaky(self.last(self.deviation(x)))
-        return self.head(x.flatten(1)).squeeze(1).float()
+        x = self.head[0](leaky(self.last(self.deviation(x))).flatten(1)).float()
+        logit = self.head[1](x).squeeze(1).float()
+        if self.pose is None or self.given is None:
+            return logit, x[:, :0]
+        pose = self.pose(x).float()
+        if condition > 0:
+            read = pose.detach().clamp(-1.5, 1.5)  # of reals and painted ones alike
+            logit = logit + condition * (self.given(read) * x).mean(1)
+        return logit, pose
 
 
 class PatchCritic(nn.Module):

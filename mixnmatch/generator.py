@@ -53,6 +53,14 @@ def pose_features(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor
     return torch.cat([turn, z[:, 2:]], 1)
 
 
+def placing(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n placed"]:
+    """Return the numbers of z that place the object, each in [-1, 1]: a direction as cosine and sine, the others by
+    their distribution function."""
+    if pose.kind == "plane":
+        return 2 * torch.special.ndtr(z[:, : pose.placed]) - 1
+    return torch.cat([F.normalize(z[:, :2], dim=1), 2 * torch.special.ndtr(z[:, 2 : pose.placed]) - 1], 1)
+
+
 class BackgroundStage(nn.Module):
     """(z_background, b) -> picture of what is behind the object: style convolutions from 4 pixels up."""
 
@@ -76,8 +84,16 @@ class BackgroundStage(nn.Module):
         style = self.mapping(torch.cat([self.embed(b), z], 1))
         x = self.start.expand(z.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
-            x = leaky(conv(double(x), style) + bias.to(x.dtype))
+            x = styled(conv, bias, double(x), style)
         return torch.tanh(self.to_rgb(x).float())
+
+
+def styled(
+    conv: nn.Module, bias: Float[Tensor, "1 c 1 1"], x: Float[Tensor, "n d h w"], style: Float[Tensor, "n style"]
+) -> Float[Tensor, "n c h w"]:
+    """Return a modulated convolution with its bias and `leaky`, in the convolution's own precision."""
+    y = conv(x, style)
+    return leaky(y + bias.to(y.dtype))
 
 
 def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
@@ -212,8 +228,8 @@ class ParentStage(nn.Module):
         rough, x = self.space(z, p)
         style = self.embed(p) + self.free(z[:, self.placed :])
         x = torch.cat([rough, x], 1).contiguous(memory_format=torch.channels_last)
-        x = leaky(self.first(x, style) + self.biases[0])
-        x = leaky(self.second(x, style) + self.biases[1])
+        x = styled(self.first, self.biases[0], x, style)
+        x = styled(self.second, self.biases[1], x, style)
         return torch.cat([rough.to(x.dtype), x], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
@@ -245,7 +261,7 @@ class ChildStage(nn.Module):
         style = self.embed(c)
         x = feature.contiguous(memory_format=torch.channels_last)
         for i, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True)):
-            x = leaky(conv(double(x) if i == 1 else x, style) + bias.to(x.dtype))
+            x = styled(conv, bias, double(x) if i == 1 else x, style)
         x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
         # paper: a mask of its own that may leave the shape; here a share of the shape's mask, mostly all of it at first
         return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)

@@ -13,7 +13,7 @@ from mixnmatch.codes import Codes, Layers
 from mixnmatch.configs import TrainConfig
 from mixnmatch.discriminators import FeatureCritic, ImageCritic, PairCritic, PatchCritic, Readers
 from mixnmatch.encoders import as_codes
-from mixnmatch.generator import Generator, pose_features
+from mixnmatch.generator import Generator, placing, pose_features
 from mixnmatch.losses import (
     area,
     balanced,
@@ -34,8 +34,8 @@ from mixnmatch.losses import (
     shrunk,
     weighted_mean,
 )
-from training.augment import AdaptiveChance, augment
-from training.draws import own, randn, share
+from training.augment import KINDS, AdaptiveChance, augment
+from training.draws import own, rand, randn, share
 from training.loop import learning_rate, r1_gamma
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
@@ -51,6 +51,8 @@ class Shared:
     """How many of them are in this share of the batch."""
     feature: Tensor
     layers: Layers
+    alone: Tensor
+    """The first painted objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
     encoded: dict[str, Tensor] | None
     """What the encoders say of the real pictures; None before the pair critic needs it."""
 
@@ -67,7 +69,9 @@ class Recipe:
                 "generator": self.generator,
                 "readers": Readers(made),
                 "background_critic": PatchCritic(config.patch_dim, config.patch_field),
-                "image_critic": ImageCritic(made.resolution, config.critic_dim),
+                "image_critic": ImageCritic(
+                    made.resolution, config.critic_dim, made.pose.placed if self.losses.pose else 0
+                ),
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
             }
@@ -178,10 +182,26 @@ class Recipe:
             feature = painter.parent.feature(codes.z, codes.p)
             layers = painter(codes, feature=feature)
             encoded = painter.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
+            alone = self.alone(layers, step)
         painter.requires_grad_(False)
         self.shared = Shared(
-            codes=codes, free=free, free_here=here, feature=feature.detach(), layers=layers, encoded=encoded
+            codes=codes,
+            free=free,
+            free_here=here,
+            feature=feature.detach(),
+            layers=layers,
+            alone=alone,
+            encoded=encoded,
         )
+
+    def alone(self, layers: Layers, step: Step) -> Image:
+        """Return the first objects of a batch on flat colours, as many as `pose_alone` says."""
+        if not self.losses.pose:
+            return layers.image[:0]
+        m = max(1, round(len(layers.image) * self.losses.pose_alone))
+        m = m if m < 4 else m - m % 4  # whole groups for the critic's minibatch deviation
+        flat = rand(m, 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
+        return layers.image[:m] + (1 - layers.mask[:m]) * (flat - layers.background[:m])
 
     def draw(self, n: int, step: Step) -> tuple[Codes, int, int]:
         """Return `n` codes, every p, c and b about equally often, and the last rows of the whole batch free.
@@ -247,23 +267,46 @@ class Recipe:
         logits = (real * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)
         return {"penalty": self.losses.r1_background * gradient_penalty(logits, [image])}
 
+    def judge(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the image critic's logits and poses of pictures; late enough, logits given the pose."""
+        kinds = ("colour",) if self.losses.pose else KINDS  # a shift would teach wrong places
+        with self.precision():
+            return self.networks["image_critic"](
+                augment(image, self.chance, step.rng, kinds), step.ramp(*self.losses.condition_ramp)
+            )
+
+    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+        """Return the errors of the poses read from finished pictures and from objects on flat colours.
+
+        Paper: none; here what keeps the fronts of all shapes the same way round (InfoGAN Eq. 5 for the pose).
+        """
+        if not self.losses.pose:
+            return {}
+        true = placing(self.now.codes.z, self.config.generator.pose)
+        with self.precision():
+            _, read_alone = self.networks["image_critic"](alone)
+        return {
+            "pose": self.losses.pose * (read - true).square().mean(),
+            "pose_alone": self.losses.pose * (read_alone - true[: len(alone)]).square().mean(),
+        }
+
     def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Real pictures against finished ones."""
-        critic, chance = self.networks["image_critic"], self.chance
-        with self.precision():
-            real = critic(augment(batch.image, chance, step.rng))
-            painted = critic(augment(self.now.layers.image.detach(), chance, step.rng))
+        real, _ = self.judge(batch.image, step)
+        painted, read = self.judge(self.now.layers.image.detach(), step)
         if self.adaptive is not None:
             self.gauges = self.adaptive.update(real)
-        return {"loss": critic_loss(real, painted)}
+        return {"loss": critic_loss(real, painted), **self.pose_losses(read, self.now.alone.detach(), step)}
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the image critic."""
-        image = augment(batch.image, self.chance, step.rng).detach().requires_grad_()
+        kinds = ("colour",) if self.losses.pose else KINDS
+        image = augment(batch.image, self.chance, step.rng, kinds).detach().requires_grad_()
         gamma = self.losses.r1_image
         if gamma is None:
             gamma = r1_gamma(self.config.generator.resolution, self.config.loop.batch)
-        return {"penalty": gamma * gradient_penalty(self.networks["image_critic"](image), [image])}
+        logits, _ = self.networks["image_critic"](image, step.ramp(*self.losses.condition_ramp))
+        return {"penalty": gamma * gradient_penalty(logits, [image])}
 
     def painted_codes(self) -> dict[str, Tensor]:
         """Return the drawn codes as the pair critic and the encoders' losses see them."""
@@ -308,12 +351,13 @@ class Recipe:
         weights, layers = self.losses, self.now.layers
         with self.precision():
             real, kind = self.networks["background_critic"](layers.background)
-            logits = self.networks["image_critic"](augment(layers.image, self.chance, step.rng))
+        logits, read = self.judge(layers.image, step)
         terms = {
             "background": weights.background * painter_loss(real),
             "background_class": weights.background_class * painter_loss(kind),
             "image": weights.image * painter_loss(logits),
         }
+        terms |= self.pose_losses(read, self.now.alone, step)
         terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
         if step.images >= weights.rebuild_since:
             terms |= self.rebuilt(batch)

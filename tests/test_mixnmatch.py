@@ -7,7 +7,7 @@ import torch
 
 from mixnmatch.codes import Codes
 from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.generator import Generator, over, pose_features, uniform
+from mixnmatch.generator import Generator, over, placing, pose_features, uniform
 from mixnmatch.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop import train_step
@@ -149,6 +149,14 @@ def test_the_length_of_a_direction_says_nothing():
     torch.testing.assert_close(pose_features(z, PoseConfig()), pose_features(longer, PoseConfig()))
 
 
+def test_placing_by_hand():
+    z = torch.tensor([[3.0, 4.0, 0.0, 100.0, -100.0, 0.0, 7.0, 7.0]])
+    torch.testing.assert_close(placing(z, PoseConfig()), torch.tensor([[0.6, 0.8, 0.0, 1.0, -1.0, 0.0]]))
+    flat = placing(z, PoseConfig(kind="plane"))
+    assert flat.shape == (1, 5)
+    torch.testing.assert_close(flat[0, 2:], torch.tensor([0.0, 1.0, -1.0]))
+
+
 def test_sample_repeats_and_ties(generator):
     one, two = (generator.sample(64, torch.Generator().manual_seed(3), tied=True) for _ in range(2))
     assert torch.equal(one.z, two.z)
@@ -239,7 +247,7 @@ def test_presets_fit_in_a_bundle(preset):
 
 def tiny(pose: GeneratorConfig) -> TrainConfig:
     loop = replace(CARS_64.loop, batch=4, images=64, bf16=False)
-    losses = replace(CARS_64.losses, pair_ramp=(0, 1), r1_every=2, augment=0.5)
+    losses = replace(CARS_64.losses, pair_ramp=(0, 1), condition_ramp=(0, 1), r1_every=2, augment=0.5)
     return replace(CARS_64, loop=loop, generator=pose, losses=losses, critic_dim=16, patch_dim=8, feature_since=0)
 
 
@@ -267,6 +275,38 @@ def test_every_network_learns_and_every_loss_is_finite(pose):
     names = {name for name, _ in recipe.networks.named_parameters()}
     still = {k for k, v in recipe.networks.state_dict().items() if k in names and torch.equal(v, before[k])}
     assert not still
+
+
+def test_objects_alone_stand_on_one_colour_each():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    codes = recipe.generator.sample(8, torch.Generator().manual_seed(3))
+    layers = recipe.generator(codes)
+    object_only = torch.zeros_like(layers.mask)
+    object_only[:, :, 8:20, 8:24] = 1
+    layers = replace(layers, mask=object_only, image=torch.where(object_only > 0, layers.image, layers.background))
+    alone = recipe.alone(layers, at(0))
+    assert len(alone) == 2  # a quarter
+    torch.testing.assert_close(alone[:, :, 8:20, 8:24], layers.image[:2, :, 8:20, 8:24])
+    behind = alone[:, :, 20:]
+    torch.testing.assert_close(behind, behind[:, :, :1, :1].expand_as(behind))
+    assert not torch.allclose(alone[0, :, 0, 0], alone[1, :, 0, 0])
+
+
+def test_no_pose_is_read_where_none_is_asked():
+    config = tiny(TURN)
+    recipe = Recipe(replace(config, losses=replace(config.losses, pose=0.0)), torch.device("cpu"))
+    recipe.begin(batch(), at(1))
+    logged = recipe.image_critic(batch(), at(1))
+    assert set(logged) == {"loss"}
+
+
+def test_the_critic_compares_pictures_of_like_pose_when_told():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    critic, image = recipe.networks["image_critic"], batch().image
+    (alone, pose), (given, same) = critic(image), critic(image, 1.0)
+    assert pose.shape == (4, TURN.pose.placed)
+    torch.testing.assert_close(pose, same)
+    assert not torch.allclose(alone, given)
 
 
 def test_a_few_steps_lower_the_code_losses():
