@@ -129,6 +129,8 @@ class TrainConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     lr: float | None = None
     """Adam's, of both networks, by default `training.loop.learning_rate`; the mapping networks learn at a tenth."""
+    decay_since: float = 0.8
+    """Share of the run after which the learning rates fall, linearly, to a tenth."""
     r1: float | None = None
     """Gamma of the gradient penalty, by default `training.loop.r1_gamma`."""
     r1_every: int = 8

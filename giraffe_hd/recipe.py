@@ -22,7 +22,7 @@ from giraffe_hd.volume import box_rays
 from training import types
 from training.augment import AdaptiveChance, augment
 from training.draws import rand, sampled
-from training.loop import learning, learning_rate, r1_gamma
+from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 
@@ -39,6 +39,7 @@ class Recipe:
             self.networks["augment"] = self.adaptive
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
+        self.rates: list[Rates] = []
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
@@ -54,6 +55,7 @@ class Recipe:
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
         groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
+        self.rates = [rates_of(discriminator), rates_of(generator)]
         return [
             Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
             Phase(
@@ -64,7 +66,8 @@ class Recipe:
 
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
-        n = batch.image.shape[0]
+        n, end = batch.image.shape[0], self.config.loop.images
+        slow_down(self.rates, round(self.config.decay_since * end), end, step)
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():

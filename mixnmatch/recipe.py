@@ -36,7 +36,7 @@ from mixnmatch.losses import (
 )
 from training.augment import KINDS, AdaptiveChance, augment
 from training.draws import own, rand, randn, share
-from training.loop import learning_rate, r1_gamma
+from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 
@@ -82,7 +82,7 @@ class Recipe:
             self.networks["augment"] = self.adaptive
         self.networks.to(device)
         self.shared: Shared | None = None
-        self.optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        self.rates: list[Rates] = []
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
 
@@ -113,7 +113,7 @@ class Recipe:
         def adam(*modules: nn.Module, rate: float = painting) -> torch.optim.Optimizer:
             parameters = [p for module in modules for p in module.parameters()]
             optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
-            self.optimizers.append((optimizer, rate))
+            self.rates.append(rates_of(optimizer))
             return optimizer
 
         critics = {
@@ -171,10 +171,8 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw codes, paint them and encode the real pictures, once for all phases."""
         painter = self.generator
-        slower = 1 - 0.9 * step.ramp(round(self.config.decay_since * self.config.loop.images), self.config.loop.images)
-        for optimizer, rate in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * slower
+        end = self.config.loop.images
+        slow_down(self.rates, round(self.config.decay_since * end), end, step)
         codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
         painter.requires_grad_(learns)

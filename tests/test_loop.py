@@ -24,6 +24,8 @@ from training.loop import (
     batch_indices,
     learning_rate,
     r1_gamma,
+    rates_of,
+    slow_down,
     train,
     train_step,
 )
@@ -247,6 +249,27 @@ def test_usual_rates_by_hand(size, batch, gamma):
     assert learning_rate(size) == (0.002 if size == 1024 else 0.0025)
     assert LoopConfig(batch=batch).half_life == pytest.approx(batch * 312.5)
     assert LoopConfig(batch=batch, ema_half_life=7).half_life == 7
+
+
+def test_rates_fall_to_a_tenth_from_where_they_began_also_after_a_resumption():
+    def optimizer() -> torch.optim.Optimizer:
+        one, two = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+        return torch.optim.Adam([{"params": [one]}, {"params": [two], "lr": 0.1}], lr=1.0)
+
+    def at(images: int) -> Step:
+        return Step(index=0, images=images, rng=torch.Generator())
+
+    first = optimizer()
+    rates = [rates_of(first)]
+    slow_down(rates, 100, 200, at(50))
+    assert [group["lr"] for group in first.param_groups] == [1.0, 0.1]
+    slow_down(rates, 100, 200, at(150))
+    assert [group["lr"] for group in first.param_groups] == pytest.approx([0.55, 0.055])
+    resumed = optimizer()
+    rates = [rates_of(resumed)]
+    resumed.load_state_dict(first.state_dict())
+    slow_down(rates, 100, 200, at(300))
+    assert [group["lr"] for group in resumed.param_groups] == pytest.approx([0.1, 0.01])
 
 
 def test_lazy_phase_is_multiplied_and_runs_when_due():
