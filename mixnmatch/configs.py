@@ -203,10 +203,10 @@ CARS_64 = TrainConfig(
     loop=LoopConfig(images=150_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
     generator=GeneratorConfig(
-        volume=(12, 12, 24),
-        shape_noise=0.1,  # shapes that start unlike each other each find a front of their own
+        volume=(10, 10, 20),
+        shape_noise=0.4,
     ),
-    losses=LossConfig(r1_image=0.1, pose=3.0),
+    losses=LossConfig(r1_image=0.1, pose=3.0, info_shape=0.6),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
 )

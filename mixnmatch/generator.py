@@ -110,6 +110,17 @@ def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth he
     return F.interpolate(noise, size=config.volume, mode="trilinear", align_corners=False)
 
 
+def bilinear(y: Float[Tensor, "*n"], x: Float[Tensor, "*n"], height: int, width: int) -> Float[Tensor, "*n cells"]:
+    """Return how much each cell of a map, rows first, counts at places in [-1, 1]: `F.grid_sample` as a matrix, whose
+    gradients are matrix products too."""
+
+    def line(at: Tensor, cells: int) -> Tensor:
+        number = ((at + 1) * cells - 1) / 2
+        return F.relu(1 - (number[..., None] - torch.arange(cells, device=at.device)).abs())
+
+    return (line(y, height)[..., :, None] * line(x, width)[..., None, :]).flatten(-2)
+
+
 class ShapeSpace(nn.Module):
     """(z, p) -> the shape as the camera sees it: what it is made of, and where it is.
 
@@ -121,7 +132,10 @@ class ShapeSpace(nn.Module):
         super().__init__()
         self.config, self.pose = config, config.pose
         self.common = nn.Parameter(0.5 * smooth_noise(1, config))
-        self.own = nn.Parameter(config.shape_noise * smooth_noise(config.n_shapes, config))
+        own = smooth_noise(config.n_shapes, config)
+        if self.pose.kind == "turn":  # alike front and back: which end is the front is common to all shapes
+            own = (own + own.flip(4)) * math.sqrt(0.5)
+        self.own = nn.Parameter(config.shape_noise * own)
         axes = [(torch.arange(n) + 0.5) / n * 2 - 1 if n > 1 else torch.zeros(1) for n in config.volume]
         radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("start", 6 * (0.8 - radius))  # occupancy starts as an ellipsoid
@@ -162,22 +176,21 @@ class ShapeSpace(nn.Module):
         cos, sin = F.normalize(z[:, :2], dim=1).unbind(1)
         cos, sin = cos[:, None, None], sin[:, None, None]
         # towards the camera `near`, to the right `right`: at azimuth 0 the front looks at the camera
-        near, right = line.view(1, -1, 1), line.view(1, 1, -1)
-        ahead, aside = near * cos - right * sin, near * sin + right * cos
-        grid = torch.stack([ahead / long, aside / wide], -1)
-        x = F.grid_sample(volume.reshape(n, channels * up, left, forward), grid, align_corners=False)
-        x = x.view(n, channels, up, cells, cells).permute(0, 1, 4, 2, 3)  # (n, c, right, up, near)
-        x = x.reshape(n, channels * cells, up, cells)
+        near, right = line.view(1, 1, -1), line.view(1, -1, 1)
+        turn = bilinear((near * sin + right * cos) / wide, (near * cos - right * sin) / long, left, forward)
+        x = volume.reshape(n, channels * up, left * forward) @ turn.flatten(1, 2).mT
+        x = x.view(n, channels, up, cells, cells).permute(0, 3, 1, 2, 4).flatten(3)  # (n, right, c, up and near)
         tilt = uniform(z[:, 2], self.pose.elevation).deg2rad()
         cos, sin = tilt.cos()[:, None, None], tilt.sin()[:, None, None]
-        above, near = line.view(1, -1, 1), -line.view(1, 1, -1)  # nearest first
-        grid = torch.stack([(near * cos - above * sin) / reach, (near * sin + above * cos) / high], -1)
-        x = F.grid_sample(x, grid, align_corners=False).view(n, channels, cells, cells, cells)  # right, above, near
-        occupied = x[:, :1]
+        above, near = -line.view(1, -1, 1), -line.view(1, 1, -1)  # from the top; nearest first
+        tilt = bilinear((near * sin + above * cos) / high, (near * cos - above * sin) / reach, up, cells)
+        occupied = (x[:, :, 0] @ tilt.flatten(1, 2).mT).view(n, cells, cells, cells)  # (n, right, above, near)
         clear = torch.cumprod(1 - occupied, -1)
         weight = occupied * torch.cat([torch.ones_like(clear[..., :1]), clear[..., :-1]], -1)
-        seen = torch.cat([1 - clear[..., -1], (weight * x[:, 1:]).sum(-1)], 1)  # (n, c, right, above)
-        seen = seen.transpose(2, 3).flip(2)  # rows from the top, columns from the left
+        # compositing is linear in the features: each line of sight is one sum over the cells it goes through
+        along = (weight.transpose(1, 2) @ tilt).transpose(1, 2)  # (n, right, above, up and near)
+        seen = torch.cat([1 - clear[..., -1].unsqueeze(2), x[:, :, 1:] @ along.mT], 2)
+        seen = seen.permute(0, 2, 3, 1)  # (n, c, above, right): rows from the top, columns from the left
         size = uniform(z[:, 3], self.pose.scale) * reach
         return F.grid_sample(seen, self._place(z, size[:, None, None], size[:, None, None], 4), align_corners=False)
 

@@ -7,7 +7,7 @@ import torch
 
 from mixnmatch.codes import Codes
 from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.generator import Generator, over, placing, pose_features, uniform
+from mixnmatch.generator import Generator, ShapeSpace, bilinear, over, placing, pose_features, uniform
 from mixnmatch.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop import train_step
@@ -140,6 +140,23 @@ def test_a_half_turn_of_a_mirrored_solid_mirrors_its_side_view():
     z[0, 1], z[1, 1] = 1.0, -1.0  # a quarter turn to either side
     rough = generator.parent.space(z, p.expand(2, -1))[0]
     torch.testing.assert_close(rough[0], rough[1].flip(-1), atol=1e-4, rtol=0)
+
+
+def test_bilinear_is_grid_sample_as_a_matrix():
+    """Also beyond the edge, where there are zeros."""
+    x, y = (torch.rand(2, 3, 50) * 3 - 1.5).unbind()
+    maps = torch.randn(3, 2, 5, 7)
+    looked_up = maps.flatten(2) @ bilinear(y, x, 5, 7).mT
+    grid = torch.stack([x, y], -1)[:, None]
+    assert torch.allclose(
+        looked_up, torch.nn.functional.grid_sample(maps, grid, align_corners=False)[:, :, 0], atol=1e-5
+    )
+
+
+def test_shapes_differ_at_first_but_none_has_a_front_of_its_own():
+    own = ShapeSpace(CARS_64.generator).own
+    assert torch.equal(own, own.flip(4))
+    assert (own[0] - own[1]).abs().max() > 0.1
 
 
 def test_the_length_of_a_direction_says_nothing():
