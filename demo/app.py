@@ -162,7 +162,7 @@ def _film_settings(kinds: list[str]) -> tuple[gr.Slider, gr.Slider, gr.Radio, gr
 
 def _buttons(text: str) -> tuple[gr.Button, gr.Button]:
     with gr.Row():
-        return gr.Button(text, variant="primary"), gr.Button("Stop")
+        return gr.Button(text, variant="primary"), gr.Button("Stop", scale=0, min_width=96)
 
 
 def _results() -> tuple[gr.Video, gr.Image]:

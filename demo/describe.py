@@ -5,7 +5,7 @@ from typing import Any
 
 from training.types import Knob
 
-from .export import names_of
+from .export import parts
 from .knobs import group_of, reach_of, turnable
 from .recipes import Recipe, layers_of, seed_knob
 from .samples import examples_of
@@ -14,7 +14,7 @@ from .shelf import Model
 
 def describe(model: Model) -> dict[str, Any]:
     """Return, as plain values, what the page needs to know about a model. Renders one picture to learn its layers."""
-    generator = model.generator
+    generator, card = model.generator, model.card
     layers = layers_of(model, Recipe(checkpoint=model.name))
     names = {knob.name for knob in generator.knobs}
     return {
@@ -25,7 +25,7 @@ def describe(model: Model) -> dict[str, Any]:
         "resolution": generator.resolution,
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
-        "layers": names_of(layers),
+        "layers": list(parts(layers)),
         "knobs": [described(model, knob) for knob in turnable(generator)],
         "slots": [
             {
@@ -33,11 +33,13 @@ def describe(model: Model) -> dict[str, Any]:
                 "label": slot_label(knob),
                 "help": knob.help,
                 "seed": seed_knob(knob.name) in names,
-                "figures": figures_of(model.card, knob),
+                "figures": figures_of(card, knob),
             }
             for knob in generator.knobs
             if knob.kind == "picture"
         ],
+        "mixing": mixing_of(card) if model.reads_photos else [],
+        "outlines": {mode: outline_of(card, mode) for mode in model.modes} if model.reads_photos else {},
         "start": start_of(model),
         "examples": [{"name": example.name, "caption": example.caption} for example in examples_of(model)],
     }
@@ -46,6 +48,7 @@ def describe(model: Model) -> dict[str, Any]:
 def described(model: Model, knob: Knob) -> dict[str, Any]:
     """Return one knob as plain values, with how far the page lets it go and what its card says."""
     low, high = reach_of(knob)
+    held = [] if knob in model.generator.knobs else ["held still in training"]
     return {
         "name": knob.name,
         "label": knob.label,
@@ -59,7 +62,7 @@ def described(model: Model, knob: Knob) -> dict[str, Any]:
         "default": knob.default,
         "step": knob.step,
         "help": knob.help,
-        "figures": figures_of(model.card, knob),
+        "figures": [*held, *(figures_of(model.card, knob) or ["not measured"])],
     }
 
 
@@ -83,23 +86,50 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
 
     def phrase(name: str, words: str, *, share: bool = True) -> str | None:
         value = found.get(f"{knob.name}_{name}")
-        if value is None:
-            return None
-        percent = "under 1 %" if abs(value) < 0.005 else f"{100 * value:.0f} %"
-        return words.format(percent if share else f"{value:.2g}")
+        return None if value is None else words.format(percent(value) if share else f"{value:.2g}")
 
     unit = knob.unit if knob.unit == "°" else f" {knob.unit}".rstrip()
     said = (
         phrase("slope", "follows at {}"),
         phrase("error", f"usually within {{}}{unit}", share=False),
-        phrase("flips", "turned the wrong way in {}"),
+        phrase("flips", "backwards in {}"),
+        _turned(found) if knob.kind == "picture" and knob.name == "pose" else None,
         phrase("follows", "changes {} of what it names"),
         phrase("leaks", "at most {} of anything else"),
         phrase("mask_iou", "keeps {} of the outline") if knob.kind == "seed" else None,
-        phrase("background_changed", "changes {} of the background"),
-        phrase("foreground_changed", "changes {} of the object"),
+        phrase("background_changed", "background changes {}"),
+        phrase("foreground_changed", "object changes {}"),
     )
     return [words for words in said if words]
+
+
+def mixing_of(card: dict[str, Any]) -> list[str]:
+    """Return what a card has measured about all slots together, in short phrases."""
+    found = measured(card)
+    said = (
+        ("swap_diagonal", "a photo changes {} of what its slot names"),
+        ("swap_leakage", "{} of anything else"),
+    )
+    return [words.format(percent(found[name])) for name, words in said if name in found] or ["not measured"]
+
+
+def _turned(found: dict[str, float]) -> str | None:
+    """Return how well the rotation of a photographed object is kept."""
+    error = found.get("mix_rotation_error")
+    return None if error is None else f"rotation usually off by {error:.0f}°, by chance 90°"
+
+
+def outline_of(card: dict[str, Any], mode: str) -> str:
+    """Return how well a card says that a mode keeps to the outline of the shape's photo; "" where it does not."""
+    overlap = measured(card).get(f"given_mask_iou_{mode}")
+    return "" if overlap is None else f"outlines overlap by {percent(overlap)}"
+
+
+def percent(share: float) -> str:
+    """Return a share in words that stay on one line."""
+    return (
+        "under\N{NO-BREAK SPACE}1\N{NO-BREAK SPACE}%" if abs(share) < 0.005 else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+    )
 
 
 def measured(card: dict[str, Any]) -> dict[str, float]:
@@ -128,7 +158,7 @@ def about(model: Model) -> str:
         "Parameters": f"{sum(p.numel() for p in model.generator.parameters()):,}",
         "Licence": card.get("licence", ""),
         "Trained": card.get("trained", ""),
-        "With": card.get("command", ""),
+        "Command": card.get("command", ""),
         "SHA-256": model.sha256,
     }
     notes = f"<p>{escape(str(card['notes']))}</p>" if card.get("notes") else ""

@@ -36,7 +36,7 @@ from training.pictures import to_pil
 
 from . import films, recipes, uploads
 from .describe import describe
-from .export import layer_png, names_of, open_raster
+from .export import layer_png, open_raster, parts
 from .films import Frame, Kind
 from .live import sentence
 from .recipes import Recipe, Slot
@@ -88,7 +88,7 @@ class Events:
     def layers(self, recipe: dict) -> dict:  # type: ignore[type-arg]
         """Return every layer by name as a PNG file in base64, and all in one OpenRaster file as "ora"."""
         known, layers = self._drawn(recipe)
-        names = dict.fromkeys(["image", "foreground", *names_of(layers)])
+        names = dict.fromkeys(["image", "foreground", *parts(layers)])
         files = {name: layer_png(layers, name, known) for name in names} | {"ora": open_raster(layers, known)}
         return {name: base64.b64encode(data).decode() for name, data in files.items()}
 

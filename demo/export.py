@@ -22,17 +22,21 @@ HIDDEN_IN_STACK = ("image", "background", "foreground")
 """Layers that the OpenRaster stack holds in another form."""
 
 
-def names_of(layers: Any) -> list[str]:
-    """Return the names of the layers that there are, the picture first."""
-    present = [name for name, value in fields_of(layers).items() if value is not None]
-    return ["image", *(name for name in present if name != "image")]
+def parts(layers: Any) -> dict[str, Tensor]:
+    """Return the layers that there are by name, the picture first; those of several objects one by one, from 1 on."""
+    found: dict[str, Tensor] = {"image": layers.image}
+    for name, value in fields_of(layers).items():
+        if name == "alpha" and value.shape[1] > 1:
+            found |= {f"{name}_{i + 1}": value[:, i : i + 1] for i in range(value.shape[1])}
+        elif value is not None:
+            found.setdefault(name, value)
+    return found
 
 
 def views(layers: Any) -> dict[str, Image]:
     """Return every layer as a picture to look at, one size: masks in grey, near depths light, cut-outs on checks."""
     shown: dict[str, Image] = {}
-    for name in names_of(layers):
-        value = getattr(layers, name)
+    for name, value in parts(layers).items():
         if name == "foreground":
             value = layers.mask * value + (1 - layers.mask) * _checks(value)
         elif name == "depth":
@@ -71,6 +75,8 @@ def cutout(layers: Any) -> PIL.Image.Image:
     mask = layers.mask
     if hasattr(layers, "foreground"):
         colour = layers.foreground
+    elif not hasattr(layers, "background"):  # painted together with what is behind it
+        colour = layers.image
     else:  # image = mask * colour + (1 - mask) * background, solved where there is some mask
         colour = (layers.image - (1 - mask) * layers.background) / mask.clamp(min=1e-3)
         colour = torch.where(mask > 1e-3, colour.clamp(-1, 1), layers.image)
@@ -95,25 +101,29 @@ def layer_png(layers: Any, name: str, recipe: Recipe | None = None) -> bytes:
 
     Raises: ValueError for a layer that there is not, with those there are.
     """
-    known = [*names_of(layers), "foreground"]
-    if name not in known:
-        raise ValueError(f"there is no layer {name[:40]!r}; this picture has {', '.join(dict.fromkeys(known))}")
+    found = parts(layers)
+    if name not in found and name != "foreground":
+        known = ", ".join(dict.fromkeys([*found, "foreground"]))
+        raise ValueError(f"there is no layer {name[:40]!r}; this picture has {known}")
     if name == "foreground":
         return png(cutout(layers), recipe)
     if name == "depth":
         return depth_png(layers, recipe)
-    value = getattr(layers, name)
+    value = found[name]
     return png(_grey(value) if value.shape[1] == 1 else to_pil(value)[0], recipe)
 
 
 def open_raster(layers: Any, recipe: Recipe) -> bytes:
     """Return all layers of one row in one OpenRaster file, which GIMP and Krita open.
 
-    The object over the background gives the picture; the other layers are there, hidden.
+    The object over the background gives the picture; the other layers are there, hidden. Where the generator paints
+    both at once, the picture is one layer and the object in it another, hidden.
     """
     width, height = layers.image.shape[3], layers.image.shape[2]
-    stack: list[tuple[str, PIL.Image.Image, bool]] = [("object", cutout(layers), True)]
-    stack.append(("background", to_pil(layers.background)[0], True))
+    apart = hasattr(layers, "background")
+    stack: list[tuple[str, PIL.Image.Image, bool]] = [("object", cutout(layers), apart)]
+    behind = ("background", layers.background) if apart else ("picture", layers.image)
+    stack.append((behind[0], to_pil(behind[1])[0], True))
     shown = views(layers)
     stack += [(name, to_pil(shown[name])[0], False) for name in shown if name not in HIDDEN_IN_STACK]
     entries = "".join(

@@ -74,18 +74,25 @@ def changed(before: Any, after: Any) -> dict[str, Tensor]:
     return {name: value for name, value in fields_of(after).items() if value is not None and value is not old[name]}
 
 
-def drag_axes(generator: Generator, codes: Any, reach: float = 0.2) -> dict[str, tuple[float, float]]:
-    """Return, for each knob that moves the object across the picture, what to add to it for a move in the picture.
+def drag_axes(
+    generator: Generator, codes: Any, at: tuple[float, float] = (0.0, 0.0), reach: float = 0.2
+) -> dict[str, tuple[float, float]]:
+    """Return, for each knob that moves the object at `at` across the picture, what to add to it for a move there.
 
-    The first number is for a move to the right, the second for a move up, by half of the picture's width; the knobs'
-    effects are measured through the camera (`training.camera.project`). Knobs that move the object across the picture
-    by less than `reach` of what the strongest one does, such as towards the camera, stay where they are.
-    Empty for a generator without a camera.
+    `at` is right and up of the picture's middle, and the two numbers are for a move to the right and for a move up, all
+    by half of the picture's width; the knobs' effects are measured through the camera (`training.camera.project`). Of
+    several objects the nearest one is meant. Knobs that move it across the picture by less than `reach` of what the
+    strongest one does, such as towards the camera, stay where they are. Empty for a generator without a camera.
     """
-    camera = getattr(generator.config, "pose", generator.config)
-    fov = getattr(camera, "fov", None)
+    config = generator.config
+    cameras = (getattr(config, "pose", config), getattr(config, "prior", config))  # by family
+    fov = next((camera.fov for camera in cameras if hasattr(camera, "fov")), None)
     if fov is None or not hasattr(codes, "translation"):
         return {}
+    away = (_centre(codes, float(fov)) - torch.tensor(at, device=codes.translation.device)).norm(dim=1)
+    if getattr(codes, "presence", None) is not None:
+        away = away.masked_fill(codes.presence[0] == 0, torch.inf)
+    held = int(away.argmin())
     moves: dict[str, Tensor] = {}
     for knob in generator.knobs:
         if knob.kind != "range":
@@ -94,7 +101,7 @@ def drag_axes(generator: Generator, codes: Any, reach: float = 0.2) -> dict[str,
         ends = [generator.set(codes, knob.name, knob.default + way * step) for way in (-1, 1)]
         if "translation" in changed(codes, ends[0]):
             low, high = (_centre(end, float(fov)) for end in ends)
-            moves[knob.name] = (high - low).sum(0) / (2 * step)
+            moves[knob.name] = (high - low)[held] / (2 * step)
     strongest = max((float(move.norm()) for move in moves.values()), default=0.0)
     moves = {name: move for name, move in moves.items() if strongest > 0 and float(move.norm()) >= reach * strongest}
     if not moves:

@@ -88,13 +88,13 @@ class Live:
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
 
-    async def drag(self, request: Request) -> Response:
-        """Answer how far knobs turn when the object is pulled across the picture (`demo.knobs.drag_axes`)."""
+    async def drag(self, request: Request, right: float = 0.0, up: float = 0.0) -> Response:
+        """Answer how far knobs turn when the object at a point is pulled (`demo.knobs.drag_axes`)."""
 
         def job(recipe: Recipe) -> dict[str, tuple[float, float]]:
             generator = self.shelf[recipe.checkpoint].generator
             values = recipes.values_of(recipe)
-            return drag_axes(generator, codes_for(generator, recipe.seed, values))
+            return drag_axes(generator, codes_for(generator, recipe.seed, values), (right, up))
 
         return JSONResponse(await self.run(job, await self._recipe(request)))
 

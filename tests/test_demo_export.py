@@ -12,11 +12,12 @@ import torch
 from demo.export import cutout, layer_png, open_raster, quick, strip, views
 from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
-from tests.toys import Blocks, Patches
+from tests.toys import Blocks, Patches, scenes
 from training.pictures import to_pil
 
 BLOCKS = Model(name="blocks", generator=Blocks().eval())
 PATCHES = Model(name="patches", generator=Patches().eval())
+SCENES = Model(name="scenes", generator=scenes())
 MODELS = pytest.mark.parametrize("model", [BLOCKS, PATCHES], ids=lambda model: model.name)
 
 
@@ -58,6 +59,19 @@ def test_the_strip_holds_every_layer_once(model):
     assert next(iter(shown)) == "image"
     assert strip(layers).size == (64 * len(shown), 64)
     assert np.array_equal(np.asarray(strip(layers))[:, :64], np.asarray(to_pil(layers.image)[0]))
+
+
+def test_layers_of_several_objects_are_shown_and_saved_one_by_one():
+    layers = layers_of(SCENES, Recipe(checkpoint="scenes", knobs={"x_1": -40, "x_2": 40}))
+    assert list(views(layers)) == ["image", "mask", "alpha_1", "alpha_2", "depth"]
+    assert strip(layers).size == (16 * 5, 16)
+    first, second = (np.asarray(opened(layer_png(layers, name))) for name in ("alpha_1", "alpha_2"))
+    assert first.any() and second.any() and not np.array_equal(first, second)
+    assert np.array_equal(np.asarray(cutout(layers))[..., :3], np.asarray(to_pil(layers.image)[0]))
+    with zipfile.ZipFile(io.BytesIO(open_raster(layers, Recipe(checkpoint="scenes")))) as archive:
+        entries = ElementTree.fromstring(archive.read("stack.xml")).findall("./stack/layer")
+        assert [e.get("name") for e in entries if e.get("visibility") == "visible"] == ["picture"]
+        assert [e.get("name") for e in entries][2:] == ["mask", "alpha_1", "alpha_2", "depth"]
 
 
 def test_small_live_pictures_lose_nothing_and_large_ones_are_jpeg():

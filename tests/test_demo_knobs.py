@@ -6,15 +6,12 @@ from dataclasses import fields
 import pytest
 import torch
 
-from demo.describe import about, describe, figures_of, start_of
+from demo.describe import about, describe, described, figures_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
 from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
 from giraffe_hd import configs, generator
-from giraffe_hd.paper import giraffe
-from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
-from giraffe_hd.paper.presets import CLEVR2_256
-from tests.toys import Blocks, Patches
+from tests.toys import Blocks, Patches, scenes
 from training.camera import project
 from training.types import Knob
 from training.walks import are_shares, between
@@ -125,10 +122,32 @@ def test_knobs_stand_under_three_headings():
 def test_a_knob_shows_what_its_card_has_measured():
     rotation, look = Blocks().knob("rotation"), Blocks().knob("look")
     figures = {"rotation_slope": 0.97, "rotation_error": 4.04, "rotation_flips": 0.021, "look_mask_iou": 0.99}
+    figures |= {"look_background_changed": 0.002}
     for card in ({"figures": figures}, {"figures": {"figures": figures, "n": 600}}):
-        assert figures_of(card, rotation) == ["follows at 97 %", "usually within 4°", "turned the wrong way in 2 %"]
-        assert figures_of(card, look) == ["keeps 99 % of the outline"]
+        assert plainly(figures_of(card, rotation)) == ["follows at 97 %", "usually within 4°", "backwards in 2 %"]
+        assert plainly(figures_of(card, look)) == ["keeps 99 % of the outline", "background changes under 1 %"]
     assert figures_of({}, rotation) == []
+    assert described(Model(name="m", generator=Blocks()), rotation)["figures"] == ["not measured"]
+
+
+def plainly(phrases: list[str]) -> list[str]:
+    return [phrase.replace("\N{NO-BREAK SPACE}", " ") for phrase in phrases]
+
+
+def test_slots_and_mixes_show_what_their_card_has_measured():
+    figures = {"swap_diagonal": 0.871, "swap_leakage": 0.3, "mix_rotation_error": 80.5, "given_mask_iou_feature": 0.82}
+    figures |= {"texture_follows": 0.9, "texture_leaks": 0.2}
+    told = describe(Model(name="m", generator=Patches(), card={"figures": figures}))
+    assert plainly(told["mixing"]) == ["a photo changes 87 % of what its slot names", "30 % of anything else"]
+    assert {mode: plainly([said])[0] for mode, said in told["outlines"].items()} == {
+        "code": "",
+        "feature": "outlines overlap by 82 %",
+    }
+    said = {slot["name"]: plainly(slot["figures"]) for slot in told["slots"]}
+    assert said["pose"] == ["rotation usually off by 80°, by chance 90°"]
+    assert said["texture"] == ["changes 90 % of what it names", "at most 20 % of anything else"]
+    assert said["shape"] == []
+    assert describe(Model(name="m", generator=Patches()))["mixing"] == ["not measured"]
 
 
 def test_a_card_cannot_put_markup_on_the_page():
@@ -151,6 +170,7 @@ def test_what_training_held_still_can_be_turned():
         assert told[name]["low"] == told[name]["high"] == told[name]["default"]
         assert told[name]["reachLow"] < told[name]["low"] < told[name]["reachHigh"]
         assert told[name]["group"] == "Camera"
+        assert told[name]["figures"] == ["held still in training", "not measured"]
     plain = layers_of(model, Recipe(checkpoint="fast"))
     same = layers_of(model, Recipe(checkpoint="fast", knobs={"radius": told["radius"]["default"], "azimuth": 0.0}))
     assert torch.equal(plain.image, same.image)
@@ -164,11 +184,7 @@ def test_what_training_held_still_can_be_turned():
 
 @torch.inference_mode()
 def test_scenes_of_several_objects_have_knobs_for_each():
-    torch.manual_seed(0)
-    sizes = {"size": 16, "volume": VolumeConfig(resolution=8), "z_dim": 8, "z_dim_bg": 6, "width": 16, "width_bg": 8}
-    scenes = giraffe.Generator(GiraffeConfig(**sizes, feat_dim=32, prior=CLEVR2_256.generator.prior)).eval()
-    scenes.object_field.sigma_out.weight *= 100
-    model = Model(name="scenes", generator=scenes)
+    model = Model(name="scenes", generator=scenes())
     told = describe(model)
     labels = {knob["name"]: knob["label"] for knob in told["knobs"]}
     assert labels["x_1"] == "Left – right 1"
@@ -176,6 +192,24 @@ def test_scenes_of_several_objects_have_knobs_for_each():
     plain = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"]))
     for name, other in (("x_1", 1), ("x_2", 0)):
         moved = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"] | {name: 20.0}))
-        codes = [codes_for(scenes, 0, knobs) for knobs in (told["start"], told["start"] | {name: 20.0})]
+        codes = [codes_for(model.generator, 0, knobs) for knobs in (told["start"], told["start"] | {name: 20.0})]
         assert torch.equal(codes[0].translation[:, other], codes[1].translation[:, other])
         assert not torch.equal(moved.image, plain.image)
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_of_several_objects_the_one_under_the_hand_is_pulled(held):
+    two = scenes()
+
+    def seen(values: dict[str, float]) -> torch.Tensor:
+        codes = codes_for(two, 0, values)
+        fov = two.config.prior.fov
+        return project(codes.translation, codes.azimuth, codes.elevation, codes.radius, fov)[0][0]
+
+    apart = {"x_1": -40.0, "x_2": 40.0}
+    before = seen(apart)
+    axes = drag_axes(two, codes_for(two, 0, apart), at=(float(before[held, 0]), float(before[held, 1])))
+    assert axes.keys() and all(name.endswith(f"_{held + 1}") for name in axes)
+    moved = seen(apart | {k: apart.get(k, two.knob(k).default) + 0.05 * r for k, (r, _) in axes.items()}) - before
+    assert moved[held].tolist() == pytest.approx([0.05, 0.0], abs=0.01)
+    assert moved[1 - held].tolist() == [0.0, 0.0]

@@ -12,10 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from giraffe_hd.paper import giraffe
+from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
+from giraffe_hd.paper.presets import CLEVR2_256
 from training.camera import box_points, look_at, pixel_plane
 from training.types import Generator, Image, Knob, Mask
 
 DIM = 8
+
+
+def scenes() -> giraffe.Generator:
+    """Return a small generator of scenes with two objects, untrained."""
+    torch.manual_seed(0)
+    sizes = {"size": 16, "volume": VolumeConfig(resolution=8), "z_dim": 8, "z_dim_bg": 6, "width": 16, "width_bg": 8}
+    made = giraffe.Generator(GiraffeConfig(**sizes, feat_dim=32, prior=CLEVR2_256.generator.prior))
+    with torch.no_grad():
+        made.object_field.sigma_out.weight *= 100
+    return made.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,9 @@ export class KnobStudio extends Studio {
       groups.set(knob.group, [...(groups.get(knob.group) ?? []), row.element]);
     }
     this.pullable();
-    return [...groups].map(([name, rows]) => make("section", { class: "group", "aria-label": name }, make("h2", {}, name), ...rows));
+    const order = ["Object", "Camera", "Seeds"];
+    const sorted = [...groups].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+    return sorted.map(([name, rows]) => make("section", { class: "group", "aria-label": name }, make("h2", {}, name), ...rows));
   }
 
   present(recipe) {
@@ -149,6 +151,8 @@ export class KnobStudio extends Studio {
     let axes = null;
     let from = null;
     const over = (event) => this.stage.objectAt(event.clientX, event.clientY) > 0.4;
+    const touched = (event) => event.touches.length === 1 && over(event.touches[0]) && event.preventDefault();
+    canvas.addEventListener("touchstart", touched, { passive: false }); // a finger beside the object scrolls the page
     canvas.addEventListener("pointermove", (event) => {
       if (!from) canvas.classList.toggle("grab", over(event));
       else if (axes) this.pull(axes, from, event);
@@ -157,10 +161,11 @@ export class KnobStudio extends Studio {
       if (event.button !== 0 || !over(event)) return;
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
-      from = { x: event.clientX, y: event.clientY, knobs: this.recipe.knobs };
+      const pull = (from = { ...this.stage.place(event.clientX, event.clientY), knobs: this.recipe.knobs });
       canvas.classList.add("pulling");
       try {
-        axes = await (await send("/live/drag", this.recipe)).json();
+        const found = await (await send(`/live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();
+        if (from === pull) axes = found;
       } catch (error) {
         this.say(error.message);
       }
@@ -174,9 +179,9 @@ export class KnobStudio extends Studio {
   }
 
   pull(axes, from, event) {
-    const half = this.stage.canvas.getBoundingClientRect().width / 2;
-    const right = (event.clientX - from.x) / half;
-    const up = (from.y - event.clientY) / half;
+    const now = this.stage.place(event.clientX, event.clientY);
+    const right = now.right - from.right;
+    const up = now.up - from.up;
     const knobs = { ...this.recipe.knobs };
     for (const [name, [byRight, byUp]] of Object.entries(axes)) {
       const knob = this.model.knobs.find((each) => each.name === name);

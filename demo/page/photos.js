@@ -49,7 +49,7 @@ export class PhotoStudio extends Studio {
     this.cards = {};
     this.selected = this.model.slots[0].name;
     const cards = this.model.slots.map((slot) => (this.cards[slot.name] = this.card(slot)).element);
-    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards));
+    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards), make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`));
     return [all, this.chooser(), ...this.modeSwitch()];
   }
 
@@ -98,7 +98,7 @@ export class PhotoStudio extends Studio {
         button({ picture: "upload", text: "Upload", name: "Choose a photo from this device", press: () => this.picker2.click() }), this.picker2,
         button({ picture: "camera", text: "Camera", name: "Take a photo", press: () => this.shoot() }),
         button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() }),
-        this.model.slots.some((slot) => slot.seed) ? button({ picture: "dice", text: "Throw", name: "Draw this from a seed, without a photo", press: () => this.throwOne() }) : null),
+        this.model.slots.some((slot) => slot.seed) ? button({ picture: "dice", text: "Seed", name: "Draw this from a seed, without a photo", press: () => this.throwOne() }) : null),
       make("p", { class: "hint" }, "Or drop a photo on a slot, or paste one with Ctrl+V."),
       examples.length ? make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...examples) : null,
       this.cropFold);
@@ -117,7 +117,7 @@ export class PhotoStudio extends Studio {
     const name = fresh("mode");
     const words = { code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"], feature: ["Keep its outline", "the shape photo's outline and pose, point by point"] };
     this.modeInputs = this.model.modes.map((mode) => make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }, { present: false }) }));
-    const choices = this.modeInputs.map((input, i) => make("label", { class: "choice" }, input, make("span", {}, make("b", {}, words[this.model.modes[i]][0]), make("small", {}, words[this.model.modes[i]][1]))));
+    const choices = this.modeInputs.map((input, i) => make("label", { class: "choice" }, input, make("span", {}, make("b", {}, words[this.model.modes[i]][0]), make("small", {}, [words[this.model.modes[i]][1], this.model.outlines[this.model.modes[i]]].filter(Boolean).join(" · ")))));
     return [make("section", { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" }, make("h2", {}, "How the shape is taken"), ...choices)];
   }
 

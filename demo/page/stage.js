@@ -16,8 +16,8 @@ const LABELS = {
   child_mask: "Texture mask",
 };
 
-/** Return a layer's name for people. */
-export const labelOf = (name) => LABELS[name] ?? name;
+/** Return a layer's name for people; `alpha_2` is the second object's. */
+export const labelOf = (name) => LABELS[name] ?? name.replace(/^(.+)_(\d+)$/, (_, stem, number) => `${LABELS[stem] ?? stem} ${number}`);
 
 /** A large picture, and a row of layers of which any can be the large one. */
 export class Stage {
@@ -94,13 +94,19 @@ export class Stage {
     this.draw();
   }
 
+  /** Return how far a point of the page is right and up of the picture's middle; its edge is at 1. */
+  place(clientX, clientY) {
+    const area = this.canvas.getBoundingClientRect();
+    return { right: (2 * (clientX - area.left)) / area.width - 1, up: 1 - (2 * (clientY - area.top)) / area.height };
+  }
+
   /** Return how much of the object is at a point of the page, 0 to 1; 1 where no mask is known. */
   objectAt(clientX, clientY) {
     const thumb = this.thumbs?.find((each) => each.name === "mask");
     if (!thumb) return 1;
-    const area = this.canvas.getBoundingClientRect();
-    const x = Math.floor(((clientX - area.left) / area.width) * thumb.canvas.width);
-    const y = Math.floor(((clientY - area.top) / area.height) * thumb.canvas.height);
+    const { right, up } = this.place(clientX, clientY);
+    const x = Math.floor(((1 + right) / 2) * thumb.canvas.width);
+    const y = Math.floor(((1 - up) / 2) * thumb.canvas.height);
     return thumb.canvas.getContext("2d").getImageData(x, y, 1, 1).data[0] / 255;
   }
 }

@@ -48,7 +48,7 @@ export class Studio extends HTMLElement {
       make("div", { class: "studio" },
         make("div", { class: "left" },
           make("div", { class: "pinned" }, this.stage.element),
-          make("div", { class: "under" }, tools, this.status, this.compareRow())),
+          make("div", { class: "under" }, tools, this.compareRow(), this.status)),
         make("div", { class: "right" }, this.head(), this.controlsArea)));
     this.listenForDrops();
     document.addEventListener("keydown", (event) => this.keys(event));
@@ -255,16 +255,26 @@ export class Studio extends HTMLElement {
     try {
       const answer = await send(`/live/recipe?name=${encodeURIComponent(file.name)}`, file);
       const { recipe, note } = await answer.json();
-      const model = this.models.find((each) => each.name === recipe.checkpoint);
-      if (!model) {
-        this.say("This was made in the other tab; please open it there.");
-        return;
-      }
-      if (model === this.model) await this.set(recipe);
-      else await this.choose(model, recipe);
-      this.note(note || `Continued from ${file.name}.`);
+      const mine = this.models.some((each) => each.name === recipe.checkpoint);
+      const studio = mine ? this : await this.otherTab();
+      await studio.goOn(recipe, note || `Continued from ${file.name}.`);
     } catch (error) {
       this.say(error.message);
     }
+  }
+
+  async goOn(recipe, note) {
+    const model = this.models.find((each) => each.name === recipe.checkpoint);
+    if (model === this.model) await this.set(recipe);
+    else await this.choose(model, recipe);
+    this.note(note);
+  }
+
+  /** Turn to the other tab; return its studio once it shows something. */
+  async otherTab() {
+    const name = this.photos ? "knobStudio" : "photoStudio";
+    [...document.querySelectorAll("[role=tab][aria-selected=false]")].find((tab) => tab.offsetParent)?.click();
+    while (!window[name]?.recipe) await new Promise((done) => setTimeout(done, 20));
+    return window[name];
   }
 }

@@ -149,6 +149,46 @@ def test_a_knob_turned_by_mouse_shows_the_picture_it_ends_on(page):
     assert page.evaluate(SAME, "knob-studio")
 
 
+def swipe(page: Any, start: tuple[float, float], end: tuple[float, float], steps: int = 12) -> None:
+    """Draw a finger across the screen, as a touch screen would tell it."""
+    finger = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: dict[str, float]) -> None:
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
+
+    (x0, y0), (x1, y1) = start, end
+    touch("touchStart", {"x": x0, "y": y0})
+    for step in range(1, steps + 1):
+        page.wait_for_timeout(20)
+        touch("touchMove", {"x": x0 + (x1 - x0) * step / steps, "y": y0 + (y1 - y0) * step / steps})
+    touch("touchEnd")
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
+def test_a_knob_turned_by_a_finger_shows_the_picture_it_ends_on(page):
+    slider = page.get_by_role("slider", name="Rotation")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    swipe(page, (box["x"] + 30, middle), (box["x"] + 250, middle))
+    recipe = settle(page)
+    assert recipe["knobs"]["rotation"] == pytest.approx(float(slider.input_value()), abs=1e-6)
+    assert recipe["knobs"]["rotation"] > 180
+    assert page.evaluate(SAME, "knob-studio")
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
+def test_a_finger_pulls_the_object_and_beside_it_scrolls_the_page(page):
+    area = page.locator("knob-studio canvas.picture").bounding_box()
+    x, y = area["x"] + area["width"] / 2, area["y"] + area["height"] / 2
+    swipe(page, (x, y), (x, y - 30))
+    assert settle(page)["knobs"]["translation_z"] > 0.01
+    assert page.evaluate("scrollY") == 0
+    x, y = area["x"] + 15, area["y"] + area["height"] - 15
+    swipe(page, (x, y), (x, y - 150))
+    page.wait_for_function("scrollY > 50")
+
+
 def test_a_slow_server_still_ends_on_the_last_picture(page):
     """Requests that take 150 ms: what is wanted meanwhile is skipped, the last never."""
     asked = []
@@ -281,6 +321,16 @@ def test_a_saved_picture_can_be_continued_from(page, tmp_path: Path):
     page.get_by_text("Continued from car.png").wait_for()
     again = settle(page)
     assert again["knobs"] == recipe["knobs"] and again["sha256"] == "b" * 64
+
+
+def test_a_file_of_the_other_tab_is_continued_there(page, tmp_path: Path):
+    saved = tmp_path / "mix.json"
+    slots = {"texture": {"seed": 7}}
+    saved.write_text(json.dumps({"checkpoint": "patches", "slots": slots, "mode": "feature"}))
+    page.get_by_label("Saved picture or recipe").first.set_input_files(saved)
+    page.locator("photo-studio").get_by_text("Continued from mix.json").wait_for()
+    recipe = settle(page, "photo-studio")
+    assert recipe["slots"]["texture"]["seed"] == 7 and recipe["mode"] == "feature"
 
 
 def test_a_recipe_and_all_layers_can_be_saved(page):
@@ -418,7 +468,7 @@ def test_a_factor_is_thrown_without_a_photo(page):
     studio = mix(page)
     slot(page, "Background").click()
     before = pixels(page, "photo-studio")
-    studio.get_by_role("button", name="Throw", exact=True).click()
+    studio.get_by_role("button", name="Seed", exact=True).click()
     assert settle(page, "photo-studio")["slots"]["background"]["seed"] >= 0
     assert np.abs(pixels(page, "photo-studio").astype(int) - before).mean() > 1
 
