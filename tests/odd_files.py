@@ -55,6 +55,11 @@ def sixteen_bits() -> bytes:
     return as_file(PIL.Image.fromarray(np.full((64, 64), 20_000, np.uint16)))
 
 
+def as_large_as_allowed() -> bytes:
+    """Return a picture of 16 megapixels with transparency, which takes the most memory that an upload may."""
+    return as_file(gradient(4000, 4000).convert("RGBA"), compress_level=1)
+
+
 def half_transparent() -> bytes:
     picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 0))
     return as_file(picture)
@@ -89,5 +94,28 @@ GOOD: dict[str, bytes] = {
     "one bit": as_file(gradient(mode="1")),
     "EXIF": turned_by_exif(),
     "long and thin": as_file(PIL.Image.new("RGB", (6000, 4), "red")),
+    "16 megapixels": as_large_as_allowed(),
 }
 """What becomes a picture all the same."""
+
+
+def check(name: str, view: PIL.Image.Image) -> None:
+    """Assert that `view` is what GOOD[name] shows."""
+    pixels = np.asarray(view).astype(int)
+    third = max(1, pixels.shape[1] // 3)
+    left, right = pixels[:, :third].mean((0, 1)), pixels[:, -third:].mean((0, 1))
+    if name in ("CMYK", "palette", "16 megapixels"):
+        assert left[0] > left[2] and right[2] > right[0]
+    if name == "EXIF":  # turned clockwise: what was left is now up
+        assert view.size == (64, 96)
+        assert pixels[:20].mean((0, 1))[0] > 180 > pixels[-20:].mean((0, 1))[0]
+    if name == "16 bits":
+        assert abs(pixels.mean() - 20_000 / 257) < 3
+    if name == "transparent":
+        assert pixels.min() > 250
+    if name.startswith("animated"):
+        assert pixels[..., 0].mean() > 200 > 60 > pixels[..., 2].mean()
+    if name in ("1 x 1", "long and thin"):
+        assert left[0] > 240 and left[1:].max() < 15
+    if name == "one bit":
+        assert pixels.min() == 0 and pixels.max() == 255

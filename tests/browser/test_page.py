@@ -14,7 +14,8 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
-from tests.serving import served, toy_shelf  # noqa: E402 (only where a browser can be driven)
+from tests.scripts import SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
+from tests.serving import served, toy_shelf  # noqa: E402
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -28,19 +29,6 @@ pytestmark = [
 
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-
-SAME = """
-async (tag) => {
-  // Whether the small picture on the page is, to the last bit, what the server makes of the recipe shown.
-  const studio = document.querySelector(tag);
-  const answer = await fetch("/live/picture", {method: "POST", body: studio.dataset.shown});
-  const strip = await createImageBitmap(await answer.blob());
-  const there = studio.querySelector(".layer canvas");
-  const mine = new OffscreenCanvas(there.width, there.height);
-  mine.getContext("2d").drawImage(strip, 0, 0);
-  const [a, b] = [mine, there].map((c) => c.getContext("2d").getImageData(0, 0, c.width, c.height).data);
-  return a.every((value, i) => value === b[i]);
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +75,7 @@ def shown(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
 
 def settle(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
     """Wait until the picture is that of the knobs; return its recipe."""
-    page.wait_for_function(
-        "(tag) => { const s = document.querySelector(tag); return s.dataset.shown === JSON.stringify(s.recipe); }",
-        arg=tag,
-    )
+    page.wait_for_function(SETTLED, arg=tag)
     return shown(page, tag)
 
 
