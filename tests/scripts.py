@@ -1,4 +1,8 @@
-"""What runs inside the page, for its tests and its benchmark."""
+"""The browser that opens the page and what runs inside it, for its tests, its benchmark and its picture."""
+
+import shutil
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 SAME = """
 async (tag) => {

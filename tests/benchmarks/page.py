@@ -7,7 +7,6 @@ drag at once over HTTP, each asking for the next picture when the last has come.
 import base64
 import io
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import tyro
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.odd_files import BAD, GOOD, check
-from tests.scripts import SAME, SETTLED
+from tests.scripts import CHROMIUM, SAME, SETTLED
 
 STEPS = """
 async (count) => {
@@ -113,9 +112,8 @@ def percentile(values: list[float], share: float) -> float:
 
 def one_person(address: str, args: Measure) -> None:
     """Measure a page in a browser: first picture, single steps, drags, and what it asks of others."""
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         started = [opened(browser, address) for _ in range(args.starts)]
         seconds = [taken for _, taken in started]
         first = {"first_s": seconds[0], "longest_s": max(seconds), "n": len(seconds), "target": 3}

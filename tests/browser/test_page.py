@@ -14,12 +14,8 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
-from tests.scripts import SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
+from tests.scripts import CHROMIUM, SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served, toy_shelf  # noqa: E402
-
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 
 pytestmark = [
     pytest.mark.browser,
