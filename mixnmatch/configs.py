@@ -107,16 +107,20 @@ class LossConfig:
     """Background patches against object patches (paper: 1)."""
     image: float = 1.0
     """The finished picture against real ones."""
-    pose: float = 0.0
-    """The pose read by the image critic, from finished pictures and from objects on a flat colour (paper: none)."""
+    pose: tuple[float, float] = (0.0, 0.0)
+    """The pose read by the image critic, from finished pictures and from objects on a flat colour (paper: none); at the
+    start, until all shapes have the same front, and at the end of `settling_ramp`."""
     pose_alone: float = 0.25
     """Share of a batch whose pose is also read from the object on a flat colour."""
     condition_ramp: tuple[int, int] = (20_000, 40_000)
     """With a pose read: over these pictures the critic comes to compare real and painted pictures of like pose."""
-    info_shape: float = 0.3
+    info_shape: tuple[float, float] = (0.3, 0.3)
     info_texture: float = 0.5
     info_background: float = 0.5
-    """Codes read from the layers (paper: shape 1, texture 1, background none)."""
+    """Codes read from the layers (paper: shape 1, texture 1, background none); the shape's at the start, until shapes
+    differ, and at the end of `settling_ramp`."""
+    settling_ramp: tuple[int, int] = (12_000, 20_000)
+    """Being read is easier than being a car: what helped shapes to agree and to differ later leaves odd ones."""
     pair: float = 0.2
     """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
     pair_ramp: tuple[int, int] = (8_000, 20_000)
@@ -206,9 +210,10 @@ CARS_64 = TrainConfig(
         volume=(10, 10, 20),
         shape_noise=0.4,
     ),
-    losses=LossConfig(r1_image=0.1, pose=3.0, info_shape=0.6),
+    losses=LossConfig(r1_image=0.1, pose=(3.0, 0.4), info_shape=(0.6, 0.05), code_z=10.0),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
+    feature_since=30_000,
 )
 
 CLOTHING_64 = replace(
@@ -231,7 +236,7 @@ CLOTHING_64 = replace(
     losses=LossConfig(
         r1_image=0.1,
         area_range=(0.2, 0.65),
-        info_shape=0.05,
+        info_shape=(0.05, 0.05),
         outline=0.1,
         augment=0.4,
         pair_ramp=(3_000, 8_000),

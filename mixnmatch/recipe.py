@@ -70,7 +70,7 @@ class Recipe:
                 "readers": Readers(made),
                 "background_critic": PatchCritic(config.patch_dim, config.patch_field),
                 "image_critic": ImageCritic(
-                    made.resolution, config.critic_dim, made.pose.placed if self.losses.pose else 0
+                    made.resolution, config.critic_dim, made.pose.placed if self.reads_pose else 0
                 ),
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
@@ -87,6 +87,11 @@ class Recipe:
         """Values for the log that are no losses."""
 
     @property
+    def reads_pose(self) -> bool:
+        """Whether the image critic reads the pose."""
+        return max(self.losses.pose) > 0
+
+    @property
     def chance(self) -> float:
         """Chance of each augmentation now."""
         return float(self.adaptive.chance) if self.adaptive else self.losses.augment
@@ -100,6 +105,10 @@ class Recipe:
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def settling(self, ends: tuple[float, float], step: Step) -> float:
+        """Return a weight on its way from its first value to its last one."""
+        return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.settling_ramp)
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step: critics, the first stage, then the second stage beside or after it."""
@@ -194,7 +203,7 @@ class Recipe:
 
     def alone(self, layers: Layers, step: Step) -> Image:
         """Return the first objects of a batch on flat colours, as many as `pose_alone` says."""
-        if not self.losses.pose:
+        if not self.reads_pose:
             return layers.image[:0]
         m = max(1, round(len(layers.image) * self.losses.pose_alone))
         m = m if m < 4 else m - m % 4  # whole groups for the critic's minibatch deviation
@@ -267,7 +276,7 @@ class Recipe:
 
     def judge(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
         """Return the image critic's logits and poses of pictures; late enough, logits given the pose."""
-        kinds = ("colour",) if self.losses.pose else KINDS  # a shift would teach wrong places
+        kinds = ("colour",) if self.reads_pose else KINDS  # a shift would teach wrong places
         with self.precision():
             return self.networks["image_critic"](
                 augment(image, self.chance, step.rng, kinds), step.ramp(*self.losses.condition_ramp)
@@ -278,14 +287,15 @@ class Recipe:
 
         Paper: none; here what keeps the fronts of all shapes the same way round (InfoGAN Eq. 5 for the pose).
         """
-        if not self.losses.pose:
+        if not self.reads_pose:
             return {}
+        weight = self.settling(self.losses.pose, step)
         true = placing(self.now.codes.z, self.config.generator.pose)
         with self.precision():
             _, read_alone = self.networks["image_critic"](alone)
         return {
-            "pose": self.losses.pose * (read - true).square().mean(),
-            "pose_alone": self.losses.pose * (read_alone - true[: len(alone)]).square().mean(),
+            "pose": weight * (read - true).square().mean(),
+            "pose_alone": weight * (read_alone - true[: len(alone)]).square().mean(),
         }
 
     def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -298,7 +308,7 @@ class Recipe:
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the image critic."""
-        kinds = ("colour",) if self.losses.pose else KINDS
+        kinds = ("colour",) if self.reads_pose else KINDS
         image = augment(batch.image, self.chance, step.rng, kinds).detach().requires_grad_()
         gamma = self.losses.r1_image
         if gamma is None:
@@ -379,7 +389,7 @@ class Recipe:
                 seen[:, :1], seen[:, 1:2], seen[:, 2:], jitter(layers.background, step.rng)
             )
         return {
-            "info_shape": weights.info_shape * F.cross_entropy(p, codes.p),
+            "info_shape": self.settling(weights.info_shape, step) * F.cross_entropy(p, codes.p),
             "info_texture": weights.info_texture * F.cross_entropy(c, codes.c),
             "info_background": weights.info_background * F.cross_entropy(b, codes.b),
             "clay": weights.clay * clay(layers.parent, layers.image, layers.parent_mask),

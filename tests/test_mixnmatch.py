@@ -311,10 +311,17 @@ def test_objects_alone_stand_on_one_colour_each():
 
 def test_no_pose_is_read_where_none_is_asked():
     config = tiny(TURN)
-    recipe = Recipe(replace(config, losses=replace(config.losses, pose=0.0)), torch.device("cpu"))
+    recipe = Recipe(replace(config, losses=replace(config.losses, pose=(0.0, 0.0))), torch.device("cpu"))
     recipe.begin(batch(), at(1))
     logged = recipe.image_critic(batch(), at(1))
     assert set(logged) == {"loss"}
+
+
+def test_weights_settle_by_hand():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    start, end = recipe.losses.settling_ramp
+    weights = [recipe.settling((3.0, 1.0), replace(at(0), images=n)) for n in (0, (start + end) // 2, end + 9)]
+    assert weights == [3.0, 2.0, 1.0]
 
 
 def test_the_critic_compares_pictures_of_like_pose_when_told():
