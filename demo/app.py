@@ -99,7 +99,8 @@ def _knobs_tab(events: Events, models: Sequence[Model]) -> None:
         show_progress_on=[picture],
     )
     stop.click(None, cancels=[making])
-    story.change(lambda chosen: gr.update(visible=chosen == ONE_KNOB), story, knob, api_visibility="private")
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    story.change(lambda chosen: gr.update(visible=chosen == ONE_KNOB), story, knob, **quiet)
     card = _card(models[0])
     _follow_model("knob-studio", models, lambda model: (gr.update(**_choices(model)), about(model)), [knob, card])
 
@@ -191,9 +192,8 @@ def _follow_model(
           if (event.target.localName === "{element}") tell(event.detail);
         }});"""
     bridge = gr.HTML(models[0].name, html_template="", js_on_load=listen, visible="hidden", apply_default_css=False)
-    bridge.change(
-        lambda name: updates(named.get(name, models[0])), bridge, outputs, api_visibility="private", queue=False
-    )
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    bridge.change(lambda name: updates(named.get(name, models[0])), bridge, outputs, **quiet)
 
 
 def _knob_choices(model: Model) -> list[tuple[str, str]]:

@@ -340,7 +340,7 @@ def test_a_turntable_is_filmed_and_can_be_stopped(page):
     page.get_by_label("MP4").check()
     page.get_by_label("number input for Pictures", exact=True).fill("120")
     page.get_by_role("button", name="Make the film").click()
-    page.get_by_text("pictures", exact=False).first.wait_for()
+    page.get_by_text("/120 pictures").wait_for()
     page.get_by_role("button", name="Stop").click()
     page.wait_for_timeout(1500)
     assert page.locator("video").count() == 0
