@@ -29,6 +29,8 @@ from training.metrics.weights import WeightsMissingError
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob
 
+ROOT = Path(__file__).parents[1]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToyCodes:
@@ -283,6 +285,30 @@ def test_real_statistics_are_counted_once_and_anew_after_any_change(
     assert len(counted) == 4
 
 
+def test_freed_memory_is_kept_for_the_next_tensors() -> None:
+    """Without new pages: a process of its own, as the setting is one of the whole process."""
+    script = textwrap.dedent(
+        """
+        import resource
+        import torch
+        from training.heap import keep_memory
+
+        def faults():
+            for _ in range(20):
+                torch.ones(16 * 2**20)  # 64 MB: 16,384 pages
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+        kept = keep_memory()
+        print(kept, -faults() + faults())
+        """
+    )
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=ROOT)
+    kept, pages = found.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library has no such setting")
+    assert int(pages) < 16_384
+
+
 def test_too_few_pictures_are_refused_with_the_number_needed(network: Features) -> None:
     with pytest.raises(ValueError, match=r"12 samples are too few .* at least 13 pictures"):
         statistics(drawn(Toy(), 12), 12, network, what="samples")
@@ -389,7 +415,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
         subprocess.Popen(
             [sys.executable, "-c", script, __file__, str(tmp_path / "small-net.pt"), str(tmp_path / f"{rank}.pt")],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[1],
+            cwd=ROOT,
         )
         for rank in range(2)
     ]

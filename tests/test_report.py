@@ -121,7 +121,8 @@ def test_swaps_become_a_page_and_figures(
     assert found["split"] == "test"
     assert found["swaps"]["swaps"]["rows"] == ["background", "pose", "shape", "texture"]
     assert set(found["figures"]) >= {
-        "swap_diagonal", "swap_leakage", "pose_follows", "pose_leaks", "given_mask_iou_code", "given_mask_iou_feature",
+        "swap_diagonal", "swap_leakage", "swap_diagonal_over_leak", "pose_follows", "pose_leaks", "given_mask_iou_code",
+        "given_mask_iou_feature",
     }  # fmt: skip
     assert found["swaps"]["codes_used"]["c"]["values"] == 3
     assert json.loads(capsys.readouterr().out)["swap_diagonal"] == found["figures"]["swap_diagonal"]

@@ -22,7 +22,7 @@ from training.metrics.lpips import Lpips, diversity
 from training.metrics.mutual import deeplab, mutual_background
 from training.metrics.outline import grain_histogram, orientation, outline_change
 from training.metrics.regressor import load_regressor
-from training.metrics.swaps import SwapReport, measure_swaps
+from training.metrics.swaps import SwapReport, Table, measure_swaps
 from training.metrics.weights import WeightsMissingError
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob, Mask
@@ -155,6 +155,15 @@ def test_a_texture_that_takes_the_place_along_is_found_out(photos: PictureSet) -
     place = found.columns.index("place")
     assert table["texture"][place] == pytest.approx(1, abs=0.02)
     assert table["shape"][place] < 0.1
+    assert found.over_leak == pytest.approx(1, abs=0.05)  # it leaks as much as should follow
+    assert report("none", photos).swaps.over_leak > 8
+
+
+def test_the_diagonal_over_the_largest_leak_by_hand() -> None:
+    names = ("pose", "texture")
+    table = Table(rows=names, columns=names, entries=((0.9, -0.1), (0.25, 0.6)))
+    assert table.over_leak == pytest.approx(0.75 / 0.25)
+    assert replace(table, entries=((1.0, 0.0), (0.0, 1.0))).over_leak == pytest.approx(100)  # no leak: still finite
 
 
 def test_encoded_mixes_tell_which_code_went_over(photos: PictureSet) -> None:

@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+from training.heap import keep_memory
 from training.metrics.features import load_features
 from training.metrics.fid import distances, statistics
 from training.pictures import to_pil
@@ -92,6 +93,7 @@ class Speed:
     def run(self) -> None:
         """Print the result."""
         torch.manual_seed(0)
+        keep_memory()  # as the command does; clean-fid has the good of it here, too
         platform.system = lambda: "Windows"  # there clean-fid's place for weights is the working folder
         with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
 from training.data.folder import DataConfig, PictureSet
+from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import cache_dir, download
@@ -253,6 +254,7 @@ class Fid:
         if self.published and self.features:
             raise ValueError("published statistics are of Inception's features: leave --features or --published out")
         device = join_processes(self.device)
+        keep_memory()
         generator = load_generator(self.checkpoint, device)
         features = load_features(features=self.features, weights=self.weights, device=device)
         kinds = {"frechet": self.fid, "kernel": self.kid}

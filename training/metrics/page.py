@@ -204,12 +204,15 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     )
     table = swaps.swaps
     yield _figure(heat_map(table.rows, table.columns, table.entries, down="exchanged"), "Changed in the picture.")
+    yield (
+        f"<p>The diagonal's mean, {_number(table.diagonal, 'share')}, is <b>{table.over_leak:.1f} times</b> the "
+        f"largest square beside it, {_number(max(table.beside), 'share')}.</p>"
+    )
     if swaps.truths is not None:
         yield (
             "<p>Rotation, model and paint are read by the judge of rendered cars. Where pictures are not yet cars it "
             "guesses: what it sees to change with the background alone is guesswork.</p>"
         )
-    if swaps.truths is not None:
         yield "<h3>Against the truth</h3>"
         yield (
             "<p>Four rendered cars give one factor each, and the renderer knows what those are. Each square is how "

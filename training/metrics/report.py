@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
 from training.data.folder import DataConfig, PictureSet
+from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
@@ -33,8 +34,8 @@ T = TypeVar("T")
 HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
 MORE = (
-    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_iou", "iou_code",
-    "iou_feature", "_accuracy", "_nmi",
+    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_over_leak", "_iou",
+    "iou_code", "iou_feature", "_accuracy", "_nmi",
 )  # fmt: skip
 """How figures end that are better if larger; of the others less is better."""
 
@@ -92,6 +93,7 @@ def figures(report: Report) -> dict[str, float]:
     if report.swaps is not None:
         swaps = report.swaps
         found |= {"swap_diagonal": swaps.swaps.diagonal, "swap_leakage": swaps.swaps.leakage}
+        found |= {"swap_diagonal_over_leak": swaps.swaps.over_leak}
         for i, (row, line) in enumerate(zip(swaps.swaps.rows, swaps.swaps.entries, strict=True)):
             found |= {f"{row}_follows": line[i], f"{row}_leaks": max(e for j, e in enumerate(line) if j != i)}
         if swaps.truths is not None:
@@ -266,6 +268,7 @@ class Evaluate:
         if self.n < 32:
             raise ValueError(f"n is {self.n}; a report on fewer than 32 pictures says nothing")
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        keep_memory()
         generator = load_generator(self.checkpoint, device)
         card = read_card(self.checkpoint)
         report = Report(

@@ -48,8 +48,17 @@ class Table:
     @property
     def leakage(self) -> float:
         """Mean of what should stay."""
-        others = [e for i, row in enumerate(self.entries) for j, e in enumerate(row) if i != j]
-        return sum(others) / len(others)
+        return sum(self.beside) / len(self.beside)
+
+    @property
+    def over_leak(self) -> float:
+        """Mean of the diagonal over the largest entry beside it, of which one percent is the least that counts."""
+        return self.diagonal / max(0.01, *self.beside)
+
+    @property
+    def beside(self) -> list[float]:
+        """All entries but those of the diagonal."""
+        return [e for i, row in enumerate(self.entries) for j, e in enumerate(row) if i != j]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
