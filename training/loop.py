@@ -27,6 +27,7 @@ from training.distributed import any_of, average_gradients, from_first, joined, 
 from training.draws import Draws, draws, own
 from training.early import WHEN, look
 from training.growth import learnt, take_over
+from training.heap import keep_memory
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
 from training.types import Batch, Phase, Recipe, Step, fields_of
@@ -314,6 +315,7 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
 
     Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
     """
+    keep_memory()
     with joined(device) as where:
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
