@@ -204,6 +204,7 @@ export class Studio extends HTMLElement {
   }
 
   leaveSplit() {
+    if (!this.stage.split) return; // each turn of a knob comes by here
     this.stage.compare(null);
     this.splitButton.setAttribute("aria-pressed", "false");
     this.splitSlider.hidden = true;

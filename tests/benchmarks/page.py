@@ -114,14 +114,17 @@ def one_person(address: str, args: Measure) -> None:
     """Measure a page in a browser: first picture, single steps, drags, and what it asks of others."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        started = [opened(browser, address) for _ in range(args.starts)]
-        seconds = [taken for _, taken in started]
+        seconds = []
+        for _ in range(args.starts):
+            page, taken = opened(browser, address)
+            seconds.append(taken)
+            page.context.close()
         first = {"first_s": seconds[0], "longest_s": max(seconds), "n": len(seconds), "target": 3}
         say("page start to first picture", median_s=statistics.median(seconds), **first)
-        page = started[-1][0]
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
         asked: list[str] = []
         page.on("request", lambda sent: asked.append(sent.url))
-        page.reload()
+        page.goto(address)
         page.wait_for_selector("knob-studio[data-shown]")
 
         page.evaluate(STEPS, 10)
