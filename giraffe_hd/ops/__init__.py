@@ -20,10 +20,13 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
 
 
-@torch.compiler.assume_constant_result
 def triton_works(device_type: str, device_index: int | None = None) -> bool:
     """Return whether kernels run on this device; if a GPU's do not, the log says once why and what to do."""
     return _triton_works(device_type, device_index)
+
+
+# what torch.compiler.assume_constant_result does once it has imported the whole compiler, which takes over a second
+triton_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
