@@ -140,7 +140,10 @@ def measure_knobs(
     turned, drift, pictures = _turns(generator, reader, max(8, n // 20), rng, sign)
     leak, columns, sweeps = _leaks(generator, pose, reader, max(8, n // 12), rng)
     staying, redrawn = _staying(generator, max(16, n // 6), rng)
-    captions |= {k.label: f"{k.label}, from {k.low:.3g} to {k.high:.3g} {k.unit}: two objects" for k in pose} | {
+    captions |= {
+        k.label: f"{k.label}, from {k.low:.3g} to {k.high:.3g}{'' if k.unit == '°' else ' '}{k.unit}: two objects"
+        for k in pose
+    } | {
         "Full turns": "Full turns of three objects, 45° a picture",
     }
     return KnobReport(
@@ -226,8 +229,8 @@ def _following(
         if full_turn(knob):
             read_as = (math.copysign(1, fit.slope) * (reading - fit.offset)) % 360  # where the knob would have to stand
             rank = wrap(read_as - value).abs().argsort(descending=True)[:8]
-            said = "; ".join(f"{value[i]:.0f}°, {read_as[i]:.0f}°" for i in rank)
-            captions["worst rotations"] = f"The worst pictures; where the knob stood, and where it seems to: {said}"
+            said = ", ".join(f"{value[i]:.0f}° → {read_as[i]:.0f}°" for i in rank)
+            captions["worst rotations"] = f"The worst pictures: where the knob stood → where it seems to: {said}"
             worst["worst rotations"] = torch.cat(
                 [generator(rows(codes, rank[i : i + 1])).image for i in range(len(rank))]
             )

@@ -38,11 +38,16 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; color: var(--faint); }
-figure { margin: 1rem 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
 figure img { max-width: 100%; height: auto; display: block; }
 figure img.pixels { image-rendering: pixelated; width: 100%; max-width: 40rem; border-radius: .3rem; }
+figure img.plot { max-width: max(100%, 36rem); }
 figcaption { font-size: .85rem; margin-top: .35rem; max-width: 44rem; }
 """
+
+
+KINDS = {"free": "samples", "tied": "shape tied to texture", "photos": "mixes of photos"}
+"""What is compared with real pictures, as the page calls it."""
 
 
 def write_page(path: Path, report: "Report", found: dict[str, float]) -> None:
@@ -69,16 +74,16 @@ def _head(report: "Report", found: dict[str, float]) -> Iterator[str]:
     yield f'<p class="faint">{escape(report.family)}{seen}. Do its knobs do what their labels say?</p>'
     yield f"<p>{escape(' '.join(summary(report)))}</p>"
     tiles = [
-        ("rotation_within_15", "share", "of pictures turned as the rotation knob says, to 15° (chance: 8 %)"),
-        ("rotation_flips", "share", "of them facing the wrong way round (chance: 50 %)"),
+        ("rotation_within_15", "share", "of pictures turned as the rotation knob says, to 15° (chance:\u00a08\u00a0%)"),
+        ("rotation_flips", "share", "of them facing the wrong way round (chance:\u00a050\u00a0%)"),
         ("turns_closed", "share", "of full turns without a wrong step"),
-        ("elevation_slope", "slope", "slope of the camera's elevation (ideal: 1)"),
-        ("scale_slope", "slope", "slope of size (ideal: 1)"),
-        ("x_slope", "slope", "slope of left – right (ideal: 1)"),
+        ("elevation_slope", "slope", "slope of the camera's elevation (ideal:\u00a01)"),
+        ("scale_slope", "slope", "slope of size (ideal:\u00a01)"),
+        ("x_slope", "slope", "slope of left – right (ideal:\u00a01)"),
         ("look_mask_iou", "share", "of the outline kept when the look is redrawn"),
         ("look_background_changed", "share", "of the background touched when the look is redrawn"),
-        ("swap_diagonal", "share", "of what a photo should give is taken (ideal: 100 %)"),
-        ("swap_leakage", "share", "leaks into what should stay (ideal: 0 %)"),
+        ("swap_diagonal", "share", "of what a photo should give is taken (ideal:\u00a0100\u00a0%)"),
+        ("swap_leakage", "share", "leaks into what should stay (ideal:\u00a00\u00a0%)"),
         ("true_factors_diagonal", "share", "of the true factors are taken from the right picture"),
         ("mix_rotation_error", "angle", "median error of the rotation in mixes"),
         ("given_mask_iou_code", "share", "overlap of reconstructed with given masks"),
@@ -138,10 +143,12 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
         f"knob says; dots on the dotted lines face the wrong way round.</p>"
     )
     if knobs.following:
-        yield _figure(knob_curves(knobs.following), "What was read against what was set.")
+        yield _figure(
+            knob_curves(knobs.following), "The picture against the knob; the dark line is a knob that does as it says."
+        )
         rows = [
-            (f.label, _number(f.fit.slope, "slope"), _number(f.fit.r2, "slope"), f"{f.fit.error:.3g} {f.unit}",
-             f"{f.fit.offset:.3g} {f.unit}", _number(f.fit.within_15, "share"), _number(f.fit.flips, "share"))
+            (f.label, _number(f.fit.slope, "slope"), _number(f.fit.r2, "slope"), _measure(f.fit.error, f.unit),
+             _measure(f.fit.offset, f.unit), _number(f.fit.within_15, "share"), _number(f.fit.flips, "share"))
             for f in knobs.following
         ]  # fmt: skip
         yield _table(("knob", "slope", "R²", "median error", "offset", "within 15°", "flipped"), rows)
@@ -203,7 +210,10 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
         f"a share of the change when all factors are exchanged: 100 % is wanted on the diagonal, 0 % beside it.</p>"
     )
     table = swaps.swaps
-    yield _figure(heat_map(table.rows, table.columns, table.entries, down="exchanged"), "Changed in the picture.")
+    yield _figure(
+        heat_map(table.rows, table.columns, table.entries, down="exchanged"),
+        "Down: the factor exchanged. Across: what changed.",
+    )
     yield (
         f"<p>The diagonal's mean, {_number(table.diagonal, 'share')}, is <b>{table.over_leak:.1f} times</b> the "
         f"largest square beside it, {_number(max(table.beside), 'share')}.</p>"
@@ -219,7 +229,8 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
             "much nearer that factor of the mix is to the giver's than to anyone's.</p>"
         )
         yield _figure(
-            heat_map(swaps.truths.rows, swaps.truths.columns, swaps.truths.entries, down="given by"), "Taken."
+            heat_map(swaps.truths.rows, swaps.truths.columns, swaps.truths.entries, down="given by"),
+            "Down: the giver of a factor. Across: the factor of the mix.",
         )
         if (turn := swaps.rotation) and turn.flips is not None:
             yield (
@@ -229,7 +240,8 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
             )
     yield "<h3>In codes</h3><p>The mix is read again: how far each code went from the photo's own to the giver's.</p>"
     yield _figure(
-        heat_map(swaps.recoded.rows, swaps.recoded.columns, swaps.recoded.entries, down="exchanged"), "Codes."
+        heat_map(swaps.recoded.rows, swaps.recoded.columns, swaps.recoded.entries, down="exchanged"),
+        "Down: the factor exchanged. Across: the code read from the mix.",
     )
     yield from _pictures(swaps, list(swaps.pictures))
     yield "<h3>Reconstruction, masks, codes</h3>"
@@ -269,7 +281,7 @@ def _distances(report: "Report") -> Iterator[str]:
         real = f"“{escape(report.compared)}” of {escape(report.data)}"
         yield f"<p>{report.n_distance:,} pictures on either side; the real ones: {real}.</p>"
         for name in [n for n in report.distances if not n.startswith("real")]:
-            values = {kind: both[name] for kind, both in kinds.items() if name in both} or {
+            values = {KINDS.get(kind, kind): both[name] for kind, both in kinds.items() if name in both} or {
                 "samples": report.distances[name]
             }
             floor = report.distances.get(f"real against real {name}")
@@ -294,7 +306,7 @@ def _how(report: "Report") -> Iterator[str]:
     if report.judge:
         j = report.judge
         yield (
-            f"<p>Rendered cars are read by a network that learnt from the renderer's labels. On {j['n']:.0f} held-out "
+            f"<p>Rendered cars are read by a network that learnt from the renderer's labels. On {j['n']:,.0f} held-out "
             f"renders it is off by {j['rotation_median_error']:.1f}° in rotation "
             f"({_number(j['rotation_flips'], 'share')} flipped) and {j['elevation_median_error']:.1f}° in elevation, "
             f"in the median; its slopes are {j['elevation_slope']:.2f} (elevation), {j['scale_slope']:.2f} (size), "
@@ -315,9 +327,15 @@ def _number(value: float | None, kind: str) -> str:
         return "–"
     if kind == "share":
         if 0 < value < 0.0001:
-            return "< 0.01 %"
-        return f"{100 * value:.2f} %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
+            return "<\u00a00.01\u00a0%"
+        return f"{100 * value:.2f}\u00a0%" if 0 < value < 0.01 else f"{100 * value:.0f}\u00a0%"
     return f"{value:.0f}°" if kind == "angle" else f"{value:.1f}" if kind == "plain" else f"{value:.2f}"
+
+
+def _measure(value: float, unit: str) -> str:
+    """Return a figure with its unit: a real minus, and degrees close to their number."""
+    gap = "" if unit == "°" else "\u00a0"
+    return f"{value:.3g}{gap}{unit}".replace("-", "−")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -330,7 +348,7 @@ def _figure(png: bytes, caption: str, *, pixels: bool = False) -> str:
     source = base64.b64encode(png).decode()
     with PIL.Image.open(io.BytesIO(png)) as picture:
         width = picture.width * 72 // DPI  # plots are drawn finer than a screen's points
-    kind = ' class="pixels"' if pixels else f' width="{width}"'
+    kind = ' class="pixels"' if pixels else f' class="plot" width="{width}"'
     return (
         f'<figure><img{kind} src="data:image/png;base64,{source}" alt="{escape(caption)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"

@@ -47,7 +47,7 @@ def knob_curves(following: Sequence[Following]) -> bytes:
             reading = tuple(
                 sign * k + ((r - f.fit.offset - sign * k + 180) % 360 - 180) for k, r in zip(knob, reading, strict=True)
             )
-            axes.plot([low, high], [sign * low, sign * high], color=FAINT, linewidth=1.5, label="as it says")
+            axes.plot([low, high], [sign * low, sign * high], color=INK, linewidth=1, zorder=3)
             for shift in (-180, 180):
                 axes.plot(
                     [low, high], [sign * low + shift, sign * high + shift], color=WARM, linewidth=1, linestyle=":"
@@ -55,7 +55,7 @@ def knob_curves(following: Sequence[Following]) -> bytes:
             axes.set_yticks(range(-180, 541, 180))
         else:
             offset = 0.0 if f.knob == "scale" else f.fit.offset
-            axes.plot([low, high], [low + offset, high + offset], color=FAINT, linewidth=1.5)
+            axes.plot([low, high], [low + offset, high + offset], color=INK, linewidth=1, zorder=3)
         axes.scatter(knob, reading, s=14, color=ACCENT, alpha=0.55, linewidths=0)
         axes.set_title(f"{f.label}: slope {f.fit.slope:.2f}", fontsize=13, color=INK, loc="left")
         axes.set_xlabel(f"knob, {f.unit}" if f.unit else "knob", fontsize=11, color=INK)

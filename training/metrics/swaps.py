@@ -136,7 +136,7 @@ def measure_swaps(
         else {},
         pictures=shown | worst,
         captions={
-            "mixes": f"The photo, its reconstruction, {', '.join(factors)} exchanged, all exchanged, the giver",
+            "mixes": f"From the left: photo, reconstruction, {', '.join(factors)} exchanged, all exchanged, giver",
             **{name: f"{name.capitalize()}: photos, reconstructions, their masks" for name in worst},
         },
     )
