@@ -382,8 +382,8 @@ def test_the_command_prints_one_line(
 
 
 def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) -> None:
-    """200 pictures are four blocks: two a process, and the kept vectors of both come together."""
-    alone = statistics(drawn(Toy(), 200), 200, network, kernel=True)
+    """200 pictures are four blocks: two a process, and the kept vectors of both come together. 40 are the first's."""
+    alone = {n: statistics(drawn(Toy(), n), n, network, kernel=True) for n in (200, 40)}
     script = textwrap.dedent(
         """
         import importlib.util, sys
@@ -396,8 +396,8 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
         toys = importlib.util.module_from_spec(spec); spec.loader.exec_module(toys)
         device = join_processes("cpu")
         network = load_features(features=Path(sys.argv[2]), device=device)
-        found = statistics(drawn(toys.Toy(), 200), 200, network, kernel=True)
-        torch.save([found.mean, found.covariance, found.vectors], sys.argv[3])
+        found = [statistics(drawn(toys.Toy(), n), n, network, kernel=True) for n in (200, 40)]
+        torch.save([[one.mean, one.covariance, one.vectors] for one in found], sys.argv[3])
         torch.distributed.destroy_process_group()
         """
     )
@@ -421,7 +421,8 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
     ]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     for rank in range(2):
-        mean, covariance, vectors = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(mean, alone.mean)
-        torch.testing.assert_close(covariance, alone.covariance)
-        torch.testing.assert_close(vectors.sort(0).values, alone.vectors.sort(0).values)
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for one, (mean, covariance, vectors) in zip(alone.values(), found, strict=True):
+            torch.testing.assert_close(mean, one.mean)
+            torch.testing.assert_close(covariance, one.covariance)
+            torch.testing.assert_close(vectors.sort(0).values, one.vectors.sort(0).values)

@@ -44,9 +44,9 @@ class Moments:
         everyone = [torch.zeros_like(counts) for _ in range(dist.get_world_size())]
         dist.all_gather(everyone, counts)
         dim = max(int(c[1]) for c in everyone)
-        total, outer = self.total.to(device), self.outer.to(device)
         if self.n == 0:  # fewer blocks of pictures than processes
-            total, outer = total.new_zeros(dim), outer.new_zeros(dim, dim)
+            self.total, self.outer = self.total.new_zeros(dim), self.outer.new_zeros(dim, dim)
+        total, outer = self.total.to(device), self.outer.to(device)
         dist.all_reduce(total)
         dist.all_reduce(outer)
         mine = torch.zeros(max(int(c[2]) for c in everyone), dim, device=device)
