@@ -309,15 +309,14 @@ class Evaluate:
         """Return the real pictures to compare with, the training pictures if they are others, and the split's name."""
         assert self.data is not None
         config = evaluation_data(self.checkpoint, generator)
-        train = PictureSet(self.data, config)
-        if self.split == "train":
-            return train, None, "train"
-        if self.split is not None:
-            return PictureSet(self.data, config, self.split), train, self.split
-        if (found := held_out(self.data, config)) is not None:
-            return found[0], train, found[1]
-        report.notes.append(f"{self.data.name} holds no pictures out: compared with training pictures")
-        return train, None, "train"
+        others = PictureSet(self.data, config, memory=0)  # of many, few are looked at
+        if self.split not in (None, "train"):
+            return PictureSet(self.data, config, self.split), others, self.split
+        if self.split is None:
+            if (found := held_out(self.data, config)) is not None:
+                return found[0], others, found[1]
+            report.notes.append(f"{self.data.name} holds no pictures out: compared with training pictures")
+        return PictureSet(self.data, config), None, "train"
 
     def _features(self, report: Report, device: torch.device) -> Features | None:
         """Return the network that compares pictures, or note why there is none."""
