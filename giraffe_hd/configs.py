@@ -189,12 +189,13 @@ CARS_128 = replace(
     CARS_64,
     data=DataConfig(size=128, flip=True),
     generator=GeneratorConfig(
-        resolution=128, object_channels=(48, 24, 16), background_channels=(64, 64, 48, 32, 16, 12)
+        resolution=128, rays=64, object_channels=(48, 24), background_channels=(64, 64, 48, 32, 16, 12)
     ),
     discriminator=DiscriminatorConfig(channels=(32, 64, 96, 160, 224)),
     r1=0.2,
 )
-"""The same at 128 px: the volume as at 64, one more doubling behind it; the critic one level deeper."""
+"""The same at 128 px: twice the rays, so that the object's weights are those of 64 px and views stay of one body; the
+background and the critic have one level more."""
 
 PHOTOS_64 = replace(
     CARS_64,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import load_generator
+from training.checkpoint import load_generator, newest_state, read_card
 
 PRESETS = ("giraffe-hd-cars-64", "mixnmatch-cars-64", "mixnmatch-clothing-64")
 
@@ -84,3 +84,25 @@ def test_train_kill_go_on_draw_and_score(preset, cars, clothing, features, tmp_p
     )
     score = json.loads(line)
     assert score["FD-toy"] > 0
+    published(tmp_path, data, score)
+
+
+def published(folder: Path, data: Path, score: dict[str, float]) -> None:
+    """The run as a bundled model: half the bytes, a card with the report's figures, a state to go on from."""
+    out, report = folder / "model.safetensors", folder / "report.json"
+    report.write_text(json.dumps({"figures": score, "seed": 0}))
+    words = ("--run-dir", folder / "run", "--out", out, "--title", "Toy", "--data", data, "--command", "train it")
+    run("publish", *words, "--report", report, "--state", folder / "resume")
+    card = read_card(out)
+    assert card["figures"] == score
+    assert card["bytes"] == out.stat().st_size < 0.6 * (folder / "run" / "generator.safetensors").stat().st_size
+    theirs = load_generator(folder / "run" / "generator.safetensors").state_dict()
+    for name, tensor in load_generator(out).state_dict().items():
+        assert torch.allclose(tensor, theirs[name], rtol=2**-7, atol=0), name
+    state, damaged = newest_state(folder / "resume") or ({}, [])
+    assert state["images"] == 240 and not damaged
+    written = out.with_suffix(".json")
+    written.write_text(json.dumps(card | {"start": {"rotation": 30}}))
+    run("publish", *words)
+    assert read_card(out)["start"] == {"rotation": 30}  # chosen by a person; the rest is of the run
+    assert read_card(out)["figures"] == {}

@@ -24,7 +24,10 @@ MOST_BYTES = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Write OUT (.safetensors) and its card (same stem, .json) from the average generator of a run."""
+    """Write OUT (.safetensors) and its card (same stem, .json) from the average generator of a run.
+
+    If OUT is there, it is replaced; the knobs that the page begins with, `start` in its card, stay.
+    """
 
     run_dir: Path
     """Folder that `train` filled."""
@@ -62,9 +65,11 @@ class Publish:
             "resolution": generator.resolution,
             "stored_as": self.dtype,
             "notes": self.notes,
-            "figures": json.loads(self.report.read_text(encoding="utf-8")) if self.report else {},
+            "figures": json.loads(self.report.read_text(encoding="utf-8"))["figures"] if self.report else {},
             "config": seen.get("config", {}),
         }
+        if start := read_card(self.out).get("start") if self.out.is_file() else None:
+            card["start"] = start
         save_generator(self.out, generator, card={"title": self.title}, dtype=DTYPES[self.dtype])
         size = self.out.stat().st_size
         if size > MOST_BYTES:
