@@ -3,7 +3,7 @@
 python -m tests.benchmarks.render [--checkpoint FILE] [--size 128] [--device cuda] [--threads 2]
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from giraffe_hd.configs import GeneratorConfig
+from giraffe_hd.configs import CARS_64, CARS_128
 from giraffe_hd.generator import Generator
 from tests.benchmarks.rows import floors, say, timed
 from training.checkpoint import load_generator
@@ -24,7 +24,7 @@ class Render:
     checkpoint: Path | None = None
     """A generator file of the fast family; without one, fresh weights, which cost the same."""
     size: Literal[64, 128] = 64
-    """Side of the picture of fresh weights."""
+    """Side of the picture of fresh weights of the cars' presets."""
     device: Literal["cuda", "cpu"] = "cpu"
     batch: int = 1
     threads: int = 2
@@ -68,13 +68,7 @@ class Render:
             if not isinstance(loaded, Generator):
                 raise ValueError(f"{self.checkpoint} is of family {loaded.family}; wanted one of giraffe_hd")
             return loaded
-        config = GeneratorConfig()
-        if self.size == 128:
-            config = replace(
-                config, resolution=128, object_channels=(*config.object_channels, 16),
-                background_channels=(*config.background_channels, 16),
-            )  # fmt: skip
-        return Generator(config)
+        return Generator((CARS_64 if self.size == 64 else CARS_128).generator)
 
 
 if __name__ == "__main__":
