@@ -188,9 +188,7 @@ CARS_64 = TrainConfig(
 CARS_128 = replace(
     CARS_64,
     data=DataConfig(size=128, flip=True),
-    generator=GeneratorConfig(
-        resolution=128, rays=64, object_channels=(48, 24), background_channels=(64, 64, 48, 32, 16, 12)
-    ),
+    generator=GeneratorConfig(resolution=128, rays=64, background_channels=(64, 64, 48, 32, 16, 12)),
     discriminator=DiscriminatorConfig(channels=(32, 64, 96, 160, 224)),
     r1=0.2,
 )
