@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from giraffe_hd.configs import PoseConfig, TrainConfig
-from giraffe_hd.discriminator import Discriminator
 from training.checkpoint import write_whole
+from training.critic import Critic
 from training.data.folder import PictureSet
 from training.growth import learnt
 
@@ -94,7 +94,7 @@ class FitPrior:
         if stored.get("family") != "giraffe_hd":
             raise ValueError(f"{self.run_folder} is no run of a fast GIRAFFE HD; give the --out folder of its training")
         config = TypeAdapter(TrainConfig).validate_python(stored)
-        critic = Discriminator(config.discriminator)
+        critic = Critic(config.discriminator.channels, config.discriminator.pose_dim)
         state = learnt(self.run_folder)
         prefix = "discriminator."
         critic.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})

@@ -11,30 +11,35 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.configs import GeneratorConfig, PoseConfig
-from giraffe_hd.fields import ObjectField
 from giraffe_hd.ops import triton_works
-from giraffe_hd.ops.field import render_field, spread
+from giraffe_hd.ops.field import Density, Encoding, Mlp, render_field, spread
 from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
-from giraffe_hd.volume import Rays, box_rays, pick, ray_weights, sample_depths, scatter_rays
 from training import types
 from training.camera import half_width
 from training.draws import rand, randn
-from training.layers import EqualLinear, PixelNorm
+from training.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
+from training.layers import EqualLinear, Mapping
 from training.types import Knob
+from training.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
 
 
-class Mapping(nn.Sequential):
-    """z -> w: normalised, then a few linear layers that learn at a tenth (StyleGAN Sec. 2)."""
-
-    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
-        dims = [z_dim] + [w_dim] * layers
-        super().__init__(
-            PixelNorm(), *(EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers))
-        )
+def field_as_op(field: ObjectField, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
+    """Return an object's field as `giraffe_hd.ops.field.render_field` takes it."""
+    weights, biases = zip(*(layer.of(w) for layer in field.layers), strict=True)  # type: ignore[operator]
+    (sigma, sigma_bias), gain = field.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
+    mlp = Mlp(
+        entry=gain * weights[0],
+        hidden=gain * torch.stack(weights[1:], 1),
+        bias=gain * torch.stack(biases, 1),
+        sigma=sigma[..., 0],
+        sigma_bias=sigma_bias[:, 0],
+    )
+    encoding = Encoding(field.octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True, mirror=field.mirror)
+    return mlp, encoding, Density(softplus=True, gain=field.density, slope=BALL, radius=RADIUS)
 
 
 class Generator(types.Generator):
@@ -107,27 +112,12 @@ class Generator(types.Generator):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return `volume` in plain PyTorch, the field evaluated on the rays that cross the box alone."""
         c = self.config
-        index, real = pick(rays)
-        near, far = rays.near.gather(1, index), rays.far.gather(1, index)
-        direction = rays.direction.gather(1, index[..., None].expand(-1, -1, 3))
-        n, k = index.shape
-        jitter, noise = self._noise(n, near.device, rng, sigma_noise)
-        if jitter is not None:
-            jitter = jitter.gather(1, index[..., None].expand(n, k, c.samples))
-        if noise is not None:
-            noise = noise.gather(1, index[..., None].expand(n, k, c.samples)).flatten(1)
-        t = sample_depths(near, far, c.samples, jitter)
-        points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
-        sigma, hidden = self.field(points.flatten(1, 2), w, noise)
-        # steps in half-lengths of the object: its opacity does not change with its size
-        step = (far - near).clamp_min(0) / c.samples * rays.length[index] / codes.scale[:, :1]
-        weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, c.samples))
-        composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, c.samples, -1)).sum(2)
-        opacity = weights.sum(2)
-        features = self._features(composed, opacity)
-        depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
-        maps = torch.stack([opacity, depth * (opacity > 1e-3), torch.ones_like(opacity)], -1)
-        features, maps = scatter_rays(features, index, real, c.rays), scatter_rays(maps, index, real, c.rays)
+        jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
+        seen = see(self.field, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
+        features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
+        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > 1e-3), torch.ones_like(seen.opacity)], -1)
+        features = scatter_rays(features, seen.which, seen.real, c.rays)
+        maps = scatter_rays(maps, seen.which, seen.real, c.rays)
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
 
     def _volume_by_op(
@@ -137,8 +127,10 @@ class Generator(types.Generator):
         c = self.config
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
         t, step = spread(rays.near, rays.far, rays.length / codes.scale[:, :1], c.samples, jitter)
-        found = render_field(rays.origin, rays.direction, t, step, *self.field.as_op(w), noise)
-        features = self._features(found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
+        found = render_field(rays.origin, rays.direction, t, step, *field_as_op(self.field, w), noise)
+        features = (
+            affine_once_a_ray(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
+        )
         maps = torch.stack([found.alpha, found.depth * (found.alpha > 1e-3), rays.hit.to(found.alpha.dtype)], 1)
         maps = maps.unflatten(2, (c.rays, c.rays))
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
@@ -151,13 +143,6 @@ class Generator(types.Generator):
         jitter = None if rng is None else rand(*shape, rng=rng).to(device)
         noise = sigma_noise * randn(*shape, rng=rng).to(device) if rng is not None and sigma_noise > 0 else None
         return jitter, noise
-
-    def _features(
-        self, composed: Float[Tensor, "n rays hidden"], opacity: Float[Tensor, "n rays"]
-    ) -> Float[Tensor, "n rays c"]:
-        """Return the affine head on composited hidden features: sum_s w_s (A h_s + b)."""
-        features = composed @ (self.head.weight * self.head.scale).T.to(composed.dtype)
-        return features + opacity[..., None].to(features.dtype) * self.head.bias
 
     def draw_background(self, codes: Codes) -> types.Image:
         """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""

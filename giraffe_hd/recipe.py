@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.configs import TrainConfig
-from giraffe_hd.discriminator import Discriminator
 from giraffe_hd.generator import Generator, pose_targets
 from giraffe_hd.losses import (
     binarisation,
@@ -18,12 +17,13 @@ from giraffe_hd.losses import (
     pose_error,
     r1_penalty,
 )
-from giraffe_hd.volume import box_rays
 from training import types
 from training.augment import AdaptiveChance, augment
+from training.critic import Critic
 from training.draws import rand, sampled
 from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.volume import box_rays
 
 
 class Recipe:
@@ -32,7 +32,9 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)
-        self.discriminator = Discriminator(config.discriminator).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.discriminator = Critic(config.discriminator.channels, config.discriminator.pose_dim).to(
+            device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
@@ -92,7 +94,7 @@ class Recipe:
         c = self.config
         condition = step.ramp(c.condition_since, c.condition_full)
         with self.autocast():
-            return self.discriminator(image.contiguous(memory_format=torch.channels_last), condition)
+            return self.discriminator(image, condition)
 
     def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""

@@ -21,6 +21,8 @@ class PoseConfig:
     """`turn`: degrees above the horizon, uniform."""
     scale: tuple[float, float] = (0.52, 0.73)
     """Half length of the object as a share of half the picture's width, uniform."""
+    proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
+    """`turn`: half the box of the object along its length, width and height, over half its length."""
     shift_x: tuple[float, float] = (-0.2, 0.2)
     """Share of half the picture's width, right is positive, uniform."""
     shift_y: tuple[float, float] = (-0.12, 0.12)
@@ -59,24 +61,31 @@ class GeneratorConfig:
     n_textures: int = 40
     """A multiple of `n_shapes`: tied codes give each shape its own run of textures."""
     pose: PoseConfig = field(default_factory=PoseConfig)
-    volume: tuple[int, int, int] = (8, 8, 16)
-    """Cells of a shape's own space: up, left, forward (`turn`) or 1, down, right (`plane`)."""
-    extent: tuple[float, float, float] = (0.5, 0.5, 1.0)
-    """Half the size of that space along the same axes, in half lengths of the object."""
+    field_dim: int = 64
+    """`turn`: width of the field that holds all solids, each by its own modulation."""
+    field_depth: int = 3
+    octaves: int = 4
+    density: float = 6.0
+    samples: int = 10
+    """`turn`: samples along each ray, all inside the object's box."""
+    volume: tuple[int, int, int] = (1, 32, 32)
+    """`plane`: cells of a shape's own map: 1, down, right."""
     volume_dim: int = 24
-    """Channels of a shape's space beside its occupancy."""
+    """`plane`: channels of a shape's map beside its occupancy."""
     shape_noise: float = 0.5
-    """How far shapes differ before training; what all have in common starts at 0.5."""
+    """`plane`: how far shapes differ before training; what all have in common starts at 0.5."""
     occupancy_noise: float = 1.0
-    """How far occupancy is from an ellipsoid before training, over the noise of the features."""
+    """`plane`: how far occupancy is from an ellipse before training, over the noise of the features."""
     mirror: bool = True
     """Shapes are the same left and right."""
     shape_dim: int = 64
-    """Channels of the parent stage."""
+    """`plane`: channels of the parent stage."""
     feature_dim: int = 32
     """Channels of the parent feature, at half the picture's side."""
     texture_dim: int = 32
     """Channels of the child stage."""
+    texture_doubled: int = 1
+    """The child's convolutions at half the picture's side; the others see the full side."""
     background_dim: int = 64
     """Channels of the background stage at 4 to 8 pixels."""
     style_dim: int = 64
@@ -93,7 +102,7 @@ class GeneratorConfig:
             raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
         if self.z_dim <= self.pose.placed:
             raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.placed} numbers that place the object")
-        if self.pose.kind == "plane" and self.volume[0] != 1:
+        if self.volume[0] != 1:
             raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
 
 
@@ -186,10 +195,12 @@ class TrainConfig:
     learning_rate: float | None = None
     """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.loop.learning_rate`."""
     critic_learning_rate: float | None = None
+    object_since: int = 0
+    """Pictures after which shapes and textures learn: those taken over from another run wait for all that is new."""
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
-    critic_dim: int = 48
-    """Channels of the image critic at half the picture's side."""
+    critic_channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Channels of the image critic at half the picture's side and each halving after; the last level is 4 wide."""
     patch_dim: int = 24
     """Channels of the background critic's first layer."""
     patch_field: int = 18
@@ -207,10 +218,13 @@ CARS_64 = TrainConfig(
     loop=LoopConfig(images=150_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=None, scene=False, flip=True),
     generator=GeneratorConfig(
-        volume=(10, 10, 20),
-        shape_noise=0.4,
+        pose=PoseConfig(shift_x=(-0.208, 0.208), shift_y=(-0.125, 0.125)),
+        feature_dim=49,
+        texture_dim=48,
+        texture_doubled=2,
+        style_dim=96,
     ),
-    losses=LossConfig(r1_image=0.1, pose=(3.0, 0.4), info_shape=(0.6, 0.05), code_z=10.0),
+    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
     feature_since=30_000,
@@ -228,8 +242,6 @@ CLOTHING_64 = replace(
         pose=PoseConfig(
             kind="plane", scale=(0.8, 0.92), shift_x=(-0.06, 0.06), shift_y=(-0.06, 0.06), aspect=0.2, bend=0.2
         ),
-        volume=(1, 32, 32),
-        extent=(1.0, 1.0, 1.0),
         shape_noise=0.2,
         occupancy_noise=0.3,  # at 1 the flat shapes start as lace, and its holes come to tell shapes apart
     ),
@@ -253,6 +265,6 @@ CLOTHING_128 = replace(
     CLOTHING_64,
     data=replace(CLOTHING_64.data, size=128),
     generator=replace(CLOTHING_64.generator, resolution=128),
-    critic_dim=32,
+    critic_channels=(32, 48, 64, 96, 128),
 )
 """The same at 128 px."""

@@ -1,4 +1,4 @@
-"""Critics of pictures, of background patches, of image-code pairs and of features; readers of codes from layers.
+"""Critics of background patches, of image-code pairs and of features; readers of codes from layers.
 
 No critic has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
 """
@@ -14,48 +14,8 @@ from mixnmatch.configs import GeneratorConfig
 from mixnmatch.encoders import Trunk
 from mixnmatch.losses import cell_weights
 from training.draws import randn
-from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
+from training.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Boxes, Image, Mask
-
-
-class ImageCritic(nn.Module):
-    """Real or painted, for whole pictures (the papers' D_c without its code head); on request, which pose.
-
-    With a pose head, the logit can be a comparison among pictures of like pose, as the head reads it (PoF3D Sec. 3.3).
-    """
-
-    def __init__(self, resolution: int, dim: int, pose_dim: int = 0) -> None:
-        super().__init__()
-        self.fold = EqualConv2d(12, dim, 3)
-        side, width, convs = resolution // 2, dim, []
-        while side > 4:
-            wider = min(width * 3 // 2, dim * 4) // 16 * 16
-            convs += [EqualConv2d(width, width, 3), EqualConv2d(width, wider, 3, stride=2)]
-            side, width = side // 2, wider
-        self.convs = nn.ModuleList(convs)
-        self.deviation = MinibatchStddev()
-        self.last = EqualConv2d(width + 1, width, 3)
-        self.head = nn.Sequential(EqualLinear(width * side * side, width, activate=True), EqualLinear(width, 1))
-        self.pose = EqualLinear(width, pose_dim) if pose_dim else None
-        self.given = EqualLinear(pose_dim, width) if pose_dim else None
-
-    def forward(self, image: Image, condition: float = 0.0) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose"]]:
-        """Return a logit a picture, high where it looks real, and the pose read from it, of as many numbers as asked.
-
-        `condition` in [0, 1] weighs how far the logit is a comparison among pictures of the pose read.
-        """
-        x = leaky(self.fold(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
-        for conv in self.convs:
-            x = leaky(conv(x))
-        x = self.head[0](leaky(self.last(self.deviation(x))).flatten(1)).float()
-        logit = self.head[1](x).squeeze(1).float()
-        if self.pose is None or self.given is None:
-            return logit, x[:, :0]
-        pose = self.pose(x).float()
-        if condition > 0:
-            read = pose.detach().clamp(-1.5, 1.5)  # of reals and painted ones alike
-            logit = logit + condition * (self.given(read) * x).mean(1)
-        return logit, pose
 
 
 class PatchCritic(nn.Module):

@@ -18,6 +18,7 @@ from mixnmatch.codes import Codes, Layers
 from mixnmatch.configs import GeneratorConfig, PoseConfig
 from mixnmatch.encoders import FACTORS, Encoders
 from mixnmatch.feature import FeatureExtractor
+from mixnmatch.solid import Solid, uniform
 from training.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.types import Generator as AnyGenerator
 from training.types import Image, Knob, Mask
@@ -34,12 +35,6 @@ FACTOR_FIELDS: dict[str, tuple[str, ...]] = {
 def over(foreground: Image, mask: Mask, behind: Image) -> Image:
     """Return mask * foreground + (1 - mask) * behind (FineGAN Eq. 1)."""
     return torch.lerp(behind, foreground, mask)
-
-
-def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
-    """Return standard normal numbers as uniform ones between `ends`, through their distribution function."""
-    low, high = ends
-    return low + (high - low) * torch.special.ndtr(z)
 
 
 def pose_features(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n z_dim"]:
@@ -110,37 +105,21 @@ def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth he
     return F.interpolate(noise, size=config.volume, mode="trilinear", align_corners=False)
 
 
-def bilinear(y: Float[Tensor, "*n"], x: Float[Tensor, "*n"], height: int, width: int) -> Float[Tensor, "*n cells"]:
-    """Return how much each cell of a map, rows first, counts at places in [-1, 1]: `F.grid_sample` as a matrix, whose
-    gradients are matrix products too."""
+class Flat(nn.Module):
+    """(z, p) -> a flat shape as the camera sees it: how much of each cell it covers, and its features there.
 
-    def line(at: Tensor, cells: int) -> Tensor:
-        number = ((at + 1) * cells - 1) / 2
-        return F.relu(1 - (number[..., None] - torch.arange(cells, device=at.device)).abs())
-
-    return (line(y, height)[..., :, None] * line(x, width)[..., None, :]).flatten(-2)
-
-
-class ShapeSpace(nn.Module):
-    """(z, p) -> the shape as the camera sees it: what it is made of, and where it is.
-
-    Each shape is a grid of features with an occupancy, learned directly. The pose turns, tilts and places it; along the
-    line of sight occupied cells hide what is behind them, w_d = o_d prod_{e before d} (1 - o_e)  (NeRF Eq. 3).
+    Each shape is a map of features with an occupancy, learned directly, that the pose bends, rolls and places.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config, self.pose = config, config.pose
         self.common = nn.Parameter(0.5 * smooth_noise(1, config))
-        own = smooth_noise(config.n_shapes, config)
-        if self.pose.kind == "turn":  # alike front and back: which end is the front is common to all shapes
-            own = (own + own.flip(4)) * math.sqrt(0.5)
-        self.own = nn.Parameter(config.shape_noise * own)
+        self.own = nn.Parameter(config.shape_noise * smooth_noise(config.n_shapes, config))
         axes = [(torch.arange(n) + 0.5) / n * 2 - 1 if n > 1 else torch.zeros(1) for n in config.volume]
         radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(0).sqrt()
         self.register_buffer("start", 6 * (0.8 - radius))  # occupancy starts as an ellipsoid
-        self.reach = math.hypot(config.extent[1], config.extent[2])  # of the solid, turned
-        self.bend = EqualLinear(config.z_dim, 2 * 4 * 4) if self.pose.kind == "plane" else None
+        self.bend = EqualLinear(config.z_dim, 2 * 4 * 4)
 
     start: Tensor
 
@@ -154,52 +133,20 @@ class ShapeSpace(nn.Module):
         own = (p.float() @ self.own.flatten(1)).view(-1, *self.own.shape[1:])
         volume = self.common + own
         if self.config.mirror:
-            axis = 3 if self.pose.kind == "turn" else 4
-            volume = (volume + volume.flip(axis)) * math.sqrt(0.5)
+            volume = (volume + volume.flip(4)) * math.sqrt(0.5)
         occupancy = torch.sigmoid(4 * volume[:, :1] + self.start)
         return torch.cat([occupancy, volume[:, 1:]], 1)
 
-    def forward(
-        self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]
-    ) -> tuple[Float[Tensor, "n 1 s s"], Float[Tensor, "n c s s"]]:
-        """Return how much of each cell of the picture the shape covers, in [0, 1], and its features there."""
+    def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n c s s"]:
+        """Return the covered share in [0, 1] as the first channel, then the features."""
         with torch.autocast(z.device.type, enabled=False):  # positions need float32
-            z, volume = z.float(), self.volume(p)
-            seen = self._turned(z, volume) if self.pose.kind == "turn" else self._flat(z, volume)
-        return seen[:, :1], seen[:, 1:]
+            return self._placed(z.float(), self.volume(p))
 
-    def _turned(self, z: Tensor, volume: Tensor) -> Tensor:
-        """Turn about the vertical, tilt towards the camera, look along the depth, place in the picture."""
-        n, channels, up, left, forward = volume.shape
-        cells, reach, (high, wide, long) = max(self.config.volume), self.reach, self.config.extent
-        line = ((torch.arange(cells, device=z.device) + 0.5) / cells * 2 - 1) * reach
-        cos, sin = F.normalize(z[:, :2], dim=1).unbind(1)
-        cos, sin = cos[:, None, None], sin[:, None, None]
-        # towards the camera `near`, to the right `right`: at azimuth 0 the front looks at the camera
-        near, right = line.view(1, 1, -1), line.view(1, -1, 1)
-        turn = bilinear((near * sin + right * cos) / wide, (near * cos - right * sin) / long, left, forward)
-        x = volume.reshape(n, channels * up, left * forward) @ turn.flatten(1, 2).mT
-        x = x.view(n, channels, up, cells, cells).permute(0, 3, 1, 2, 4).flatten(3)  # (n, right, c, up and near)
-        tilt = uniform(z[:, 2], self.pose.elevation).deg2rad()
-        cos, sin = tilt.cos()[:, None, None], tilt.sin()[:, None, None]
-        above, near = -line.view(1, -1, 1), -line.view(1, 1, -1)  # from the top; nearest first
-        tilt = bilinear((near * sin + above * cos) / high, (near * cos - above * sin) / reach, up, cells)
-        occupied = (x[:, :, 0] @ tilt.flatten(1, 2).mT).view(n, cells, cells, cells)  # (n, right, above, near)
-        clear = torch.cumprod(1 - occupied, -1)
-        weight = occupied * torch.cat([torch.ones_like(clear[..., :1]), clear[..., :-1]], -1)
-        # compositing is linear in the features: each line of sight is one sum over the cells it goes through
-        along = (weight.transpose(1, 2) @ tilt).transpose(1, 2)  # (n, right, above, up and near)
-        seen = torch.cat([1 - clear[..., -1].unsqueeze(2), x[:, :, 1:] @ along.mT], 2)
-        seen = seen.permute(0, 2, 3, 1)  # (n, c, above, right): rows from the top, columns from the left
-        size = uniform(z[:, 3], self.pose.scale) * reach
-        return F.grid_sample(seen, self._place(z, size[:, None, None], size[:, None, None], 4), align_corners=False)
-
-    def _flat(self, z: Tensor, volume: Tensor) -> Tensor:
+    def _placed(self, z: Tensor, volume: Tensor) -> Tensor:
         """Bend, roll, stretch and place a flat shape in the picture."""
-        assert self.bend is not None
         size = uniform(z[:, 1], self.pose.scale)
         stretch = (self.pose.aspect * z[:, 2] / 2).exp()
-        grid = self._place(z, (size * stretch)[:, None, None], (size / stretch)[:, None, None], 3)
+        grid = self._place(z, (size * stretch)[:, None, None], (size / stretch)[:, None, None])
         angle = (self.pose.roll * z[:, 0]).deg2rad()[:, None, None]
         x, y = grid.unbind(-1)
         grid = torch.stack([x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()], -1)
@@ -209,11 +156,11 @@ class ShapeSpace(nn.Module):
         x = torch.cat([x[:, :1], x[:, :1] * x[:, 1:]], 1)
         return F.grid_sample(x, grid + bend.permute(0, 2, 3, 1), align_corners=False)
 
-    def _place(self, z: Tensor, width: Tensor, height: Tensor, first: int) -> Tensor:
+    def _place(self, z: Tensor, width: Tensor, height: Tensor) -> Tensor:
         """Return, for each cell of the picture, its place in the object's frame of half `width` and half `height`."""
         line = ((torch.arange(self.side, device=z.device) + 0.5) / self.side) * 2 - 1
-        x = line.view(1, 1, -1) - uniform(z[:, first], self.pose.shift_x)[:, None, None]
-        y = line.view(1, -1, 1) - uniform(z[:, first + 1], self.pose.shift_y)[:, None, None]
+        x = line.view(1, 1, -1) - uniform(z[:, 3], self.pose.shift_x)[:, None, None]
+        y = line.view(1, -1, 1) - uniform(z[:, 4], self.pose.shift_y)[:, None, None]
         return torch.stack(torch.broadcast_tensors(x / width, y / height), -1)
 
 
@@ -224,26 +171,35 @@ class ParentStage(nn.Module):
         super().__init__()
         style, placed = config.style_dim, config.pose.placed
         self.placed = placed
-        self.space = ShapeSpace(config)
         self.embed = EqualLinear(config.n_shapes, style)
         self.embed.scale = 1.0  # one code is on: its column is the embedding
         self.free = EqualLinear(config.z_dim - placed, style)
-        self.first = ModulatedConv2d(config.volume_dim + 1, config.shape_dim, 3, style)
-        self.second = ModulatedConv2d(config.shape_dim, config.feature_dim - 1, 3, style)
-        self.biases = nn.ParameterList(
-            [nn.Parameter(torch.zeros(1, n, 1, 1)) for n in (config.shape_dim, config.feature_dim - 1)]
-        )
+        if config.pose.kind == "turn":
+            self.space: Solid | Flat = Solid(config)
+        else:
+            self.space = Flat(config)
+            self.first = ModulatedConv2d(config.volume_dim + 1, config.shape_dim, 3, style)
+            self.second = ModulatedConv2d(config.shape_dim, config.feature_dim - 1, 3, style)
+            self.biases = nn.ParameterList(
+                [nn.Parameter(torch.zeros(1, n, 1, 1)) for n in (config.shape_dim, config.feature_dim - 1)]
+            )
         self.up = EqualConv2d(config.feature_dim, config.texture_dim // 2, 3)
         self.head = EqualConv2d(config.texture_dim // 2, 2, 3)
 
-    def feature(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature, half the picture's side; its first channel is the rough mask in [0, 1]."""
-        rough, x = self.space(z, p)
+    def feature(
+        self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"], rng: torch.Generator | None = None
+    ) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature, half the picture's side; its first channel is the rough mask in [0, 1].
+
+        `rng` jitters a solid's samples, as in training.
+        """
         style = self.embed(p) + self.free(z[:, self.placed :])
-        x = torch.cat([rough, x], 1).contiguous(memory_format=torch.channels_last)
-        x = styled(self.first, self.biases[0], x, style)
+        if isinstance(self.space, Solid):
+            return self.space(z, style, rng)
+        seen = self.space(z, p).contiguous(memory_format=torch.channels_last)
+        x = styled(self.first, self.biases[0], seen, style)
         x = styled(self.second, self.biases[1], x, style)
-        return torch.cat([rough.to(x.dtype), x], 1)
+        return torch.cat([seen[:, :1].to(x.dtype), x], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
         """Return the shape's foreground and mask: the rough mask, sharpened by what the feature adds."""
@@ -262,6 +218,7 @@ class ChildStage(nn.Module):
         self.embed = EqualLinear(config.n_textures, style)
         self.embed.scale = 1.0
         widths = (config.feature_dim, dim, dim // 2, dim // 2)
+        self.doubled = config.texture_doubled
         self.convs = nn.ModuleList([ModulatedConv2d(i, o, 3, style) for i, o in pairwise(widths)])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(1, o, 1, 1)) for o in widths[1:]])
         self.head = ModulatedConv2d(widths[-1], 4, 3, style, demodulate=False)
@@ -274,7 +231,7 @@ class ChildStage(nn.Module):
         style = self.embed(c)
         x = feature.contiguous(memory_format=torch.channels_last)
         for i, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True)):
-            x = styled(conv, bias, double(x) if i == 1 else x, style)
+            x = styled(conv, bias, double(x) if i == self.doubled else x, style)
         x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
         # paper: a mask of its own that may leave the shape; here a share of the shape's mask, mostly all of it at first
         return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)

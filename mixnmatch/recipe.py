@@ -3,15 +3,18 @@
 One forward pass of the painter and one of the encoders a step; every phase reads them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mixnmatch.adoption import adopted, fits
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.configs import TrainConfig
-from mixnmatch.discriminators import FeatureCritic, ImageCritic, PairCritic, PatchCritic, Readers
+from mixnmatch.discriminators import FeatureCritic, PairCritic, PatchCritic, Readers
 from mixnmatch.encoders import as_codes
 from mixnmatch.generator import Generator, placing, pose_features
 from mixnmatch.losses import (
@@ -35,6 +38,7 @@ from mixnmatch.losses import (
     weighted_mean,
 )
 from training.augment import KINDS, AdaptiveChance, augment
+from training.critic import Critic
 from training.draws import own, rand, randn, share
 from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
@@ -69,9 +73,7 @@ class Recipe:
                 "generator": self.generator,
                 "readers": Readers(made),
                 "background_critic": PatchCritic(config.patch_dim, config.patch_field),
-                "image_critic": ImageCritic(
-                    made.resolution, config.critic_dim, made.pose.placed if self.reads_pose else 0
-                ),
+                "image_critic": Critic(config.critic_channels, made.pose.placed if self.reads_pose else 0),
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
             }
@@ -83,6 +85,8 @@ class Recipe:
         self.networks.to(device)
         self.shared: Shared | None = None
         self.rates: list[Rates] = []
+        self.object_only: dict[str, Any]
+        """What the painter's optimiser knows of the object's parameters."""
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
 
@@ -106,6 +110,10 @@ class Recipe:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
+    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return what another run has learnt under our names: a GIRAFFE HD's object, its painter and its critic."""
+        return adopted(theirs, self.config.generator) if fits(theirs) else theirs
+
     def settling(self, ends: tuple[float, float], step: Step) -> float:
         """Return a weight on its way from its first value to its last one."""
         return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.settling_ramp)
@@ -119,9 +127,12 @@ class Recipe:
         painting = usual if config.learning_rate is None else config.learning_rate
         judging = usual if config.critic_learning_rate is None else config.critic_learning_rate
 
-        def adam(*modules: nn.Module, rate: float = painting) -> torch.optim.Optimizer:
-            parameters = [p for module in modules for p in module.parameters()]
-            optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.0, 0.99), fused=True)
+        def adam(module: nn.Module, rate: float = painting, apart: nn.Module | None = None) -> torch.optim.Optimizer:
+            last = [] if apart is None else list(apart.parameters())
+            kept = {id(p) for p in last}
+            groups = [{"params": [p for p in module.parameters() if id(p) not in kept]}]
+            groups += [{"params": last}] if last else []
+            optimizer = torch.optim.Adam(groups, lr=rate, betas=(0.0, 0.99), fused=True)
             self.rates.append(rates_of(optimizer))
             return optimizer
 
@@ -152,9 +163,10 @@ class Recipe:
         first = nn.ModuleList(
             [generator.background, generator.parent, generator.child, generator.encoders, nets["readers"]]
         )
-        phases.append(
-            Phase(name="generator", network=first, optimizer=adam(first), losses=self.first_stage, until=until)
-        )
+        solid = nn.ModuleList([generator.parent.space, generator.parent.embed, generator.child])
+        painter = adam(first, apart=solid)
+        self.object_only = painter.param_groups[-1]
+        phases.append(Phase(name="generator", network=first, optimizer=painter, losses=self.first_stage, until=until))
         phases.append(
             Phase(
                 name="feature_critic",
@@ -182,11 +194,13 @@ class Recipe:
         painter = self.generator
         end = self.config.loop.images
         slow_down(self.rates, round(self.config.decay_since * end), end, step)
+        if step.images < self.config.object_since:
+            self.object_only["lr"] = 0.0
         codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
         painter.requires_grad_(learns)
         with self.precision(), torch.set_grad_enabled(learns):
-            feature = painter.parent.feature(codes.z, codes.p)
+            feature = painter.parent.feature(codes.z, codes.p, step.rng)
             layers = painter(codes, feature=feature)
             encoded = painter.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
             alone = self.alone(layers, step)

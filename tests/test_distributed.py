@@ -60,7 +60,7 @@ def giraffe() -> TrainConfig:
 
 def mix() -> mixnmatch.TrainConfig:
     small = mixnmatch.GeneratorConfig(
-        resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, volume=(4, 4, 8), shape_dim=16, feature_dim=8,
+        resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, field_dim=16, samples=3, feature_dim=8,
         texture_dim=16, background_dim=16, style_dim=16, encoder_dim=16,
     )  # fmt: skip
     losses = replace(
@@ -73,7 +73,7 @@ def mix() -> mixnmatch.TrainConfig:
         loop=LoopConfig(images=64, batch=16, bf16=False),
         generator=small,
         losses=losses,
-        critic_dim=16,
+        critic_channels=(16, 16, 16),
         patch_dim=8,
         feature_since=0,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
 
 
 def one_object(
@@ -31,6 +31,15 @@ def test_ray_weights_of_three_rays_by_hand():
 def test_ray_weights_gradients():
     sigma = torch.rand(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: ray_weights(s, torch.full_like(s, 0.3)), (sigma,))
+
+
+def test_rays_are_as_exact_in_bfloat16():
+    """Half a pixel is 0.05 of the box: rays rounded to bfloat16 would miss by that much."""
+    placed = one_object(3, y=0.05, rotation=0.7, elevation=0.4)
+    with torch.autocast("cpu", torch.bfloat16):
+        rays = box_rays(placed, 16, 20.0)
+    for value, wanted in zip(rays, box_rays(placed, 16, 20.0), strict=True):
+        assert torch.equal(value, wanted)
 
 
 def test_rays_enter_and_leave_the_box_on_its_faces():

@@ -1,15 +1,20 @@
 """The fast MixNMatch: what each code may move, how photos become codes, and that its recipe learns."""
 
+import math
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
+from giraffe_hd.configs import CARS_64 as GIRAFFE_CARS_64
+from giraffe_hd.recipe import Recipe as GiraffeRecipe
 from mixnmatch.codes import Codes
 from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.generator import Generator, ShapeSpace, bilinear, over, placing, pose_features, uniform
+from mixnmatch.generator import Generator, over, placing, pose_features
 from mixnmatch.recipe import Recipe
+from mixnmatch.solid import FOV, placement, uniform
 from training.checkpoint import load_generator, save_generator
+from training.growth import take_over
 from training.loop import train_step
 from training.types import Batch, Step
 
@@ -18,7 +23,9 @@ TURN = GeneratorConfig(
     n_backgrounds=4,
     n_shapes=3,
     n_textures=6,
-    volume=(4, 4, 8),
+    field_dim=16,
+    samples=4,
+    volume=(1, 8, 8),
     volume_dim=7,
     shape_dim=16,
     feature_dim=8,
@@ -27,7 +34,7 @@ TURN = GeneratorConfig(
     style_dim=16,
     encoder_dim=16,
 )
-PLANE = replace(TURN, pose=PoseConfig(kind="plane"), volume=(1, 8, 8), extent=(1.0, 1.0, 1.0), mirror=False)
+PLANE = replace(TURN, pose=PoseConfig(kind="plane"), mirror=False)
 
 
 @pytest.fixture(params=[TURN, PLANE], ids=["turn", "plane"])
@@ -111,25 +118,37 @@ def test_the_object_s_pose_stands_in_for_the_background_s(generator, codes):
     assert torch.equal(one.image, generator(replace(codes, z_background=codes.z)).image)
 
 
-def test_a_shift_in_z_moves_the_mask_as_the_config_says():
+def test_placement_by_hand():
+    """The middle of the ranges, a quarter turn, and the ends of place and size, in half pictures."""
+    pose = PoseConfig(elevation=(10.0, 30.0), scale=(0.5, 0.7), shift_x=(-0.2, 0.4), shift_y=(-0.1, 0.1))
+    z = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 5.0], [1.0, 0.0, 0.0, 9.0, 9.0, 9.0, 5.0]])
+    placed = placement(z, pose)
+    half = 2.732 * math.tan(math.radians(FOV) / 2)
+    torch.testing.assert_close(placed.rotation, torch.tensor([math.pi / 2, 0.0]))
+    torch.testing.assert_close(placed.elevation, torch.full((2,), math.radians(20)))
+    torch.testing.assert_close(placed.scale[0] / half, torch.tensor([0.6, 0.3, 0.3]))
+    torch.testing.assert_close(placed.scale[1] / half, torch.tensor([0.7, 0.35, 0.35]))
+    torch.testing.assert_close(placed.translation / half, torch.tensor([[0.0, 0.1, 0.0], [0.0, 0.4, -0.1]]))
+
+
+@pytest.mark.parametrize(("number", "axis", "knob"), [(4, 0, "shift_x"), (5, 1, "shift_y")])
+def test_a_shift_in_z_moves_the_mask_as_the_config_says(number, axis, knob):
     torch.manual_seed(0)
-    config = replace(TURN, resolution=64)
+    config = replace(TURN, resolution=64, pose=PoseConfig(elevation=(0.0, 0.0)))
     generator = Generator(config).requires_grad_(False)
     still = generator.sample(1, torch.Generator().manual_seed(0))
 
-    def centre(number: int, value: float) -> list[float]:
+    def centre(value: float) -> list[float]:
         z = still.z.clone()
         z[:, number] = value
         rough = generator.parent.feature(z, still.p)[0, 0]
         line = (torch.arange(32) + 0.5) / 32 * 2 - 1
         return [float((rough.sum(0) * line).sum() / rough.sum()), float((rough.sum(1) * line).sum() / rough.sum())]
 
-    low, high = centre(4, -4.0), centre(4, 4.0)
-    span = config.pose.shift_x[1] - config.pose.shift_x[0]
-    assert high[0] - low[0] == pytest.approx(span, abs=0.02)
-    assert high[1] - low[1] == pytest.approx(0, abs=0.01)
-    low, high = centre(5, -4.0), centre(5, 4.0)
-    assert high[1] - low[1] == pytest.approx(config.pose.shift_y[1] - config.pose.shift_y[0], abs=0.02)
+    low, high = centre(-4.0), centre(4.0)
+    ends = getattr(config.pose, knob)
+    assert high[axis] - low[axis] == pytest.approx(ends[1] - ends[0], abs=0.02)
+    assert high[1 - axis] - low[1 - axis] == pytest.approx(0, abs=0.01)
 
 
 def test_a_half_turn_of_a_mirrored_solid_mirrors_its_side_view():
@@ -138,25 +157,60 @@ def test_a_half_turn_of_a_mirrored_solid_mirrors_its_side_view():
     p = torch.eye(3)[:1]
     z = torch.zeros(2, TURN.z_dim)
     z[0, 1], z[1, 1] = 1.0, -1.0  # a quarter turn to either side
-    rough = generator.parent.space(z, p.expand(2, -1))[0]
-    torch.testing.assert_close(rough[0], rough[1].flip(-1), atol=1e-4, rtol=0)
+    seen = generator.parent.feature(z, p.expand(2, -1))
+    torch.testing.assert_close(seen[0], seen[1].flip(-1), atol=1e-4, rtol=0)
 
 
-def test_bilinear_is_grid_sample_as_a_matrix():
-    """Also beyond the edge, where there are zeros."""
-    x, y = (torch.rand(2, 3, 50) * 3 - 1.5).unbind()
-    maps = torch.randn(3, 2, 5, 7)
-    looked_up = maps.flatten(2) @ bilinear(y, x, 5, 7).mT
-    grid = torch.stack([x, y], -1)[:, None]
-    assert torch.allclose(
-        looked_up, torch.nn.functional.grid_sample(maps, grid, align_corners=False)[:, :, 0], atol=1e-5
-    )
+def giraffe() -> GiraffeRecipe:
+    """A GIRAFFE HD whose object is of the sizes that the cars' MixNMatch has."""
+    torch.manual_seed(1)
+    return GiraffeRecipe(replace(GIRAFFE_CARS_64, loop=replace(GIRAFFE_CARS_64.loop, bf16=False)), torch.device("cpu"))
 
 
-def test_shapes_differ_at_first_but_none_has_a_front_of_its_own():
-    own = ShapeSpace(CARS_64.generator).own
-    assert torch.equal(own, own.flip(4))
-    assert (own[0] - own[1]).abs().max() > 0.1
+def test_an_adopted_object_looks_as_where_it_came_from():
+    theirs = giraffe()
+    recipe = Recipe(replace(CARS_64, generator=replace(CARS_64.generator, n_shapes=1, n_textures=1)), theirs.device)
+    taken, _ = take_over(recipe.networks, recipe.adopt(dict(theirs.networks.state_dict())))
+    assert taken > 2e6
+    ours, other = recipe.generator.requires_grad_(False), theirs.generator.requires_grad_(False)
+    codes = ours.sample(4, torch.Generator().manual_seed(2))
+    placed = placement(codes.z, ours.config.pose)
+    same = replace(other.sample(4, torch.Generator().manual_seed(3)), **placed._asdict())
+    shape, look = ours.parent.embed.weight.T.expand(4, -1), ours.child.embed.weight.T.expand(4, -1)
+    features, alpha, _, _ = other.volume(same, shape)
+    feature = ours.parent.feature(codes.z, codes.p)
+    torch.testing.assert_close(feature, torch.cat([alpha, features], 1), atol=1e-5, rtol=1e-4)
+    painted, mask = ours.child(feature, torch.ones(4, 1, 64, 64), codes.c)
+    torch.testing.assert_close(painted, other.object(features, shape, look, 0), atol=1e-4, rtol=1e-3)
+    assert (mask > 0.9).all()  # the texture covers the shape
+
+
+def test_an_adopted_critic_reads_the_same_pose_in_our_order():
+    theirs = giraffe()
+    recipe = Recipe(CARS_64, theirs.device)
+    take_over(recipe.networks, recipe.adopt(dict(theirs.networks.state_dict())))
+    image = torch.rand(4, 3, 64, 64) * 2 - 1
+    (score, pose), (logit, read) = theirs.discriminator(image, 1.0), recipe.networks["image_critic"](image, 1.0)
+    sin, cos, elevation, size, right, up = pose.unbind(1)
+    torch.testing.assert_close(read, torch.stack([cos, sin, elevation, size, right, -up], 1))
+    torch.testing.assert_close(logit, score, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_our_own_are_adopted_as_they_are():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    own = dict(recipe.networks.state_dict())
+    assert recipe.adopt(own) == own
+
+
+def test_an_adopted_object_waits():
+    recipe = Recipe(replace(tiny(TURN), object_since=4), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    phases, child = recipe.phases(), recipe.generator.child.embed.weight
+    for index, moved in ((0, False), (1, True)):
+        before = child.clone()
+        recipe.begin(batch(), at(index))
+        train_step(phases, batch(), at(index))
+        assert torch.equal(child, before) != moved
 
 
 def test_the_length_of_a_direction_says_nothing():
@@ -265,7 +319,9 @@ def test_presets_fit_in_a_bundle(preset):
 def tiny(pose: GeneratorConfig) -> TrainConfig:
     loop = replace(CARS_64.loop, batch=4, images=64, bf16=False)
     losses = replace(CARS_64.losses, pair_ramp=(0, 1), condition_ramp=(0, 1), r1_every=2, augment=0.5)
-    return replace(CARS_64, loop=loop, generator=pose, losses=losses, critic_dim=16, patch_dim=8, feature_since=0)
+    return replace(
+        CARS_64, loop=loop, generator=pose, losses=losses, critic_channels=(16, 16, 16), patch_dim=8, feature_since=0
+    )
 
 
 def batch(side: int = 32) -> Batch:

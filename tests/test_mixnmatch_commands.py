@@ -15,7 +15,7 @@ from training.checkpoint import save_generator
 from training.pictures import open_picture
 
 SMALL = GeneratorConfig(
-    resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, volume=(4, 4, 8), shape_dim=16, feature_dim=8,
+    resolution=32, n_backgrounds=3, n_shapes=2, n_textures=4, field_dim=16, samples=3, feature_dim=8,
     texture_dim=16, background_dim=16, style_dim=16, encoder_dim=16,
 )  # fmt: skip
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from giraffe_hd import fields, ops, volume
+from giraffe_hd import ops
 from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator
+from giraffe_hd.generator import Generator, field_as_op
 from giraffe_hd.ops.field import (
     Density,
     Encoding,
@@ -32,6 +32,7 @@ from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
 from giraffe_hd.paper.presets import COMPCAR_256
 from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
+from training import fields, volume
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,7 +130,7 @@ def test_reference_is_the_fast_field():
     weights = volume.ray_weights(sigma.view(2, 9, 4), step)
     wanted = (weights[..., None] * hidden.view(2, 9, 4, -1)).sum(2)
 
-    mlp, encoding, density = field.as_op(w)
+    mlp, encoding, density = field_as_op(field, w)
     assert (encoding, density) == FAMILIES["fast"]
     out = render_field(*case.geometry, mlp, encoding, density, case.noise)
     torch.testing.assert_close(out.features, wanted, atol=1e-5, rtol=1e-4)

@@ -56,6 +56,16 @@ class EqualLinear(nn.Module):
         return leaky(y) if self.activate else y
 
 
+class Mapping(nn.Sequential):
+    """z -> w: normalised, then a few linear layers that learn at a tenth (StyleGAN Sec. 2)."""
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
+        dims = [z_dim] + [w_dim] * layers
+        super().__init__(
+            PixelNorm(), *(EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers))
+        )
+
+
 class EqualConv2d(nn.Module):
     """Convolution at equalised learning rate, padded to keep the size at stride 1 unless told otherwise."""
 

@@ -30,7 +30,7 @@ from training.growth import learnt, take_over
 from training.heap import keep_memory
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
-from training.types import Batch, Phase, Recipe, Step, fields_of
+from training.types import Adopts, Batch, Phase, Recipe, Step, fields_of
 
 log = logging.getLogger(__name__)
 
@@ -328,7 +328,10 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
         if run.resume():
             log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
         elif start_from is not None:
-            taken, numbers = take_over(run.recipe.networks, from_first(learnt(start_from) if rank() == 0 else None))
+            theirs = from_first(learnt(start_from) if rank() == 0 else None)
+            if isinstance(run.recipe, Adopts):
+                theirs = run.recipe.adopt(theirs)
+            taken, numbers = take_over(run.recipe.networks, theirs)
             run.average.load_state_dict(run.recipe.generator.state_dict())
             log.info("began with %d of %d weights from %s", taken, numbers, start_from)
         _train(run, pictures)

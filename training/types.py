@@ -1,9 +1,9 @@
 """The contract between generators, the training loop, the metrics and the page."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -190,6 +190,15 @@ class Recipe(Protocol):
 
     def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
         """Return named rows of pictures, one (rows * 8, 3, h, w) batch each, that show how training stands."""
+        ...
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """A recipe that can begin from what another kind of network has learnt."""
+
+    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights, named as in `networks` of the recipe that learnt them, under the names of this one's."""
         ...
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.ops.field import Density, Encoding, Mlp
 from training.layers import EqualLinear
 
 AMPLITUDE, DAMPING = 1.4, 0.6
@@ -79,17 +78,3 @@ class ObjectField(nn.Module):
         if noise is not None:
             raw = raw + noise
         return self.density * F.softplus(raw), x
-
-    def as_op(self, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
-        """Return the same field as `giraffe_hd.ops.field.render_field` takes it."""
-        weights, biases = zip(*(layer.of(w) for layer in self.layers), strict=True)  # type: ignore[operator]
-        (sigma, sigma_bias), gain = self.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
-        mlp = Mlp(
-            entry=gain * weights[0],
-            hidden=gain * torch.stack(weights[1:], 1),
-            bias=gain * torch.stack(biases, 1),
-            sigma=sigma[..., 0],
-            sigma_bias=sigma_bias[:, 0],
-        )
-        encoding = Encoding(self.octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True, mirror=self.mirror)
-        return mlp, encoding, Density(softplus=True, gain=self.density, slope=BALL, radius=RADIUS)

@@ -1,4 +1,4 @@
-"""The fast discriminator: real or drawn, and which pose; the critic compares pictures of like pose (PoF3D Sec. 3.3)."""
+"""A critic of whole pictures that also reads the pose, and compares pictures of like pose (PoF3D Sec. 3.3)."""
 
 from itertools import pairwise
 
@@ -7,39 +7,46 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.configs import DiscriminatorConfig
 from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
 from training.types import Image
 
 
-class Discriminator(nn.Module):
-    """Convolutions down to 4 x 4, then a score, a score given the pose, and the pose itself."""
+class Critic(nn.Module):
+    """Convolutions down to 4 x 4, then a score, the pose, and a score given the pose.
 
-    def __init__(self, config: DiscriminatorConfig) -> None:
+    `channels` are those at half the picture's size and each halving after; `pose_dim` numbers are read, none on demand.
+    The first two of them are the two coordinates of a direction.
+    """
+
+    def __init__(self, channels: tuple[int, ...], pose_dim: int = 0) -> None:
         super().__init__()
-        first, *_, last = config.channels
+        first, *_, last = channels
         self.read = EqualConv2d(12, first, 3)
         self.levels = nn.ModuleList(
-            nn.ModuleList([EqualConv2d(i, i, 3), EqualConv2d(i, o, 3)]) for i, o in pairwise(config.channels)
+            nn.ModuleList([EqualConv2d(i, i, 3), EqualConv2d(i, o, 3)]) for i, o in pairwise(channels)
         )
         self.stddev = MinibatchStddev()
         self.mix = EqualConv2d(last + 1, last, 3)
         self.flat = EqualLinear(last * 16, last, activate=True)
         self.score = EqualLinear(last, 1)
-        self.pose = EqualLinear(last, config.pose_dim)
-        self.given = EqualLinear(config.pose_dim, last)
+        self.pose_dim = pose_dim
+        if pose_dim:
+            self.pose = EqualLinear(last, pose_dim)
+            self.given = EqualLinear(pose_dim, last)
 
     def forward(self, image: Image, condition: float = 0.0) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
         """Return logits (high: real) and the pose read from the picture.
 
         `condition` in [0, 1] weighs how far the logit is a comparison among pictures of the pose read.
         """
-        x = leaky(self.read(F.pixel_unshuffle(image, 2)))
+        x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
         for keep, widen in self.levels:  # type: ignore[misc]
             x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
         h = self.flat(leaky(self.mix(self.stddev(x))).flatten(1).float())
-        pose = self.pose(h)
         logit = self.score(h)[:, 0]
+        if not self.pose_dim:
+            return logit, h[:, :0]
+        pose = self.pose(h)
         if condition > 0:
             side = F.normalize(pose.detach()[:, :2], dim=1)  # of reals and fakes alike, as the head reads them
             given = self.given(torch.cat([side, pose.detach()[:, 2:].clamp(-1.5, 1.5)], 1))
