@@ -65,6 +65,20 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
     }
 
 
+def reading(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with which encoders begin as the image critic: what it sees of a picture by itself."""
+    prefix, parts = "image_critic.", ("read.", "levels.", "mix.", "flat.")
+    ours = {
+        f"generator.encoders.trunk.{name.removeprefix(prefix)}": tensor
+        for name, tensor in theirs.items()
+        if name.startswith(prefix) and name.removeprefix(prefix).startswith(parts)
+    }
+    if (mix := ours.get("generator.encoders.trunk.mix.weight")) is not None:
+        channels = mix.shape[0]  # the last input is the batch's deviation
+        ours["generator.encoders.trunk.mix.weight"] = mix[:, :channels] * (channels / mix.shape[1]) ** 0.5
+    return ours
+
+
 def _styles(theirs: Mapping[str, Tensor], which: str, n: int) -> Float[Tensor, "n width"]:
     """Return the means of `n` clusters among 4096 styles that their mapping network draws."""
     prefix = f"generator.map_{which}."

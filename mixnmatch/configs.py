@@ -92,6 +92,9 @@ class GeneratorConfig:
     """Size of the code embeddings that modulate the convolutions."""
     encoder_dim: int = 32
     """Channels of the encoders' shared trunk at half the side of what they read."""
+    encoder_channels: tuple[int, ...] = ()
+    """Instead of a trunk of `encoder_dim`, one as the image critic's, which can begin as the critic; its channels at
+    half the side of what it reads and each halving after."""
     encoder_side: int = 64
     """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
@@ -223,6 +226,7 @@ CARS_64 = TrainConfig(
         texture_dim=48,
         texture_doubled=2,
         style_dim=96,
+        encoder_channels=(64, 96, 160, 224),
     ),
     losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0),
     learning_rate=2e-3,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
 from mixnmatch.configs import GeneratorConfig
+from training.critic import Features
 from training.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image
 
@@ -47,16 +48,17 @@ class Encoders(nn.Module):
         super().__init__()
         self.config = config
         self.side = min(config.resolution, config.encoder_side)
-        self.trunk = Trunk(self.side, config.encoder_dim, 256)
-        self.heads = nn.ModuleDict(
-            {
-                "z": EqualLinear(256, config.z_dim),
-                "b": EqualLinear(256, config.n_backgrounds),
-                "p": EqualLinear(256, config.n_shapes),
-                "c": EqualLinear(256, config.n_textures),
-                "z_background": EqualLinear(256, config.z_dim),
-            }
-        )
+        own = config.encoder_channels
+        dim = own[-1] if own else 256
+        self.trunk = Features(own) if own else Trunk(self.side, config.encoder_dim, dim)
+        sizes = {
+            "z": config.z_dim,
+            "b": config.n_backgrounds,
+            "p": config.n_shapes,
+            "c": config.n_textures,
+            "z_background": config.z_dim,
+        }
+        self.heads = nn.ModuleDict({name: EqualLinear(dim, size) for name, size in sizes.items()})
 
     def forward(self, image: Image) -> dict[str, Float[Tensor, "n _"]]:
         """Return, by code, logits of b, p, c and values of z and z_background within 4 (paper: 4 tanh)."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixnmatch.adoption import adopted, fits
+from mixnmatch.adoption import adopted, fits, reading
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.configs import TrainConfig
 from mixnmatch.discriminators import FeatureCritic, PairCritic, PatchCritic, Readers
@@ -111,8 +111,12 @@ class Recipe:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
     def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what another run has learnt under our names: a GIRAFFE HD's object, its painter and its critic."""
-        return adopted(theirs, self.config.generator) if fits(theirs) else theirs
+        """Return what another run has learnt under our names: a GIRAFFE HD's object, its painter and its critic.
+
+        Encoders that look as the critic does begin with what it sees, unless they were there.
+        """
+        ours = adopted(theirs, self.config.generator) if fits(theirs) else dict(theirs)
+        return ours if "generator.encoders.trunk.read.weight" in ours else ours | reading(ours)
 
     def settling(self, ends: tuple[float, float], step: Step) -> float:
         """Return a weight on its way from its first value to its last one."""

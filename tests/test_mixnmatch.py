@@ -197,9 +197,20 @@ def test_an_adopted_critic_reads_the_same_pose_in_our_order():
 
 
 def test_weights_of_our_own_are_adopted_as_they_are():
-    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    recipe = Recipe(replace(tiny(TURN), generator=replace(TURN, encoder_channels=(16, 16, 16))), torch.device("cpu"))
     own = dict(recipe.networks.state_dict())
     assert recipe.adopt(own) == own
+
+
+def test_encoders_without_weights_begin_as_the_critic():
+    recipe = Recipe(CARS_64, torch.device("cpu"))
+    theirs = {k: v for k, v in recipe.networks.state_dict().items() if not k.startswith("generator.encoders")}
+    take_over(recipe.networks, recipe.adopt(theirs))
+    image = (torch.rand(1, 3, 64, 64) * 2 - 1).expand(
+        4, -1, -1, -1
+    )  # alike: nothing for the critic to see between them
+    seen, wanted = recipe.generator.encoders.trunk(image), recipe.networks["image_critic"].vector(image)
+    torch.testing.assert_close(seen, wanted, atol=1e-3, rtol=1e-2)
 
 
 def test_an_adopted_object_waits():

@@ -11,23 +11,42 @@ from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
 from training.types import Image
 
 
-class Critic(nn.Module):
-    """Convolutions down to 4 x 4, then a score, the pose, and a score given the pose.
+class Features(nn.Module):
+    """Convolutions from a picture down to 4 x 4, then a vector as long as the last of `channels`.
 
-    `channels` are those at half the picture's size and each halving after; `pose_dim` numbers are read, none on demand.
-    The first two of them are the two coordinates of a direction.
+    `channels` are those at half the picture's size and each halving after. With `deviation`, how far the pictures of a
+    batch differ is seen too.
     """
 
-    def __init__(self, channels: tuple[int, ...], pose_dim: int = 0) -> None:
+    def __init__(self, channels: tuple[int, ...], *, deviation: bool = False) -> None:
         super().__init__()
         first, *_, last = channels
         self.read = EqualConv2d(12, first, 3)
         self.levels = nn.ModuleList(
             nn.ModuleList([EqualConv2d(i, i, 3), EqualConv2d(i, o, 3)]) for i, o in pairwise(channels)
         )
-        self.stddev = MinibatchStddev()
-        self.mix = EqualConv2d(last + 1, last, 3)
+        self.stddev = MinibatchStddev() if deviation else nn.Identity()
+        self.mix = EqualConv2d(last + deviation, last, 3)
         self.flat = EqualLinear(last * 16, last, activate=True)
+
+    def vector(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
+        """Return what is seen of each picture."""
+        x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
+        for keep, widen in self.levels:  # type: ignore[misc]
+            x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
+        return self.flat(leaky(self.mix(self.stddev(x))).flatten(1).float())
+
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
+        """Return `vector`."""
+        return self.vector(image)
+
+
+class Critic(Features):
+    """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two a direction."""
+
+    def __init__(self, channels: tuple[int, ...], pose_dim: int = 0) -> None:
+        super().__init__(channels, deviation=True)
+        last = channels[-1]
         self.score = EqualLinear(last, 1)
         self.pose_dim = pose_dim
         if pose_dim:
@@ -39,10 +58,7 @@ class Critic(nn.Module):
 
         `condition` in [0, 1] weighs how far the logit is a comparison among pictures of the pose read.
         """
-        x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
-        for keep, widen in self.levels:  # type: ignore[misc]
-            x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
-        h = self.flat(leaky(self.mix(self.stddev(x))).flatten(1).float())
+        h = self.vector(image)
         logit = self.score(h)[:, 0]
         if not self.pose_dim:
             return logit, h[:, :0]
