@@ -64,7 +64,7 @@ class Encoders(nn.Module):
         """Return, by code, logits of b, p, c and values of z and z_background within 4 (paper: 4 tanh)."""
         if image.shape[-1] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
-        x = self.trunk(image)
+        x = self.trunk.vector(image) if isinstance(self.trunk, Features) else self.trunk(image)
         raw = {name: head(x).float() for name, head in self.heads.items()}
         return {k: 4 * torch.tanh(v / 4) if k.startswith("z") else v for k, v in raw.items()}
 

@@ -36,10 +36,6 @@ class Features(nn.Module):
             x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
         return self.flat(leaky(self.mix(self.stddev(x))).flatten(1).float())
 
-    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
-        """Return `vector`."""
-        return self.vector(image)
-
 
 class Critic(Features):
     """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two a direction."""
