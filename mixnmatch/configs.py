@@ -145,6 +145,8 @@ class LossConfig:
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
     rebuilt: float = 3.0
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
+    rebuilt_to_pose: float = 1.0
+    """Share of that term's gradient that reaches z: pixels pull a turn the wrong way round as often as the right way."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
@@ -228,7 +230,7 @@ CARS_64 = TrainConfig(
         style_dim=96,
         encoder_channels=(64, 96, 160, 224),
     ),
-    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0),
+    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0, rebuilt_to_pose=0.0),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
     feature_since=30_000,

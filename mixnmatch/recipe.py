@@ -464,7 +464,7 @@ class Recipe:
             raw = (
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
-            layers = painter(as_codes(raw))
+            layers = painter(as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)}))
         painted = layers.image
         terms = {}
         if batch.box is not None:
