@@ -146,7 +146,7 @@ class LossConfig:
     rebuilt: float = 3.0
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
     rebuilt_to_pose: float = 1.0
-    """Share of that term's gradient that reaches z: pixels pull a turn the wrong way round as often as the right way."""
+    """Share of that term's gradient that reaches z: pixels may pull a turn the wrong way round."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
