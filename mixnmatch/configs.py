@@ -147,6 +147,9 @@ class LossConfig:
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
     rebuilt_to_pose: float = 1.0
     """Share of that term's gradient that reaches z: pixels may pull a turn the wrong way round."""
+    rebuilt_one_shape: bool = False
+    """Rebuild each photo with one shape, drawn by the shares read, instead of their blend: shapes become kinds that are
+    there, as cluster means do."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
@@ -230,7 +233,9 @@ CARS_64 = TrainConfig(
         style_dim=96,
         encoder_channels=(64, 96, 160, 224),
     ),
-    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0, rebuilt_to_pose=0.0),
+    losses=LossConfig(
+        r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0, rebuilt_to_pose=0.0, rebuilt_one_shape=True
+    ),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
     feature_since=30_000,

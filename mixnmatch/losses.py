@@ -144,6 +144,14 @@ def share_gradient(x: Tensor, share: float) -> Tensor:
     return x * share + x.detach() * (1 - share)
 
 
+def drawn_kind(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Float[Tensor, "n kinds"]:
+    """Return one kind a row, drawn by its shares, as 1 among zeros; the gradient is that of the shares (Gumbel-max with
+    a straight-through estimate, Jang et al. 2017 Sec. 2.2)."""
+    noise = -rand(*shares.shape, rng=rng).clamp(1e-9, 1 - 1e-7).log().neg().log().to(shares.device)
+    kind = F.one_hot((shares.detach().clamp_min(1e-9).log() + noise).argmax(1), shares.shape[1])
+    return kind + (shares - shares.detach())
+
+
 def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:
     """Return `n` draws from `kinds`, each as often as the others, or once more."""
     rounds = -(-n // kinds)

@@ -26,6 +26,7 @@ from mixnmatch.losses import (
     clay,
     containment,
     critic_loss,
+    drawn_kind,
     gradient_penalty,
     inside,
     jitter,
@@ -386,7 +387,7 @@ class Recipe:
         terms |= self.pose_losses(read, self.now.alone, step)
         terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
         if step.images >= weights.rebuild_since:
-            terms |= self.rebuilt(batch)
+            terms |= self.rebuilt(batch, step)
         ramp = step.ramp(*weights.pair_ramp)
         if ramp > 0:
             with self.precision():
@@ -451,7 +452,7 @@ class Recipe:
             "code_z_background": 0.5 * weights.code_b * squares(raw["z_background"], codes.z_background) / count,
         }
 
-    def rebuilt(self, batch: Batch) -> dict[str, Tensor]:
+    def rebuilt(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return how far half of the real pictures are from what is painted from the codes read from them.
 
         Paper: none; here the shortest way to codes that fit photos. Inside the box the background learns nothing from
@@ -464,7 +465,10 @@ class Recipe:
             raw = (
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
-            layers = painter(as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)}))
+            codes = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)})
+            if weights.rebuilt_one_shape:
+                codes = replace(codes, p=drawn_kind(codes.p, step.rng))
+            layers = painter(codes)
         painted = layers.image
         terms = {}
         if batch.box is not None:

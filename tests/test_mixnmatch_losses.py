@@ -157,3 +157,13 @@ def test_outline_by_hand():
     assert losses.outline(mask, 4.0) == 0
     mask[..., 3:5, 3:5] = 0  # a hole of 2 pixels: 8 more, and 12 pixels left
     assert losses.outline(mask, 0.0).item() == pytest.approx(24 / 12**0.5)
+
+
+def test_drawn_kinds_follow_their_shares_and_pass_the_gradient_on():
+    shares = torch.tensor([[0.7, 0.2, 0.1]]).repeat(20_000, 1).requires_grad_()
+    kinds = losses.drawn_kind(shares, torch.Generator().manual_seed(0))
+    assert set(kinds.detach().unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(kinds.mean(0), torch.tensor([0.7, 0.2, 0.1]), atol=0.01, rtol=0)
+    kinds[:, 1].sum().backward()
+    assert shares.grad is not None
+    assert torch.equal(shares.grad[0], torch.tensor([0.0, 1.0, 0.0]))
