@@ -440,3 +440,16 @@ def test_grids_are_rows_of_eight():
     many = Batch(image=batch().image.repeat(4, 1, 1, 1))
     for pictures in recipe.grids(recipe.generator.eval(), many).values():
         assert pictures.shape[0] % 8 == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_pixels_pull_at_the_pose_as_far_as_told(share):
+    config = tiny(TURN)
+    recipe = Recipe(replace(config, losses=replace(config.losses, rebuilt_to_pose=share)), torch.device("cpu"))
+    recipe.begin(batch(), at(3))
+    encoders = recipe.generator.encoders.requires_grad_(True)
+    recipe.shared = replace(recipe.now, encoded=encoders(batch().image))
+    sum(recipe.rebuilt(batch(), at(3)).values()).backward()
+    pose, texture = encoders.heads["z"].weight.grad, encoders.heads["c"].weight.grad
+    assert texture.abs().max() > 0
+    assert (pose.abs().max() > 0) == (share > 0)
