@@ -95,6 +95,9 @@ class GeneratorConfig:
     encoder_channels: tuple[int, ...] = ()
     """Instead of a trunk of `encoder_dim`, one as the image critic's, which can begin as the critic; its channels at
     half the side of what it reads and each halving after."""
+    one_shape: bool = False
+    """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with one drawn by its
+    share: shapes become kinds that are there, as cluster means do."""
     encoder_side: int = 64
     """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
@@ -147,9 +150,6 @@ class LossConfig:
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
     rebuilt_to_pose: float = 1.0
     """Share of that term's gradient that reaches z: pixels may pull a turn the wrong way round."""
-    rebuilt_one_shape: bool = False
-    """Rebuild each photo with one shape, drawn by the shares read, instead of their blend: shapes become kinds that are
-    there, as cluster means do."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
@@ -232,10 +232,9 @@ CARS_64 = TrainConfig(
         texture_doubled=2,
         style_dim=96,
         encoder_channels=(64, 96, 160, 224),
+        one_shape=True,
     ),
-    losses=LossConfig(
-        r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.1, 0.05), code_z=10.0, rebuilt_to_pose=0.0, rebuilt_one_shape=True
-    ),
+    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.25, 0.25), code_z=25.0, rebuilt_to_pose=0.0),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
     feature_since=30_000,

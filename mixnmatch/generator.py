@@ -325,13 +325,17 @@ class Generator(AnyGenerator):
         return Codes(**{key: torch.cat([getattr(d, key) for d in drawn]) for key in Codes.__dataclass_fields__})
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
-        """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1.
+        """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1; p, with `one_shape`,
+        as a single 1.
 
         Only `factors` (of background, pose, shape, texture) are read; the others are zeros.
 
         Raises: ValueError for an unknown factor.
         """
-        return self.encoders.codes(image, factors)
+        codes = self.encoders.codes(image, factors)
+        if self.config.one_shape and "shape" in factors:
+            codes = replace(codes, p=F.one_hot(codes.p.argmax(1), codes.p.shape[1]).to(codes.p.dtype))
+        return codes
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
         """Return the parent feature read from photos: pose and shape together, aligned with the pixels."""

@@ -466,7 +466,7 @@ class Recipe:
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
             codes = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)})
-            if weights.rebuilt_one_shape:
+            if self.config.generator.one_shape:
                 codes = replace(codes, p=drawn_kind(codes.p, step.rng))
             layers = painter(codes)
         painted = layers.image

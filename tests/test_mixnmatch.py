@@ -265,6 +265,18 @@ def test_encode_gives_shares_and_reads_one_factor_on_request(generator):
         generator.encode(image, factors=("colour",))
 
 
+def test_a_photo_is_one_shape_where_told():
+    torch.manual_seed(0)
+    generator = Generator(replace(TURN, one_shape=True)).requires_grad_(False)
+    image = torch.rand(5, 3, 32, 32) * 2 - 1
+    shares = generator.encoders.codes(image).p
+    p = generator.encode(image).p
+    assert torch.equal(p.sum(1), torch.ones(5))
+    assert torch.equal(p.argmax(1), shares.argmax(1))
+    assert set(p.unique().tolist()) == {0.0, 1.0}
+    assert not generator.encode(image, factors=("pose",)).p.any()
+
+
 def test_feature_mode_takes_pose_and_shape_from_the_feature(generator, codes):
     feature = generator.parent.feature(codes.z, codes.p)
     assert torch.equal(generator(codes, feature=feature).image, generator(codes).image)
@@ -449,7 +461,9 @@ def test_pixels_pull_at_the_pose_as_far_as_told(share):
     recipe.begin(batch(), at(3))
     encoders = recipe.generator.encoders.requires_grad_(True)
     recipe.shared = replace(recipe.now, encoded=encoders(batch().image))
-    sum(recipe.rebuilt(batch(), at(3)).values()).backward()
-    pose, texture = encoders.heads["z"].weight.grad, encoders.heads["c"].weight.grad
+    torch.stack(list(recipe.rebuilt(batch(), at(3)).values())).sum().backward()
+    pose, texture = (dict(encoders.named_parameters())[f"heads.{name}.weight"].grad for name in "zc")
+    assert pose is not None
+    assert texture is not None
     assert texture.abs().max() > 0
     assert (pose.abs().max() > 0) == (share > 0)
