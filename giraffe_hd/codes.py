@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.types import Image, Mask
+from training.volume import Placed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,11 @@ class Codes:
     """Angle of p_box = Rz(rotation) (p - translation) / scale."""
     presence: Float[Tensor, "n objects"] | None = None
     """1 where a scene has this object, 0 where it has not; None where all objects are there."""
+
+    @property
+    def placed(self) -> Placed:
+        """Camera and box of a scene of one object."""
+        return Placed(self.azimuth, self.elevation, self.radius, self.scale, self.translation, self.rotation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -102,7 +102,7 @@ class Generator(types.Generator):
         self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
     ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
         """Return the object's features, opacity, depth (0 where nothing is) and which rays cross its box, as maps."""
-        rays = box_rays(codes, self.config.rays, self.config.pose.fov)
+        rays = box_rays(codes.placed, self.config.rays, self.config.pose.fov)
         if triton_works(rays.near.device.type, rays.near.device.index):
             return self._volume_by_op(codes, rays, w, rng, sigma_noise)
         return self._volume_of_hits(codes, rays, w, rng, sigma_noise)

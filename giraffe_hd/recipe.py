@@ -127,7 +127,7 @@ class Recipe:
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return adversarial, pose and mask terms of the generator."""
         c, layers = self.config, self.fake
-        hit = box_rays(self.codes, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
+        hit = box_rays(self.codes.placed, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
         logit, read = self.judge(self.seen(layers.image, step), step)
         return {
             "adversarial": generator_loss(logit),

@@ -35,7 +35,15 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
     """Return a GIRAFFE HD's weights under the names, and in the order, of MixNMatch's networks.
 
     What MixNMatch adds to its features and to its painter's last layer begins without effect.
+
+    Raises: ValueError if their painter does not double the rays once, as ours does.
     """
+    doublings = len({name.split(".")[3] for name in theirs if name.startswith("generator.object.blocks.")})
+    if doublings != 1:
+        raise ValueError(
+            f"this GIRAFFE HD doubles its rays {doublings} times, MixNMatch's painter once: begin with "
+            f"one whose object_channels are two"
+        )
     ours = {}
     for name, tensor in theirs.items():
         for old, new in _OBJECT.items():

@@ -101,6 +101,17 @@ class GeneratorConfig:
     encoder_side: int = 64
     """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
+    @property
+    def code_sizes(self) -> dict[str, int]:
+        """Code -> how many numbers it has."""
+        return {
+            "z": self.z_dim,
+            "b": self.n_backgrounds,
+            "p": self.n_shapes,
+            "c": self.n_textures,
+            "z_background": self.z_dim,
+        }
+
     def __post_init__(self) -> None:
         if self.resolution < 32 or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution {self.resolution} must be a power of two from 32 up")

@@ -73,13 +73,7 @@ class PairCritic(nn.Module):
     def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
         super().__init__()
         self.trunk = Trunk(config.resolution // 2, dim, 128)
-        sizes = {
-            "z": config.z_dim,
-            "b": config.n_backgrounds,
-            "p": config.n_shapes,
-            "c": config.n_textures,
-            "z_background": config.z_dim,
-        }
+        sizes = config.code_sizes
         self.first = nn.ModuleDict({name: nn.Linear(size, 128) for name, size in sizes.items()})
         self.second = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})
         self.image = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})

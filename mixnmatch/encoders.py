@@ -51,14 +51,7 @@ class Encoders(nn.Module):
         own = config.encoder_channels
         dim = own[-1] if own else 256
         self.trunk = Features(own) if own else Trunk(self.side, config.encoder_dim, dim)
-        sizes = {
-            "z": config.z_dim,
-            "b": config.n_backgrounds,
-            "p": config.n_shapes,
-            "c": config.n_textures,
-            "z_background": config.z_dim,
-        }
-        self.heads = nn.ModuleDict({name: EqualLinear(dim, size) for name, size in sizes.items()})
+        self.heads = nn.ModuleDict({name: EqualLinear(dim, size) for name, size in config.code_sizes.items()})
 
     def forward(self, image: Image) -> dict[str, Float[Tensor, "n _"]]:
         """Return, by code, logits of b, p, c and values of z and z_background within 4 (paper: 4 tanh)."""

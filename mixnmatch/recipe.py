@@ -74,7 +74,11 @@ class Recipe:
                 "generator": self.generator,
                 "readers": Readers(made),
                 "background_critic": PatchCritic(config.patch_dim, config.patch_field),
-                "image_critic": Critic(config.critic_channels, made.pose.placed if self.reads_pose else 0),
+                "image_critic": Critic(
+                    config.critic_channels,
+                    made.pose.placed if self.reads_pose else 0,
+                    turns=made.pose.kind == "turn",
+                ),
                 "pair_critic": PairCritic(made),
                 "feature_critic": FeatureCritic(made.feature_dim),
             }

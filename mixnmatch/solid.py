@@ -1,7 +1,5 @@
 """A solid shape: a feature field in a box, looked at from where the pose says (GIRAFFE Sec. 3.1 and 3.2)."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,21 +9,10 @@ from training.camera import half_width
 from training.draws import rand
 from training.fields import ObjectField
 from training.layers import EqualLinear
-from training.volume import affine_once_a_ray, box_rays, scatter_rays, see
+from training.volume import Placed, affine_once_a_ray, box_rays, scatter_rays, see
 
 RADIUS, FOV = 2.732, 20.0
 """The camera: its distance in world units and its field of view in degrees, those of the rendered cars."""
-
-
-class Placement(NamedTuple):
-    """Where camera and box are, as `training.volume.Placed`."""
-
-    azimuth: Float[Tensor, " n"]
-    elevation: Float[Tensor, " n"]
-    radius: Float[Tensor, " n"]
-    scale: Float[Tensor, "n 3"]
-    translation: Float[Tensor, "n 3"]
-    rotation: Float[Tensor, " n"]
 
 
 def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
@@ -34,14 +21,14 @@ def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, 
     return low + (high - low) * torch.special.ndtr(z)
 
 
-def placement(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Placement:
+def placement(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Placed:
     """Return camera and box of z = (direction x, direction y, elevation, scale, shift x, shift y, ...).
 
     Ranges of size and place are shares of half the picture's width, measured in the plane through the origin.
     """
     half, still = half_width(RADIUS, FOV), torch.zeros_like(z[:, 0])
     across, down = uniform(z[:, 4], pose.shift_x), uniform(z[:, 5], pose.shift_y)
-    return Placement(
+    return Placed(
         azimuth=still,
         elevation=uniform(z[:, 2], pose.elevation).deg2rad(),
         radius=still + RADIUS,
@@ -57,9 +44,7 @@ class Solid(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.field = ObjectField(
-            c.field_dim, c.field_depth, c.octaves, c.style_dim, mirror=c.mirror, density=c.density
-        )  # fmt: skip
+        self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.style_dim, mirror=c.mirror, density=c.density)
         self.head = EqualLinear(c.field_dim, c.feature_dim - 1)  # applied once a ray
 
     def forward(

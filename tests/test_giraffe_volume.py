@@ -5,18 +5,16 @@ import math
 import pytest
 import torch
 
-from giraffe_hd.codes import Codes
-from training.volume import box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training.volume import Placed, box_rays, pick, ray_weights, sample_depths, scatter_rays
 
 
 def one_object(
     n: int = 1, *, scale: float = 0.3, y: float = 0.0, rotation: float = 0.0, elevation: float = 0.0
-) -> Codes:
-    z = torch.zeros(n, 4)
+) -> Placed:
     row = torch.full((n,), 1.0)
-    return Codes(
-        z_s_fg=z, z_a_fg=z, z_s_bg=z, z_a_bg=z, azimuth=0 * row, elevation=elevation * row, radius=2.732 * row,
-        scale=scale * torch.ones(n, 3), translation=torch.tensor([0.0, y, 0.0]).expand(n, 3), rotation=rotation * row,
+    return Placed(
+        azimuth=0 * row, elevation=elevation * row, radius=2.732 * row, scale=scale * torch.ones(n, 3),
+        translation=torch.tensor([0.0, y, 0.0]).expand(n, 3), rotation=rotation * row,
     )  # fmt: skip
 
 
@@ -62,10 +60,7 @@ def test_no_point_of_a_missing_ray_lies_in_the_box():
 
 
 def test_box_behind_the_camera_is_not_hit():
-    codes = one_object()
-    behind = Codes(
-        **{k: getattr(codes, k) for k in codes.__dataclass_fields__} | {"translation": torch.tensor([[9.0, 0, 0]])}
-    )
+    behind = one_object()._replace(translation=torch.tensor([[9.0, 0, 0]]))
     assert not box_rays(behind, 8, 20.0).hit.any()
 
 

@@ -186,6 +186,13 @@ def test_an_adopted_object_looks_as_where_it_came_from():
     assert (mask > 0.9).all()  # the texture covers the shape
 
 
+def test_an_object_of_another_painter_is_refused():
+    theirs = dict(giraffe().networks.state_dict())
+    single = {k: v for k, v in theirs.items() if not k.startswith("generator.object.blocks.")}
+    with pytest.raises(ValueError, match="doubles its rays 0 times"):
+        Recipe(CARS_64, torch.device("cpu")).adopt(single)
+
+
 def test_an_adopted_critic_reads_the_same_pose_in_our_order():
     theirs = giraffe()
     recipe = Recipe(CARS_64, theirs.device)

@@ -38,13 +38,14 @@ class Features(nn.Module):
 
 
 class Critic(Features):
-    """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two a direction."""
+    """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two, where things turn, a
+    direction."""
 
-    def __init__(self, channels: tuple[int, ...], pose_dim: int = 0) -> None:
+    def __init__(self, channels: tuple[int, ...], pose_dim: int = 0, *, turns: bool = True) -> None:
         super().__init__(channels, deviation=True)
         last = channels[-1]
         self.score = EqualLinear(last, 1)
-        self.pose_dim = pose_dim
+        self.pose_dim, self.turns = pose_dim, turns
         if pose_dim:
             self.pose = EqualLinear(last, pose_dim)
             self.given = EqualLinear(pose_dim, last)
@@ -60,7 +61,8 @@ class Critic(Features):
             return logit, h[:, :0]
         pose = self.pose(h)
         if condition > 0:
-            side = F.normalize(pose.detach()[:, :2], dim=1)  # of reals and fakes alike, as the head reads them
-            given = self.given(torch.cat([side, pose.detach()[:, 2:].clamp(-1.5, 1.5)], 1))
-            logit = logit + condition * (given * h).mean(1)
+            read = pose.detach().clamp(-1.5, 1.5)  # of reals and fakes alike, as the head reads them
+            if self.turns:
+                read = torch.cat([F.normalize(pose.detach()[:, :2], dim=1), read[:, 2:]], 1)
+            logit = logit + condition * (self.given(read) * h).mean(1)
         return logit, pose

@@ -5,7 +5,7 @@ is applied once a ray, after compositing: sum_s w_s (A h_s + b) = A (sum_s w_s h
 """
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,39 +16,21 @@ from training.fields import ObjectField
 from training.layers import EqualLinear
 
 
-@runtime_checkable
-class Placed(Protocol):
+class Placed(NamedTuple):
     """A camera and an object's box, one row a picture; lengths in world units, angles in radians."""
 
-    @property
-    def azimuth(self) -> Float[Tensor, " n"]:
-        """Camera: 0 on the +x side, counter-clockwise seen from above."""
-        ...
-
-    @property
-    def elevation(self) -> Float[Tensor, " n"]:
-        """Camera: 0 at the horizon."""
-        ...
-
-    @property
-    def radius(self) -> Float[Tensor, " n"]:
-        """Distance of the camera from the origin."""
-        ...
-
-    @property
-    def scale(self) -> Float[Tensor, "n 3"]:
-        """Half-extents of the box along its own axes."""
-        ...
-
-    @property
-    def translation(self) -> Float[Tensor, "n 3"]:
-        """Centre of the box."""
-        ...
-
-    @property
-    def rotation(self) -> Float[Tensor, " n"]:
-        """Angle of p_box = Rz(rotation) (p - translation) / scale."""
-        ...
+    azimuth: Float[Tensor, " n"]
+    """Camera: 0 on the +x side, counter-clockwise seen from above."""
+    elevation: Float[Tensor, " n"]
+    """Camera: 0 at the horizon."""
+    radius: Float[Tensor, " n"]
+    """Distance of the camera from the origin."""
+    scale: Float[Tensor, "n 3"]
+    """Half-extents of the box along its own axes."""
+    translation: Float[Tensor, "n 3"]
+    """Centre of the box."""
+    rotation: Float[Tensor, " n"]
+    """Angle of p_box = Rz(rotation) (p - translation) / scale."""
 
 
 class Rays(NamedTuple):
@@ -68,17 +50,17 @@ class Rays(NamedTuple):
         return self.far > self.near
 
 
-def box_rays(codes: Placed, size: int, fov: float) -> Rays:
+def box_rays(placed: Placed, size: int, fov: float) -> Rays:
     """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
-    with torch.autocast(codes.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
-        x, y = pixel_plane(size, device=codes.azimuth.device)
+    with torch.autocast(placed.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
+        x, y = pixel_plane(size, device=placed.azimuth.device)
         tan = math.tan(math.radians(fov) / 2)
         local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
-        camera = look_at(codes.azimuth, codes.elevation)
-        eye = camera[:, None, :, 2] * codes.radius[:, None, None]
-        origin = box_points(eye, codes.scale, codes.translation, codes.rotation)
+        camera = look_at(placed.azimuth, placed.elevation)
+        eye = camera[:, None, :, 2] * placed.radius[:, None, None]
+        origin = box_points(eye, placed.scale, placed.translation, placed.rotation)
         world = local @ camera.transpose(1, 2)
-        direction = world @ rotation_z(codes.rotation).transpose(1, 2) / codes.scale[:, None]
+        direction = world @ rotation_z(placed.rotation).transpose(1, 2) / placed.scale[:, None]
         direction = torch.where(direction.abs() < 1e-6, direction.new_tensor(1e-6), direction)  # parallel to a face
         faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
         near = faces.amin(0).amax(-1).clamp_min(0)
