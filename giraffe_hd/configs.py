@@ -82,7 +82,8 @@ class GeneratorConfig:
     features: int = 48
     """Channels of the rendered feature map."""
     object_channels: tuple[int, ...] = (48, 24)
-    """Channels of the object's renderer at `rays` and each doubling."""
+    """Channels of the object's renderer at `rays`, then after each of its blocks: the last ones double the size as
+    often as the picture needs, those before keep it."""
     mask_channels: int = 16
     background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
     """Channels of the background at 4, 8, 16, ... pixels."""
@@ -92,9 +93,10 @@ class GeneratorConfig:
     """Layers of the object's renderer that the shape code styles; the look styles the rest."""
 
     def __post_init__(self) -> None:
-        if self.rays * 2 ** (len(self.object_channels) - 1) != self.resolution:
+        most = len(self.object_channels) - 1
+        if self.resolution not in [self.rays * 2**k for k in range(most + 1)]:
             raise ValueError(
-                f"{self.rays} rays doubled {len(self.object_channels) - 1} times do not make {self.resolution} pixels; "
+                f"{self.rays} rays doubled at most {most} times do not make {self.resolution} pixels; "
                 f"change generator.rays or the number of generator.object_channels"
             )
         if 4 * 2 ** (len(self.background_channels) - 1) != self.resolution:
@@ -102,6 +104,11 @@ class GeneratorConfig:
                 f"a background of {len(self.background_channels)} layers is not {self.resolution} pixels wide; "
                 f"give log2(resolution) - 1 generator.background_channels"
             )
+
+    @property
+    def doublings(self) -> int:
+        """How often the map of rays is doubled to make the picture."""
+        return (self.resolution // self.rays).bit_length() - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,8 +56,8 @@ class Generator(types.Generator):
         self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
         self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density)
         self.head = EqualLinear(c.field_dim, c.features)  # applied once a ray
-        self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim)
-        self.mask = MaskHead(c.features, c.mask_channels, len(c.object_channels) - 1)
+        self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim, c.doublings)
+        self.mask = MaskHead(c.features, c.mask_channels, c.doublings)
         self.horizon = EqualLinear(1, c.w_dim)  # camera elevation into the background's styles
         self.background = BackgroundRenderer(c.background_channels, c.w_dim, c.background_shape_layers)
 

@@ -42,9 +42,12 @@ def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
 
 
 class ObjectRenderer(nn.Module):
-    """Feature map to RGB: a few convolutions only, so that what a view shows comes from 3D and not from this net."""
+    """Feature map to RGB: a few convolutions only, so that what a view shows comes from 3D and not from this net.
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], style_dim: int) -> None:
+    The last `doublings` of its blocks double the size.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], style_dim: int, doublings: int) -> None:
         super().__init__()
         self.first = StyledConv(in_channels, channels[0], style_dim)
         self.blocks = nn.ModuleList(
@@ -52,6 +55,7 @@ class ObjectRenderer(nn.Module):
         )
         self.to_rgb = ToRGB(channels[-1], style_dim)
         self.n_layers = 1 + 2 * len(self.blocks)
+        self.doublings = doublings
 
     def forward(
         self,
@@ -67,7 +71,8 @@ class ObjectRenderer(nn.Module):
 
         x = self.first(features, style(0))
         for i, (before, after) in enumerate(self.blocks):  # type: ignore[misc]
-            x = after(double(before(x, style(2 * i + 1))), style(2 * i + 2))
+            x = before(x, style(2 * i + 1))
+            x = after(double(x) if i >= len(self.blocks) - self.doublings else x, style(2 * i + 2))
         return torch.tanh(self.to_rgb(x, style(self.n_layers)).float())
 
 

@@ -96,8 +96,8 @@ class GeneratorConfig:
     """Instead of a trunk of `encoder_dim`, one as the image critic's, which can begin as the critic; its channels at
     half the side of what it reads and each halving after."""
     one_shape: bool = False
-    """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with one drawn by its
-    share: shapes become kinds that are there, as cluster means do."""
+    """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with the better of two
+    drawn by their shares: shapes become kinds that are there, as cluster means do."""
     encoder_side: int = 64
     """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
@@ -161,6 +161,10 @@ class LossConfig:
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
     rebuilt_to_pose: float = 1.0
     """Share of that term's gradient that reaches z: pixels may pull a turn the wrong way round."""
+    rival: float = 0.5
+    """With `one_shape`: the encoders' preference for that better shape over the worse one (paper: none)."""
+    told_pose: float = 0.0
+    """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
     rebuild_since: int = 1_000
     """Pictures after which that begins."""
     box_fit: float = 1.0
@@ -245,7 +249,9 @@ CARS_64 = TrainConfig(
         encoder_channels=(64, 96, 160, 224),
         one_shape=True,
     ),
-    losses=LossConfig(r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.25, 0.25), code_z=25.0, rebuilt_to_pose=0.0),
+    losses=LossConfig(
+        r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.25, 0.25), code_z=25.0, rebuilt_to_pose=0.0, told_pose=25.0
+    ),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,
     feature_since=30_000,

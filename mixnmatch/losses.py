@@ -130,12 +130,12 @@ def box_fit(mask: Mask, boxes: Boxes) -> Scalar:
     return rows + (mask.amax(2) - target.amax(2)).abs().mean()
 
 
-def likeness(painted: Image, real: Image) -> Scalar:
-    """Return the mean absolute difference of pixels, at full size and halved twice."""
-    total = (painted - real).abs().mean()
+def unlike(painted: Image, real: Image) -> Float[Tensor, " n"]:
+    """Return the mean absolute difference of each picture's pixels, at full size and halved twice."""
+    total = (painted - real).abs().mean((1, 2, 3))
     for _ in range(2):
         painted, real = F.avg_pool2d(painted, 2), F.avg_pool2d(real, 2)
-        total = total + (painted - real).abs().mean()
+        total = total + (painted - real).abs().mean((1, 2, 3))
     return total
 
 
@@ -144,12 +144,10 @@ def share_gradient(x: Tensor, share: float) -> Tensor:
     return x * share + x.detach() * (1 - share)
 
 
-def drawn_kind(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Float[Tensor, "n kinds"]:
-    """Return one kind a row, drawn by its shares, as 1 among zeros; the gradient is that of the shares (Gumbel-max with
-    a straight-through estimate, Jang et al. 2017 Sec. 2.2)."""
+def rivals(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Int[Tensor, "n 2"]:
+    """Return two different kinds a row, drawn by its shares without replacement (Gumbel top-2, Kool et al. 2019)."""
     noise = -rand(*shares.shape, rng=rng).clamp(1e-9, 1 - 1e-7).log().neg().log().to(shares.device)
-    kind = F.one_hot((shares.detach().clamp_min(1e-9).log() + noise).argmax(1), shares.shape[1])
-    return kind + (shares - shares.detach())
+    return (shares.detach().clamp_min(1e-9).log() + noise).topk(2, dim=1).indices
 
 
 def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:

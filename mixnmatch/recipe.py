@@ -26,16 +26,16 @@ from mixnmatch.losses import (
     clay,
     containment,
     critic_loss,
-    drawn_kind,
     gradient_penalty,
     inside,
     jitter,
-    likeness,
     outline,
     painter_loss,
     relief,
+    rivals,
     share_gradient,
     shrunk,
+    unlike,
     weighted_mean,
 )
 from training.augment import KINDS, AdaptiveChance, augment
@@ -60,6 +60,8 @@ class Shared:
     """The first painted objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
     encoded: dict[str, Tensor] | None
     """What the encoders say of the real pictures; None before the pair critic needs it."""
+    photo_pose: Tensor | None = None
+    """What the image critic reads of their poses."""
 
 
 class Recipe:
@@ -323,7 +325,7 @@ class Recipe:
 
     def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Real pictures against finished ones."""
-        real, _ = self.judge(batch.image, step)
+        real, self.now.photo_pose = self.judge(batch.image, step)
         painted, read = self.judge(self.now.layers.image.detach(), step)
         if self.adaptive is not None:
             self.gauges = self.adaptive.update(real)
@@ -389,7 +391,7 @@ class Recipe:
             "image": weights.image * painter_loss(logits),
         }
         terms |= self.pose_losses(read, self.now.alone, step)
-        terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step)
+        terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step) | self.told_pose()
         if step.images >= weights.rebuild_since:
             terms |= self.rebuilt(batch, step)
         ramp = step.ramp(*weights.pair_ramp)
@@ -456,6 +458,20 @@ class Recipe:
             "code_z_background": 0.5 * weights.code_b * squares(raw["z_background"], codes.z_background) / count,
         }
 
+    def told_pose(self) -> dict[str, Tensor]:
+        """Return how far the poses that the encoders read from photos are from what the image critic reads.
+
+        Paper: none; here the critic, which has seen every painted picture with its pose, tells them of real ones.
+        """
+        told, encoded = self.now.photo_pose, self.now.encoded
+        if not self.losses.told_pose or told is None or encoded is None:
+            return {}
+        pose = self.config.generator.pose
+        told = told.detach().clamp(-1, 1)
+        if pose.kind == "turn":
+            told = torch.cat([F.normalize(told[:, :2], dim=1), told[:, 2:]], 1)
+        return {"told_pose": self.losses.told_pose * (placing(encoded["z"], pose) - told).square().mean()}
+
     def rebuilt(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return how far half of the real pictures are from what is painted from the codes read from them.
 
@@ -464,23 +480,39 @@ class Recipe:
         """
         weights, n = self.losses, (batch.image.shape[0] + 1) // 2
         image = batch.image[:n]
+        painter = self.generator
         with self.precision():
-            painter = self.generator
             raw = (
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
-            codes = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)})
-            if self.config.generator.one_shape:
-                codes = replace(codes, p=drawn_kind(codes.p, step.rng))
+        codes, terms = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)}), {}
+        if painter.config.one_shape:
+            better, worse = self.likelier(image, codes, step)
+            codes = replace(codes, p=F.one_hot(better, codes.p.shape[1]).float())
+            lead = (raw["p"].gather(1, better[:, None]) - raw["p"].gather(1, worse[:, None]))[:, 0]
+            terms["rival"] = weights.rival * F.softplus(-lead).mean()
+        with self.precision():
             layers = painter(codes)
         painted = layers.image
-        terms = {}
         if batch.box is not None:
             object_box = inside(batch.box[:n], image.shape[-1])
             seen = 1 - layers.mask
             painted = painted - object_box * seen * (layers.background - layers.background.detach())
             terms["box_fit"] = weights.box_fit * box_fit(layers.parent_mask, batch.box[:n])
-        return terms | {"rebuilt": weights.rebuilt * likeness(painted, image)}
+        return terms | {"rebuilt": weights.rebuilt * unlike(painted, image).mean()}
+
+    @torch.no_grad()
+    def likelier(self, image: Image, codes: Codes, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the better and the worse of two shapes, drawn by the photos' shares, at rebuilding each photo.
+
+        Paper: none; here the encoders' classes and the painter's shapes settle as clusters and their means do.
+        """
+        pair = rivals(codes.p, step.rng)
+        kinds = F.one_hot(pair, codes.p.shape[1]).float()
+        with self.precision():
+            both = [self.generator(replace(codes, p=kinds[:, i])).image for i in (0, 1)]
+        off = torch.stack([unlike(painted, image) for painted in both], 1)
+        return pair.gather(1, off.argmin(1, keepdim=True))[:, 0], pair.gather(1, off.argmax(1, keepdim=True))[:, 0]
 
     # Second stage: feature mode
 
@@ -509,7 +541,7 @@ class Recipe:
         terms = {
             "l1": weights.feature * F.l1_loss(read.float(), self.now.feature.float()),
             "critic": weights.feature_critic * painter_loss(logits),
-            "rebuilt": weights.feature_rebuilt * likeness(layers.image, batch.image[:n]),
+            "rebuilt": weights.feature_rebuilt * unlike(layers.image, batch.image[:n]).mean(),
         }
         if batch.box is not None:
             terms["box_fit"] = weights.feature_rebuilt * box_fit(layers.parent_mask, batch.box[:n])

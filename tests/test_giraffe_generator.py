@@ -181,3 +181,20 @@ def test_damaged_generator_files_are_refused(generator, tmp_path):
 def test_config_with_sizes_that_do_not_fit_is_refused():
     with pytest.raises(ValueError, match="do not make"):
         replace(GeneratorConfig(), rays=16)
+    with pytest.raises(ValueError, match="do not make"):
+        replace(GeneratorConfig(), rays=128)
+
+
+def test_as_many_rays_as_pixels_draw_the_same_object_finer():
+    torch.manual_seed(0)
+    coarse = Generator(GeneratorConfig()).requires_grad_(False)
+    fine = Generator(replace(coarse.config, rays=64)).requires_grad_(False)
+    fine.load_state_dict(coarse.state_dict())  # no weight more or less
+    codes = draw(coarse, n=4)
+    a, b = coarse(codes), fine(codes)
+    assert b.alpha.shape == b.mask.shape == a.mask.shape
+    assert b.image.shape == a.image.shape
+    both = (a.mask > 0.5) & (b.mask > 0.5)
+    assert both.sum() > 0.9 * ((a.mask > 0.5) | (b.mask > 0.5)).sum()
+    halved = torch.nn.functional.avg_pool2d(b.alpha, 2)
+    assert (halved - a.alpha).abs().mean() < 0.01

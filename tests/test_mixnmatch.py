@@ -474,3 +474,44 @@ def test_pixels_pull_at_the_pose_as_far_as_told(share):
     assert texture is not None
     assert texture.abs().max() > 0
     assert (pose.abs().max() > 0) == (share > 0)
+
+
+def test_of_two_shapes_the_one_that_rebuilds_the_photo_is_likelier():
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
+    codes = recipe.generator.sample(12, torch.Generator().manual_seed(1))
+    photos = recipe.generator(codes).image
+    true = codes.p.argmax(1)
+    other = (true + 1) % TURN.n_shapes
+    between = (codes.p + torch.nn.functional.one_hot(other, TURN.n_shapes)) / 2
+    better, worse = recipe.likelier(photos, replace(codes, p=between), at(0))
+    assert torch.equal(better, true)
+    assert torch.equal(worse, other)
+
+
+def test_encoders_come_to_prefer_the_better_shape(monkeypatch):
+    recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
+    recipe.begin(batch(), at(3))
+    logits = torch.tensor([[2.0, 0.0, -1.0]]).repeat(4, 1)
+    assert recipe.now.encoded is not None
+    recipe.shared = replace(recipe.now, encoded=recipe.now.encoded | {"p": logits})
+    zero, one = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)
+    for better, worse, expected in ((zero, one, math.log1p(math.exp(-2))), (one, zero, math.log1p(math.exp(2)))):
+        monkeypatch.setattr(recipe, "likelier", lambda *_, pair=(better, worse): pair)
+        term = recipe.rebuilt(batch(), at(3))["rival"]
+        assert term.item() == pytest.approx(recipe.losses.rival * expected, rel=1e-5)
+
+
+def test_the_critic_tells_the_encoders_the_pose_of_photos():
+    recipe = Recipe(tiny(TURN), torch.device("cpu"))
+    recipe.begin(batch(), at(3))
+    assert recipe.told_pose() == {}  # the critic has not looked yet
+    assert recipe.now.encoded is not None
+    z = torch.zeros(4, TURN.z_dim)
+    z[:, 0] = 3  # facing along the first axis, all else in the middle
+    told = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0, 7.0]]).repeat(4, 1)  # along the second, the last number at its end
+    recipe.shared = replace(recipe.now, encoded=recipe.now.encoded | {"z": z}, photo_pose=told)
+    assert recipe.told_pose()["told_pose"].item() == pytest.approx(recipe.losses.told_pose * 3 / 6)
+    recipe.image_critic(batch(), at(3))
+    assert recipe.now.photo_pose is not None
+    assert recipe.now.photo_pose.shape == (4, TURN.pose.placed)

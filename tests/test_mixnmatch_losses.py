@@ -123,12 +123,11 @@ def test_box_fit_by_hand():
     assert losses.box_fit(column, boxes).item() == pytest.approx(0.25)
 
 
-def test_likeness_by_hand():
+def test_unlike_by_hand():
     checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(1, 3, 4, 4)
     flat = torch.zeros(1, 3, 4, 4)
-    assert losses.likeness(flat, flat) == 0
-    assert losses.likeness(checks, flat).item() == pytest.approx(1.0)  # gone once halved
-    assert losses.likeness(flat + 0.5, flat).item() == pytest.approx(1.5)
+    off = losses.unlike(torch.cat([flat, checks, flat + 0.5]), flat.expand(3, -1, -1, -1))
+    torch.testing.assert_close(off, torch.tensor([0.0, 1.0, 1.5]))  # checks are gone once halved
 
 
 def test_relief_knows_no_brightness_no_colour_and_no_background():
@@ -159,11 +158,10 @@ def test_outline_by_hand():
     assert losses.outline(mask, 0.0).item() == pytest.approx(24 / 12**0.5)
 
 
-def test_drawn_kinds_follow_their_shares_and_pass_the_gradient_on():
-    shares = torch.tensor([[0.7, 0.2, 0.1]]).repeat(20_000, 1).requires_grad_()
-    kinds = losses.drawn_kind(shares, torch.Generator().manual_seed(0))
-    assert set(kinds.detach().unique().tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(kinds.mean(0), torch.tensor([0.7, 0.2, 0.1]), atol=0.01, rtol=0)
-    kinds[:, 1].sum().backward()
-    assert shares.grad is not None
-    assert torch.equal(shares.grad[0], torch.tensor([0.0, 1.0, 0.0]))
+def test_rivals_follow_their_shares_and_are_two():
+    pair = losses.rivals(torch.tensor([[0.7, 0.2, 0.1]]).repeat(20_000, 1), torch.Generator().manual_seed(0))
+    assert (pair[:, 0] != pair[:, 1]).all()
+    first = pair[:, 0].bincount(minlength=3) / len(pair)
+    torch.testing.assert_close(first, torch.tensor([0.7, 0.2, 0.1]), atol=0.01, rtol=0)
+    both = ((pair == 0).any(1) & (pair == 1).any(1)).float().mean()  # 0.7 * 0.2 / 0.3 + 0.2 * 0.7 / 0.8
+    assert both.item() == pytest.approx(0.6417, abs=0.01)
