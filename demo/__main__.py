@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class Demo:
     """Serve the page with the knobs."""
 
-    checkpoint: list[Path] = field(default_factory=list)
+    checkpoint: tyro.conf.UseAppendAction[list[Path]] = field(default_factory=list)
     """A generator's .safetensors file; may be given again for more. Without it, all that are bundled."""
     port: int = 7860
     """If it is taken, the next free one."""

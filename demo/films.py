@@ -34,8 +34,8 @@ Frame = Callable[[], Image]
 Kind = Literal["mp4", "webp", "gif", "png"]
 """A film, or `png`: all of its pictures on one sheet."""
 MAX_FRAMES = 120
-MOST_PIXELS = 1920 * 1080
-"""Reference videos with more pixels a frame are refused."""
+MOST_PIXELS = 1920 * 1088
+"""Reference videos with more pixels a frame are refused; decoders round sides up to 16."""
 VIDEO_SIDE = 256
 """Their centre squares are read at this size."""
 

@@ -110,7 +110,9 @@ def load_model(path: Path, device: str) -> Model:
         generator.memory = Memory()
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Model(name=path.stem, generator=generator, card=read_card(path), sha256=sha256)
+    run_file = path.stem in ("generator", "best")  # all runs have these: named by their folder
+    name = f"{path.resolve().parent.name}-{path.stem}" if run_file else path.stem
+    return Model(name=name, generator=generator, card=read_card(path), sha256=sha256)
 
 
 def bundled() -> list[Path]:

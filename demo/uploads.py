@@ -16,6 +16,8 @@ from .shelf import Model
 
 VIEW = 640
 """Longest side in pixels of the photo in the crop tool."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+"""The box of "Whole photo"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +61,8 @@ def cut(
 ) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
     """Return the photo to show, the object's box, and the square that the generator sees.
 
-    Without a box, the object is looked for where the generator learned from objects, or where `find` asks for it; else
-    the box is the photo's centre square.
+    Of a box over the whole photo, nothing is added around. Without a box, the object is looked for where the generator
+    learned from objects, or where `find` asks for it; else the box is the photo's centre square.
     """
     picture = open_picture(data, name=name)
     view = picture.copy()
@@ -68,7 +70,7 @@ def cut(
     margin = margin_of(model.card)
     if box is not None or find or margin is not None:
         box = checked(box) if box is not None else propose_box(view)
-        square = square_crop(picture, box, margin=margin or LOOSE)
+        square = square_crop(picture, box, margin=1.0 if box == WHOLE else margin or LOOSE)
     else:
         left, top, side = square_region(*picture.size, None)
         square = square_crop(picture, None)

@@ -48,8 +48,10 @@ class Scenes:
         codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
         for setting in self.set:
             name, equals, value = setting.partition("=")
+            if not equals:
+                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; {setting!r} came")
             try:
-                codes = generator.set(codes, name, float(value) if equals else None)
+                codes = generator.set(codes, name, float(value))
             except ValueError as error:
                 raise ValueError(f"--set {setting}: {error}") from error
         return generator, codes
@@ -106,20 +108,19 @@ class Sweep(Scenes):
             raise ValueError(f"--steps is {self.steps}; a sweep needs at least 2")
         generator, codes = self.load()
         film = self.out.suffix.lower() in FILMS and not self.still
-        knob = {knob.name: knob for knob in generator.knobs}.get(self.knob)
-        if knob is not None and knob.kind == "seed":
+        knob = generator.knob(self.knob)
+        if knob.kind == "seed":
             scenes = self._codes(generator, codes, loop=film)
             span: dict[str, Any] = {"mode": self.mode}
         else:
-            low, high = self._range(knob, generator, codes)
+            low, high = self._range(knob)
             scenes = [generator.set(codes, self.knob, v) for v in values(low, high, self.steps, loop=film, knob=knob)]
             span = {"low": low, "high": high}
         write(self.pictures(generator, scenes), self.out, len(scenes), self.fps, film=film)
         return {"out": str(self.out), "knob": self.knob, **span, "scenes": self.n, "frames": len(scenes)}
 
-    def _range(self, knob: Knob | None, generator: Generator, codes: Codes) -> tuple[float, float]:
-        if knob is None:
-            generator.set(codes, self.knob, 0.0)  # says which knobs there are, if this is none
+    def _range(self, knob: Knob) -> tuple[float, float]:
+        if knob.low == knob.high:
             if self.low is None or self.high is None:
                 raise ValueError(f"training held {self.knob} still, so it has no range; give --low and --high")
             return self.low, self.high

@@ -102,7 +102,10 @@ class FitPrior:
         n = min(self.n, len(pictures))
         before = config.generator.pose
         with torch.no_grad():
-            read = torch.cat([critic.eval()(batch.image)[1] for batch in pictures.batches(n, 64)])
+            shown = [batch.image for batch in pictures.batches(n, 64)]
+            if config.data.flip:
+                shown += [image.flip(3) for image in shown]  # as in training
+            read = torch.cat([critic.eval()(image)[1] for image in shown])
         pose = fitted(before, read.float())
         made = json.loads(about.read_text(encoding="utf-8"))
         made |= {"pose_before": made.get("pose", asdict(before)), "pose": asdict(pose)}

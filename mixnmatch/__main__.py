@@ -28,6 +28,8 @@ from training.pictures import FILMS, side_by_side, write_animation, write_sheet
 from training.types import Image, repeat
 from training.walks import between
 
+log = logging.getLogger(__name__)
+
 Factor = Literal["background", "pose", "shape", "texture"]
 FACTORS: tuple[Factor, ...] = ("background", "pose", "shape", "texture")
 Mode = Literal["code", "feature"]
@@ -82,6 +84,8 @@ class Mix(Photos):
         photos = {name: path for name in FACTORS if (path := getattr(self, name)) is not None}
         if self.mode == "feature" and self.shape is None:
             raise ValueError("feature mode takes pose and shape from the photo given as --shape; none came")
+        if self.mode == "feature" and photos.pop("pose", None) is not None:
+            log.warning("feature mode takes the pose from the photo given as --shape: --pose is left out")
         cut = self.cutter(list(photos.values()))
         generator = cut.generator
         codes = generator.sample(1, torch.Generator().manual_seed(self.seed))

@@ -166,7 +166,7 @@ class LossConfig:
     told_pose: float = 0.0
     """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
     rebuild_since: int = 1_000
-    """Pictures after which that begins."""
+    """Pictures after which photos are rebuilt (`rebuilt`, `rival`)."""
     box_fit: float = 1.0
     """The mask painted from a real picture's codes against that picture's box (paper: none)."""
     clay: float = 0.5

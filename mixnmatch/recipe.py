@@ -5,7 +5,6 @@ One forward pass of the painter and one of the encoders a step; every phase read
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +60,7 @@ class Shared:
     encoded: dict[str, Tensor] | None
     """What the encoders say of the real pictures; None before the pair critic needs it."""
     photo_pose: Tensor | None = None
-    """What the image critic reads of their poses."""
+    """What the image critic reads of their poses, once it has looked."""
 
 
 class Recipe:
@@ -92,8 +91,8 @@ class Recipe:
         self.networks.to(device)
         self.shared: Shared | None = None
         self.rates: list[Rates] = []
-        self.object_only: dict[str, Any]
-        """What the painter's optimiser knows of the object's parameters."""
+        self.painter: torch.optim.Optimizer
+        """Its last group are the object's parameters."""
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
 
@@ -175,9 +174,10 @@ class Recipe:
             [generator.background, generator.parent, generator.child, generator.encoders, nets["readers"]]
         )
         solid = nn.ModuleList([generator.parent.space, generator.parent.embed, generator.child])
-        painter = adam(first, apart=solid)
-        self.object_only = painter.param_groups[-1]
-        phases.append(Phase(name="generator", network=first, optimizer=painter, losses=self.first_stage, until=until))
+        self.painter = adam(first, apart=solid)
+        phases.append(
+            Phase(name="generator", network=first, optimizer=self.painter, losses=self.first_stage, until=until)
+        )
         phases.append(
             Phase(
                 name="feature_critic",
@@ -206,7 +206,7 @@ class Recipe:
         end = self.config.loop.images
         slow_down(self.rates, round(self.config.decay_since * end), end, step)
         if step.images < self.config.object_since:
-            self.object_only["lr"] = 0.0
+            self.painter.param_groups[-1]["lr"] = 0.0
         codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
         painter.requires_grad_(learns)
@@ -391,7 +391,7 @@ class Recipe:
             "image": weights.image * painter_loss(logits),
         }
         terms |= self.pose_losses(read, self.now.alone, step)
-        terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step) | self.told_pose()
+        terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step) | self.told_pose(batch, step)
         if step.images >= weights.rebuild_since:
             terms |= self.rebuilt(batch, step)
         ramp = step.ramp(*weights.pair_ramp)
@@ -458,15 +458,16 @@ class Recipe:
             "code_z_background": 0.5 * weights.code_b * squares(raw["z_background"], codes.z_background) / count,
         }
 
-    def told_pose(self) -> dict[str, Tensor]:
+    def told_pose(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return how far the poses that the encoders read from photos are from what the image critic reads.
 
         Paper: none; here the critic, which has seen every painted picture with its pose, tells them of real ones.
         """
-        told, encoded = self.now.photo_pose, self.now.encoded
-        if not self.losses.told_pose or told is None or encoded is None:
+        encoded, pose = self.now.encoded, self.config.generator.pose
+        if not self.losses.told_pose or not self.reads_pose or encoded is None:
             return {}
-        pose = self.config.generator.pose
+        with torch.no_grad():
+            told = self.judge(batch.image, step)[1] if self.now.photo_pose is None else self.now.photo_pose
         told = told.detach().clamp(-1, 1)
         if pose.kind == "turn":
             told = torch.cat([F.normalize(told[:, :2], dim=1), told[:, 2:]], 1)

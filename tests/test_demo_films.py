@@ -1,8 +1,10 @@
 """Films and sheets: what moves, what stays, how they close; files that open; videos to follow."""
 
 import json
+import subprocess
 from pathlib import Path
 
+import imageio_ffmpeg
 import PIL.Image
 import pytest
 import torch
@@ -104,6 +106,13 @@ def test_a_strip_is_one_picture(tmp_path: Path):
     films.write(tmp_path / "strip.png", drawn(films.turntable(BLOCKS, STILL, 6)), "png", columns=3)
     with PIL.Image.open(tmp_path / "strip.png") as sheet:
         assert sheet.size == (3 * 64 + 4, 2 * 64 + 2)
+
+
+def test_an_upright_film_in_full_size_can_be_read(tmp_path: Path):
+    film = tmp_path / "upright.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "testsrc=size=1080x1920:rate=12"]
+    subprocess.run([*command, "-t", "0.5", "-pix_fmt", "yuv420p", str(film)], check=True)
+    assert len(films.photos_of(film, 4)) == 4
 
 
 def test_a_file_that_is_no_video_gets_one_sentence(tmp_path: Path):

@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+import tyro
 
 from demo.__main__ import Demo, free_port, main
+from demo.shelf import Shelf, load_model
 from giraffe_hd.configs import GeneratorConfig
 from giraffe_hd.generator import Generator
 from training.checkpoint import save_generator
@@ -61,6 +63,18 @@ def test_it_serves_a_file_of_ones_own_and_leaves_nothing_behind(tmp_path: Path):
 def test_what_cannot_be_served_is_said_before_anything_starts(arguments, says):
     with pytest.raises(ValueError, match=says):
         main(Demo(**arguments))
+
+
+def test_several_checkpoints_are_given_one_by_one_and_runs_are_named_by_their_folders(tmp_path: Path):
+    files = [tmp_path / run / "generator.safetensors" for run in ("cars", "mix")]
+    for file in files:
+        save_generator(file, Generator(GeneratorConfig()))
+    given = tyro.cli(Demo, args=[word for file in files for word in ("--checkpoint", str(file))])
+    assert given.checkpoint == files
+    assert [model.name for model in Shelf([load_model(file, "cpu") for file in files])] == [
+        "cars-generator",
+        "mix-generator",
+    ]
 
 
 def test_a_taken_port_gives_way_to_the_next():

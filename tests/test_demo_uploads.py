@@ -59,6 +59,14 @@ def test_a_generator_of_whole_pictures_gets_the_centre_square():
     assert np.abs(np.asarray(crop)[0, 0].astype(int) - 150).max() < 12
 
 
+@pytest.mark.parametrize("model", [CLOSE, WHOLE], ids=["close", "whole"])
+def test_of_a_whole_photo_nothing_is_added_around(model):
+    square = photo().crop((0, 0, 150, 150))
+    _, box, crop = cut(model, as_file(square), "p", (0, 0, 1, 1))
+    assert box == (0, 0, 1, 1)
+    assert np.array_equal(np.asarray(crop), np.asarray(square.resize((64, 64), PIL.Image.Resampling.BICUBIC)))
+
+
 def test_the_object_is_found_where_one_asks_for_it():
     assert cut(WHOLE, as_file(photo()), "p", None, find=True)[1] == pytest.approx(
         (0.3, 40 / 150, 0.7, 110 / 150), abs=0.03

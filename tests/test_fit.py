@@ -9,11 +9,13 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from torch import nn
 
 from giraffe_hd.__main__ import main
 from giraffe_hd.configs import CARS_64, PHOTOS_64, VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.fit import fitted
 from giraffe_hd.generator import Generator, pose_targets
+from training.critic import Critic
 from training.data import prepare
 from training.data.folder import DataConfig, PictureSet
 from training.loop import LoopConfig, train
@@ -82,6 +84,16 @@ def test_a_person_at_a_terminal_is_asked(tmp_path, monkeypatch, answers, views):
     assert json.loads((tmp_path / "set" / "set.json").read_text())["views"] == views
 
 
+def test_an_answer_that_never_comes_loses_nothing(tmp_path, monkeypatch):
+    def ended(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", ended)
+    prepare.Prepare(source=photos(tmp_path / "photos"), out=tmp_path / "set", size=16).run()
+    assert json.loads((tmp_path / "set" / "set.json").read_text())["views"] == "all-sides"
+
+
 def test_a_run_fits_the_prior_of_its_set(tmp_path, capsys):
     data = tmp_path / "set"
     prepare.Prepare(source=photos(tmp_path / "photos"), out=data, size=16, views="front").run()
@@ -95,7 +107,14 @@ def test_a_run_fits_the_prior_of_its_set(tmp_path, capsys):
         discriminator=DiscriminatorConfig(channels=(8, 10)),
     ).suited(json.loads((data / "set.json").read_text()))
     train(small, data, tmp_path / "run")
+    looked: list[torch.Tensor] = []
+    watch = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, given: looked.append(given[0]) if isinstance(module, Critic) else None
+    )
     assert main(["fit-prior", str(tmp_path / "run"), "--data", str(data)]) == 0
+    watch.remove()
+    shown = torch.cat(looked)
+    assert torch.equal(shown[: len(shown) // 2].flip(3), shown[len(shown) // 2 :])  # mirrored too, as in training
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     made = json.loads((data / "set.json").read_text())
     assert 1 < said["photos"] == len(PictureSet(data, DataConfig(size=16))) < 20

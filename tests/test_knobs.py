@@ -11,7 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.metrics.fits import circle_fit, explained_spread, line_fit, turns, wrap
-from training.metrics.knobs import KnobReport, Readings, changed_share, iou, look_histogram, measure_knobs, read_masks
+from training.metrics.knobs import (
+    KnobReport,
+    Readings,
+    _following,
+    changed_share,
+    iou,
+    look_histogram,
+    measure_knobs,
+    read_masks,
+)
 from training.types import Generator, Image, Knob, Mask
 
 SIDE = 48
@@ -161,6 +170,20 @@ def test_a_knob_that_turns_backwards_from_elsewhere_is_read_as_such() -> None:
     assert found.error < 0.1
     assert report("backwards").turns is not None
     assert report("backwards").turns.closed == 1  # type: ignore[union-attr]
+
+
+def test_where_the_camera_goes_round_too_the_rotation_is_the_rest_of_what_is_seen() -> None:
+    class Panned(Toy):
+        def set(self, codes: Codes, name: str, value: Any) -> Codes:
+            return super().set(codes, "kind" if name == "azimuth" else name, value)
+
+        def forward(self, codes: Codes) -> Layers:
+            return super().forward(replace(codes, rotation=codes.rotation + codes.kind))
+
+    toy = Panned().eval()
+    pose = (toy.knob("rotation"), Knob(name="azimuth", label="Camera", kind="range", low=-60, high=60))
+    rotation = _following(toy, pose, read, 48, torch.Generator().manual_seed(0))[0][0]
+    assert rotation.fit.error < 1
 
 
 def test_full_turns_close_only_if_every_step_is_right() -> None:

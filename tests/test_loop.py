@@ -196,6 +196,57 @@ def test_a_full_disk_stops_the_writing_only(config, pictures, tmp_path, monkeypa
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "full"))
 
 
+def test_a_full_disk_stops_the_log_only(config, pictures, tmp_path, monkeypatch, caplog):
+    """Lines of the log and of TensorBoard find no room at first: the run ends as it would have, and later ones do."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    config = replace(config, loop=replace(config.loop, log_every=1))
+    train(config, pictures, tmp_path / "whole", device="cpu")
+    right, calls = SummaryWriter.add_scalar, []
+
+    def full_at_first(self: Any, *args: Any) -> None:
+        calls.append(self)
+        if len(calls) <= 2:
+            raise OSError(28, "No space left on device")
+        right(self, *args)
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full_at_first)
+    train(config, pictures, tmp_path / "full", device="cpu")
+    assert "could not write the log at 4 pictures" in caplog.text
+    assert len(set(calls)) == 3  # a writer that failed is not used again
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "full"))
+    (tmp_path / "no room").mkdir()
+    (tmp_path / "no room" / "log.jsonl").symlink_to("/dev/full")
+    train(config, pictures, tmp_path / "no room", device="cpu")
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "no room"))
+
+
+def test_a_run_of_other_networks_is_refused_and_left_as_it_is(config, pictures, tmp_path):
+    train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
+    before = (tmp_path / "config.json").read_bytes()
+    other = replace(config, generator=replace(config.generator, field_dim=24))
+    with pytest.raises(ValueError, match=r"other networks than asked for .* another folder"):
+        train(other, pictures, tmp_path, device="cpu")
+    assert (tmp_path / "config.json").read_bytes() == before
+    train(replace(config, augment_target=0.6), pictures, tmp_path, device="cpu")  # that can be had at any time
+    train(replace(config, loop=replace(config.loop, images=36)), pictures, tmp_path, device="cpu")
+
+
+def test_a_run_gone_on_with_learns_at_the_rate_asked_for(config, pictures, tmp_path):
+    train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
+    run = Run(replace(config, lr=0.25), tmp_path, torch.device("cpu"))
+    assert run.resume()
+    for optimizer in run.optimizers().values():
+        assert optimizer.param_groups[0]["lr"] == 0.25
+        assert optimizer.state  # moments are those of the run
+
+
+def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
+    for _ in range(2):
+        train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
+    assert "has seen its 8 pictures; give more --loop.images" in caplog.text
+
+
 def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("training.loop.PictureSet", partial(PictureSet, memory=0))  # read in every step
     train(config, pictures, tmp_path / "whole", device="cpu")
@@ -220,6 +271,14 @@ def test_figures_are_logged_and_the_best_generator_is_kept(config, pictures, tmp
     assert (card["images_seen"], card["figures"]) == (16, {"rotation_error": 5.0})
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["figures/rotation_error"] for line in lines if "figures/rotation_error" in line] == [9, 5, 7]
+
+
+def test_a_figure_that_is_none_keeps_no_best_and_training_goes_on(config, pictures, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("training.metrics.report.quick_figures", lambda *args, **options: {"scale_error": 9.0})
+    loop = replace(config.loop, images=8, figures_every=8, best_by="rotation_error")
+    train(replace(config, loop=loop), pictures, tmp_path, device="cpu")
+    assert "loop.best_by is 'rotation_error', this generator's figures are scale_error" in caplog.text
+    assert not (tmp_path / "best.safetensors").exists()
 
 
 def test_figures_of_a_real_generator_are_taken(config, pictures, tmp_path):

@@ -55,7 +55,9 @@ def test_mix_of_four_photos(checkpoint, pictures, tmp_path, capsys, mode):
     assert main(["mix", "--checkpoint", checkpoint, "--out", str(out), "--mode", mode, "--layers", *slots]) == 0
     assert size(out) == (32, 32)
     assert (tmp_path / "mix-parent-mask.png").is_file()
-    assert len(said(capsys)["files"]) == 6
+    found = said(capsys)
+    assert len(found["files"]) == 6
+    assert ("pose" in found["photos"]) == (mode == "code")  # else it comes with the shape
 
 
 def test_feature_mode_without_a_shape_says_so(checkpoint, tmp_path, capsys):

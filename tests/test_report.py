@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from tests.toys import Blocks, BlocksConfig, Patches
+from training.data.folder import DataConfig
 from training.metrics import report as report_module
-from training.metrics.report import Evaluate, quick_figures
+from training.metrics.report import Evaluate, held_out, quick_figures
 from training.pictures import to_pil
 from training.types import Generator
 
@@ -184,6 +185,22 @@ def test_pictures_held_out_are_found_by_any_name_and_distances_go_where_there_ar
     assert found["distances"]["FD-small"] > 0
     with pytest.raises(ValueError, match="dev"):
         replace(command, split="dev").run()
+
+
+def test_a_damaged_picture_held_out_is_said_and_not_passed_over(data: Path) -> None:
+    config = DataConfig(size=64)
+    found = held_out(data, config)
+    assert found is not None
+    assert found[1] == "test"
+    victim = data / "images" / found[0].files[0]
+    victim.write_bytes(victim.read_bytes()[:40])
+    with pytest.raises(ValueError, match=victim.name):
+        held_out(data, config)
+
+
+def test_an_unknown_segmenter_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--segmenter is 'cars'; DeepLab finds aeroplane"):
+        Evaluate(checkpoint=tmp_path / "a.safetensors", out=tmp_path, segmenter="cars").run()
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:

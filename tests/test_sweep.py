@@ -74,6 +74,11 @@ def test_values_that_do_not_fit_are_refused(vary, message):
         trials("giraffe-hd-cars-64", [vary])
 
 
+def test_a_field_is_varied_once():
+    with pytest.raises(ValueError, match=r"--vary names lr twice; give all its values at once"):
+        trials("giraffe-hd-cars-64", ["lr=1e-3", "loop.batch=8", "lr=2e-3"])
+
+
 def sweep(out: Path, data: Path, *vary: str, metric: str = "G/pose") -> Sweep:
     return Sweep(preset="giraffe-hd-cars-64", data=data, out=out, vary=vary, metric=metric)
 

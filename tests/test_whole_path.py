@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from torch import nn
 
-from training.checkpoint import load_generator, newest_state, read_card
+from training.checkpoint import CheckpointError, load_generator, newest_state, read_card
+from training.publish import Publish
 
 PRESETS = ("giraffe-hd-cars-64", "mixnmatch-cars-64", "mixnmatch-clothing-64")
 
@@ -106,3 +108,12 @@ def published(folder: Path, data: Path, score: dict[str, float]) -> None:
     run("publish", *words)
     assert read_card(out)["start"] == {"rotation": 30}  # chosen by a person; the rest is of the run
     assert read_card(out)["figures"] == {}
+    before = {path.name: path.read_bytes() for path in (out, written)}
+    for state in (folder / "run").glob("state-*"):
+        state.unlink()
+    with pytest.raises(CheckpointError, match="no resume state"):
+        tyro.cli(Publish, args=[str(word) for word in (*words, "--state", folder / "other")]).run()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="under 20 MB"):
+        patch.setattr("training.publish.MOST_BYTES", 1000)
+        tyro.cli(Publish, args=[str(word) for word in words]).run()
+    assert {path.name: path.read_bytes() for path in (out, written)} == before  # the earlier model stands

@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         else:
             print(usage(), file=sys.stderr)
             return 2
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

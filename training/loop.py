@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -111,7 +111,7 @@ def slow_down(rates: Sequence[Rates], since: int, until: int, step: Step) -> Non
             group["lr"] = rate * factor
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(ArithmeticError):
     """Training met losses that are not numbers three times without getting further."""
 
 
@@ -253,13 +253,28 @@ class Run:
         state, damaged = found
         for name in damaged:
             log.warning("%s is damaged and was passed over", name)
-        self.recipe.networks.load_state_dict(state["networks"])
-        self.average.load_state_dict(state["average"])
-        for name, optimizer in self.optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
+        try:
+            self._take(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"the run in {self.out} has other networks than asked for ({str(error).splitlines()[0]}); give its own "
+                f"options to go on with it, or another folder, and this one as --start-from, to begin from it"
+            ) from error
         self.index, self.images = state["index"], state["images"]
         self.lr_factor = state.get("lr_factor", 1.0)
         return True
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take over networks, average and what the optimisers know; rates and the like stay those of the config."""
+        off = self.recipe.networks.load_state_dict(state["networks"], strict=False)
+        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith("augment.")]:
+            raise ValueError(f"of one of them alone is {strange[0]}")
+        self.average.load_state_dict(state["average"])
+        for name, optimizer in self.optimizers().items():
+            ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state["optimizers"][name])
+            for group, own_values in zip(optimizer.param_groups, ours, strict=True):
+                group.update(own_values)
 
     def roll_back(self) -> None:
         """Return to the newest saved state, learning at half of the rate from here."""
@@ -321,11 +336,14 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
         if rank() > 0:
             log.setLevel(logging.ERROR)  # one voice
         pictures = PictureSet(data, config.data)
+        run = Run(config, out, where)
+        resumed = run.resume()
         if rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
             _keep_config(config, out)
-        run = Run(config, out, where)
-        if run.resume():
+        if resumed and run.images >= config.loop.images:
+            log.warning("%s has seen its %d pictures; give more --loop.images to go on", out, run.images)
+        elif resumed:
             log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
         elif start_from is not None:
             theirs = from_first(learnt(start_from) if rank() == 0 else None)
@@ -339,16 +357,13 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
 
 
 def _train(run: Run, pictures: PictureSet) -> None:
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
     if run.index == 0:
         run.save()  # what cannot be written fails now, and there is a state to roll back to
     with (
-        SummaryWriter(str(run.out), purge_step=run.images or None) if first else contextlib.nullcontext() as board,
-        (run.out / "log.jsonl").open("a", encoding="utf-8") if first else contextlib.nullcontext() as lines,
+        contextlib.closing(Board(run)) if first else contextlib.nullcontext() as board,
         _stop_signals() as stopped,
         tqdm(total=loop.images, initial=run.images, unit="img", smoothing=0.05, disable=not first) as bar,
     ):
@@ -373,11 +388,12 @@ def _train(run: Run, pictures: PictureSet) -> None:
                 means = mean_of({name: torch.stack(values).float().mean().item() for name, values in sums.items()})
                 means["images_per_second"] = (run.images - seen) / (time.monotonic() - since)
                 sums, since, seen = {}, time.monotonic(), run.images
-                if board is not None and lines is not None:
-                    _write_log(run, means, board, lines)
-            if board is not None and lines is not None:
+                if board is not None:
+                    with _unless_full("the log", run):
+                        _write_log(run, means, board)
+            if board is not None:
                 with _unless_full("pictures and figures", run):
-                    _look(run, pictures, fixed, board, lines)
+                    _look(run, pictures, fixed, board)
             if _crossed(run.images, loop.batch, loop.save_every):
                 with _unless_full("the state", run):
                     run.save()
@@ -385,6 +401,33 @@ def _train(run: Run, pictures: PictureSet) -> None:
         run.save()
     if run.images < loop.images:
         log.warning("stopped at %d pictures, saved; the same command goes on from here", run.images)
+
+
+class Board:
+    """A run's TensorBoard file. After a failed write, such as on a full disk, the next one begins a new file: the old
+    writer would fail for ever."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.since = run, run.images
+        self.writer: Any = None
+
+    def add(self, kind: str, name: str, value: Any) -> None:
+        """Write a `scalar` or `images`. Raises: OSError."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        try:
+            if self.writer is None:
+                self.writer = SummaryWriter(str(self.run.out), purge_step=self.since or None)
+            getattr(self.writer, f"add_{kind}")(name, value, self.run.images)
+        except OSError:
+            self.writer, self.since = None, self.run.images
+            raise
+
+    def close(self) -> None:
+        """Write what is waiting, if it can be."""
+        if self.writer is not None:
+            with contextlib.suppress(OSError):
+                self.writer.close()
 
 
 @contextlib.contextmanager
@@ -396,7 +439,7 @@ def _unless_full(what: str, run: Run) -> Iterator[None]:
         log.warning("could not write %s at %d pictures (%s); training goes on", what, run.images, error)
 
 
-def _look(run: Run, pictures: PictureSet, fixed: Batch, board: Any, lines: TextIO) -> None:
+def _look(run: Run, pictures: PictureSet, fixed: Batch, board: Board) -> None:
     """Write what is due: grids, a word on the masks, figures of the knobs and the best generator by them."""
     loop = run.config.loop
     if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
@@ -409,32 +452,35 @@ def _look(run: Run, pictures: PictureSet, fixed: Batch, board: Any, lines: TextI
             with (run.out / "masks.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{run.images} pictures, {found}\n")
     if loop.figures_every and _crossed(run.images, loop.batch, loop.figures_every):
-        _write_figures(run, pictures, board, lines)
+        _write_figures(run, pictures, board)
 
 
-def _write_figures(run: Run, pictures: PictureSet, board: Any, lines: TextIO) -> None:
+def _write_figures(run: Run, pictures: PictureSet, board: Board) -> None:
     """Measure the average generator's knobs; keep it as `best.safetensors` if none was better so far."""
     from training.metrics.report import better, held_out, quick_figures
 
     loop = run.config.loop
     aside = held_out(pictures.path, replace(pictures.config, flip=False))
     found = quick_figures(run.average, pictures if aside is None else aside[0], n=loop.figures_n)
-    _write_log(run, {f"figures/{name}": value for name, value in found.items()}, board, lines)
+    _write_log(run, {f"figures/{name}": value for name, value in found.items()}, board)
     if loop.best_by is None:
         return
     if loop.best_by not in found:
-        raise ValueError(f"loop.best_by is {loop.best_by!r}; this generator's figures are {', '.join(sorted(found))}")
+        names = ", ".join(sorted(found))
+        log.warning("no best kept: loop.best_by is %r, this generator's figures are %s", loop.best_by, names)
+        return
     path = run.out / "best.safetensors"
     so_far = read_card(path)["figures"][loop.best_by] if path.is_file() else None
     if so_far is None or better(loop.best_by, found[loop.best_by], so_far):
         save_generator(path, run.average, card=run.card() | {"figures": found})
 
 
-def _write_log(run: Run, means: dict[str, float], board: Any, lines: TextIO) -> None:
+def _write_log(run: Run, means: dict[str, float], board: Board) -> None:
+    line = json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}})
+    with (run.out / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
     for name, value in means.items():
-        board.add_scalar(name, value, run.images)
-    lines.write(json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}}) + "\n")
-    lines.flush()
+        board.add("scalar", name, value)
 
 
 def _crossed(images: int, batch: int, every: int) -> bool:
@@ -443,13 +489,13 @@ def _crossed(images: int, batch: int, every: int) -> bool:
 
 
 @torch.no_grad()
-def _write_grids(run: Run, fixed: Batch, board: Any) -> None:
+def _write_grids(run: Run, fixed: Batch, board: Board) -> None:
     for name, pictures in run.recipe.grids(run.average, fixed).items():
         picture = tile(pictures, 8)
         folder = run.out / "grids"
         folder.mkdir(exist_ok=True)
         picture.save(folder / f"{run.images:09d}-{name}.png")
-        board.add_images(name, (pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2, run.images)
+        board.add("images", name, (pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2)
 
 
 @contextlib.contextmanager

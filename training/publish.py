@@ -1,6 +1,7 @@
 """Turn a run into a bundled model: weights in half the space and a card that says what they are and how good."""
 
 import json
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,15 +71,17 @@ class Publish:
         }
         if start := read_card(self.out).get("start") if self.out.is_file() else None:
             card["start"] = start
-        save_generator(self.out, generator, card={"title": self.title}, dtype=DTYPES[self.dtype])
-        size = self.out.stat().st_size
-        if size > MOST_BYTES:
-            self.out.unlink()
-            raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
-        if self.state:
-            found = newest_state(self.run_dir)
-            if found is None:
-                raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
+        found = newest_state(self.run_dir) if self.state else None
+        if self.state and found is None:
+            raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
+        with tempfile.TemporaryDirectory() as aside:
+            trial = Path(aside) / self.out.name
+            save_generator(trial, generator, card={"title": self.title}, dtype=DTYPES[self.dtype])
+            size = trial.stat().st_size
+            if size > MOST_BYTES:
+                raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
+            write_whole(self.out, trial.read_bytes())
+        if self.state and found is not None:
             save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
         card |= {"bytes": size, "sha256": read_card(self.out)["sha256"]}
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())

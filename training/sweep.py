@@ -85,6 +85,9 @@ def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tup
     base = preset(name, data)
     adapter = TypeAdapter(type(base))
     choices = [[(path, value) for value in values] for path, values in map(_choices, vary)]
+    paths = [values[0][0] for values in choices]
+    if twice := sorted({path for path in paths if paths.count(path) > 1}):
+        raise ValueError(f"--vary names {twice[0]} twice; give all its values at once, as {twice[0]}=VALUE,VALUE")
     found = []
     for values in itertools.product(*choices):
         plain = adapter.dump_python(base, mode="json")
@@ -179,6 +182,7 @@ def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
                 "data": str(sweep.data.absolute()),
                 "device": None if gpus else "cpu",
                 "metric": sweep.metric,
+                "mode": sweep.mode,
             }
             for name, config in grid
         ]
@@ -252,8 +256,10 @@ def _trainable() -> Any:
 class Watch:
     """A training process in a run folder of its own, and what its log says."""
 
-    def __init__(self, folder: str, preset: str, config: str, data: str, device: str | None, metric: str) -> None:
-        self.folder, self.metric = Path(folder), metric
+    def __init__(
+        self, folder: str, preset: str, config: str, data: str, device: str | None, metric: str, mode: str = "min"
+    ) -> None:
+        self.folder, self.metric, self.mode = Path(folder), metric, mode
         self.folder.mkdir(parents=True, exist_ok=True)
         job = {"preset": preset, "config": json.loads(config), "data": data, "device": device}
         write_whole(self.folder / "trial.json", json.dumps(job, indent=1).encode())
@@ -274,7 +280,7 @@ class Watch:
         logged = self.folder / "log.jsonl"
         self.read, self.names = logged.stat().st_size if logged.is_file() else 0, set[str]()
         curve = metric_curve(self.folder, metric)
-        self.last = {"images": curve[-1][0], "value": _finite(curve[-1][1])} if curve else None
+        self.last = {"images": curve[-1][0], "value": self._finite(curve[-1][1])} if curve else None
 
     def next(self) -> dict[str, Any]:
         """Return the pictures seen and the metric of the next line that has it, and whether training is over.
@@ -286,7 +292,7 @@ class Watch:
             lines = self._lines()
             self.names |= {name for line in lines for name in line}
             if told := [line for line in lines if self.metric in line]:
-                self.last = {"images": told[-1]["images"], "value": _finite(float(told[-1][self.metric]))}
+                self.last = {"images": told[-1]["images"], "value": self._finite(float(told[-1][self.metric]))}
                 return self.last | {"done": False}
             if over is not None:
                 break
@@ -310,6 +316,10 @@ class Watch:
                 self.process.wait()
         self.lock.close()
 
+    def _finite(self, value: float) -> float:
+        """Return `value`, or for what is no number one that no trial can be proud of."""
+        return value if math.isfinite(value) else 1e30 if self.mode == "min" else -1e30
+
     def _lines(self) -> list[dict[str, Any]]:
         """Return the whole lines of the log that were not read yet."""
         path = self.folder / "log.jsonl"
@@ -330,11 +340,6 @@ def _parsed(text: str) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(line))
     return lines
-
-
-def _finite(value: float) -> float:
-    """Return `value`, or for what is no number one that no trial can be proud of."""
-    return value if math.isfinite(value) else math.copysign(1e30, value)
 
 
 def results(out: Path) -> list[dict[str, Any]]:

@@ -278,8 +278,13 @@ def _boxes(
     return torch.where(flip[:, None], mirrored, cut)
 
 
-def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Tensor]]:
-    """Return the lines of a set's index that belong to `split`, and their columns of factors."""
+def splits_of(path: Path) -> list[str]:
+    """Return the names of a prepared set's splits. Raises: ValueError if it has no whole index."""
+    return sorted({line["split"] for line in _lines_of(path)[0]})
+
+
+def _lines_of(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the lines of a set's index, and the names of its columns."""
     index = path / "index.csv"
     if not index.is_file():
         raise ValueError(
@@ -287,17 +292,22 @@ def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Te
         )
     with index.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
+        names = list(reader.fieldnames or ())
+        if missing := [name for name in COLUMNS if name not in names]:
             raise ValueError(f"{index} lacks the column {', '.join(missing)}; prepare the set again")
-        lines = list(reader)
+        return list(reader), names
+
+
+def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Tensor]]:
+    """Return the lines of a set's index that belong to `split`, and their columns of factors."""
+    index, (lines, names) = path / "index.csv", _lines_of(path)
     splits = sorted({line["split"] for line in lines})
     lines = [line for line in lines if split is None or line["split"] == split]
     if not lines:
         raise ValueError(f"{index} has no pictures in the split {split!r}; it has {', '.join(splits) or 'none at all'}")
     rows = [_row(index, number, line) for number, line in enumerate(lines)]
     factors: dict[str, Tensor] = {}
-    for name in reader.fieldnames or ():
+    for name in names:
         if name not in COLUMNS:
             numbers = [_number(line[name]) for line in lines]
             if all(value is not None for value in numbers):

@@ -193,6 +193,7 @@ class Prepare:
         if not photos:
             raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
         find = self.find_boxes and layout == "plain" and not any(photo.box for photo in photos)
+        views = self.views or _asked_views()  # before the long part
         rows, skipped = [], []
         with whole_folder(self.out) as folder:
             (folder / "images").mkdir()
@@ -212,7 +213,7 @@ class Prepare:
             made = {
                 "made_by": "python -m training prepare photos",
                 "arguments": arguments | {"layout": layout},
-                "views": self.views or _asked_views(),
+                "views": views,
                 "left_out": skipped,
             }
             write_index(folder, rows, made)
@@ -266,7 +267,10 @@ def _asked_views() -> Views:
     ):
         print(f"  {number}  {words}", file=sys.stderr)
     while True:
-        answer = input("1, 2 or 3 [1]: ").strip() or "1"
+        try:
+            answer = input("1, 2 or 3 [1]: ").strip() or "1"
+        except EOFError:
+            answer = "1"
         if answer in ("1", "2", "3"):
             return known[int(answer) - 1]
 

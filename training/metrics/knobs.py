@@ -222,6 +222,8 @@ def _following(
         if knob.name not in read or knob.high == knob.low:
             continue
         value, reading = values[knob.name].double(), read[knob.name]
+        if knob.name == "rotation" and "azimuth" in values:
+            reading = reading - values["azimuth"].double()  # a picture shows their sum
         if knob.name == "scale":  # no one can say what size 1 is in a picture: compare ratios
             value, reading = (x.clamp_min(1e-6).log() for x in (value, reading))
             value, reading = value - value.mean(), reading - reading.mean()

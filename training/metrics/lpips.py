@@ -70,10 +70,12 @@ class Lpips(nn.Module):
 
     @torch.inference_mode()
     def forward(self, a: Image, b: Image) -> Float[Tensor, " n"]:
-        """Return the distance of each pair."""
+        """Return the distance of each pair, on the device of `a`."""
+        there, device = a.device, next(self.network.parameters()).device
+        a, b = a.to(device), b.to(device)
         if min(a.shape[2:]) < SMALLEST:
             a, b = (interpolate(x, (SMALLEST, SMALLEST), mode="bilinear", align_corners=False) for x in (a, b))
-        return self.network(a.float(), b.float()).flatten()
+        return self.network(a.float(), b.float()).flatten().to(there)
 
 
 @torch.inference_mode()

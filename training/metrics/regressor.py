@@ -115,9 +115,10 @@ class CarRegressor(nn.Module):
 
     @torch.no_grad()
     def read(self, image: Image) -> Readings:
-        """Return what is seen in each picture."""
-        out = self(image.float())
+        """Return what is seen in each picture, on the device of the pictures."""
+        out = self(image.to(self.gain).float())
         out[:, 2:6] = (out[:, 2:6] - self.shift) / self.gain
+        out = out.to(image.device)
         half = half_width(RADIUS, FOV) / 100
         return Readings(
             rotation=torch.atan2(out[:, 0], out[:, 1]).rad2deg() % 360,

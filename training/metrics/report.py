@@ -15,13 +15,13 @@ import tyro
 from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
-from training.data.folder import DataConfig, PictureSet
+from training.data.folder import DataConfig, PictureSet, splits_of
 from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
 from training.metrics.lpips import Lpips, diversity
-from training.metrics.mutual import deeplab, mutual_background
+from training.metrics.mutual import CLASSES, deeplab, mutual_background
 from training.metrics.page import write_page
 from training.metrics.regressor import SHIPPED, CarRegressor, load_regressor
 from training.metrics.swaps import SwapReport, measure_swaps
@@ -167,6 +167,8 @@ def evaluate(
                     ),
                 )
                 report.mutual |= {label: score} if score is not None else {}
+        elif segmenter:
+            report.notes.append("mutual background: left out, as this generator has no knobs that are numbers")
         if pictures is not None and any(knob.kind == "picture" for knob in generator.knobs):
             report.swaps = timed(
                 "swaps",
@@ -205,13 +207,13 @@ def _distance(
 
 
 def held_out(data: Path, config: DataConfig) -> tuple[PictureSet, str] | None:
-    """Return the pictures of a set that are not trained on, and the name of their split; None if there are none."""
-    for split in HELD_OUT:
-        try:
-            return PictureSet(data, config, split), split
-        except ValueError:
-            continue
-    return None
+    """Return the pictures of a set that are not trained on, and the name of their split; None if there are none.
+
+    Raises: ValueError if there are some, but they cannot be read.
+    """
+    there = splits_of(data)
+    split = next((name for name in HELD_OUT if name in there), None)
+    return None if split is None else (PictureSet(data, config, split), split)
 
 
 def better(name: str, value: float, other: float) -> bool:
@@ -267,6 +269,8 @@ class Evaluate:
         """Measure, write, and print one JSON line of all figures."""
         if self.n < 32:
             raise ValueError(f"n is {self.n}; a report on fewer than 32 pictures says nothing")
+        if self.segmenter not in (None, *CLASSES):
+            raise ValueError(f"--segmenter is {self.segmenter!r}; DeepLab finds {', '.join(sorted(CLASSES))}")
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         keep_memory()
         generator = load_generator(self.checkpoint, device)

@@ -279,6 +279,9 @@ def _truths(
     """
     if judge is None or not {"rotation", "hue"} <= pictures.factors.keys():
         return None, None
+    if unknown := sorted(set(pictures.label_names) - set(judge.meshes)):
+        raise ValueError(f"the judge of rendered cars does not know the model {unknown[0]}; teach one on such a set")
+    number = torch.tensor([judge.meshes.index(name) for name in pictures.label_names])
     labels = {key: value[list(chosen)] for key, value in targets(pictures).items()}
     angle = torch.atan2(labels["pose"][:, 0], labels["pose"][:, 1]).rad2deg()
     for name in factors:
@@ -293,7 +296,7 @@ def _truths(
         return (
             float((behind / outside.sum((1, 2, 3)).clamp_min(1)).mean()),
             float(wrap(read.rotation - angle[giver]).abs().mean()),
-            float(1 - read.mesh.gather(1, labels["mesh"][giver][:, None]).mean()),
+            float(1 - read.mesh.gather(1, number[labels["mesh"][giver]][:, None]).mean()),
             float((read.paint - labels["paint"][giver]).abs().mean()),
         )
 
