@@ -1,9 +1,11 @@
 """Sweeps: the grid of values, the table, and Ray Tune on this machine with one of its two workers killed."""
 
 import csv
+import fnmatch
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,3 +156,17 @@ def test_ray_s_cluster_launcher_accepts_the_example_for_ec2():
     check += "validate_config(prepare_config(yaml.safe_load(open(sys.argv[1]))))"
     path = Path(__file__).parent.parent / "training" / "cluster-ec2.yaml"
     subprocess.run([sys.executable, "-c", check, str(path)], check=True, capture_output=True)
+
+
+def test_the_example_for_ec2_leaves_no_file_of_the_project_behind():
+    root = Path(__file__).parent.parent
+    told = re.search(r"^rsync_exclude: \[(.*)\]$", (root / "training" / "cluster-ec2.yaml").read_text(), re.MULTILINE)
+    assert told is not None
+    patterns = told[1].split(", ")
+    parts = {part for package in ("mixnmatch", "giraffe_hd", "training", "demo") for part in names_in(root / package)}
+    assert not [part for part in parts for pattern in patterns if fnmatch.fnmatch(part, pattern.strip("/"))]
+
+
+def names_in(package: Path) -> set[str]:
+    """Return the names of all folders and files of a package: a pattern without a slash leaves out any of them."""
+    return {part for path in package.rglob("*") for part in path.relative_to(package.parent).parts}
