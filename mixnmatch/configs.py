@@ -159,9 +159,11 @@ class LossConfig:
     """Share of the code losses' gradient that reaches the painter (paper: 0)."""
     rebuilt: float = 3.0
     """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
+    perceived: float = 0.0
+    """Real pictures against the same as the image critic sees them (paper: none; Larsen et al. 2016 Eq. 8)."""
     rebuilt_to_pose: float = 1.0
-    """Share of that term's gradient that reaches z: pixels may pull a turn the wrong way round."""
-    rival: float = 0.5
+    """Share of these terms' gradient that reaches z: pixels may pull a turn the wrong way round."""
+    rival: float = 1.0
     """With `one_shape`: the encoders' preference for that better shape over the worse one (paper: none)."""
     told_pose: float = 0.0
     """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
@@ -250,7 +252,13 @@ CARS_64 = TrainConfig(
         one_shape=True,
     ),
     losses=LossConfig(
-        r1_image=0.1, pose=(3.0, 3.0), info_shape=(0.25, 0.25), code_z=25.0, rebuilt_to_pose=0.0, told_pose=25.0
+        r1_image=0.1,
+        pose=(3.0, 3.0),
+        info_shape=(0.25, 0.25),
+        code_z=25.0,
+        rebuilt_to_pose=0.0,
+        told_pose=25.0,
+        perceived=2.0,
     ),
     learning_rate=2e-3,
     critic_learning_rate=2e-3,

@@ -35,6 +35,7 @@ from mixnmatch.losses import (
     share_gradient,
     shrunk,
     unlike,
+    unlike_maps,
     weighted_mean,
 )
 from training.augment import KINDS, AdaptiveChance, augment
@@ -500,7 +501,11 @@ class Recipe:
             seen = 1 - layers.mask
             painted = painted - object_box * seen * (layers.background - layers.background.detach())
             terms["box_fit"] = weights.box_fit * box_fit(layers.parent_mask, batch.box[:n])
-        return terms | {"rebuilt": weights.rebuilt * unlike(painted, image).mean()}
+        terms["rebuilt"] = weights.rebuilt * unlike(painted, image).mean()
+        if weights.perceived:
+            off = unlike_maps(self.perceived(painted), self.perceived(image))
+            terms["perceived"] = weights.perceived * off.mean()
+        return terms
 
     @torch.no_grad()
     def likelier(self, image: Image, codes: Codes, step: Step) -> tuple[Tensor, Tensor]:
@@ -512,8 +517,16 @@ class Recipe:
         kinds = F.one_hot(pair, codes.p.shape[1]).float()
         with self.precision():
             both = [self.generator(replace(codes, p=kinds[:, i])).image for i in (0, 1)]
-        off = torch.stack([unlike(painted, image) for painted in both], 1)
+        true = self.perceived(image)
+        off = torch.stack([unlike_maps(self.perceived(painted), true) for painted in both], 1)
         return pair.gather(1, off.argmin(1, keepdim=True))[:, 0], pair.gather(1, off.argmax(1, keepdim=True))[:, 0]
+
+    def perceived(self, image: Image) -> list[Tensor]:
+        """Return what the image critic sees of pictures, at a half, a quarter and an eighth of their size."""
+        critic = self.networks["image_critic"]
+        assert isinstance(critic, Critic)
+        with self.precision():
+            return critic.maps(image)[:3]
 
     # Second stage: feature mode
 

@@ -520,3 +520,17 @@ def test_the_critic_tells_the_encoders_the_pose_of_photos():
     expected = recipe.told_pose(batch(), at(9))["told_pose"]
     recipe.shared = replace(recipe.now, photo_pose=None)
     torch.testing.assert_close(recipe.told_pose(batch(), at(9))["told_pose"], expected)
+
+
+def test_photos_teach_the_background_nothing_inside_their_boxes():
+    recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
+    for box, learns in ((torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(4, 4), False), (batch().box, True)):
+        recipe.begin(batch(), at(3))
+        recipe.generator.requires_grad_(True)
+        terms = recipe.rebuilt(replace(batch(), box=box), at(3))
+        assert {"rebuilt", "perceived", "rival", "box_fit"} <= terms.keys()
+        (terms["rebuilt"] + terms["perceived"]).backward()
+        found = recipe.generator.background.start.grad
+        assert found is not None
+        assert (found.abs().max() > 0) == learns
+        recipe.generator.zero_grad()

@@ -29,12 +29,18 @@ class Features(nn.Module):
         self.mix = EqualConv2d(last + deviation, last, 3)
         self.flat = EqualLinear(last * 16, last, activate=True)
 
-    def vector(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
-        """Return what is seen of each picture."""
+    def maps(self, image: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Return what is seen at half the picture's size and each halving after."""
         x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
+        seen = [x]
         for keep, widen in self.levels:  # type: ignore[misc]
             x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
-        return self.flat(leaky(self.mix(self.stddev(x))).flatten(1).float())
+            seen.append(x)
+        return seen
+
+    def vector(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
+        """Return what is seen of each picture."""
+        return self.flat(leaky(self.mix(self.stddev(self.maps(image)[-1]))).flatten(1).float())
 
 
 class Critic(Features):
