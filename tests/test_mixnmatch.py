@@ -532,5 +532,5 @@ def test_photos_teach_the_background_nothing_inside_their_boxes():
         (terms["rebuilt"] + terms["perceived"]).backward()
         found = recipe.generator.background.start.grad
         assert found is not None
-        assert (found.abs().max() > 0) == learns
+        assert (found.abs().max() > 1e-6) == learns  # what is left is rounding
         recipe.generator.zero_grad()
