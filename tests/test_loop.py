@@ -241,6 +241,19 @@ def test_a_run_gone_on_with_learns_at_the_rate_asked_for(config, pictures, tmp_p
         assert optimizer.state  # moments are those of the run
 
 
+def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_path):
+    short = replace(config, loop=replace(config.loop, images=8))
+    train(short, pictures, tmp_path / "first", device="cpu")
+    train(replace(short, loop=replace(short.loop, seed=7)), pictures, tmp_path / "second", device="cpu")
+    sources = [tmp_path / "first", tmp_path / "second" / "generator.safetensors"]  # a file has no critic
+    train(replace(short, lr=0.0), pictures, tmp_path / "run", device="cpu", start_from=sources)
+    assert_same(weights(tmp_path / "run"), weights(tmp_path / "second"))
+    states = [newest_state(tmp_path / name) for name in ("first", "run")]
+    critics = [{k: v for k, v in s[0]["networks"].items() if k.startswith("discriminator")} for s in states if s]
+    assert critics[0]
+    assert_same(critics[0], critics[1])
+
+
 def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
     for _ in range(2):
         train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")

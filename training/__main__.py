@@ -43,7 +43,7 @@ def train(arguments: list[str]) -> None:
         [
             ("data", Path),
             ("out", Path),
-            ("start_from", Path | None, None),
+            ("start_from", tuple[Path, ...], ()),
             ("device", str | None, None),
             ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
         ],

@@ -319,14 +319,16 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
-def train(config: Any, data: Path, out: Path, *, device: str | None = None, start_from: Path | None = None) -> Path:
+def train(
+    config: Any, data: Path, out: Path, *, device: str | None = None, start_from: Path | Sequence[Path] | None = None
+) -> Path:
     """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
 
-    A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, a run folder or a
-    generator file, wherever their shapes fit. Ctrl-C and SIGTERM end the run after the step at hand, its state saved; a
-    full disk stops the writing only; losses that are not finite take the run back to its last state, at half the
-    learning rate. Under torchrun each process takes its share of `loop.batch`; the first one alone reads and writes the
-    run folder.
+    A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, run folders or
+    generator files, wherever their shapes fit, those of later ones over those of earlier ones. Ctrl-C and SIGTERM end
+    the run after the step at hand, its state saved; a full disk stops the writing only; losses that are not finite take
+    the run back to its last state, at half the learning rate. Under torchrun each process takes its share of
+    `loop.batch`; the first one alone reads and writes the run folder.
 
     Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
     """
@@ -345,13 +347,14 @@ def train(config: Any, data: Path, out: Path, *, device: str | None = None, star
             log.warning("%s has seen its %d pictures; give more --loop.images to go on", out, run.images)
         elif resumed:
             log.info("going on at %d of %d pictures in %s", run.images, config.loop.images, out)
-        elif start_from is not None:
-            theirs = from_first(learnt(start_from) if rank() == 0 else None)
-            if isinstance(run.recipe, Adopts):
-                theirs = run.recipe.adopt(theirs)
-            taken, numbers = take_over(run.recipe.networks, theirs)
+        else:
+            for source in [start_from] if isinstance(start_from, Path) else start_from or ():
+                theirs = from_first(learnt(source) if rank() == 0 else None)
+                if isinstance(run.recipe, Adopts):
+                    theirs = run.recipe.adopt(theirs)
+                taken, numbers = take_over(run.recipe.networks, theirs)
+                log.info("began with %d of %d weights from %s", taken, numbers, source)
             run.average.load_state_dict(run.recipe.generator.state_dict())
-            log.info("began with %d of %d weights from %s", taken, numbers, start_from)
         _train(run, pictures)
     return out / "generator.safetensors"
 
