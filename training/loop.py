@@ -411,16 +411,16 @@ class Board:
     writer would fail for ever."""
 
     def __init__(self, run: Run) -> None:
-        self.run, self.since = run, run.images
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        self.run, self.since, self.make = run, run.images, SummaryWriter
         self.writer: Any = None
 
     def add(self, kind: str, name: str, value: Any) -> None:
         """Write a `scalar` or `images`. Raises: OSError."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
         try:
             if self.writer is None:
-                self.writer = SummaryWriter(str(self.run.out), purge_step=self.since or None)
+                self.writer = self.make(str(self.run.out), purge_step=self.since or None)
             getattr(self.writer, f"add_{kind}")(name, value, self.run.images)
         except OSError:
             self.writer, self.since = None, self.run.images
