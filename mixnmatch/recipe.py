@@ -488,8 +488,10 @@ class Recipe:
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
         codes, terms = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)}), {}
+        with torch.no_grad():
+            true = self.perceived(image) if painter.config.one_shape or weights.perceived else []
         if painter.config.one_shape:
-            better, worse = self.likelier(image, codes, step)
+            better, worse = self.likelier(true, codes, step)
             codes = replace(codes, p=F.one_hot(better, codes.p.shape[1]).float())
             lead = (raw["p"].gather(1, better[:, None]) - raw["p"].gather(1, worse[:, None]))[:, 0]
             terms["rival"] = weights.rival * F.softplus(-lead).mean()
@@ -503,13 +505,13 @@ class Recipe:
             terms["box_fit"] = weights.box_fit * box_fit(layers.parent_mask, batch.box[:n])
         terms["rebuilt"] = weights.rebuilt * unlike(painted, image).mean()
         if weights.perceived:
-            off = unlike_maps(self.perceived(painted), self.perceived(image))
-            terms["perceived"] = weights.perceived * off.mean()
+            terms["perceived"] = weights.perceived * unlike_maps(self.perceived(painted), true).mean()
         return terms
 
     @torch.no_grad()
-    def likelier(self, image: Image, codes: Codes, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the better and the worse of two shapes, drawn by the photos' shares, at rebuilding each photo.
+    def likelier(self, true: list[Tensor], codes: Codes, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the better and the worse of two shapes, drawn by the photos' shares, at rebuilding each photo, of
+        which the image critic sees `true`.
 
         Paper: none; here the encoders' classes and the painter's shapes settle as clusters and their means do.
         """
@@ -517,7 +519,6 @@ class Recipe:
         kinds = F.one_hot(pair, codes.p.shape[1]).float()
         with self.precision():
             both = [self.generator(replace(codes, p=kinds[:, i])).image for i in (0, 1)]
-        true = self.perceived(image)
         off = torch.stack([unlike_maps(self.perceived(painted), true) for painted in both], 1)
         return pair.gather(1, off.argmin(1, keepdim=True))[:, 0], pair.gather(1, off.argmax(1, keepdim=True))[:, 0]
 

@@ -486,7 +486,7 @@ def test_of_two_shapes_the_one_that_rebuilds_the_photo_is_likelier():
     true = codes.p.argmax(1)
     other = (true + 1) % TURN.n_shapes
     between = (codes.p + torch.nn.functional.one_hot(other, TURN.n_shapes)) / 2
-    better, worse = recipe.likelier(photos, replace(codes, p=between), at(0))
+    better, worse = recipe.likelier(recipe.perceived(photos), replace(codes, p=between), at(0))
     assert torch.equal(better, true)
     assert torch.equal(worse, other)
 

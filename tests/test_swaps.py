@@ -265,7 +265,8 @@ def test_a_perfect_mixer_of_rendered_cars_takes_every_true_factor(tmp_path: Path
     assert found.swaps.leakage < 0.15
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_mixes_are_measured_on_a_gpu_as_on_the_cpu(tmp_path: Path) -> None:
     PrepareCars(out=tmp_path / "cars", count=32, test=0, seed=5, workers=1).run()
     cars = PictureSet(tmp_path / "cars", DataConfig(size=64, flip=False))
