@@ -1,4 +1,4 @@
-"""Commands: python -m mixnmatch mix | vary | grid | interpolate | video.
+"""Commands: python -m mixnmatch mix | vary | grid | interpolate | video | split.
 
 Photos are cut as the model's training photos were: for models of objects the square around the object, which is given
 (`--box`), found before its backdrop, or found by the model's own mask; for models of whole pictures the middle square.
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mixnmatch.codes import Codes
 from mixnmatch.cutting import Crop, Cutter, boxes_for
+from mixnmatch.splitting import Split
 from training.checkpoint import load_generator, read_card
 from training.objects import margin_of
 from training.pictures import FILMS, side_by_side, write_animation, write_sheet
@@ -313,7 +314,7 @@ def main(arguments: list[str]) -> int:
     """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
-        {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video},
+        {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video, "split": Split},
         args=arguments,
         prog="python -m mixnmatch",
     )

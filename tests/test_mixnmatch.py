@@ -13,6 +13,7 @@ from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig,
 from mixnmatch.generator import Generator, over, placing, pose_features
 from mixnmatch.recipe import Recipe
 from mixnmatch.solid import FOV, placement, uniform
+from mixnmatch.splitting import two_means, wished
 from training.checkpoint import load_generator, save_generator
 from training.critic import Features
 from training.growth import take_over
@@ -534,3 +535,33 @@ def test_photos_teach_the_background_nothing_inside_their_boxes():
         assert found is not None
         assert (found.abs().max() > 1e-6) == learns  # what is left is rounding
         recipe.generator.zero_grad()
+
+
+def test_two_means_by_hand():
+    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0], [9.0, 1.0], [9.0, 5.0]])
+    means, which = two_means(points)
+    order = means[:, 0].argsort()
+    torch.testing.assert_close(means[order], torch.tensor([[0.0, 0.5], [9.0, 2.0]]))
+    assert which[:2].unique().tolist() == [int(order[0])]
+    assert which[2:].unique().tolist() == [int(order[1])]
+
+
+def test_photos_wish_their_shape_towards_what_they_show(monkeypatch):
+    """Photos of two shapes, read as what lies midway: the moves lead apart, and make the pictures more alike."""
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
+    painter = recipe.generator.requires_grad_(False)
+    painter.parent.embed.weight.mul_(3)
+    codes = painter.sample(24, torch.Generator().manual_seed(1))
+    codes = replace(codes, p=torch.eye(3)[torch.arange(24) % 2])
+    photos = painter(codes).image
+    monkeypatch.setattr(painter, "encode", lambda *_: codes)
+    ends = painter.parent.embed.weight[:, :2].clone()
+    painter.parent.embed.weight[:, :2] = ends.mean(1, keepdim=True)
+    moves = wished(recipe, photos, steps=10)
+    second = torch.arange(24) % 2 == 1
+    along = moves @ (ends[:, 1] - ends[:, 0])
+    assert ((along > 0) == second).sum() >= 22  # from some sides two shapes look alike
+    _, which = two_means(moves)
+    same = int(((which == 1) == second).sum())
+    assert max(same, 24 - same) >= 22

@@ -11,7 +11,8 @@ import torch
 from mixnmatch.__main__ import main
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.generator import Generator
-from training.checkpoint import save_generator
+from training.__main__ import main as training
+from training.checkpoint import load_generator, save_generator
 from training.pictures import open_picture
 
 SMALL = GeneratorConfig(
@@ -149,3 +150,41 @@ def test_photos_are_cut_to_the_boxes_given(checkpoint, tmp_path, capsys):
     table.write_text('{"corner.png": [900, 4, 20, 20]}')
     assert main([*arguments, "--boxes", str(table), "--out", str(tmp_path / "x.png")]) == 2
     assert "holds nothing of its 96 x 64 pixels" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cars") / "cars"
+    assert training(["prepare", "cars", "--out", str(folder), "--size", "64", "--count", "80", "--test", "4"]) == 0
+    return folder
+
+
+CRITIC, MODEL = Path("checkpoints/resume/giraffe-hd-cars-64"), Path("checkpoints/mixnmatch-cars-64.safetensors")
+
+
+def test_split_moves_two_shapes_and_nothing_else(cars, tmp_path, capsys):
+    out = tmp_path / "split.safetensors"
+    words = ["--data", str(cars), "--shapes", "0", "1", "--photos", "8", "--steps", "1", "--out", str(out)]
+    assert main(["split", "--sources", str(CRITIC), str(MODEL), *words]) == 0
+    assert said(capsys)["shapes"] == [0, 1]
+    before, after = (load_generator(path).state_dict() for path in (MODEL, out))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"parent.embed.weight"}
+    columns = (before["parent.embed.weight"] != after["parent.embed.weight"]).any(0)
+    assert columns.nonzero()[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shapes", "2", "2"], "two different shapes of 0 to 9"),
+        (["--shapes", "0", "10"], "two different shapes of 0 to 9"),
+        (["--shapes", "0", "1", "--preset", "mixnmatch-clothing-64"], "no solid shapes"),
+        (["--shapes", "0", "1"], "holds an image critic"),
+    ],
+)
+def test_split_refuses_what_it_cannot_tell_apart(cars, tmp_path, capsys, words, message):
+    out = tmp_path / "split.safetensors"
+    assert main(["split", "--sources", str(MODEL), "--data", str(cars), "--out", str(out), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
