@@ -57,4 +57,5 @@ class Layers:
     alpha: Float[Tensor, "n 1 rays_h rays_w"]
     """Opacity of the object's density along each ray, in [0, 1], at the resolution of the rays."""
     depth: Float[Tensor, "n 1 rays_h rays_w"]
-    """Mean depth of the object along the view axis, world units, weighted by opacity; 0 where nothing is hit."""
+    """Mean depth of the object along the view axis, world units, weighted by opacity; 0 where less than
+    half of a ray is stopped (`paper`: where nothing is hit)."""

@@ -26,6 +26,9 @@ from training.layers import EqualLinear, Mapping
 from training.types import Knob
 from training.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
 
+OPAQUE = 0.5
+"""Opacity from which a ray has a depth: a haze around the object has none."""
+
 
 def field_as_op(field: ObjectField, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
     """Return an object's field as `giraffe_hd.ops.field.render_field` takes it."""
@@ -101,7 +104,7 @@ class Generator(types.Generator):
     def volume(
         self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
     ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
-        """Return the object's features, opacity, depth (0 where nothing is) and which rays cross its box, as maps."""
+        """Return the object's features, opacity, depth (0 if not half opaque) and which rays cross its box, as maps."""
         rays = box_rays(codes.placed, self.config.rays, self.config.pose.fov)
         if triton_works(rays.near.device.type, rays.near.device.index):
             return self._volume_by_op(codes, rays, w, rng, sigma_noise)
@@ -115,7 +118,7 @@ class Generator(types.Generator):
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
         seen = see(self.field, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
         features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
-        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > 1e-3), torch.ones_like(seen.opacity)], -1)
+        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
         features = scatter_rays(features, seen.which, seen.real, c.rays)
         maps = scatter_rays(maps, seen.which, seen.real, c.rays)
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
@@ -131,7 +134,7 @@ class Generator(types.Generator):
         features = (
             affine_once_a_ray(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
         )
-        maps = torch.stack([found.alpha, found.depth * (found.alpha > 1e-3), rays.hit.to(found.alpha.dtype)], 1)
+        maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
         maps = maps.unflatten(2, (c.rays, c.rays))
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
 

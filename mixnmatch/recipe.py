@@ -39,7 +39,7 @@ from mixnmatch.losses import (
     weighted_mean,
 )
 from training.augment import KINDS, AdaptiveChance, augment
-from training.critic import Critic
+from training.critic import Critic, bounded
 from training.draws import own, rand, randn, share
 from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
@@ -469,9 +469,7 @@ class Recipe:
             return {}
         with torch.no_grad():
             told = self.judge(batch.image, step)[1] if self.now.photo_pose is None else self.now.photo_pose
-        told = told.detach().clamp(-1, 1)
-        if pose.kind == "turn":
-            told = torch.cat([F.normalize(told[:, :2], dim=1), told[:, 2:]], 1)
+        told = bounded(told.detach(), 1.0, turns=pose.kind == "turn")
         return {"told_pose": self.losses.told_pose * (placing(encoded["z"], pose) - told).square().mean()}
 
     def rebuilt(self, batch: Batch, step: Step) -> dict[str, Tensor]:

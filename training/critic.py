@@ -67,8 +67,13 @@ class Critic(Features):
             return logit, h[:, :0]
         pose = self.pose(h)
         if condition > 0:
-            read = pose.detach().clamp(-1.5, 1.5)  # of reals and fakes alike, as the head reads them
-            if self.turns:
-                read = torch.cat([F.normalize(pose.detach()[:, :2], dim=1), read[:, 2:]], 1)
+            read = bounded(pose.detach(), 1.5, turns=self.turns)  # of reals and fakes alike, as the head reads them
             logit = logit + condition * (self.given(read) * h).mean(1)
         return logit, pose
+
+
+def bounded(pose: Float[Tensor, "n pose_dim"], most: float, *, turns: bool) -> Float[Tensor, "n pose_dim"]:
+    """Return poses as read with every number within +-`most`; where things turn, the first two as a direction."""
+    if not turns:
+        return pose.clamp(-most, most)
+    return torch.cat([F.normalize(pose[:, :2], dim=1), pose[:, 2:].clamp(-most, most)], 1)
