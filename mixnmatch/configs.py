@@ -165,6 +165,9 @@ class LossConfig:
     """Share of these terms' gradient that reaches z: pixels may pull a turn the wrong way round."""
     rival: float = 1.0
     """With `one_shape`: the encoders' preference for that better shape over the worse one (paper: none)."""
+    even: float = 1.0
+    """With `one_shape`: how far a shape that photos are seldom read as is preferred, in mean differences between two
+    shapes for each factor of e that it lacks (paper: none)."""
     told_pose: float = 0.0
     """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
     rebuild_since: int = 1_000

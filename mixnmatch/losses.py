@@ -7,7 +7,7 @@ which the paper leaves alone.
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.distributed import batch_mean
 from training.draws import rand, randn
@@ -159,6 +159,27 @@ def rivals(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Int[Tensor
     """Return two different kinds a row, drawn by its shares without replacement (Gumbel top-2, Kool et al. 2019)."""
     noise = -rand(*shares.shape, rng=rng).clamp(1e-9, 1 - 1e-7).log().neg().log().to(shares.device)
     return (shares.detach().clamp_min(1e-9).log() + noise).topk(2, dim=1).indices
+
+
+class Usage(nn.Module):
+    """How often photos are read as each shape, averaged over about a hundred batches."""
+
+    shares: Tensor
+
+    def __init__(self, kinds: int) -> None:
+        super().__init__()
+        self.register_buffer("shares", torch.full((kinds,), 1 / kinds))
+
+    @torch.no_grad()
+    def update(self, shares: Float[Tensor, "n kinds"]) -> None:
+        """Take in the shares of shapes read from photos, each of which counts as its likeliest one."""
+        read = F.one_hot(shares.argmax(1), len(self.shares)).float()
+        self.shares.lerp_(batch_mean(read.mean(0)), 0.01)
+
+    @property
+    def excess(self) -> Float[Tensor, " kinds"]:
+        """Return the logarithm of each share over an equal one, within a tenth and ten times."""
+        return (self.shares * len(self.shares)).clamp(0.1, 10).log()
 
 
 def balanced(n: int, kinds: int, rng: torch.Generator) -> Int[Tensor, " n"]:

@@ -17,6 +17,7 @@ from mixnmatch.discriminators import FeatureCritic, PairCritic, PatchCritic, Rea
 from mixnmatch.encoders import as_codes
 from mixnmatch.generator import Generator, placing, pose_features
 from mixnmatch.losses import (
+    Usage,
     area,
     balanced,
     binary,
@@ -40,6 +41,7 @@ from mixnmatch.losses import (
 )
 from training.augment import KINDS, AdaptiveChance, augment
 from training.critic import Critic, bounded
+from training.distributed import batch_mean
 from training.draws import own, rand, randn, share
 from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
 from training.types import Batch, Image, Phase, Step, repeat, rows
@@ -86,6 +88,9 @@ class Recipe:
             }
         )
         target = config.losses.augment_target
+        self.usage = Usage(made.n_shapes) if made.one_shape else None
+        if self.usage is not None:
+            self.networks["usage"] = self.usage
         self.adaptive = None if target is None else AdaptiveChance(target)
         if self.adaptive is not None:
             self.networks["augment"] = self.adaptive
@@ -490,6 +495,8 @@ class Recipe:
             true = self.perceived(image) if painter.config.one_shape or weights.perceived else []
         if painter.config.one_shape:
             better, worse = self.likelier(true, codes, step)
+            if self.usage is not None:
+                self.usage.update(codes.p)
             codes = replace(codes, p=F.one_hot(better, codes.p.shape[1]).float())
             lead = (raw["p"].gather(1, better[:, None]) - raw["p"].gather(1, worse[:, None]))[:, 0]
             terms["rival"] = weights.rival * F.softplus(-lead).mean()
@@ -518,6 +525,9 @@ class Recipe:
         with self.precision():
             both = [self.generator(replace(codes, p=kinds[:, i])).image for i in (0, 1)]
         off = torch.stack([unlike_maps(self.perceived(painted), true) for painted in both], 1)
+        if self.usage is not None:
+            apart = batch_mean((off[:, 0] - off[:, 1]).abs().mean())
+            off = off + self.losses.even * apart * self.usage.excess[pair]
         return pair.gather(1, off.argmin(1, keepdim=True))[:, 0], pair.gather(1, off.argmax(1, keepdim=True))[:, 0]
 
     def perceived(self, image: Image) -> list[Tensor]:

@@ -492,6 +492,31 @@ def test_of_two_shapes_the_one_that_rebuilds_the_photo_is_likelier():
     assert torch.equal(worse, other)
 
 
+def test_photos_are_shared_out_evenly():
+    """Of two shapes as good as each other the one that photos are seldom read as is likelier, and no other."""
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
+    usage = recipe.usage
+    assert usage is not None
+    assert usage.excess.abs().max() == 0
+    for _ in range(300):
+        usage.update(torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.4, 0.6, 0.0]]))
+    torch.testing.assert_close(usage.shares, torch.tensor([2 / 3, 1 / 3, 0.0]), atol=0.05, rtol=0)
+    torch.testing.assert_close(usage.excess[2], torch.tensor(0.1).log())  # a tenth of an equal share at least
+    weight = recipe.generator.parent.embed.weight
+    weight.requires_grad_(False)[:, 1] = weight[:, 0]
+    weight[:, 1] += 1e-3 * torch.randn(len(weight))  # as good as the first, but for a trifle
+    codes = recipe.generator.sample(32, torch.Generator().manual_seed(1))
+    codes = replace(codes, p=torch.tensor([[0.5, 0.5, 0.0]]).repeat(32, 1))
+    photos = recipe.perceived(recipe.generator(codes).image)
+    better, worse = recipe.likelier(photos, codes, at(0))
+    even = replace(recipe.losses, even=0.0)
+    recipe.losses = even
+    plain, _ = recipe.likelier(photos, codes, at(0))
+    assert (better == 1).sum() > (plain == 1).sum()
+    assert torch.equal(better + worse, torch.ones(32, dtype=torch.long))
+
+
 def test_encoders_come_to_prefer_the_better_shape(monkeypatch):
     recipe = Recipe(tiny(replace(TURN, one_shape=True)), torch.device("cpu"))
     recipe.begin(batch(), at(3))
