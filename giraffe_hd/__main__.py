@@ -45,6 +45,10 @@ class Scenes:
         generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
         if not hasattr(generator, "density"):
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which has no scene in 3D")
+        if self.inject_index is not None and generator.family == "giraffe":
+            raise ValueError(
+                f"{self.checkpoint.name} is of the family giraffe, whose one code paints: no --inject-index"
+            )
         codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
         for setting in self.set:
             name, equals, value = setting.partition("=")

@@ -54,10 +54,13 @@ def _crossed(values: Float[np.ndarray, "x y z"], level: float) -> Int[np.ndarray
     """Return the grid points of the tetrahedra in all cubes that the surface crosses."""
     x, y, z = values.shape
     index = np.arange(x * y * z).reshape(x, y, z)
-    corners = [index[i : x - 1 + i, j : y - 1 + j, k : z - 1 + k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
-    cubes = np.stack(corners, -1).reshape(-1, 8)
-    above = values.reshape(-1)[cubes] > level
-    cubes = cubes[above.any(1) & ~above.all(1)]
+    corners = [np.s_[i : x - 1 + i, j : y - 1 + j, k : z - 1 + k] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+    above = values > level
+    some, every = above[corners[0]].copy(), above[corners[0]].copy()
+    for corner in corners[1:]:  # one by one: at 512 points a side all eight together would fill 20 GB
+        some |= above[corner]
+        every &= above[corner]
+    cubes = np.stack([index[corner][some & ~every] for corner in corners], -1)
     return cubes[:, TETRAHEDRA].reshape(-1, 4)
 
 

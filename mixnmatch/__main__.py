@@ -242,12 +242,15 @@ class Video(Photos):
     """Photos; a factor without one is read from the first frame."""
     mode: Mode = "feature"
     """In `code` mode the shape stays that of the first frame."""
-    fps: int = 12
+    fps: float | None = None
+    """Frames a second; if not given, as many as the reference has."""
     most: int = 240
-    """Frames to read at most."""
+    """Frames to read at most; a film that has more is cut, and that is said."""
 
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
+        if self.fps is not None and self.fps <= 0:
+            raise ValueError(f"--fps is {self.fps:g}; wanted more than 0")
         if self.out.suffix.lower() not in FILMS:
             raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
@@ -266,7 +269,7 @@ class Video(Photos):
             else:
                 layers = generator(replace(codes, z=generator.encode(part, factors=("pose",)).z))
             painted.append(layers.image)
-        write_animation(self.out, torch.cat(painted), fps=self.fps)
+        write_animation(self.out, torch.cat(painted), fps=pace(self.reference) if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
 
 
@@ -284,16 +287,21 @@ def taken(codes: Codes, givers: Codes, factor: str) -> Codes:
     return replace(codes, **{name: getattr(givers, name) for name in FIELDS[factor]})
 
 
+STILLS = (".gif", ".webp", ".png", ".apng", ".avif")
+"""Endings of animated pictures; all else is ffmpeg's."""
+
+
 def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
     """Go through the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
     if not path.is_file():
         raise ValueError(f"there is no film at {path}; give the path of a video or of an animated picture")
-    moving = path.suffix.lower() in (".gif", ".webp", ".png", ".apng", ".avif")  # all else is ffmpeg's
+    moving = path.suffix.lower() in STILLS
     n = 0
     try:
         with imageio.get_reader(path, None if moving else "FFMPEG") as frames:
             for frame in frames:  # type: ignore[attr-defined]
                 if n == most:
+                    log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
                     break
                 n += 1
                 yield PIL.Image.fromarray(frame).convert("RGB")
@@ -302,6 +310,16 @@ def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
         raise ValueError(f"{path.name} cannot be read as a film ({reason}); give another file") from error
     if n == 0:
         raise ValueError(f"{path.name} has no frames; give another film")
+
+
+def pace(path: Path) -> float:
+    """Return how many frames a second a film has that `film` has read; 12 where it does not say."""
+    moving = path.suffix.lower() in STILLS
+    with imageio.get_reader(path, None if moving else "FFMPEG") as frames:
+        about = frames.get_meta_data()  # type: ignore[attr-defined]
+    if about.get("fps"):
+        return float(about["fps"])
+    return 1000 / about["duration"] if about.get("duration") else 12.0  # milliseconds a frame
 
 
 def as_picture(layer: torch.Tensor) -> Image:

@@ -5,12 +5,14 @@ photo would move its own shape says which halves there are: the moves' two clust
 quantisation by splitting, Linde, Buzo and Gray 1980).
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import TypeAdapter
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
@@ -19,10 +21,9 @@ from mixnmatch.generator import Generator
 from mixnmatch.losses import unlike_maps
 from mixnmatch.recipe import Recipe
 from mixnmatch.solid import Solid
-from training.checkpoint import save_generator
+from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet
 from training.growth import learnt, take_over
-from training.registry import preset
 from training.types import Image, rows
 
 BATCH = 42
@@ -37,11 +38,11 @@ class Split:
     """
 
     sources: tuple[Path, ...]
-    """Runs or files, as for `train --start-from`; one of them, a run, holds the image critic."""
+    """Runs or files, as for `train --start-from`; the last says what is trained, and a run among them holds the image
+    critic."""
     data: Path
     """The prepared set whose photos say how shapes should differ."""
     out: Path
-    preset: str = "mixnmatch-cars-64"
     shapes: tuple[int, int]
     """Which two, counted from 0: both are read from the same kinds of photos."""
     photos: int = 168
@@ -50,12 +51,8 @@ class Split:
     """Steps of each photo's own shape."""
 
     def run(self) -> dict[str, Any]:
-        """Write the generator; return what was done. Raises: ValueError for sources or a preset that don't suit."""
-        config = preset(self.preset, self.data)
-        if not isinstance(config, TrainConfig) or config.generator.pose.kind != "turn":
-            raise ValueError(
-                f"{self.preset} has no solid shapes; give a preset of the `fast` MixNMatch whose pose turns"
-            )
+        """Write the generator; return what was done. Raises: ValueError for sources that don't suit."""
+        config = config_of(self.sources[-1])
         pair = self.pair(config.generator.n_shapes)
         recipe = Recipe(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         critic = False
@@ -72,7 +69,8 @@ class Split:
         halves, which = two_means(moves)
         embed = recipe.generator.parent.embed.weight
         embed[:, pair] = embed[:, pair].mean(1, keepdim=True) + halves.T.to(embed)
-        save_generator(self.out, recipe.generator)
+        card = {"family": "mixnmatch", "config": TypeAdapter(TrainConfig).dump_python(config, mode="json")}
+        save_generator(self.out, recipe.generator, card=card)
         counts = [int((which == k).sum()) for k in (0, 1)]
         return {
             "out": str(self.out),
@@ -100,6 +98,18 @@ class Split:
         if len(found) < 8:
             raise ValueError(f"of {len(photos)} photos {len(found)} are read as shapes {pair.tolist()}; 8 are needed")
         return found[: self.photos]
+
+
+def config_of(source: Path) -> TrainConfig:
+    """Return how a run or a generator file was trained. Raises: ValueError if it has no solid shapes."""
+    path = source / "config.json"
+    said = json.loads(path.read_bytes()) if path.is_file() else read_card(source).get("config", {})
+    pose = said.get("generator", {}).get("pose", {})
+    if said.get("family") != "mixnmatch" or pose.get("kind") != "turn":
+        raise ValueError(
+            f"{source} has no solid shapes; give a run or a model of the `fast` MixNMatch that turns, last"
+        )
+    return TypeAdapter(TrainConfig).validate_python(said)
 
 
 @torch.enable_grad()

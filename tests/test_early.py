@@ -39,6 +39,13 @@ def test_failing_masks_are_named(spoil, box, words):
     assert words in str(found)
 
 
+def test_few_samples_are_drawn_at_a_time():
+    counts = []
+    assert look(Spoiled(lambda mask: counts.append(len(mask)) or mask)) is not None
+    assert sum(counts) == 64
+    assert max(counts) <= 8
+
+
 def test_healthy_masks_are_settled():
     found = look(Blocks(BlocksConfig(size=24, steps=8)))
     assert found is not None

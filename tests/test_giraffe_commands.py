@@ -18,6 +18,7 @@ from giraffe_hd.paper.generator import Generator as PaperGenerator
 from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.presets import CLEVR2_256, COMPCAR_256
 from training.checkpoint import save_generator
+from training.metrics.knobs import BACKGROUND
 from training.types import Generator as AnyGenerator
 from training.types import Knob
 
@@ -192,3 +193,15 @@ def test_values_of_a_sweep():
     assert values(0, 360, 4, loop=False, knob=rotation) == [0, 90, 180, 270]  # the end is the start
     assert values(0, 90, 4, loop=False, knob=rotation) == [0, 30, 60, 90]
     assert values(0, 1, 3, loop=True, knob=None) == [0, 0.5, 1, 0.5]
+
+
+def test_a_look_from_another_layer_is_refused_where_one_code_paints(files, tmp_path, capsys):
+    words = ["render", "--checkpoint", str(files["clevr"]), "--out", str(tmp_path / "a.png"), "--inject-index", "2"]
+    assert main(words) == 2
+    assert "no --inject-index" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [fast, published, clevr])
+def test_every_knob_of_the_background_is_known_as_one(make):
+    seeds = {knob.name for knob in make().knobs if knob.kind == "seed"}
+    assert seeds & set(BACKGROUND) == {name for name in seeds if "background" in name} != set()

@@ -1,6 +1,7 @@
 """The training loop on a tiny generator: exact resumption, damaged states, losses that are not finite, stopping."""
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -85,6 +86,12 @@ def test_only_the_newest_states_are_kept_and_all_damaged_is_an_error(tmp_path):
     with pytest.raises(CheckpointError, match=r"no resume state .* is whole"):
         newest_state(tmp_path)
     assert newest_state(tmp_path / "none") is None
+
+
+def test_the_state_just_written_is_kept_whatever_lies_beside_it(tmp_path):
+    save_state(tmp_path, 450, {"x": 450})
+    written = save_state(tmp_path, 90, {"x": 90}, keep=1)
+    assert list(tmp_path.iterdir()) == [written]
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_ones(tmp_path, monkeypatch):
@@ -241,7 +248,7 @@ def test_a_run_gone_on_with_learns_at_the_rate_asked_for(config, pictures, tmp_p
         assert optimizer.state  # moments are those of the run
 
 
-def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_path):
+def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_path, caplog):
     short = replace(config, loop=replace(config.loop, images=8))
     train(short, pictures, tmp_path / "first", device="cpu")
     train(replace(short, loop=replace(short.loop, seed=7)), pictures, tmp_path / "second", device="cpu")
@@ -252,6 +259,9 @@ def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_
     critics = [{k: v for k, v in s[0]["networks"].items() if k.startswith("discriminator")} for s in states if s]
     assert critics[0]
     assert_same(critics[0], critics[1])
+    caplog.clear()
+    train(short, pictures, tmp_path / "run", device="cpu", start_from=tmp_path / "first")
+    assert "--start-from is left out" in caplog.text
 
 
 def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
@@ -276,14 +286,15 @@ def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config
 
 
 def test_figures_are_logged_and_the_best_generator_is_kept(config, pictures, tmp_path, monkeypatch):
-    found = iter([{"rotation_error": 9.0}, {"rotation_error": 5.0}, {"rotation_error": 7.0}])
+    found = iter([{"rotation_error": error} for error in (math.nan, 9.0, 5.0, 7.0)])
     monkeypatch.setattr("training.metrics.report.quick_figures", lambda *args, **options: next(found))
-    loop = replace(config.loop, images=24, figures_every=8, best_by="rotation_error")
+    loop = replace(config.loop, images=32, figures_every=8, best_by="rotation_error")
+    (tmp_path / "best.json").write_text('{"figures": {"rotation_error": 0.1}}')  # a report's, of more pictures
     train(replace(config, loop=loop), pictures, tmp_path, device="cpu")
-    card = read_card(tmp_path / "best.safetensors")
-    assert (card["images_seen"], card["figures"]) == (16, {"rotation_error": 5.0})
+    card = read_card(tmp_path / "best.safetensors", beside=False)
+    assert (card["images_seen"], card["figures"]) == (24, {"rotation_error": 5.0})
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["figures/rotation_error"] for line in lines if "figures/rotation_error" in line] == [9, 5, 7]
+    assert [line["figures/rotation_error"] for line in lines if "figures/rotation_error" in line][1:] == [9, 5, 7]
 
 
 def test_a_figure_that_is_none_keeps_no_best_and_training_goes_on(config, pictures, tmp_path, monkeypatch, caplog):

@@ -12,7 +12,8 @@ from mixnmatch.__main__ import main
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.generator import Generator
 from training.__main__ import main as training
-from training.checkpoint import load_generator, save_generator
+from training.checkpoint import load_generator, read_card, save_generator
+from training.objects import margin_of
 from training.pictures import open_picture
 
 SMALL = GeneratorConfig(
@@ -83,7 +84,7 @@ def test_grid_crosses_rows_with_columns(checkpoint, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["code", "feature"])
-def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, mode):
+def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, caplog, mode):
     film = tmp_path / "reference.gif"
     first, *rest = [open_picture(Path(path)) for path in pictures]
     first.save(film, save_all=True, append_images=rest, duration=100)
@@ -93,6 +94,11 @@ def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, mod
     assert said(capsys)["frames"] == 4
     with PIL.Image.open(out) as painted:
         assert getattr(painted, "n_frames", 1) > 1
+        assert painted.info["duration"] == 100  # as fast as its reference
+    assert main(["video", "--checkpoint", checkpoint, *arguments, "--most", "2", "--fps", "4"]) == 0
+    assert "goes on after its first 2 frames" in caplog.text
+    with PIL.Image.open(out) as painted:
+        assert painted.info["duration"] == 250
 
 
 @pytest.mark.parametrize(
@@ -172,19 +178,21 @@ def test_split_moves_two_shapes_and_nothing_else(cars, tmp_path, capsys):
     assert moved == {"parent.embed.weight"}
     columns = (before["parent.embed.weight"] != after["parent.embed.weight"]).any(0)
     assert columns.nonzero()[:, 0].tolist() == [0, 1]
+    assert margin_of(read_card(out)) is None  # whole pictures, as the model was trained on
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--shapes", "2", "2"], "two different shapes of 0 to 9"),
-        (["--shapes", "0", "10"], "two different shapes of 0 to 9"),
-        (["--shapes", "0", "1", "--preset", "mixnmatch-clothing-64"], "no solid shapes"),
-        (["--shapes", "0", "1"], "holds an image critic"),
+        ([MODEL, "--shapes", "2", "2"], "two different shapes of 0 to 9"),
+        ([MODEL, "--shapes", "0", "10"], "two different shapes of 0 to 9"),
+        (["checkpoints/mixnmatch-clothing-64.safetensors", "--shapes", "0", "1"], "no solid shapes"),
+        ([MODEL, CRITIC, "--shapes", "0", "1"], "there is no checkpoint at"),
+        ([MODEL, "--shapes", "0", "1"], "holds an image critic"),
     ],
 )
 def test_split_refuses_what_it_cannot_tell_apart(cars, tmp_path, capsys, words, message):
     out = tmp_path / "split.safetensors"
-    assert main(["split", "--sources", str(MODEL), "--data", str(cars), "--out", str(out), *words]) == 2
+    assert main(["split", "--data", str(cars), "--out", str(out), "--sources", *map(str, words)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()

@@ -21,6 +21,8 @@ from mixnmatch.paper.critics import view
 from mixnmatch.paper.generator import Generator
 from tests.conformance.cases import fill, load_case, relative_error
 from training.checkpoint import load_generator, read_card
+from training.metrics.fid import evaluation_data
+from training.objects import margin_of
 from training.official import ImportOfficial, read_official, read_plain
 
 TINY = GeneratorConfig(n_shapes=3, n_textures=6, n_backgrounds=6, z_dim=5, width=4, encoder_width=2, extractor_width=2)
@@ -161,6 +163,9 @@ def test_the_command_says_what_it_wrote(tiny: list[Path], tmp_path: Path):
     assert said["family"] == "mixnmatch_paper"
     assert said["parameters"] == sum(p.numel() for p in load_generator(out).parameters())
     assert set(read_card(out)["files"]) == {"G.pth", "E.pth", "EX.pth"}
+    assert margin_of(read_card(out)) == pytest.approx(1.5 / 1.1875)  # as its photos were cut, for the page ...
+    cut = evaluation_data(out, load_generator(out))  # ... and for FID
+    assert (cut.size, cut.object_margin, cut.jitter) == (128, 1.5, 0.1875)
 
 
 # What is refused

@@ -87,15 +87,27 @@ def test_what_is_held_out_depends_on_names_only(plain):
 def test_plain_folder_with_boxes(plain, tmp_path):
     table = tmp_path / "boxes.csv"
     table.write_text("file,x0,y0,x1,y1,split\nred/0.jpg,20,30,120,90,test\nred/1.jpg,0,0,200,150,\n")
-    rows = {row["source"]: row for row in prepared(plain, boxes=table, held_out=0)}
+    rows = {row["source"]: row for row in prepared(plain, boxes=table, held_out=0, find_boxes=False)}
     assert box(rows["red/0.jpg"]) == pytest.approx([0.1, 0.2, 0.6, 0.6], abs=1e-3)
     assert rows["red/0.jpg"]["split"] == "test"
     assert box(rows["red/1.jpg"]) == [0, 0, 1, 1]
     assert rows["red/2.jpg"]["x0"] == ""
     assert len(rows) == 12
     table.rename(plain / "boxes.csv")
-    Prepare(source=plain, out=tmp_path / "again", held_out=0).run()  # its own, unasked
+    Prepare(source=plain, out=tmp_path / "again", held_out=0, find_boxes=False).run()  # its own, unasked
     assert index(tmp_path / "again") == list(rows.values())
+
+
+def test_photos_without_a_box_beside_photos_with_one_are_looked_at(plain, tmp_path):
+    with PIL.Image.open(plain / "red" / "2.jpg") as backdrop:
+        picture = PIL.Image.new("RGB", backdrop.size, (230, 230, 230))
+    picture.paste((200, 20, 20), (60, 40, 140, 110))
+    picture.save(plain / "red" / "2.jpg")
+    table = tmp_path / "boxes.csv"
+    table.write_text("file,x0,y0,x1,y1\nred/0.jpg,20,30,120,90\n")
+    rows = {row["source"]: row for row in prepared(plain, boxes=table)}
+    assert box(rows["red/0.jpg"]) == pytest.approx([0.1, 0.2, 0.6, 0.6], abs=1e-3)
+    assert box(rows["red/2.jpg"]) == pytest.approx([60 / 200, 40 / 150, 140 / 200, 110 / 150], abs=0.03)
 
 
 def test_photos_of_small_objects_are_kept_larger(plain, tmp_path):

@@ -1,6 +1,7 @@
 """The evaluation command from a generator to files that a person and a program can read."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import torch
 from tests.toys import Blocks, BlocksConfig, Patches
 from training.data.folder import DataConfig
 from training.metrics import report as report_module
-from training.metrics.report import Evaluate, held_out, quick_figures
+from training.metrics.report import Evaluate, better, held_out, quick_figures
 from training.pictures import to_pil
 from training.types import Generator
 
@@ -185,6 +186,20 @@ def test_pictures_held_out_are_found_by_any_name_and_distances_go_where_there_ar
     assert found["distances"]["FD-small"] > 0
     with pytest.raises(ValueError, match="dev"):
         replace(command, split="dev").run()
+    index.write_text(index.read_text().replace(",train,", ",validation,"))  # a set for measuring alone
+    command.run()
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["split"] == "validation"
+
+
+def test_better_knows_which_way_a_figure_goes() -> None:
+    assert better("rotation_error", 3.0, 5.0)
+    assert better("y_r2", 0.9, 0.8)
+    assert better("p_perplexity", 9.0, 2.0)
+    assert better("p_perplexity_of_choices", 9.0, 2.0)
+    assert better("rotation_slope", 1.1, 0.8)
+    assert better("rotation_error", 3.0, math.nan)
+    assert not better("rotation_error", math.nan, 3.0)
+    assert not better("y_r2", math.nan, math.nan)
 
 
 def test_a_damaged_picture_held_out_is_said_and_not_passed_over(data: Path) -> None:

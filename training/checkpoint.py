@@ -91,15 +91,16 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     return generator.requires_grad_(False).eval().to(device)
 
 
-def read_card(path: str | Path) -> dict[str, Any]:
-    """Return what a generator file says of itself: the card beside it (same stem, .json) over the one inside it."""
+def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:
+    """Return what a generator file says of itself: the card beside it (same stem, .json), if any and if `beside`, over
+    the one inside it."""
     path = Path(path)
     with _open(path) as file:
         metadata = file.metadata() or {}
     card = json.loads(metadata.get("card", "{}"))
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        card |= json.loads(beside.read_text(encoding="utf-8"))
+    other = path.with_suffix(".json")
+    if beside and other.is_file():
+        card |= json.loads(other.read_text(encoding="utf-8"))
     return card | {"family": metadata.get("family", ""), "sha256": metadata.get("sha256", "")}
 
 
@@ -124,13 +125,14 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def save_state(folder: Path, images: int, state: dict[str, Any], *, keep: int = 3) -> Path:
-    """Write a resume state (tensors and plain values) named by images and checksum; keep the newest `keep`."""
+    """Write a resume state (tensors and plain values) named by images and checksum; keep it and the newest others."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
     path = folder / f"state-{images:010d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     write_whole(path, content)
-    for old in sorted(folder.glob("state-*.pt"))[:-keep]:
+    others = sorted(other for other in folder.glob("state-*.pt") if other != path)
+    for old in others[: max(0, len(others) - keep + 1)]:
         old.unlink()
     return path
 

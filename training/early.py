@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from training.metrics.knobs import iou
-from training.types import Generator
+from training.types import Generator, rows
 
 WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)
 """Pictures seen at which training looks."""
+BATCH = 8
+"""Samples drawn at a time: no more than training itself has room for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,10 +42,13 @@ class Look:
 def look(generator: Generator, *, box: float | None = None, n: int = 64, seed: int = 0) -> Look | None:
     """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes."""
     codes = generator.sample(n, torch.Generator().manual_seed(seed))
-    mask = getattr(generator(codes), "mask", None)
-    if mask is None:
-        return None
-    mask = mask.float().sum(1, keepdim=True).clamp(0, 1)  # scenes of several objects have one each
+    masks = []
+    for start in range(0, n, BATCH):
+        mask = getattr(generator(rows(codes, slice(start, start + BATCH))), "mask", None)
+        if mask is None:
+            return None
+        masks.append(mask)
+    mask = torch.cat(masks).float().sum(1, keepdim=True).clamp(0, 1)  # scenes of several objects have one each
     areas = mask.mean((1, 2, 3))
     area, spread = float(areas.mean()), float(areas.std())
     soft = float(((mask > 0.1) & (mask < 0.9)).float().mean() / areas.mean().clamp_min(1e-6))

@@ -343,6 +343,8 @@ def train(
         if rank() == 0:
             out.mkdir(parents=True, exist_ok=True)
             _keep_config(config, out)
+        if resumed and start_from:
+            log.warning("--start-from is left out: %s holds a run already, which goes on", out)
         if resumed and run.images >= config.loop.images:
             log.warning("%s has seen its %d pictures; give more --loop.images to go on", out, run.images)
         elif resumed:
@@ -473,7 +475,7 @@ def _write_figures(run: Run, pictures: PictureSet, board: Board) -> None:
         log.warning("no best kept: loop.best_by is %r, this generator's figures are %s", loop.best_by, names)
         return
     path = run.out / "best.safetensors"
-    so_far = read_card(path)["figures"][loop.best_by] if path.is_file() else None
+    so_far = read_card(path, beside=False)["figures"][loop.best_by] if path.is_file() else None
     if so_far is None or better(loop.best_by, found[loop.best_by], so_far):
         save_generator(path, run.average, card=run.card() | {"figures": found})
 

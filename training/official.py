@@ -9,7 +9,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from training.checkpoint import save_generator
-from training.registry import OFFICIAL, resolve
+from training.registry import OFFICIAL, preset, resolve
 from training.types import Generator
 
 PLAIN: list[Any] = [argparse.Namespace]
@@ -108,7 +108,8 @@ class ImportOfficial:
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         generator = read_official(self.files)
         sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
-        card = {"source": "the authors' own checkpoint; their terms apply", "files": sources}
+        cut = asdict(preset(OFFICIAL[generator.family].preset).data) | {"size": generator.resolution}
+        card = {"source": "the authors' own checkpoint; their terms apply", "files": sources, "config": {"data": cut}}
         save_generator(self.out, generator, card=card)
         parameters = sum(parameter.numel() for parameter in generator.parameters())
         print(json.dumps({"out": str(self.out), "family": generator.family, "parameters": parameters}))

@@ -210,7 +210,7 @@ def write_sheet(path: Path, image: Image, columns: int) -> None:
         sheet.save(temporary)
 
 
-def write_animation(path: Path, frames: Image, *, fps: int) -> None:
+def write_animation(path: Path, frames: Image, *, fps: float) -> None:
     """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
 
     Raises: ValueError for another ending or no frames.
@@ -230,7 +230,7 @@ def write_animation(path: Path, frames: Image, *, fps: int) -> None:
         first.save(temporary, save_all=True, append_images=rest, duration=duration, loop=0, **options)
 
 
-def _write_mp4(path: Path, frames: Image, fps: int) -> None:
+def _write_mp4(path: Path, frames: Image, fps: float) -> None:
     """Write H.264 that browsers and editors play; its colour planes need even sides, so odd ones gain a line."""
     even = torch.nn.functional.pad(frames, (0, frames.shape[3] % 2, 0, frames.shape[2] % 2), mode="replicate")
     options = {"codec": "libx264", "quality": 9, "pixelformat": "yuv420p", "macro_block_size": 1}

@@ -58,11 +58,15 @@ class Official(NamedTuple):
     """Files that make one checkpoint, at most."""
     reader: str
     """Dotted name of a function from these files to a generator."""
+    preset: str
+    """A preset whose training pictures were cut as the authors' were."""
 
 
 OFFICIAL: dict[str, Official] = {
-    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.official:read"),
-    "mixnmatch_paper": Official(r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read"),
+    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.official:read", "giraffe-hd-paper-compcar-256"),
+    "mixnmatch_paper": Official(
+        r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read", "mixnmatch-paper-cub"
+    ),
 }
 """Family -> the authors' checkpoints, for `python -m training import-official`."""
 

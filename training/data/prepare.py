@@ -98,7 +98,7 @@ class PrepareCars:
                             rows += part
                             bar.update(len(part))
             write_index(folder, rows, self._made())
-        _report(self.out, rows, 0)
+        _report(self.out, rows, 0, "rendered")
 
     def _made(self) -> dict[str, Any]:
         """Return what `set.json` says."""
@@ -157,8 +157,8 @@ class Prepare:
     """A CSV of boxes in pixels with the columns file, x0, y0, x1, y1, files named from `source`; split and label may
     follow. A plain folder's own boxes.csv is used unasked."""
     find_boxes: bool = True
-    """In a plain folder without boxes, look for the object of each photo before its backdrop; where none clearly stands
-    out, the middle of the photo is taken."""
+    """In a plain folder, look for the object of each photo that has no box before its backdrop; where none clearly
+    stands out, the middle of the photo is taken."""
     held_out: float = 0.1
     """Share of the photos to keep for testing, where the source has no splits."""
     margin: float = 1.5
@@ -192,7 +192,7 @@ class Prepare:
             photos = with_boxes(photos, self.source, boxes)
         if not photos:
             raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
-        find = self.find_boxes and layout == "plain" and not any(photo.box for photo in photos)
+        find = self.find_boxes and layout == "plain"
         views = self.views or _asked_views()  # before the long part
         rows, skipped = [], []
         with whole_folder(self.out) as folder:
@@ -217,7 +217,7 @@ class Prepare:
                 "left_out": skipped,
             }
             write_index(folder, rows, made)
-        _report(self.out, rows, len(skipped))
+        _report(self.out, rows, len(skipped), layout)
 
     def _written(self, folder: Path, photos: list[Photo], find: bool) -> Iterator[dict[str, Any] | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
@@ -236,7 +236,7 @@ class Prepare:
             picture = open_picture(photo.path, name=photo.name, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
             box = _inside(photo, picture.size)
             mask = _mask(photo, picture.size)
-            if find:
+            if find and box is None:
                 box = _found(picture)
         except PictureError as error:
             return str(error)
@@ -322,11 +322,13 @@ def _kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _report(out: Path, rows: list[dict[str, Any]], left_out: int) -> None:
+def _report(out: Path, rows: list[dict[str, Any]], left_out: int, layout: str) -> None:
     """Tell people and programs what came of it."""
     splits = Counter(row["split"] for row in rows)
-    log.info("%s: %s; %d left out", out, ", ".join(f"{n} {split}" for split, n in splits.items()), left_out)
-    print(json.dumps({"out": str(out), "pictures": len(rows), "left_out": left_out, "splits": splits}))
+    said = ", ".join(f"{n} {split}" for split, n in splits.items())
+    log.info("%s: %s; %d left out; layout: %s", out, said, left_out, layout)
+    found = {"out": str(out), "layout": layout, "pictures": len(rows), "left_out": left_out, "splits": splits}
+    print(json.dumps(found))
 
 
 COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]

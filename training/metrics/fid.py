@@ -58,8 +58,10 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def at_once(generator: Generator) -> int:
-    """Return how many pictures to draw at once: few on a CPU, which else spends its time on fresh memory."""
-    return 16 if generator.device.type == "cpu" else BLOCK
+    """Return how many pictures to draw at once: few on a CPU, which else spends its time on fresh memory, and few large
+    ones, for which a GPU has no room."""
+    most = 16 if generator.device.type == "cpu" else BLOCK
+    return max(1, min(most, BLOCK * 256**2 // generator.resolution**2))
 
 
 @torch.inference_mode()

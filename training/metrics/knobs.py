@@ -24,8 +24,8 @@ Reader = Callable[[Image, Mask], Readings]
 
 CAMERA = ("elevation", "azimuth")
 """Knobs that may move object and background."""
-BACKGROUND = ("background",)
-"""Knobs that may move the background alone; all others may move the object alone."""
+BACKGROUND = ("background", "background_shape", "background_look")
+"""Knobs (`fast`, then `paper`) that may move the background alone; all others may move the object alone."""
 CLEAR, FULL = 0.02, 0.98
 """A pixel is background below the first, object above the second share of mask."""
 

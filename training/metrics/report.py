@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
 MORE = (
     "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_over_leak", "_iou",
-    "iou_code", "iou_feature", "_accuracy", "_nmi",
+    "iou_code", "iou_feature", "_accuracy", "_nmi", "_perplexity", "_perplexity_of_choices",
 )  # fmt: skip
 """How figures end that are better if larger; of the others less is better."""
 
@@ -217,7 +218,10 @@ def held_out(data: Path, config: DataConfig) -> tuple[PictureSet, str] | None:
 
 
 def better(name: str, value: float, other: float) -> bool:
-    """Return whether `value` of the figure `name` is better than `other`: most are errors, some want 1 or much."""
+    """Return whether `value` of the figure `name` is better than `other`: most are errors, some want 1 or much. What is
+    no number is never better, and worse than any."""
+    if not math.isfinite(value) or not math.isfinite(other):
+        return math.isfinite(value)
     if name.endswith("_slope"):
         return abs(value - 1) < abs(other - 1)
     return value > other if name.endswith(MORE) else value < other
@@ -313,7 +317,9 @@ class Evaluate:
         """Return the real pictures to compare with, the training pictures if they are others, and the split's name."""
         assert self.data is not None
         config = evaluation_data(self.checkpoint, generator)
-        others = PictureSet(self.data, config, memory=0)  # of many, few are looked at
+        others = None
+        if "train" in splits_of(self.data):
+            others = PictureSet(self.data, config, memory=0)  # of many, few are looked at
         if self.split not in (None, "train"):
             return PictureSet(self.data, config, self.split), others, self.split
         if self.split is None:
