@@ -51,6 +51,19 @@ def free_port(host: str, first: int) -> int:
     raise ValueError(f"no free port from {first} on at {host}; give another with --port or another --host")
 
 
+def open_page(host: str, port: int, address: str, patience: float = 30.0) -> None:
+    """Open the page in a browser as soon as its port answers; not at all if it does not within `patience` seconds."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            webbrowser.open(address)
+            return
+
+
 def main(args: Demo) -> None:
     """Load the generators and serve until interrupted."""
     start = time.perf_counter()
@@ -60,7 +73,7 @@ def main(args: Demo) -> None:
     address = f"http://{args.host if ':' not in args.host else f'[{args.host}]'}:{port}"
     log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
     if args.open:
-        Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        Thread(target=open_page, args=(args.host, port, address), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed then too
     try:
         uvicorn.run(app, host=args.host, port=port, **configure())

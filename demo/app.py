@@ -63,7 +63,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 def page(shelf: Shelf) -> gr.Blocks:
     """Return the layout for a shelf of generators."""
     events = Events(shelf)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
             turned = [model for model in shelf if not model.reads_photos]

@@ -26,7 +26,7 @@ from training.types import Image, Knob, fields_of
 from training.walks import between
 
 from .knobs import Between, Value, changed, turnable, turned
-from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, values_of
+from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, pose_shows, values_of
 from .shelf import Model
 
 Frame = Callable[[], Image]
@@ -113,7 +113,8 @@ def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
 def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[Slot]) -> tuple[list[Frame], int]:
     """Return a sheet of mixes and its number of columns: the slot `across` changes along a row, `down` from row to row.
 
-    Photos head rows and columns. Without `down` it is one row. Raises: ValueError for slots that are not the model's.
+    Photos head rows and columns. Without `down` it is one row.
+    Raises: ValueError for slots that are not the model's, or `pose` where it would repeat one picture.
     """
     size = model.generator.resolution
     for name in filter(None, (down, across)):
@@ -125,6 +126,9 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     for row in photos if down else photos[:1]:
         slots = recipe.slots | ({down: row} if down else {})
         mixes = [recipe.model_copy(update={"slots": slots | {across: column}}) for column in photos]
+        if "pose" in (down, across) and not pose_shows(model, mixes[0]):
+            said = "the shape's photo gives the pose as well where its outline is kept"
+            raise ValueError(f"{said}, so pose would change nothing; choose another slot")
         sheet += [partial(photo, row, size)] if down else []
         sheet += [partial(_mixed, model, mix) for mix in mixes]
     return sheet, len(photos) + bool(down)

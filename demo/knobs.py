@@ -33,6 +33,7 @@ Values = Mapping[str, Value]
 def codes_for(generator: Generator, seed: int, values: Values) -> Any:
     """Return codes of one row: drawn with `seed`, then each knob turned to its value or, without one, its default.
 
+    Where seed knobs draw every code, as MixNMatch's do, `seed` leaves no trace.
     Raises: ValueError for an unknown knob or a value that the knob cannot take.
     """
     for name in values:

@@ -193,7 +193,8 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
     """Return the codes of a recipe: its knobs, then its photos.
 
     The photo in the slot `pose` gives every factor whose own slot is empty or weaker than 1; its own strength leads
-    from the average pose to its pose. Without a photo there, `seed` draws those factors.
+    from the average pose to its pose. Without a photo there, the knobs `<slot>_seed` draw those factors (0 where the
+    recipe does not name them); `slots.<name>.seed` draws one as its photo would give it.
 
     Raises: ValueError for a knob or slot that the generator does not have, or codes that do not fit it.
     """
@@ -206,33 +207,46 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
     rows = {name: _rows(model, codes, name, slot) for name, slot in recipe.slots.items()}
     if "pose" in rows:
         for fields in rows["pose"].values():
-            codes = _put(model, codes, fields)
+            _must_fit(model, codes, fields)
+            codes = replace(codes, **fields)
     for name, slot in recipe.slots.items():
         fields = rows[name].get(name)
         if fields is None:
             raise ValueError(f"the photo for {name} in this recipe holds no codes for it; choose it again")
+        _must_fit(model, codes, fields)
         if slot.strength < 1:
             weaker = fields_of(codes) if name != "pose" else {key: _average(row) for key, row in fields.items()}
             fields = {
                 key: row if (from_ := weaker[key]) is None else torch.lerp(from_, row, slot.strength)
                 for key, row in fields.items()
             }
-        codes = _put(model, codes, fields)
+        codes = replace(codes, **fields)
     return codes
 
 
 def layers_of(model: Model, recipe: Recipe) -> Any:
     """Return the layers that a recipe makes, one row; ValueError if it does not fit the model."""
     codes = codes_of(model, recipe)
-    slot = recipe.slots.get("shape")
-    if recipe.mode == "code" or slot is None or not slot.picture:
+    if not keeps_outline(recipe):
         return model.generator(codes)
     if "feature" not in model.modes:
         raise ValueError(f"{model.name} cannot keep a photo's outline; use the mode 'code'")
-    size = model.generator.resolution
+    size, slot = model.generator.resolution, recipe.slots["shape"]
     key = hashlib.sha256(slot.picture.encode()).hexdigest()
     feature = model.feature(key, lambda: photo(slot, size).to(model.generator.device))
     return model.generator(codes, feature=feature)
+
+
+def keeps_outline(recipe: Recipe) -> bool:
+    """Whether a photo's own outline and pose are drawn: then the codes of shape and pose are not, at any strength."""
+    return recipe.mode == "feature" and "shape" in recipe.slots and bool(recipe.slots["shape"].picture)
+
+
+def pose_shows(model: Model, recipe: Recipe) -> bool:
+    """Whether the slot `pose` has a part in the picture: its pose, or what no other slot gives in full."""
+    others = {knob.name for knob in model.generator.knobs if knob.kind == "picture"} - {"pose", "shape"}
+    full = {name for name, slot in recipe.slots.items() if slot.strength == 1}
+    return not keeps_outline(recipe) or not others <= full
 
 
 def _rows(model: Model, codes: Any, name: str, slot: Slot) -> dict[str, dict[str, Tensor]]:
@@ -249,13 +263,12 @@ def seed_knob(slot: str) -> str:
     return f"{slot}_seed"
 
 
-def _put(model: Model, codes: Any, fields: Mapping[str, Tensor]) -> Any:
-    """Return `codes` with some fields replaced; ValueError if one does not fit."""
+def _must_fit(model: Model, codes: Any, fields: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if `codes` have no place for one of the fields."""
     present = fields_of(codes)
     for name, row in fields.items():
         if name not in present or (present[name] is not None and present[name].shape != row.shape):
             raise ValueError(f"the codes in this recipe do not fit {model.name}; it was made with another checkpoint")
-    return replace(codes, **fields)
 
 
 def _average(row: Tensor) -> Tensor:

@@ -204,9 +204,11 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     """Return the knobs of camera and object; positions are percent of half the picture's width, size is relative."""
     half = half_width(pose.radius, pose.fov) / 100
     middle = sum(pose.scale) / 2
+    low, high = pose.rotation
+    shown = 45.0 if low <= 45 <= high else round((low + high) / 2, 1)  # two of its sides at once
     knobs = [
-        Knob(name="rotation", label="Rotation", kind="angle", unit="°", low=pose.rotation[0], high=pose.rotation[1],
-             default=45.0, step=1.0, help="Turns the object on the spot."),
+        Knob(name="rotation", label="Rotation", kind="angle", unit="°", low=low, high=high, default=shown, step=1.0,
+             help="Turns the object on the spot."),
         Knob(name="elevation", label="Camera elevation", kind="angle", unit="°", low=pose.elevation[0],
              high=pose.elevation[1], default=round(sum(pose.elevation) / 2, 1), step=0.5, help="Raises the camera."),
         Knob(name="scale", label="Size", kind="range", unit="×", low=pose.scale[0] / middle,
@@ -257,13 +259,18 @@ def sample_pose(pose: PoseConfig, n: int, rng: torch.Generator) -> dict[str, Ten
 
 
 def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
-    """Return `codes` with the camera or the object moved; `value` in the knob's unit, a number or (n,)."""
+    """Return `codes` with the camera or the object moved; `value` in the knob's unit, a number or (n,).
+
+    Raises: ValueError for a size that is not above 0.
+    """
     number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device).expand(codes.rotation.shape)
     if name in ("rotation", "elevation", "azimuth"):
         return replace(codes, **{name: number.deg2rad()})
     if name == "radius":
         return replace(codes, radius=number)
     if name == "scale":
+        if not (number > 0).all():
+            raise ValueError(f"size {float(number.min()):g} cannot be drawn; wanted a number above 0")
         half_length = number * sum(pose.scale) / 2
         return replace(codes, scale=half_length[:, None] * codes.scale.new_tensor(pose.proportions))
     translation = codes.translation.clone()

@@ -78,6 +78,22 @@ def test_a_sheet_changes_one_slot_along_and_one_down():
     assert not torch.equal(cells[1, 1], cells[1, 2])
 
 
+@pytest.mark.parametrize(("down", "across"), [("", "pose"), ("pose", "texture"), ("shape", "pose")])
+def test_a_sheet_along_the_pose_of_a_kept_outline_is_refused(down, across):
+    kept = mixed().model_copy(update={"mode": "feature"})
+    with pytest.raises(ValueError, match="pose would change nothing; choose another slot"):
+        films.grid(PATCHES, kept, down, across, [slot(7), slot(8)])
+
+
+def test_a_sheet_along_the_pose_of_a_kept_outline_shows_what_other_slots_leave_open():
+    weak = mixed(texture=0.5).model_copy(update={"mode": "feature"})
+    plan, _ = films.grid(PATCHES, weak, "", "pose", [slot(7), slot(8)])
+    first, second = drawn(plan[2:])
+    assert not torch.equal(first, second)
+    strong = [weak.model_copy(update={"slots": mixed(pose=s).slots}) for s in (1.0, 0.3)]
+    assert torch.equal(*(layers_of(PATCHES, recipe).image for recipe in strong))  # as the page says: no effect
+
+
 def test_what_cannot_be_filmed_is_said():
     with pytest.raises(ValueError, match="takes a photo"):
         films.sweep(PATCHES, mixed(), "texture", 4)

@@ -197,6 +197,12 @@ def test_scenes_of_several_objects_have_knobs_for_each():
         assert not torch.equal(moved.image, plain.image)
 
 
+@pytest.mark.parametrize("size", [0.0, -2.0])
+def test_a_scene_without_size_is_refused_in_words(size):
+    with pytest.raises(ValueError, match=f"size {size:g} cannot be drawn; wanted a number above 0"):
+        codes_for(scenes(), 0, {"scale_2": size})
+
+
 @pytest.mark.parametrize("held", [0, 1])
 def test_of_several_objects_the_one_under_the_hand_is_pulled(held):
     two = scenes()

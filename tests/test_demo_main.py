@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import webbrowser
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import httpx
 import pytest
 import tyro
 
-from demo.__main__ import Demo, free_port, main
+from demo.__main__ import Demo, free_port, main, open_page
 from demo.shelf import Shelf, load_model
 from giraffe_hd.configs import GeneratorConfig
 from giraffe_hd.generator import Generator
@@ -75,6 +77,23 @@ def test_several_checkpoints_are_given_one_by_one_and_runs_are_named_by_their_fo
         "cars-generator",
         "mix-generator",
     ]
+
+
+def test_the_browser_opens_once_the_port_answers(monkeypatch: pytest.MonkeyPatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        open_page("127.0.0.1", port, "the page", patience=0.3)
+        assert opened == []
+        waiting = threading.Thread(target=open_page, args=("127.0.0.1", port, "the page"))
+        waiting.start()
+        time.sleep(0.2)
+        assert opened == []
+        server.listen()
+        waiting.join(timeout=30)
+    assert opened == ["the page"]
 
 
 def test_a_taken_port_gives_way_to_the_next():

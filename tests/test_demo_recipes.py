@@ -80,6 +80,13 @@ def test_a_seed_may_stand_in_for_a_photo():
         Slot()
 
 
+def test_the_knobs_that_end_in_seed_draw_what_no_photo_gives():
+    plain, other = Recipe(checkpoint="patches"), Recipe(checkpoint="patches", seed=5)
+    thrown = plain.model_copy(update={"knobs": {"texture_seed": 5}})
+    assert torch.equal(codes_of(PATCHES, plain).c, codes_of(PATCHES, other).c)
+    assert not torch.equal(codes_of(PATCHES, plain).c, codes_of(PATCHES, thrown).c)
+
+
 def test_an_empty_recipe_still_makes_a_picture():
     assert to_uint8(layers_of(PATCHES, Recipe(checkpoint="patches", seed=5)).image).float().std() > 0
 
@@ -105,10 +112,12 @@ def test_what_is_no_recipe_gets_one_sentence(data):
     assert "\n" not in str(error.value)
 
 
-def test_a_recipe_of_another_model_is_refused_in_words():
-    known = sealed(PATCHES, mixed())
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("field", ["p", "not_ours"])
+def test_a_recipe_of_another_model_is_refused_in_words(strength, field):
+    known = sealed(PATCHES, mixed(shape=strength))
     data = json.loads(recipes.to_json(known))
-    data["slots"]["shape"]["codes"]["shape"]["p"] = recipes.pack(torch.zeros(1, 7))
+    data["slots"]["shape"]["codes"]["shape"] = {field: recipes.pack(torch.zeros(1, 7))}
     with pytest.raises(ValueError, match="made with another checkpoint"):
         codes_of(PATCHES, parse(data))
     with pytest.raises(ValueError, match="no knob 'background_seed'"):

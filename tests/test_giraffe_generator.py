@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator, pose_targets
+from giraffe_hd.configs import GeneratorConfig, PoseConfig
+from giraffe_hd.generator import Generator, pose_knobs, pose_targets
 from training.camera import half_width
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
 from training.types import rows
@@ -147,6 +147,16 @@ def test_wrong_knobs_are_refused(generator):
         generator.set(draw(generator), "colour", 1)
     with pytest.raises(ValueError, match="whole number"):
         generator.set(draw(generator), "look", 0.5)
+    for size in (0, -1.5, torch.tensor([1.0, 0.0])):
+        with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; wanted a number above 0"):
+            generator.set(draw(generator), "scale", size)
+
+
+@pytest.mark.parametrize(
+    ("span", "default"), [((0.0, 360.0), 45), ((-12.0, 12.0), 0), ((-40.0, 40.0), 0), ((90.0, 180.0), 135)]
+)
+def test_the_rotation_begins_inside_its_trained_range(span, default):
+    assert pose_knobs(PoseConfig(rotation=span))[0].default == default
 
 
 def test_generator_file_gives_the_same_picture(generator, tmp_path):

@@ -49,7 +49,8 @@ export class PhotoStudio extends Studio {
     this.cards = {};
     this.selected = this.model.slots[0].name;
     const cards = this.model.slots.map((slot) => (this.cards[slot.name] = this.card(slot)).element);
-    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards), make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`));
+    this.wholeNote = make("p", { class: "hint", hidden: true }, "The shape's photo gives outline and pose in full, so the strengths of Pose and Shape do nothing; the pose's photo gives what other slots leave open.");
+    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards), this.wholeNote, make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`));
     return [all, this.chooser(), ...this.modeSwitch()];
   }
 
@@ -116,12 +117,14 @@ export class PhotoStudio extends Studio {
     if (this.model.modes.length < 2) return [];
     const name = fresh("mode");
     const words = { code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"], feature: ["Keep its outline", "the shape photo's outline and pose, point by point"] };
-    this.modeInputs = this.model.modes.map((mode) => make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }, { present: false }) }));
+    this.modeInputs = this.model.modes.map((mode) => make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }) }));
     const choices = this.modeInputs.map((input, i) => make("label", { class: "choice" }, input, make("span", {}, make("b", {}, words[this.model.modes[i]][0]), make("small", {}, [words[this.model.modes[i]][1], this.model.outlines[this.model.modes[i]]].filter(Boolean).join(" · ")))));
     return [make("section", { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" }, make("h2", {}, "How the shape is taken"), ...choices)];
   }
 
   present(recipe) {
+    const whole = recipe.mode === "feature" && Boolean(recipe.slots.shape?.picture); // demo.recipes.keeps_outline
+    this.wholeNote.hidden = !whole;
     for (const { name } of this.model.slots) {
       const card = this.cards[name];
       const slot = recipe.slots[name];
@@ -129,7 +132,7 @@ export class PhotoStudio extends Studio {
       if (slot?.picture) card.image.src = png(slot.picture);
       else card.image.removeAttribute("src");
       card.caption.textContent = slot ? (slot.picture ? (this.known.get(slot.picture)?.caption ?? "from a recipe") : `seed ${slot.seed}`) : "no photo yet";
-      card.strength.disabled = !slot;
+      card.strength.disabled = !slot || (whole && ["pose", "shape"].includes(name));
       this.showStrength(name, slot?.strength ?? 1);
     }
     for (const input of this.modeInputs ?? []) input.checked = input.value === (recipe.mode ?? "code");

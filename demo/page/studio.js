@@ -16,6 +16,8 @@ export function models() {
 
 /** A tab's contents. Subclasses give `photos`, `controls()`, `present(recipe)` and `fresh(model)`. */
 export class Studio extends HTMLElement {
+  visited = new Map(); // model's name -> {recipe, history, kept} as another was chosen
+
   async connectedCallback() {
     if (this.begun) return;
     this.begun = true;
@@ -82,22 +84,36 @@ export class Studio extends HTMLElement {
     return make("div", { class: "head" }, make("label", { for: id }, "Checkpoint"), this.select, this.speed);
   }
 
-  /** Turn to another model, with its defaults. */
+  /** Whether the recipe is one of the chosen model's, whose first may still be on its way. */
+  get ready() {
+    return Boolean(this.recipe) && this.recipe.checkpoint === this.model.name;
+  }
+
+  /** Turn to another model: to `recipe`, or to where it was left, or to its defaults. */
   async choose(model, recipe = null) {
+    clearTimeout(this.settling);
+    if (this.ready) {
+      this.history.push(this.recipe);
+      this.visited.set(this.model.name, { recipe: this.recipe, history: this.history, kept: this.kept });
+    }
+    const before = this.visited.get(model.name);
     this.model = model;
+    this.shownRecipe = null;
+    this.leaveSplit();
     this.select.value = model.name;
     this.stage.name(model.layers, model.resolution);
-    this.history = new History();
-    this.keep("A", null);
-    this.keep("B", null);
+    this.history = before?.history ?? new History();
+    this.kept = { A: null, B: null };
+    for (const name of ["A", "B"]) this.hold(name, before?.kept[name] ?? null);
     this.fillMenu();
     this.controlsArea.replaceChildren(...this.controls());
     this.dispatchEvent(new CustomEvent("model", { bubbles: true, detail: model.name }));
-    await this.set(recipe ?? (await this.fresh(model)));
+    await this.set(recipe ?? before?.recipe ?? (await this.fresh(model)));
   }
 
-  /** Take a recipe: controls, picture and, once it rests, history follow. */
+  /** Take a recipe: controls, picture and, once it rests, history follow. One of a model that is no longer chosen is dropped. */
   async set(recipe, { present = true, remember = true } = {}) {
+    if (recipe.checkpoint !== this.model.name) return;
     this.recipe = recipe;
     if (present) this.present(recipe);
     this.leaveSplit();
@@ -125,6 +141,7 @@ export class Studio extends HTMLElement {
   }
 
   travel(way) {
+    if (!this.ready) return;
     this.remember();
     this.set(this.history[way](), { remember: false });
   }
@@ -166,7 +183,7 @@ export class Studio extends HTMLElement {
     for (const name of ["A", "B"]) {
       const canvas = make("canvas", { width: 96, height: 96, "aria-hidden": "true" });
       const show = make("button", { type: "button", class: "kept", onclick: () => this.showKept(name) }, canvas, make("span", {}, name));
-      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name, this.shownRecipe) });
+      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name) });
       this.keeps[name] = { canvas, show };
       row.append(make("div", { class: "keep" }, show, store));
     }
@@ -176,14 +193,21 @@ export class Studio extends HTMLElement {
     return row;
   }
 
-  keep(name, recipe) {
-    this.kept[name] = recipe && { recipe, layers: this.stage.keep() };
+  /** Keep the picture that is shown, once there is one. */
+  keep(name) {
+    const recipe = this.shownRecipe;
+    if (recipe?.checkpoint === this.model.name) this.hold(name, { recipe, layers: this.stage.keep() });
+  }
+
+  /** Have {recipe, layers}, or null, as A or B. */
+  hold(name, kept) {
+    this.kept[name] = kept;
     const { canvas, show } = this.keeps[name];
-    show.disabled = !recipe;
-    show.title = recipe ? `Show ${name}` : `${name} is empty`;
+    show.disabled = !kept;
+    show.title = kept ? `Show ${name}` : `${name} is empty`;
     show.setAttribute("aria-label", show.title);
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-    if (recipe) paint(canvas, this.kept[name].layers[0]);
+    if (kept) paint(canvas, kept.layers[0]);
     this.splitButton.disabled = !(this.kept.A && this.kept.B);
     this.leaveSplit();
   }

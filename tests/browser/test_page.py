@@ -14,8 +14,10 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
+from demo.shelf import Model, Shelf  # noqa: E402
 from tests.scripts import CHROMIUM, SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served, toy_shelf  # noqa: E402
+from tests.toys import Blocks, Patches  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,
@@ -285,6 +287,58 @@ def test_a_layer_can_be_looked_at_in_large(page):
     assert grey and brightest == 255
 
 
+@pytest.fixture(scope="module")
+def twice() -> Iterator[str]:
+    """Serve two checkpoints for each tab."""
+    toys = {"blocks": Blocks(), "cubes": Blocks(), "patches": Patches(), "scraps": Patches()}
+    with served(Shelf([Model(name=name, generator=toy.eval()) for name, toy in toys.items()])) as address:
+        yield address
+
+
+def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
+    page.goto(twice)
+    page.wait_for_selector("knob-studio[data-shown]")
+    settle(page)
+    page.get_by_role("button", name="Keep as A").click()
+    choice = page.get_by_label("Checkpoint", exact=True).first
+    first = settle(page)
+    page.get_by_role("button", name="Surprise me").click()
+    thrown = settle(page)
+    choice.select_option("cubes")
+    assert settle(page)["checkpoint"] == "cubes"
+    assert page.get_by_role("button", name="Undo").is_disabled()
+    assert page.get_by_role("button", name="A is empty").is_disabled()
+    choice.select_option("blocks")
+    assert settle(page) == thrown
+    page.get_by_role("button", name="Undo").click()
+    assert settle(page) == first
+    page.get_by_role("button", name="Redo").click()
+    assert settle(page) == thrown
+    page.get_by_role("button", name="Show A").click()
+    assert settle(page) == first
+
+
+def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_longer(page, twice):
+    late = []
+    page.route("**/live/photo?model=patches*", lambda route: late.append(route))
+    page.goto(twice)
+    page.get_by_role("tab", name="Mix photos").click()
+    studio = page.locator("photo-studio")
+    page.wait_for_function("document.querySelectorAll('photo-studio .slot').length")
+    studio.get_by_label("Checkpoint", exact=True).select_option("scraps")
+    page.wait_for_selector("photo-studio[data-shown]")
+    assert settle(page, "photo-studio")["checkpoint"] == "scraps"
+    assert len(late) == 4
+    for route in late:
+        route.continue_()
+    page.unroute("**/live/photo?model=patches*")
+    page.wait_for_timeout(1000)
+    assert settle(page, "photo-studio")["checkpoint"] == "scraps"
+    studio.get_by_label("Checkpoint", exact=True).select_option("patches")
+    page.wait_for_function("document.querySelector('photo-studio').recipe.checkpoint === 'patches'")
+    assert len(settle(page, "photo-studio")["slots"]) == 4  # not left half read
+
+
 # Files
 
 
@@ -467,6 +521,11 @@ def test_the_outline_of_a_photo_can_be_kept(page):
     before = pixels(page, "photo-studio", place=3)
     studio.get_by_label("Keep its outline").check()
     assert settle(page, "photo-studio")["mode"] == "feature"
+    strengths = {
+        name: studio.get_by_role("slider", name=f"Strength of {name}") for name in ("Pose", "Shape", "Texture")
+    }
+    assert {name: each.is_enabled() for name, each in strengths.items()} == {"Pose": 0, "Shape": 0, "Texture": 1}
+    assert studio.get_by_text("the strengths of Pose and Shape do nothing").is_visible()
     assert np.abs(pixels(page, "photo-studio", place=3).astype(int) - before).mean() > 5
 
 
