@@ -260,6 +260,7 @@ CARS_64 = TrainConfig(
         info_shape=(0.25, 0.25),
         code_z=25.0,
         rebuilt_to_pose=0.0,
+        rival=3.0,
         told_pose=25.0,
         perceived=2.0,
     ),
