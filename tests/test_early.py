@@ -26,7 +26,7 @@ class Spoiled(Blocks):
     [
         (torch.zeros_like, None, "nothing is object"),
         (torch.ones_like, None, "draws the background too"),
-        (lambda mask: mask[:1].expand_as(mask), None, "same mask"),
+        (lambda mask: torch.nn.functional.pad(torch.ones(len(mask), 1, 8, 8), (8, 8, 8, 8)), None, "same mask"),
         (lambda mask: 0.5 * mask, None, "half-transparent"),
         (lambda mask: mask, 0.01, "draws the background too"),  # five times the photos' boxes
     ],
