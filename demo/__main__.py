@@ -39,7 +39,9 @@ class Demo:
 
 
 def free_port(host: str, first: int) -> int:
-    """Return the first free port from `first` on; ValueError if the next hundred are taken."""
+    """Return the first free port from `first` on, any for 0; ValueError if the next hundred are taken."""
+    if not 0 <= first <= 65535:
+        raise ValueError(f"there is no port {first}; give --port from 0 (any free one) to 65535")
     for port in range(first, min(first + 100, 65536)):
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -47,7 +49,7 @@ def free_port(host: str, first: int) -> int:
                 probe.bind((host, port))
             except OSError:
                 continue
-            return port
+            return int(probe.getsockname()[1])
     raise ValueError(f"no free port from {first} on at {host}; give another with --port or another --host")
 
 
@@ -67,9 +69,14 @@ def open_page(host: str, port: int, address: str, patience: float = 30.0) -> Non
 def main(args: Demo) -> None:
     """Load the generators and serve until interrupted."""
     start = time.perf_counter()
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"--device {args.device} cannot be used here ({reason}); give --device cpu") from error
+    port = free_port(args.host, args.port)
     shelf = Shelf([load_model(path, args.device) for path in args.checkpoint or bundled()])
     app = serve(shelf, host=args.host, password=args.password)
-    port = free_port(args.host, args.port)
     address = f"http://{args.host if ':' not in args.host else f'[{args.host}]'}:{port}"
     log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
     if args.open:

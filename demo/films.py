@@ -25,7 +25,7 @@ from training.pictures import square_crop, tile, whole_file, write_animation
 from training.types import Image, Knob, fields_of
 from training.walks import between
 
-from .knobs import Between, Value, changed, turnable, turned
+from .knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, pose_shows, values_of
 from .shelf import Model
 
@@ -56,7 +56,7 @@ def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
 def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
     """Return the values of a sweep, one a frame."""
     if knob.kind == "seed":
-        first = present.start if isinstance(present, Between) else int(present or 0)
+        first = min(MAX_SEED - 3, present.start if isinstance(present, Between) else int(present or 0))
         places = [4 * i / frames for i in range(frames)]
         return [Between(start=first + int(p), end=first + (int(p) + 1) % 4, at=p - int(p)) for p in places]
     steps = frames if _goes_round(knob) else max(1, frames - 1)

@@ -37,7 +37,8 @@ def codes_for(generator: Generator, seed: int, values: Values) -> Any:
     Raises: ValueError for an unknown knob or a value that the knob cannot take.
     """
     for name in values:
-        generator.knob(name)
+        if generator.knob(name).kind == "picture":
+            raise ValueError(f"{name} takes a photo, not a number; put the photo in its slot, or turn {name}_seed")
     codes = generator.sample(1, torch.Generator().manual_seed(seed))
     for knob in turnable(generator):
         if knob in generator.knobs or knob.name in values:

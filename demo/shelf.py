@@ -14,7 +14,7 @@ from torch import Tensor
 from training.checkpoint import load_generator, read_card
 from training.graphs import Replayed
 from training.memory import Memory
-from training.types import Generator, Image
+from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Model:
     @property
     def modes(self) -> tuple[str, ...]:
         """How shape is taken from a photo: as a code, or as a feature map that keeps its outline."""
-        return ("code", "feature") if hasattr(self.generator, "shape_feature") else ("code",)
+        return ("code", "feature") if reads_outlines(self.generator) else ("code",)
 
     @property
     def device(self) -> str:

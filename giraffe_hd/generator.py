@@ -261,9 +261,17 @@ def sample_pose(pose: PoseConfig, n: int, rng: torch.Generator) -> dict[str, Ten
 def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
     """Return `codes` with the camera or the object moved; `value` in the knob's unit, a number or (n,).
 
-    Raises: ValueError for a size that is not above 0.
+    Raises: ValueError for what is no number, or not finite, or as many numbers as rows, or a size not above 0.
     """
-    number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device).expand(codes.rotation.shape)
+    n = len(codes.rotation)
+    if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
+        raise ValueError(f"knob {name!r} takes a number or a tensor of {n} numbers, not {value!r}")
+    number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device)
+    if number.ndim and number.shape not in ((1,), (n,)):
+        raise ValueError(f"knob {name!r} takes one number or {n}, not a tensor of shape {tuple(number.shape)}")
+    if not number.isfinite().all():
+        raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
+    number = number.expand(n)
     if name in ("rotation", "elevation", "azimuth"):
         return replace(codes, **{name: number.deg2rad()})
     if name == "radius":
@@ -279,8 +287,11 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
 
 
 def set_seed(codes: Codes, name: str, value: Any) -> Codes:
-    """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows."""
-    if not float(value).is_integer():
+    """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows.
+
+    Raises: ValueError for anything but a whole number.
+    """
+    if not isinstance(value, int | float | Tensor) or isinstance(value, bool) or not float(value).is_integer():
         raise ValueError(f"the seed of {name} is {value}; wanted a whole number")
     drawn = {}
     for field in _DRAWN_BY[name]:

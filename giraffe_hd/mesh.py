@@ -82,8 +82,10 @@ def object_mesh(
     `level` is a density per world unit; None takes the one that lets half of the light through a tenth of the box.
     `which` is passed on to the generator's `density`, as GIRAFFE's `index` of the object.
 
-    Raises: ValueError where no density passes the level.
+    Raises: ValueError for a level that is not above 0, and where no density passes it.
     """
+    if level is not None and not level > 0:
+        raise ValueError(f"level {level:g} bounds nothing; wanted a density above 0")
     scale = codes.scale.reshape(codes.scale.shape[0], -1, 3)[0, which.get("index", 0)].double().cpu().numpy()
     level = float(np.log(2) / (0.2 * scale[0])) if level is None else level
     line = torch.linspace(-1.15, 1.15, resolution, device=codes.azimuth.device)  # past the edge of every field

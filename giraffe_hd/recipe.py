@@ -29,6 +29,13 @@ from training.volume import box_rays
 class Recipe:
     """Networks, phases and grids of one training run."""
 
+    mask_options = {  # noqa: RUF012 (read only)
+        "nothing": "--coverage-weight, --coverage",
+        "everything": "--coverage, the second number",
+        "soft": "--binarisation-weight, --binarisation-ramp",
+        "alike": "--pose-weight",
+    }
+
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)

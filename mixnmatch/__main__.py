@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import imageio.v2 as imageio
 import PIL.Image
+import PIL.ImageSequence
 import torch
 import tyro
 from jaxtyping import Float
@@ -25,7 +26,7 @@ from mixnmatch.cutting import Crop, Cutter, boxes_for
 from mixnmatch.splitting import Split
 from training.checkpoint import load_generator, read_card
 from training.objects import margin_of
-from training.pictures import FILMS, side_by_side, write_animation, write_sheet
+from training.pictures import FILMS, side_by_side, upright_rgb, write_animation, write_sheet
 from training.types import Image, repeat
 from training.walks import between
 
@@ -295,31 +296,45 @@ def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
     """Go through the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
     if not path.is_file():
         raise ValueError(f"there is no film at {path}; give the path of a video or of an animated picture")
-    moving = path.suffix.lower() in STILLS
     n = 0
     try:
-        with imageio.get_reader(path, None if moving else "FFMPEG") as frames:
-            for frame in frames:  # type: ignore[attr-defined]
-                if n == most:
-                    log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
-                    break
-                n += 1
-                yield PIL.Image.fromarray(frame).convert("RGB")
-    except (OSError, RuntimeError, SyntaxError, ValueError, IndexError) as error:
+        for frame in _stills(path) if path.suffix.lower() in STILLS else _video(path):
+            if n == most:
+                log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
+                break
+            n += 1
+            yield frame
+    except (OSError, RuntimeError, SyntaxError, ValueError, IndexError, PIL.Image.DecompressionBombError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path.name} cannot be read as a film ({reason}); give another file") from error
     if n == 0:
         raise ValueError(f"{path.name} has no frames; give another film")
 
 
+def _stills(path: Path) -> Iterator[PIL.Image.Image]:
+    """Go through the frames of an animated picture, over white where transparent."""
+    with PIL.Image.open(path) as picture:
+        for frame in PIL.ImageSequence.Iterator(picture):
+            yield upright_rgb(frame.copy())
+
+
+def _video(path: Path) -> Iterator[PIL.Image.Image]:
+    with imageio.get_reader(path, "FFMPEG") as frames:  # type: ignore[arg-type]
+        for frame in frames:  # type: ignore[attr-defined]
+            yield PIL.Image.fromarray(frame).convert("RGB")
+
+
 def pace(path: Path) -> float:
     """Return how many frames a second a film has that `film` has read; 12 where it does not say."""
-    moving = path.suffix.lower() in STILLS
-    with imageio.get_reader(path, None if moving else "FFMPEG") as frames:
-        about = frames.get_meta_data()  # type: ignore[attr-defined]
-    if about.get("fps"):
-        return float(about["fps"])
-    return 1000 / about["duration"] if about.get("duration") else 12.0  # milliseconds a frame
+    if path.suffix.lower() in STILLS:
+        with PIL.Image.open(path) as picture:
+            times = []
+            for frame in PIL.ImageSequence.Iterator(picture):
+                frame.load()  # a WebP tells only then
+                times.append(frame.info.get("duration", 0))
+        return 1000 * len(times) / sum(times) if sum(times) > 0 else 12.0  # milliseconds a frame
+    with imageio.get_reader(path, "FFMPEG") as frames:  # type: ignore[arg-type]
+        return float(frames.get_meta_data().get("fps") or 12.0)  # type: ignore[attr-defined]
 
 
 def as_picture(layer: torch.Tensor) -> Image:

@@ -98,6 +98,9 @@ class GeneratorConfig:
     one_shape: bool = False
     """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with the better of two
     drawn by their shares: shapes become kinds that are there, as cluster means do."""
+    texture_power: float = 1.0
+    """The shares of textures read from photos are raised to this power: the painter has learnt one texture at a time,
+    and the more even a blend, the duller its colours."""
     encoder_side: int = 64
     """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
 
@@ -121,6 +124,8 @@ class GeneratorConfig:
             raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.placed} numbers that place the object")
         if self.volume[0] != 1:
             raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
+        if self.texture_power <= 0:
+            raise ValueError(f"texture_power {self.texture_power} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -101,7 +101,7 @@ def boxes_for(
 ) -> dict[Path, tuple[float, ...]]:
     """Return the boxes x y w h of photos: of all in order, or those of a JSON table by path or file name.
 
-    Raises: ValueError for both at once, another number of boxes than photos, or a table that is none.
+    Raises: ValueError for both at once, another number of boxes than photos, two for one photo, or no table.
     """
     if boxes and table is not None:
         raise ValueError("--box and --boxes both came; give one of them")
@@ -110,7 +110,12 @@ def boxes_for(
             raise ValueError(
                 f"{len(boxes)} boxes came for {len(paths)} photos; give x y width height for each, in order"
             )
-        known = dict(zip(paths, boxes, strict=True))
+        known = {}
+        for path, box in zip(paths, boxes, strict=True):
+            if known.setdefault(path, box) != box:
+                raise ValueError(
+                    f"{path.name} came with two boxes, {known[path]} and {box}; copy the photo to take both objects"
+                )
     else:
         lines = {} if table is None else _table(table)
         named = {path: lines.get(str(path), lines.get(path.name)) for path in paths}

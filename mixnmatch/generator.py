@@ -306,6 +306,11 @@ class Generator(AnyGenerator):
         new = {key: getattr(drawn, key) for key in FACTOR_FIELDS[factor]}
         return replace(codes, **{key: code.expand(n, -1) for key, code in new.items()})
 
+    def _check(self, image: Image) -> None:
+        side = self.resolution
+        if image.ndim != 4 or image.shape[1:] != (3, side, side):
+            raise ValueError(f"this model reads pictures of shape (n, 3, {side}, {side}); {tuple(image.shape)} came")
+
     def _picture(self, name: str, value: Any, n: int) -> Image:
         side = self.resolution
         if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
@@ -317,28 +322,35 @@ class Generator(AnyGenerator):
 
     def _drawn(self, name: str, value: Any, n: int) -> Codes:
         seeds = value.reshape(-1).tolist() if isinstance(value, Tensor) else [value]
-        if len(seeds) not in (1, n) or any(
-            isinstance(s, bool) or not isinstance(s, (int, float)) or s != int(s) for s in seeds
-        ):
+        whole = all(isinstance(s, (int, float)) and not isinstance(s, bool) and float(s).is_integer() for s in seeds)
+        if len(seeds) not in (1, n) or not whole:
             raise ValueError(f"knob {name!r} takes a whole number, or {n} of them; {value!r} came")
         drawn = [self.sample(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
         return Codes(**{key: torch.cat([getattr(d, key) for d in drawn]) for key in Codes.__dataclass_fields__})
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
         """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1; p, with `one_shape`,
-        as a single 1.
+        as a single 1, and c by `texture_power` nearer to one.
 
         Only `factors` (of background, pose, shape, texture) are read; the others are zeros.
 
-        Raises: ValueError for an unknown factor.
+        Raises: ValueError for an unknown factor, or pictures that are not squares of `resolution`.
         """
+        self._check(image)
         codes = self.encoders.codes(image, factors)
         if self.config.one_shape and "shape" in factors:
             codes = replace(codes, p=F.one_hot(codes.p.argmax(1), codes.p.shape[1]).to(codes.p.dtype))
+        if self.config.texture_power != 1 and "texture" in factors:
+            shares = codes.c**self.config.texture_power
+            codes = replace(codes, c=shares / shares.sum(1, keepdim=True))
         return codes
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature read from photos: pose and shape together, aligned with the pixels."""
+        """Return the parent feature read from photos: pose and shape together, aligned with the pixels.
+
+        Raises: ValueError for pictures that are not squares of `resolution`.
+        """
+        self._check(image)
         return self.extractor(image)
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature s s"] | None = None) -> Layers:

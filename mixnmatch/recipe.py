@@ -69,6 +69,13 @@ class Shared:
 class Recipe:
     """The networks of a training run, their phases and its grids."""
 
+    mask_options = {  # noqa: RUF012 (read only)
+        "nothing": "--losses.area, --losses.area-range",
+        "everything": "--losses.containment, --losses.area",
+        "soft": "--losses.binary, --losses.binary-ramp",
+        "alike": "--losses.pose, --losses.code-z, --losses.info-shape",
+    }
+
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.losses = config, device, config.losses
         made = config.generator

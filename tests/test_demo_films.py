@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from demo import films
+from demo.knobs import MAX_SEED
 from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
 from tests.test_demo_recipes import mixed, slot
@@ -92,6 +93,11 @@ def test_a_sheet_along_the_pose_of_a_kept_outline_shows_what_other_slots_leave_o
     assert not torch.equal(first, second)
     strong = [weak.model_copy(update={"slots": mixed(pose=s).slots}) for s in (1.0, 0.3)]
     assert torch.equal(*(layers_of(PATCHES, recipe).image for recipe in strong))  # as the page says: no effect
+
+
+def test_a_film_of_the_last_seed_walks_among_the_last_ones():
+    recipe = STILL.model_copy(update={"knobs": {"shape": MAX_SEED}})
+    assert len(films.sweep(BLOCKS, recipe, "shape", 8)) == 8
 
 
 def test_what_cannot_be_filmed_is_said():

@@ -49,6 +49,11 @@ def test_a_wrong_value_gets_one_sentence(name, value, says):
         codes_for(Blocks(), 0, {name: value})
 
 
+def test_a_photo_s_knob_is_not_set_by_a_number():
+    with pytest.raises(ValueError, match=r"texture takes a photo, not a number; .* turn texture_seed"):
+        codes_for(Patches(), 0, {"texture": 5})
+
+
 def test_the_ends_of_a_way_between_seeds_are_the_seeds():
     blocks = Blocks()
     for at, seed in ((0.0, 4), (1.0, 9)):

@@ -60,6 +60,8 @@ def test_it_serves_a_file_of_ones_own_and_leaves_nothing_behind(tmp_path: Path):
     [
         ({"checkpoint": [Path("nowhere/lost.safetensors")]}, "no checkpoint at nowhere/lost.safetensors"),
         ({"checkpoint": [Path(__file__)]}, "test_demo_main.py is not a whole safetensors file"),
+        ({"device": "gpu"}, "--device gpu cannot be used here .* give --device cpu"),
+        ({"port": -1}, "there is no port -1"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(arguments, says):
@@ -102,3 +104,4 @@ def test_a_taken_port_gives_way_to_the_next():
         taken.listen()
         port = taken.getsockname()[1]
         assert free_port("127.0.0.1", port) > port
+    assert free_port("127.0.0.1", 0) > 1023  # any

@@ -1,12 +1,15 @@
 """The first look at a run: each kind of failing mask is named, a healthy one is called settled."""
 
+import functools
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.toys import Blocks, BlocksConfig
-from training.early import look
+from training.early import ADVICE, look
+from training.registry import RECIPES, look_up, preset, resolve
 
 
 class Spoiled(Blocks):
@@ -37,6 +40,19 @@ def test_failing_masks_are_named(spoil, box, words):
     assert found is not None
     assert not found.settled
     assert words in str(found)
+
+
+@pytest.mark.parametrize("name", ["giraffe-hd-photos-64", "giraffe-hd-paper-compcar-256", "mixnmatch-clothing-64"])
+def test_advice_names_options_that_the_preset_has(name):
+    config = preset(name)
+    options = resolve(look_up(RECIPES, config.family, "recipe")).mask_options
+    assert options.keys() <= ADVICE.keys()
+    for words in options.values():
+        for option in re.findall("--([a-z.-]+)", words):
+            functools.reduce(getattr, option.replace("-", "_").split("."), config)
+    found = look(Spoiled(torch.ones_like), options=options)
+    assert found is not None
+    assert str(found).endswith(options["everything"])
 
 
 def test_few_samples_are_drawn_at_a_time():

@@ -147,6 +147,13 @@ def test_wrong_knobs_are_refused(generator):
         generator.set(draw(generator), "colour", 1)
     with pytest.raises(ValueError, match="whole number"):
         generator.set(draw(generator), "look", 0.5)
+    for name in ("rotation", "x"):
+        for value in ("30", None, True, math.nan, math.inf, torch.zeros(5)):
+            with pytest.raises(ValueError, match=f"knob '{name}' takes"):
+                generator.set(draw(generator), name, value)
+    for seed in (None, math.inf, "3"):
+        with pytest.raises(ValueError, match="wanted a whole number"):
+            generator.set(draw(generator), "look", seed)
     for size in (0, -1.5, torch.tensor([1.0, 0.0])):
         with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; wanted a number above 0"):
             generator.set(draw(generator), "scale", size)

@@ -155,6 +155,18 @@ def test_shuffled_knobs_have_slope_zero(knob: str) -> None:
     assert found.r2 < 0.04
 
 
+def test_a_knob_of_less_than_a_full_turn_is_read_across_the_seam() -> None:
+    class Frontal(Toy):
+        knobs = tuple(  # type: ignore[assignment]
+            replace(k, low=-40.0, high=40.0, default=0.0) if k.name == "rotation" else k for k in Toy.knobs
+        )
+
+    found = measure_knobs(Frontal("none").eval(), reader=read, reader_name="toy", n=64, seed=0).following
+    fitted = next(f.fit for f in found if f.knob == "rotation")  # the reading jumps from 0 to 360
+    assert fitted.slope == pytest.approx(1, abs=2e-3)
+    assert fitted.r2 > 0.999
+
+
 def test_flips_are_found_as_flips() -> None:
     found = fit("flip", "rotation")
     assert found.flips == pytest.approx(0.3, abs=0.08)

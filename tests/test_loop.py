@@ -30,6 +30,8 @@ from training.loop import (
     train,
     train_step,
 )
+from training.metrics.features import load_features
+from training.metrics.fid import distances, drawn, real_statistics, statistics
 from training.pictures import PictureError
 from training.types import Batch, Phase, Step
 
@@ -92,6 +94,13 @@ def test_the_state_just_written_is_kept_whatever_lies_beside_it(tmp_path):
     save_state(tmp_path, 450, {"x": 450})
     written = save_state(tmp_path, 90, {"x": 90}, keep=1)
     assert list(tmp_path.iterdir()) == [written]
+
+
+def test_what_a_kill_cut_off_is_removed_with_the_next_state(tmp_path):
+    left = tmp_path / ".state-0000000008-0123456789abcdef.pt.4711.part"
+    left.write_bytes(b"half a state")
+    path = save_state(tmp_path, 16, {"x": torch.zeros(2)})
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_ones(tmp_path, monkeypatch):
@@ -264,6 +273,32 @@ def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_
     assert "--start-from is left out" in caplog.text
 
 
+def test_a_run_is_not_gone_on_with_on_other_pictures(config, pictures, tmp_path, caplog):
+    short = replace(config, loop=replace(config.loop, images=8))
+    longer = replace(config, loop=replace(config.loop, images=16))
+    train(short, pictures, tmp_path / "run", device="cpu")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("state-*.pt")}
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(pictures, moved)
+    shutil.copytree(pictures, other)
+    index = (other / "index.csv").read_text().splitlines()
+    (other / "index.csv").write_text("\n".join(index[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"learns from .*squares, not from .*other; give another --out"):
+        train(longer, other, tmp_path / "run", device="cpu")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("state-*.pt")} == before
+    train(longer, moved, tmp_path / "run", device="cpu")  # the same pictures at another place
+    shutil.copy(other / "index.csv", moved / "index.csv")
+    train(longer, moved, tmp_path / "run", device="cpu")
+    assert "is not the set it was" in caplog.text
+
+
+def test_a_run_that_only_another_machine_has_is_not_begun_anew(config, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.loop.any_of", lambda mine: True)  # as the others of a torchrun would say
+    with pytest.raises(ValueError, match="another machine has one there"):
+        train(config, pictures, tmp_path, device="cpu")
+    assert not list(tmp_path.glob("state-*.pt"))
+
+
 def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
     for _ in range(2):
         train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
@@ -310,9 +345,36 @@ def test_figures_of_a_real_generator_are_taken(config, pictures, tmp_path):
     assert "figures/scale_slope" in (tmp_path / "log.jsonl").read_text()
 
 
-def test_best_by_without_figures_says_what_to_give():
+class Means(torch.nn.Module):
+    """A network of three features: the mean colours, up to 255."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.float().mean((2, 3))
+
+
+def test_the_distance_to_real_pictures_is_a_figure_and_chooses_the_best(config, pictures, tmp_path):
+    torch.jit.script(Means()).save(tmp_path / "means.pt")
+    loop = replace(config.loop, images=16, figures_every=8, figures_n=32, figures_distance=6, best_by="fd")
+    config = replace(config, loop=replace(loop, figures_features=tmp_path / "means.pt"))
+    train(config, pictures, tmp_path / "run", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    found = [line["figures/fd"] for line in lines if "figures/fd" in line]
+    assert len(found) == 2
+    assert read_card(tmp_path / "run" / "best.safetensors")["figures"]["fd"] == pytest.approx(min(found), rel=1e-4)
+    features = load_features(features=tmp_path / "means.pt")
+    real = real_statistics(PictureSet(pictures, replace(config.data, flip=False)), 6, features)
+    last = load_generator(tmp_path / "run" / "generator.safetensors")
+    ours = statistics(drawn(last, 6), 6, features)
+    assert found[-1] == pytest.approx(distances(real, ours, features, frechet=True, kernel=False)["FD-means"], rel=1e-3)
+    loop = replace(config.loop, figures_distance=10**6)
+    with pytest.raises(ValueError, match=r"figures_distance is 1000000, and \d+ pictures are there"):
+        train(replace(config, loop=loop), pictures, tmp_path / "too many", device="cpu")
+
+
+@pytest.mark.parametrize("given", [{"best_by": "rotation_error"}, {"figures_distance": 50}])
+def test_figures_asked_for_but_never_taken_say_what_to_give(given):
     with pytest.raises(ValueError, match="figures-every"):
-        LoopConfig(best_by="rotation_error")
+        LoopConfig(**given)
 
 
 def test_the_chance_of_augmentation_is_kept_over_a_resumption(config, pictures, tmp_path):

@@ -73,6 +73,9 @@ def test_object_meshes_have_world_size():
     assert np.abs(default.vertices).max(0)[0] == pytest.approx(wanted, rel=0.02)
     with pytest.raises(ValueError, match=r"no density of this object passes 101, the highest is .*; lower --level"):
         object_mesh(Ellipsoid(), one_scene((0.2, 0.1, 0.4)), resolution=16, level=101.0)
+    for level in (-1.0, 0.0, math.nan):
+        with pytest.raises(ValueError, match="wanted a density above 0"):
+            object_mesh(Ellipsoid(), one_scene((0.2, 0.1, 0.4)), resolution=16, level=level)
 
 
 def test_files_read_back(tmp_path):

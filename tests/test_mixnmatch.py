@@ -273,6 +273,12 @@ def test_encode_gives_shares_and_reads_one_factor_on_request(generator):
     assert not shape.z.any()
     with pytest.raises(ValueError, match="unknown factor 'colour'"):
         generator.encode(image, factors=("colour",))
+    for wrong in (image[..., :-2], image.repeat(1, 1, 2, 2)):
+        for read in (generator.encode, generator.shape_feature):
+            with pytest.raises(ValueError, match="this model reads pictures of shape"):
+                read(wrong)
+    with pytest.raises(ValueError, match="takes a whole number"):
+        generator.set(codes, "texture_seed", math.inf)
 
 
 def test_a_photo_is_one_shape_where_told():
@@ -285,6 +291,18 @@ def test_a_photo_is_one_shape_where_told():
     assert torch.equal(p.argmax(1), shares.argmax(1))
     assert set(p.unique().tolist()) == {0.0, 1.0}
     assert not generator.encode(image, factors=("pose",)).p.any()
+
+
+def test_textures_are_read_nearer_to_one_where_told():
+    torch.manual_seed(0)
+    generator = Generator(replace(TURN, texture_power=2.0)).requires_grad_(False)
+    image = torch.rand(5, 3, 32, 32) * 2 - 1
+    shares, codes = generator.encoders.codes(image), generator.encode(image)
+    assert torch.allclose(codes.c, shares.c.square() / shares.c.square().sum(1, keepdim=True))
+    assert torch.equal(codes.b, shares.b)
+    assert not generator.encode(image, factors=("pose",)).c.any()
+    with pytest.raises(ValueError, match=r"texture_power 0\.0 must be above 0"):
+        replace(TURN, texture_power=0.0)
 
 
 def test_feature_mode_takes_pose_and_shape_from_the_feature(generator, codes):

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from mixnmatch.__main__ import main
+from mixnmatch.__main__ import film, main, pace
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.generator import Generator
 from training.__main__ import main as training
@@ -85,11 +85,11 @@ def test_grid_crosses_rows_with_columns(checkpoint, pictures, tmp_path):
 
 @pytest.mark.parametrize("mode", ["code", "feature"])
 def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, caplog, mode):
-    film = tmp_path / "reference.gif"
+    reference = tmp_path / "reference.gif"
     first, *rest = [open_picture(Path(path)) for path in pictures]
-    first.save(film, save_all=True, append_images=rest, duration=100)
+    first.save(reference, save_all=True, append_images=rest, duration=100)
     out = tmp_path / "out.gif"
-    arguments = ["--reference", str(film), "--out", str(out), "--texture", pictures[0], "--mode", mode]
+    arguments = ["--reference", str(reference), "--out", str(out), "--texture", pictures[0], "--mode", mode]
     assert main(["video", "--checkpoint", checkpoint, *arguments]) == 0
     assert said(capsys)["frames"] == 4
     with PIL.Image.open(out) as painted:
@@ -99,6 +99,20 @@ def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, cap
     assert "goes on after its first 2 frames" in caplog.text
     with PIL.Image.open(out) as painted:
         assert painted.info["duration"] == 250
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
+def test_transparent_films_are_over_white_at_their_own_pace(tmp_path, ending):
+    frames = [PIL.Image.new("RGBA", (16, 16), (0, 0, 0, 0)) for _ in range(2)]
+    for i, frame in enumerate(frames):
+        frame.paste((255, 0, 0, 255), (4 + i, 4, 12, 12))
+    frames[0].save(tmp_path / f"film{ending}", save_all=True, append_images=frames[1:], duration=100)
+    read = list(film(tmp_path / f"film{ending}", 10))
+    assert len(read) == 2
+    for picture in read:
+        assert min(picture.getpixel((0, 0))) > 240
+        assert picture.getpixel((9, 9))[1] < 60
+    assert pace(tmp_path / f"film{ending}") == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +170,10 @@ def test_photos_are_cut_to_the_boxes_given(checkpoint, tmp_path, capsys):
     table.write_text('{"corner.png": [900, 4, 20, 20]}')
     assert main([*arguments, "--boxes", str(table), "--out", str(tmp_path / "x.png")]) == 2
     assert "holds nothing of its 96 x 64 pixels" in capsys.readouterr().err
+    twice = ["mix", "--checkpoint", checkpoint, "--pose", str(photo), "--shape", str(photo)]
+    two = [*twice, "--box", "60", "4", "20", "20", "0", "0", "30", "30", "--out", str(tmp_path / "x.png")]
+    assert main(two) == 2
+    assert "corner.png came with two boxes" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from demo.shelf import Model
 from mixnmatch.codes import Codes
 from mixnmatch.paper import critics as critics_module
 from mixnmatch.paper.config import GeneratorConfig
@@ -31,7 +32,7 @@ from mixnmatch.paper.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop import train, train_step
 from training.pictures import to_pil
-from training.types import Batch, Image, Phase, Step, fields_of
+from training.types import Batch, Image, Phase, Step, fields_of, reads_outlines
 
 TINY = GeneratorConfig(n_shapes=3, n_textures=6, n_backgrounds=6, z_dim=5, width=4, encoder_width=2, extractor_width=2)
 TINY_RUN = replace(
@@ -316,8 +317,12 @@ def test_wrong_calls_are_named(generator: Generator):
         generator(replace(codes, c=torch.zeros(1, 7)))
     with pytest.raises(ValueError, match="unknown factor 'colour'"):
         generator.encode(photos(1), ("colour",))
+    without = Generator(replace(TINY, feature_mode=False))
     with pytest.raises(ValueError, match="feature extractor"):
-        Generator(replace(TINY, feature_mode=False)).shape_feature(photos(1))
+        without.shape_feature(photos(1))
+    assert reads_outlines(Generator(TINY))
+    assert not reads_outlines(without)  # so that pages and reports leave the mode out
+    assert Model(name="m", generator=without).modes == ("code",)
     with pytest.raises(ValueError, match="n_shapes is 0"):
         replace(TINY, n_shapes=0)
     with pytest.raises(ValueError, match="width is 6"):

@@ -198,6 +198,16 @@ def test_square_crop_mirrors_what_lies_outside():
     assert np.array_equal(square[:, left : left + 20], np.asarray(picture)[:92])
 
 
+def test_a_thin_strip_does_not_grow_into_a_huge_square():
+    strip = PIL.Image.new("RGB", (12_000, 40), "red")
+    strip.paste("blue", (6_000, 0, 12_000, 40))
+    square = square_crop(strip, (0, 0, 1, 1), margin=1.0)
+    assert square.width == square.height <= 2048
+    middle = square.height // 2
+    assert square.getpixel((10, middle)) == (255, 0, 0)
+    assert square.getpixel((square.width - 10, middle)) == (0, 0, 255)
+
+
 def test_square_crop_refuses_an_empty_box():
     with pytest.raises(ValueError, match="empty"):
         square_crop(noise(10, 10), (0.5, 0.2, 0.5, 0.9))
@@ -266,6 +276,8 @@ def test_write_animation_refuses_other_kinds_and_nothing(tmp_path):
         write_animation(tmp_path / "film.avi", torch.zeros(2, 3, 8, 8), fps=5)
     with pytest.raises(ValueError, match="no frames"):
         write_animation(tmp_path / "film.gif", torch.zeros(0, 3, 8, 8), fps=5)
+    with pytest.raises(ValueError, match="with 0 pictures a second"):
+        write_animation(tmp_path / "film.gif", torch.zeros(2, 3, 8, 8), fps=0)
     assert list(tmp_path.iterdir()) == []
 
 

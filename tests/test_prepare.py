@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -319,20 +320,60 @@ def test_bad_photos_are_named_counted_and_left_out(plain, tmp_path, caplog, caps
     (plain / "red" / "1.jpg").write_bytes((plain / "red" / "2.jpg").read_bytes()[:400])
     table = tmp_path / "boxes.csv"
     lines = ["red/2.jpg,20,30,320,90", "red/3.jpg,20,30,20,90", "red/4.jpg,-1,0,201,150", "red/9.jpg,1,1,5,5"]
+    lines.append("blue/0.png,-2,10,-0.5,40")
     table.write_text("\n".join(["file,x0,y0,x1,y1", *lines]))
     with caplog.at_level(logging.WARNING):
         rows = prepared(plain, boxes=table)
-    assert len(rows) == 8
-    assert json.loads(capsys.readouterr().out)["left_out"] == 5
+    assert len(rows) == 7
+    assert json.loads(capsys.readouterr().out)["left_out"] == 6
     told = "\n".join(caplog.messages)
     assert "red/0.jpg is not a picture" in told
     assert "red/1.jpg is damaged or cut short" in told
     assert "red/2.jpg: its box (20, 30, 320, 90) is not inside the picture; wanted 0 <= x0 < x1 <= 200" in told
     assert "red/3.jpg: its box (20, 30, 20, 90)" in told
     assert "red/9.jpg: boxes.csv names it, but it is not there" in told
+    assert "blue/0.png: its box (-2, 10, -0.5, 40) is not inside the picture" in told
     fine = {row["source"]: row for row in rows}["red/4.jpg"]
     assert box(fine) == [0, 0, 1, 1]  # one pixel over the border is rounding, not a mistake
-    assert len(list((plain.parent / "prepared" / "images").iterdir())) == 8
+    assert len(list((plain.parent / "prepared" / "images").iterdir())) == 7
+
+
+def test_photos_beside_their_masks_come_with_them(source):
+    mask = np.pad(np.full((50, 80), 255, np.uint8), ((60, 40), (100, 20)))
+    (source / "masks").mkdir()
+    for i in range(4):
+        photo(source / "images" / f"{i}.jpg")
+        if i < 3:
+            PIL.Image.fromarray(mask).save(source / "masks" / f"{i}.png")
+    rows = prepared(source)
+    assert [row["source"] for row in rows] == [f"images/{i}.jpg" for i in range(4)]
+    assert box(rows[0]) == pytest.approx([0.5, 0.4, 0.9, 0.4 + 50 / 150], abs=1e-3)  # the mask's
+    masks = sorted(path.name for path in (source.parent / "prepared" / "masks").iterdir())
+    assert masks == [f"{Path(row['file']).stem}.png" for row in rows[:3]]
+
+
+def test_a_mask_with_a_damaged_chunk_is_left_out(cub):
+    path = cub / "segmentations" / "001.Albatross" / "a.png"
+    rng = np.random.default_rng(0)
+    PIL.Image.fromarray(rng.integers(0, 256, (400, 400), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second] = 1
+    path.write_bytes(content)
+    assert "001.Albatross/a.jpg" not in [row["source"] for row in prepared(cub)]
+
+
+def test_names_that_are_no_utf8_and_kinds_that_cannot_be_read(plain, capsys, caplog):
+    (plain / "red" / "0.jpg").rename(plain / os.fsdecode(b"gr\xfcn.jpg"))
+    (plain / "red" / "1.jpg").rename(plain / "red" / "1.jfif")
+    (plain / "red" / "2.jpg").rename(plain / "red" / "2.heic")
+    (plain / "red" / "2.heic").write_bytes(b"no jpeg any more")
+    with caplog.at_level(logging.WARNING):
+        rows = prepared(plain)
+    assert "gr\\udcfcn.jpg" in [row["source"] for row in rows]
+    assert "red/1.jfif" in [row["source"] for row in rows]
+    assert json.loads(capsys.readouterr().out)["left_out"] == 1
+    assert "red/2.heic is not a picture" in caplog.text
 
 
 def test_masks_that_do_not_fit_are_left_out(cub):

@@ -197,6 +197,11 @@ def test_better_knows_which_way_a_figure_goes() -> None:
     assert better("p_perplexity", 9.0, 2.0)
     assert better("p_perplexity_of_choices", 9.0, 2.0)
     assert better("rotation_slope", 1.1, 0.8)
+    assert better("rotation_slope", -1.0, 0.3)  # which way round is the run's own choice
+    assert not better("scale_slope", -1.0, 0.3)
+    assert better("look_mask_iou", 0.99, 0.9)
+    assert better("shape_mask_iou", 0.84, 0.99)
+    assert better("given_mask_iou_code", 0.9, 0.8)
     assert better("rotation_error", 3.0, math.nan)
     assert not better("rotation_error", math.nan, 3.0)
     assert not better("y_r2", math.nan, math.nan)

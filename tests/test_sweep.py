@@ -21,7 +21,7 @@ import torch
 from training.checkpoint import load_generator, newest_state
 from training.loop import train
 from training.registry import preset
-from training.sweep import Sweep, results, trials, write_results
+from training.sweep import Sweep, metric_curve, results, trials, write_results
 
 TOY = (
     "data.size=16", "loop.images=960", "loop.save_every=320", "loop.grid_every=1000000", "loop.log_every=10",
@@ -148,6 +148,46 @@ def test_a_killed_worker_s_trial_goes_on_and_ends_as_if_nothing_had_been(tmp_pat
     found = newest_state(trial)
     assert found is not None
     assert found[0]["images"] == 976
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_bad_trials_end_early_and_a_sweep_cut_off_is_gone_on_with(tmp_path, squares):
+    vary = [*TOY, "pose_weight=0.001,1,1000"]  # G/pose is the weighted error: in this order, whatever is learnt
+    command = [sys.executable, "-m", "training", "sweep", "giraffe-hd-cars-64", "--data", str(squares)]
+    command += ["--out", str(tmp_path / "out"), "--metric", "G/pose", "--grace", "0.25"]
+    command += ["--cpus-per-trial", str(os.cpu_count())]  # one after the other
+    command += [word for text in vary for word in ("--vary", text)]
+    root = Path(__file__).parent.parent
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(root)}
+    first = tmp_path / "out" / "trials" / "pose_weight=0.001"
+    with (tmp_path / "log").open("w") as log:
+        with subprocess.Popen(command, stdout=log, stderr=log, env=env) as driver:
+            deadline = time.monotonic() + 240
+            while not list(first.glob("state-0000000[3-9]*")):
+                assert driver.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.02)
+            driver.kill()
+        again = subprocess.run(command, stdout=log, stderr=log, env=env, timeout=480, check=False)
+        assert again.returncode == 0, (tmp_path / "log").read_text()
+    assert "going on with the sweep" in (tmp_path / "log").read_text()
+    with (tmp_path / "out" / "results.csv").open() as file:
+        seen = {row["pose_weight"]: int(row["images"]) for row in csv.DictReader(file)}
+    assert seen["0.001"] == 960
+    assert 240 <= seen["1000.0"] < 960 <= max(seen.values())
+
+
+@pytest.mark.parametrize("grace", [0.0, 1.5])
+def test_a_grace_that_is_no_share_is_refused(tmp_path, squares, grace):
+    with pytest.raises(ValueError, match="--grace"):
+        replace(sweep(tmp_path / "out", squares, "lr=1e-3,3e-3"), grace=grace).run()
+
+
+def test_a_figure_may_be_called_without_its_prefix(tmp_path):
+    lines = [{"images": 8, "G/pose": 1.0}, {"images": 8, "figures/fd": 3.0}, {"images": 16, "figures/fd": 2.0}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert metric_curve(tmp_path, "fd") == metric_curve(tmp_path, "figures/fd") == [(8, 3.0), (16, 2.0)]
+    assert metric_curve(tmp_path, "G/pose") == [(8, 1.0)]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")

@@ -92,7 +92,8 @@ def test_train_kill_go_on_draw_and_score(preset, cars, clothing, features, tmp_p
 def published(folder: Path, data: Path, score: dict[str, float]) -> None:
     """The run as a bundled model: half the bytes, a card with the report's figures, a state to go on from."""
     out, report = folder / "model.safetensors", folder / "report.json"
-    report.write_text(json.dumps({"figures": score, "seed": 0}))
+    of = read_card(folder / "run" / "generator.safetensors")["sha256"]
+    report.write_text(json.dumps({"figures": score, "seed": 0, "sha256": of}))
     words = ("--run-dir", folder / "run", "--out", out, "--title", "Toy", "--data", data, "--command", "train it")
     run("publish", *words, "--report", report, "--state", folder / "resume")
     card = read_card(out)
@@ -113,6 +114,11 @@ def published(folder: Path, data: Path, score: dict[str, float]) -> None:
         state.unlink()
     with pytest.raises(CheckpointError, match="no resume state"):
         tyro.cli(Publish, args=[str(word) for word in (*words, "--state", folder / "other")]).run()
+    report.write_text(json.dumps({"figures": score, "seed": 0, "sha256": "another"}))
+    with pytest.raises(ValueError, match="of other weights than"):
+        tyro.cli(Publish, args=[str(word) for word in (*words, "--report", report)]).run()
+    with pytest.raises(ValueError, match="a run's own folder"):
+        tyro.cli(Publish, args=[str(word) for word in (*words, "--state", folder / "run")]).run()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="under 20 MB"):
         patch.setattr("training.publish.MOST_BYTES", 1000)
         tyro.cli(Publish, args=[str(word) for word in words]).run()

@@ -130,6 +130,8 @@ def save_state(folder: Path, images: int, state: dict[str, Any], *, keep: int = 
     torch.save(state, buffer)
     content = buffer.getvalue()
     path = folder / f"state-{images:010d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    for left in folder.glob(".state-*.part"):
+        left.unlink()  # what a kill has cut off; no one else writes here
     write_whole(path, content)
     others = sorted(other for other in folder.glob("state-*.pt") if other != path)
     for old in others[: max(0, len(others) - keep + 1)]:

@@ -1,5 +1,6 @@
 """The first look at a run: has the mask settled, and if not, what to change. A generator's losses do not say."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +40,18 @@ class Look:
 
 
 @torch.inference_mode()
-def look(generator: Generator, *, box: float | None = None, n: int = 64, seed: int = 0) -> Look | None:
-    """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes."""
+def look(
+    generator: Generator,
+    *,
+    box: float | None = None,
+    options: Mapping[str, str] | None = None,
+    n: int = 64,
+    seed: int = 0,
+) -> Look | None:
+    """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes.
+
+    `options` are the words of a recipe (`types.Recipe.mask_options`) for what advice speaks of.
+    """
     codes = generator.sample(n, torch.Generator().manual_seed(seed))
     masks = []
     for start in range(0, n, BATCH):
@@ -53,32 +64,31 @@ def look(generator: Generator, *, box: float | None = None, n: int = 64, seed: i
     area, spread = float(areas.mean()), float(areas.std())
     soft = float(((mask > 0.1) & (mask < 0.9)).float().mean() / areas.mean().clamp_min(1e-6))
     alike = float(iou(mask, mask.roll(1, 0)).mean())
-    advice = _advice(area, spread, soft, alike, box)
-    return Look(area=area, spread=spread, soft=soft, alike=alike, box=box, settled=advice == SETTLED, advice=advice)
+    kind = _kind(area, spread, soft, alike, box)
+    named = (options or {}).get(kind)
+    advice = ADVICE[kind] + (f": {named}" if named else "")
+    return Look(area=area, spread=spread, soft=soft, alike=alike, box=box, settled=kind == "settled", advice=advice)
 
 
-SETTLED = "settled"
+ADVICE = {
+    "settled": "settled",
+    "nothing": "nothing is object and the background draws everything; if it stays so, raise the weight of what keeps "
+    "masks from vanishing, or make the background weaker (fewer channels)",
+    "everything": "the object draws the background too; if it stays so, raise the weight of what keeps masks small, or "
+    "give tighter boxes",
+    "soft": "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier",
+    "alike": "every sample has the same mask, so pose and shape do nothing; if it stays so, see whether the objects in "
+    "the photos do all stand alike, or raise the weight of reading poses and codes",
+}
+"""What the figures mean and what to change (remedies of FineGAN's and GIRAFFE's successors)."""
 
 
-def _advice(area: float, spread: float, soft: float, alike: float, box: float | None) -> str:
-    """Return what the figures mean and what to change (remedies of FineGAN's and GIRAFFE's successors)."""
+def _kind(area: float, spread: float, soft: float, alike: float, box: float | None) -> str:
+    """Return which of `ADVICE` the figures ask for."""
     if area < 0.01:
-        return (
-            "nothing is object and the background draws everything; if it stays so, raise the weight of the least area "
-            "or coverage, or make the background weaker (fewer channels)"
-        )
+        return "nothing"
     if area > 0.9 or (box is not None and area > 1.5 * box):
-        return (
-            "the object draws the background too; if it stays so, raise the weight of containment or of the largest "
-            "area, or give tighter boxes"
-        )
+        return "everything"
     if soft > 0.5:
-        return (
-            "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier"
-        )
-    if alike > 0.95 and spread < 0.02:
-        return (
-            "every sample has the same mask, so pose and shape do nothing; if it stays so, raise the weight of the "
-            "pose head or of the code losses, or see whether the objects in the photos do all stand alike"
-        )
-    return SETTLED
+        return "soft"
+    return "alike" if alike > 0.95 and spread < 0.02 else "settled"

@@ -1,11 +1,12 @@
 """The training loop: phases in order, an average of the generator, a run folder that can always be gone on from.
 
-A run folder holds `config.json`, the last resume states, `generator.safetensors` (the average), `log.jsonl`, grids and
-TensorBoard events. It knows phases, not models.
+A run folder holds `config.json`, `data.json`, the last resume states, `generator.safetensors` (the average),
+`log.jsonl`, grids and TensorBoard events. It knows phases, not models.
 """
 
 import contextlib
 import copy
+import hashlib
 import json
 import logging
 import signal
@@ -62,6 +63,10 @@ class LoopConfig:
     """Pictures between short knob reports, in the log and in TensorBoard; 0 is never."""
     figures_n: int = 128
     """Pictures for each of their fits."""
+    figures_distance: int = 0
+    """Pictures on either side for the Frechet distance to real ones among the figures, as `fd`; 0 leaves it out."""
+    figures_features: Path | None = None
+    """A TorchScript network for that distance instead of FID's Inception."""
     best_by: str | None = None
     """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
 
@@ -75,8 +80,9 @@ class LoopConfig:
             raise ValueError(
                 f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; wanted at least 0, 32"
             )
-        if self.best_by is not None and not self.figures_every:
-            raise ValueError(f"loop.best_by is {self.best_by}, but no figures are taken; give --loop.figures-every too")
+        for name in ("best_by", "figures_distance"):
+            if (value := getattr(self, name)) and not self.figures_every:
+                raise ValueError(f"loop.{name} is {value}, but no figures are taken; give --loop.figures-every too")
 
     @property
     def half_life(self) -> float:
@@ -248,6 +254,12 @@ class Run:
     def resume(self) -> bool:
         """Go on from the folder's newest whole state; return whether there was one."""
         found = from_first(newest_state(self.out) if rank() == 0 else None)
+        elsewhere = any_of(found is None and rank() > 0 and any(self.out.glob("state-*.pt")))
+        if found is None and elsewhere:
+            raise ValueError(
+                f"the first process sees no run in {self.out}, but another machine has one there; copy it to the first "
+                f"machine, or give a folder that all share, to go on with it"
+            )
         if found is None:
             return False
         state, damaged = found
@@ -339,9 +351,10 @@ def train(
             log.setLevel(logging.ERROR)  # one voice
         pictures = PictureSet(data, config.data)
         run = Run(config, out, where)
+        if rank() == 0:
+            _keep_data(pictures, out)
         resumed = run.resume()
         if rank() == 0:
-            out.mkdir(parents=True, exist_ok=True)
             _keep_config(config, out)
         if resumed and start_from:
             log.warning("--start-from is left out: %s holds a run already, which goes on", out)
@@ -365,6 +378,7 @@ def _train(run: Run, pictures: PictureSet) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
+    distance = _distance(run, pictures) if loop.figures_distance else None
     if run.index == 0:
         run.save()  # what cannot be written fails now, and there is a state to roll back to
     with (
@@ -396,9 +410,13 @@ def _train(run: Run, pictures: PictureSet) -> None:
                 if board is not None:
                     with _unless_full("the log", run):
                         _write_log(run, means, board)
+            due = bool(loop.figures_every) and _crossed(run.images, loop.batch, loop.figures_every)
+            far = {"fd": distance()} if due and distance is not None else {}  # by all processes together
             if board is not None:
                 with _unless_full("pictures and figures", run):
-                    _look(run, pictures, fixed, board)
+                    _look(run, fixed, board)
+                    if due:
+                        _write_figures(run, pictures, board, far)
             if _crossed(run.images, loop.batch, loop.save_every):
                 with _unless_full("the state", run):
                     run.save()
@@ -444,29 +462,58 @@ def _unless_full(what: str, run: Run) -> Iterator[None]:
         log.warning("could not write %s at %d pictures (%s); training goes on", what, run.images, error)
 
 
-def _look(run: Run, pictures: PictureSet, fixed: Batch, board: Board) -> None:
-    """Write what is due: grids, a word on the masks, figures of the knobs and the best generator by them."""
+def _look(run: Run, fixed: Batch, board: Board) -> None:
+    """Write what is due: grids and a word on the masks."""
     loop = run.config.loop
     if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
         _write_grids(run, fixed, board)
     if any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
-        if (found := look(run.average, box=area)) is not None:
+        options = getattr(run.recipe, "mask_options", None)
+        if (found := look(run.average, box=area, options=options)) is not None:
             log.log(logging.INFO if found.settled else logging.WARNING, "%d pictures, %s", run.images, found)
             with (run.out / "masks.txt").open("a", encoding="utf-8") as file:
                 file.write(f"{run.images} pictures, {found}\n")
-    if loop.figures_every and _crossed(run.images, loop.batch, loop.figures_every):
-        _write_figures(run, pictures, board)
 
 
-def _write_figures(run: Run, pictures: PictureSet, board: Board) -> None:
-    """Measure the average generator's knobs; keep it as `best.safetensors` if none was better so far."""
-    from training.metrics.report import better, held_out, quick_figures
+def _compared(pictures: PictureSet) -> PictureSet:
+    """Return the pictures that figures are taken with: those held out, if there are any."""
+    from training.metrics.report import held_out
+
+    config = replace(pictures.config, flip=False)
+    aside = held_out(pictures.path, config)
+    return PictureSet(pictures.path, config, memory=0) if aside is None else aside[0]
+
+
+def _distance(run: Run, pictures: PictureSet) -> Callable[[], float]:
+    """Return what measures how far the average generator's samples are from real pictures.
+
+    Raises: ValueError for too few pictures, before anything is trained.
+    """
+    from training.metrics.features import load_features
+    from training.metrics.fid import distances, drawn, real_statistics, statistics
+
+    loop, compared = run.config.loop, _compared(pictures)
+    features = load_features(features=loop.figures_features, device=run.device)
+    n = loop.figures_distance
+    if n > len(compared):
+        raise ValueError(f"loop.figures_distance is {n}, and {len(compared)} pictures are there to compare with")
+    real = real_statistics(compared, n, features)
+
+    def measure() -> float:
+        ours = statistics(drawn(run.average, n), n, features, what="samples")
+        return distances(real, ours, features, frechet=True, kernel=False)[features.frechet_name]
+
+    return measure
+
+
+def _write_figures(run: Run, pictures: PictureSet, board: Board, far: dict[str, float]) -> None:
+    """Measure the average generator's knobs, beside `far`; keep it as `best.safetensors` if none was better so far."""
+    from training.metrics.report import better, quick_figures
 
     loop = run.config.loop
-    aside = held_out(pictures.path, replace(pictures.config, flip=False))
-    found = quick_figures(run.average, pictures if aside is None else aside[0], n=loop.figures_n)
+    found = quick_figures(run.average, _compared(pictures), n=loop.figures_n) | far
     _write_log(run, {f"figures/{name}": value for name, value in found.items()}, board)
     if loop.best_by is None:
         return
@@ -521,6 +568,28 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _plain(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _keep_data(pictures: PictureSet, out: Path) -> None:
+    """Note which set the run learns from.
+
+    Raises: ValueError if the folder's run has learnt from another set at another place.
+    """
+    path, index = out / "data.json", hashlib.sha256((pictures.path / "index.csv").read_bytes()).hexdigest()
+    ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before["index_sha256"] != index and before["path"] != ours["path"]:
+            raise ValueError(
+                f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
+                f"--start-from {out} to begin from what it knows"
+            )
+        if before["index_sha256"] != index:
+            log.warning(
+                "%s is not the set it was when the run began; the run goes on with what is there", pictures.path
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(ours, indent=1).encode())
 
 
 def _keep_config(config: Any, out: Path) -> None:

@@ -23,6 +23,8 @@ MAX_BYTES = 10 * 1000 * 1000
 """Files above this are refused unread."""
 MAX_PIXELS = 16 * 1000 * 1000
 """Pictures above this are refused undecoded."""
+MOST_MIRRORED = 2048
+"""Side of the largest square that is filled up with mirrored picture; what asks for a larger one is made smaller."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
 """What `open_picture` reads; nothing here starts another program, as EPS would."""
 FILMS = (".mp4", ".webp", ".gif")
@@ -97,7 +99,7 @@ def open_picture(
                 raise PictureError(f"{name} has {width} x {height} pixels; {limit}, please choose a smaller one.")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like do not stop a picture
-                return _upright_rgb(picture)
+                return upright_rgb(picture)
     except PictureError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
@@ -121,7 +123,7 @@ def _bytes_of(source: Path | bytes | Readable, limit: int) -> bytes:
     return source.read(limit)
 
 
-def _upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+def upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Return a decoded, upright RGB copy of any mode of picture."""
     picture.load()
     picture = PIL.ImageOps.exif_transpose(picture)
@@ -171,6 +173,9 @@ def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.
     width, height = picture.size
     if left >= 0 and top >= 0 and left + side <= width and top + side <= height:
         return picture.crop((left, top, left + side, top + side))
+    if side > MOST_MIRRORED:  # a small file may be a thin strip whose square is huge
+        small = [max(1, round(0.9 * MOST_MIRRORED / side * edge)) for edge in picture.size]
+        return square_crop(picture.resize((small[0], small[1]), PIL.Image.Resampling.LANCZOS), box, margin=margin)
     pixels = np.asarray(picture)
     rows, columns = _mirrored(top, side, height), _mirrored(left, side, width)
     return PIL.Image.fromarray(np.ascontiguousarray(pixels[rows][:, columns]))
@@ -213,11 +218,13 @@ def write_sheet(path: Path, image: Image, columns: int) -> None:
 def write_animation(path: Path, frames: Image, *, fps: float) -> None:
     """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
 
-    Raises: ValueError for another ending or no frames.
+    Raises: ValueError for another ending, no frames or no pace.
     """
     kind = path.suffix.lower()
     if kind not in FILMS:
         raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
+    if not 0 < fps <= 1000:
+        raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; wanted above 0, at most 1000")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
     with whole_file(path) as temporary:

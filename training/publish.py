@@ -18,6 +18,7 @@ from training.checkpoint import (
     save_state,
     write_whole,
 )
+from training.metrics.report import MEASURED_ON
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_BYTES = 20_000_000
@@ -34,6 +35,8 @@ class Publish:
     """Folder that `train` filled."""
     out: Path
     """For example checkpoints/giraffe-hd-cars-64.safetensors."""
+    generator: str = "generator.safetensors"
+    """Which file of the run: its last average, or best.safetensors."""
     title: str
     """What a person reads in the menu of checkpoints."""
     data: Path
@@ -41,19 +44,24 @@ class Publish:
     command: str
     """The training command, as typed."""
     report: Path | None = None
-    """report.json of `python -m training evaluate`; its figures go into the card."""
+    """report.json of `python -m training evaluate` on that file; its figures go into the card."""
     notes: str = ""
     """What a user should know: what works, what does not."""
     licence: str = "CC0-1.0"
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     state: Path | None = None
-    """Folder for the run's newest resume state in bfloat16: a copy of it is a run that can be gone on with elsewhere,
-    though not bit for bit."""
+    """Folder, for this model alone, for the run's newest resume state in bfloat16: a copy of it is a run that can be
+    gone on with elsewhere, though not bit for bit. A state that is there is replaced."""
 
     def run(self) -> None:
         """Write both files, each whole or not at all; print the card."""
-        source = self.run_dir / "generator.safetensors"
+        source = self.run_dir / self.generator
         generator, seen = load_generator(source), read_card(source)
+        report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
+        if report and report["sha256"] != seen["sha256"]:
+            raise ValueError(f"{self.report} is of other weights than {source}; evaluate that file, then publish it")
+        if self.state and (self.state / "config.json").exists():
+            raise ValueError(f"--state {self.state} is a run's own folder; give one for the published state alone")
         card = {
             "title": self.title,
             "family": seen["family"],
@@ -66,7 +74,8 @@ class Publish:
             "resolution": generator.resolution,
             "stored_as": self.dtype,
             "notes": self.notes,
-            "figures": json.loads(self.report.read_text(encoding="utf-8"))["figures"] if self.report else {},
+            "figures": report.get("figures", {}),
+            "measured_on": {name: report[name] for name in MEASURED_ON if name in report},
             "config": seen.get("config", {}),
         }
         if start := read_card(self.out).get("start") if self.out.is_file() else None:

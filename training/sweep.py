@@ -49,7 +49,8 @@ class Sweep:
     vary: Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
     """FIELD=VALUE,VALUE,... such as loop.batch=8,16; one value alone sets the field for all trials."""
     metric: str
-    """What to compare: a name of the runs' log.jsonl, such as G/pose."""
+    """What to compare: a name of the runs' log.jsonl, such as G/pose, or one of their figures, such as fd or
+    rotation_error, with --vary loop.figures_every=PICTURES (for fd with --vary loop.figures_distance=PICTURES too)."""
     mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest is best."""
     early_stop: bool = True
@@ -58,7 +59,7 @@ class Sweep:
     """Share of a trial before which none is stopped."""
     cpus_per_trial: float = 1.0
     gpus_per_trial: float | None = None
-    """0.25 puts four trials on one GPU; by default a GPU each where there is one."""
+    """0.25 puts four trials on one GPU; by default a GPU each where there is one now."""
     address: str = "local"
     """`auto` on a machine of a running Ray cluster, or its address; by default this machine alone."""
     retries: int = 3
@@ -69,6 +70,8 @@ class Sweep:
 
         Raises: ValueError for an unknown field, a value that does not fit, a folder of another sweep, no Ray.
         """
+        if not 0 < self.grace <= 1:
+            raise ValueError(f"--grace is {self.grace}; wanted a share of a trial, above 0 and at most 1")
         grid = trials(self.preset, self.vary, self.data)
         _keep_request(self, [name for name, _ in grid])
         _tune(self, grid)
@@ -157,15 +160,16 @@ def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
         from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
     except ImportError as error:
         raise ValueError(f"a sweep needs Ray ({error}); install it with: pip install '.[sweep]'") from error
-    import torch
 
     gpus = sweep.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if torch.cuda.is_available() else 0.0
     alone = sweep.address == "local"
     board = False if alone else None
     ray.init(sweep.address, include_dashboard=board, log_to_driver=False, logging_level=logging.ERROR)
     try:
+        if gpus is None:
+            gpus = 1.0 if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+            if not alone and not gpus:
+                log.warning("no machine of the cluster has a GPU now: trials train on CPUs; or give --gpus-per-trial 1")
         if alone:  # a cluster may yet grow
             _check_resources(ray.cluster_resources(), sweep.cpus_per_trial, gpus)
         longest = max(config.loop.images for _, config in grid)
@@ -291,8 +295,9 @@ class Watch:
             over = self.process.poll()  # before reading, so that nothing is missed
             lines = self._lines()
             self.names |= {name for line in lines for name in line}
-            if told := [line for line in lines if self.metric in line]:
-                self.last = {"images": told[-1]["images"], "value": self._finite(float(told[-1][self.metric]))}
+            if told := [line for line in lines if _told(line, self.metric) is not None]:
+                value = float(_told(told[-1], self.metric))  # type: ignore[arg-type]
+                self.last = {"images": told[-1]["images"], "value": self._finite(value)}
                 return self.last | {"done": False}
             if over is not None:
                 break
@@ -365,7 +370,12 @@ def metric_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     """Return (pictures seen, metric) of a run's log; lines of the past that a resumption wrote anew count once."""
     path = folder / "log.jsonl"
     lines = _parsed(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
-    return sorted({line["images"]: float(line[metric]) for line in lines if metric in line}.items())
+    return sorted({line["images"]: float(v) for line in lines if (v := _told(line, metric)) is not None}.items())
+
+
+def _told(line: dict[str, Any], metric: str) -> float | None:
+    """Return what a line of a log says of a metric, None if nothing; figures may be called without their `figures/`."""
+    return line.get(metric, line.get(f"figures/{metric}"))
 
 
 def write_results(out: Path) -> str:

@@ -172,7 +172,11 @@ class Generator(nn.Module):
 
 
 class Recipe(Protocol):
-    """How a generator learns: networks, their phases, and what to show while training."""
+    """How a generator learns: networks, their phases, and what to show while training.
+
+    A recipe may have `mask_options`, names of the options that help against masks that are `nothing`, `everything`,
+    `soft` or `alike` (`training.early`).
+    """
 
     generator: Generator
     networks: nn.ModuleDict
@@ -200,6 +204,11 @@ class Adopts(Protocol):
     def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return weights, named as in `networks` of the recipe that learnt them, under the names of this one's."""
         ...
+
+
+def reads_outlines(generator: Any) -> bool:
+    """Whether a generator reads feature maps that keep photos' outlines; a published one may lack its extractor."""
+    return hasattr(generator, "shape_feature") and getattr(generator, "extractor", True) is not None
 
 
 def rows(codes: C, index: Any) -> C:

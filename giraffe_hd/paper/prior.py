@@ -167,6 +167,8 @@ def set_knob(prior: PriorConfig, codes: Codes, name: str, value: Any) -> Codes:
     values = torch.as_tensor(value, dtype=codes.azimuth.dtype, device=codes.azimuth.device)
     if values.ndim and values.shape != (n,):
         raise ValueError(f"knob {name!r} takes one number or {n}, not a tensor of shape {tuple(values.shape)}")
+    if not values.isfinite().all():
+        raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
     return handle.turn(codes, values.expand(n))
 
 

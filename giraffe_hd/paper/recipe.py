@@ -62,6 +62,8 @@ class TrainConfig:
 class Recipe:
     """GIRAFFE HD: a critic of whole pictures, and three losses on the mask."""
 
+    mask_options = {"nothing": "--cvg, --min-ratio", "everything": "--bbox", "soft": "--bin"}  # noqa: RUF012 (read only)
+
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)

@@ -231,7 +231,7 @@ def _read(path: Path, mode: str) -> PIL.Image.Image:
     try:
         with PIL.Image.open(path) as picture:
             return picture.convert(mode)
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise PictureError(f"{path} cannot be read ({error}); prepare the set again") from error
 
 

@@ -6,6 +6,7 @@ single photos comes out when they are read.
 
 import csv
 import hashlib
+import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,11 @@ from typing import Any
 
 import scipy.io
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
+}  # fmt: skip
+UNREADABLE = {".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+"""Photos that cannot be read: they are named, not passed over without a word."""
 MASK_FRACTIONS = (0.05, 0.9)
 """Masks of the clothing photos that cover less or more than this were not found well, nor were their boxes."""
 
@@ -189,10 +194,29 @@ def whole(source: Path, held_out: float) -> list[Photo]:
     """List every picture under a folder, labelled by its own folder: CelebA-HQ, LSUN as pictures, or any other."""
     if any(source.glob("**/data.mdb")):
         raise ValueError(f"{source} holds a database (data.mdb), not pictures; export its pictures into a folder first")
+    pictures = list(_pictures(source))
+    masks = _masks_beside([name for _, name in pictures])
+    hidden = set(masks.values())
     return [
-        Photo(path=path, name=name, split=_split(name, held_out), label=Path(name).parent.name)
-        for path, name in _pictures(source)
+        Photo(
+            path=path,
+            name=name,
+            split=_split(name, held_out),
+            label="" if masks else Path(name).parent.name,
+            mask=source / masks[name] if name in masks else None,
+        )
+        for path, name in pictures
+        if name not in hidden
     ]
+
+
+def _masks_beside(names: list[str]) -> dict[str, str]:
+    """Return the masks of a folder that holds nothing but `images/` and `masks/`: photo -> mask of the same stem."""
+    by_stem = {Path(name).stem: name for name in names if Path(name).parent.as_posix() == "masks"}
+    photos = [name for name in names if Path(name).parts[0] == "images"]
+    if not by_stem or len(photos) + len(by_stem) < len(names):
+        return {}
+    return {name: by_stem[Path(name).stem] for name in photos if Path(name).stem in by_stem}
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -265,13 +289,14 @@ def _pictures(folder: Path) -> Iterator[tuple[Path, str]]:
         raise ValueError(f"{folder} is not a folder; wanted one with pictures")
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not any(part.startswith(".") for part in name.parts):
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.suffix.lower() in SUFFIXES | UNREADABLE and path.is_file() and not hidden:
             yield path, name.as_posix()
 
 
 def _split(name: str, held_out: float) -> str:
     """Return the split of a photo from its name alone: it stays there when others come or go."""
-    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
     return "test" if place < held_out else "train"
 
 

@@ -236,6 +236,8 @@ class Prepare:
             picture = open_picture(photo.path, name=photo.name, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
             box = _inside(photo, picture.size)
             mask = _mask(photo, picture.size)
+            if box is None and mask is not None:
+                box = mask.point(lambda value: 255 * (value > 127)).getbbox()
             if find and box is None:
                 box = _found(picture)
         except PictureError as error:
@@ -281,7 +283,9 @@ def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
         return None
     x0, y0, x1, y1 = photo.box
     width, height = size
-    if not (-SLACK <= x0 < x1 <= width + SLACK and -SLACK <= y0 < y1 <= height + SLACK):
+    across = -SLACK <= x0 < x1 <= width + SLACK and x1 > 0 and x0 < width
+    down = -SLACK <= y0 < y1 <= height + SLACK and y1 > 0 and y0 < height
+    if not (across and down):
         wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
         raise PictureError(
             f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
@@ -303,7 +307,7 @@ def _mask(photo: Photo, size: tuple[int, int]) -> PIL.Image.Image | None:
     try:
         with PIL.Image.open(photo.mask) as picture:
             mask = picture.convert("L")
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise PictureError(f"{photo.name}: its mask {photo.mask.name} cannot be read") from error
     if mask.size != size:
         raise PictureError(f"{photo.name}: its mask is {mask.width} x {mask.height}, the photo {size[0]} x {size[1]}")

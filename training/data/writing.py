@@ -33,9 +33,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> None:
     """Write `index.csv`, its columns those of the first row, and `set.json`, which says how the set was made."""
     names = [*COLUMNS, *(name for name in rows[0] if name not in COLUMNS)]
-    with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "index.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows(rows)
     text = json.dumps(dict(made), indent=2, default=str, ensure_ascii=False)
-    (folder / "set.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "set.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

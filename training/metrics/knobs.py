@@ -227,6 +227,9 @@ def _following(
         if knob.name == "scale":  # no one can say what size 1 is in a picture: compare ratios
             value, reading = (x.clamp_min(1e-6).log() for x in (value, reading))
             value, reading = value - value.mean(), reading - reading.mean()
+        if knob.kind == "angle" and not full_turn(knob):  # as near to the knob as a whole number of turns brings it
+            offset = torch.polar(torch.ones_like(value), (reading - value).deg2rad()).mean().angle().rad2deg()
+            reading = value + offset + wrap(reading - value - offset)
         fit = circle_fit(value, reading) if full_turn(knob) else line_fit(value, reading)
         if full_turn(knob):
             read_as = (math.copysign(1, fit.slope) * (reading - fit.offset)) % 360  # where the knob would have to stand

@@ -32,11 +32,13 @@ from training.types import Generator
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MEASURED_ON = ("data", "split", "n", "n_distance", "compared", "seed")
+"""What a card says of its figures, of a report's fields."""
 HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
 MORE = (
-    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_over_leak", "_iou",
-    "iou_code", "iou_feature", "_accuracy", "_nmi", "_perplexity", "_perplexity_of_choices",
+    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_over_leak", "look_mask_iou",
+    "background_mask_iou", "iou_code", "iou_feature", "_accuracy", "_nmi", "_perplexity", "_perplexity_of_choices",
 )  # fmt: skip
 """How figures end that are better if larger; of the others less is better."""
 
@@ -222,6 +224,8 @@ def better(name: str, value: float, other: float) -> bool:
     no number is never better, and worse than any."""
     if not math.isfinite(value) or not math.isfinite(other):
         return math.isfinite(value)
+    if name == "rotation_slope":  # which way round is each run's own choice
+        value, other = abs(value), abs(other)
     if name.endswith("_slope"):
         return abs(value - 1) < abs(other - 1)
     return value > other if name.endswith(MORE) else value < other
@@ -351,6 +355,7 @@ class Evaluate:
             path = self.checkpoint.with_suffix(".json")
             card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             card["figures"] = card.get("figures", {}) | found
+            card["measured_on"] = {name: getattr(report, name) for name in MEASURED_ON}
             write_whole(path, (json.dumps(card, indent=1) + "\n").encode())
         log.info("read %s", self.out / "report.html")
         print(json.dumps({"checkpoint": report.name, **found}))

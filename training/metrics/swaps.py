@@ -20,7 +20,7 @@ from training.metrics.fits import Fit, circle_fit, wrap
 from training.metrics.knobs import CLEAR, iou
 from training.metrics.outline import changes
 from training.metrics.regressor import CarRegressor, targets
-from training.types import Generator, Image, Mask, rows, stack
+from training.types import Generator, Image, Mask, reads_outlines, rows, stack
 
 FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")
@@ -242,7 +242,7 @@ def _rebuild(
     """Return errors and mask overlaps of photos drawn again from their codes, and from shape features if there are."""
     n = len(photos)
     modes = {"code": _render(generator, own, n)}
-    if hasattr(generator, "shape_feature"):
+    if reads_outlines(generator):
         feature = torch.cat([generator.shape_feature(part.to(generator.device)) for part in photos.split(BLOCK)])
         modes["feature"] = _render(generator, own, n, feature=feature)
     errors, overlaps, worst = {}, {}, {}
