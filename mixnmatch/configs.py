@@ -258,6 +258,7 @@ CARS_64 = TrainConfig(
         style_dim=96,
         encoder_channels=(64, 96, 160, 224),
         one_shape=True,
+        texture_power=6.0,
     ),
     losses=LossConfig(
         r1_image=0.1,

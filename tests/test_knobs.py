@@ -158,7 +158,8 @@ def test_shuffled_knobs_have_slope_zero(knob: str) -> None:
 def test_a_knob_of_less_than_a_full_turn_is_read_across_the_seam() -> None:
     class Frontal(Toy):
         knobs = tuple(  # type: ignore[assignment]
-            replace(k, low=-40.0, high=40.0, default=0.0) if k.name == "rotation" else k for k in Toy.knobs
+            replace(k, low=-40.0, high=40.0, default=0.0) if k.name == "rotation" else k
+            for k in Toy.knobs  # type: ignore[attr-defined]
         )
 
     found = measure_knobs(Frontal("none").eval(), reader=read, reader_name="toy", n=64, seed=0).following

@@ -237,7 +237,7 @@ class Prepare:
             box = _inside(photo, picture.size)
             mask = _mask(photo, picture.size)
             if box is None and mask is not None:
-                box = mask.point(lambda value: 255 * (value > 127)).getbbox()
+                box = mask.point([255 * (value > 127) for value in range(256)]).getbbox()
             if find and box is None:
                 box = _found(picture)
         except PictureError as error:
