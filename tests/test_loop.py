@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import threading
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -353,7 +354,9 @@ class Means(torch.nn.Module):
 
 
 def test_the_distance_to_real_pictures_is_a_figure_and_chooses_the_best(config, pictures, tmp_path):
-    torch.jit.script(Means()).save(tmp_path / "means.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but networks to compare with are of it
+        torch.jit.save(torch.jit.script(Means()), tmp_path / "means.pt")
     loop = replace(config.loop, images=16, figures_every=8, figures_n=32, figures_distance=6, best_by="fd")
     config = replace(config, loop=replace(loop, figures_features=tmp_path / "means.pt"))
     train(config, pictures, tmp_path / "run", device="cpu")
