@@ -378,7 +378,8 @@ def _train(run: Run, pictures: PictureSet) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
-    distance = _distance(run, pictures) if loop.figures_distance else None
+    compared = _compared(pictures) if loop.figures_every else pictures
+    distance = _distance(run, compared) if loop.figures_distance else None
     if run.index == 0:
         run.save()  # what cannot be written fails now, and there is a state to roll back to
     with (
@@ -416,7 +417,7 @@ def _train(run: Run, pictures: PictureSet) -> None:
                 with _unless_full("pictures and figures", run):
                     _look(run, fixed, board)
                     if due:
-                        _write_figures(run, pictures, board, far)
+                        _write_figures(run, compared, board, far)
             if _crossed(run.images, loop.batch, loop.save_every):
                 with _unless_full("the state", run):
                     run.save()
@@ -486,7 +487,7 @@ def _compared(pictures: PictureSet) -> PictureSet:
     return PictureSet(pictures.path, config, memory=0) if aside is None else aside[0]
 
 
-def _distance(run: Run, pictures: PictureSet) -> Callable[[], float]:
+def _distance(run: Run, compared: PictureSet) -> Callable[[], float]:
     """Return what measures how far the average generator's samples are from real pictures.
 
     Raises: ValueError for too few pictures, before anything is trained.
@@ -494,7 +495,7 @@ def _distance(run: Run, pictures: PictureSet) -> Callable[[], float]:
     from training.metrics.features import load_features
     from training.metrics.fid import distances, drawn, real_statistics, statistics
 
-    loop, compared = run.config.loop, _compared(pictures)
+    loop = run.config.loop
     features = load_features(features=loop.figures_features, device=run.device)
     n = loop.figures_distance
     if n > len(compared):
@@ -508,12 +509,12 @@ def _distance(run: Run, pictures: PictureSet) -> Callable[[], float]:
     return measure
 
 
-def _write_figures(run: Run, pictures: PictureSet, board: Board, far: dict[str, float]) -> None:
+def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, float]) -> None:
     """Measure the average generator's knobs, beside `far`; keep it as `best.safetensors` if none was better so far."""
     from training.metrics.report import better, quick_figures
 
     loop = run.config.loop
-    found = quick_figures(run.average, _compared(pictures), n=loop.figures_n) | far
+    found = quick_figures(run.average, compared, n=loop.figures_n) | far
     _write_log(run, {f"figures/{name}": value for name, value in found.items()}, board)
     if loop.best_by is None:
         return
