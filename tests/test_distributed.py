@@ -20,7 +20,7 @@ from torch.multiprocessing.spawn import spawn
 
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from mixnmatch import configs as mixnmatch
-from training import draws
+from training import distributed, draws
 from training.checkpoint import load_generator, newest_state
 from training.data.folder import DataConfig, PictureSet
 from training.distributed import share_of
@@ -95,9 +95,23 @@ def steps(config: Any, data: Path, out: Path) -> dict[str, torch.Tensor]:
     return run.recipe.networks.state_dict()
 
 
+def gradients_of_one(rank: int) -> list[Any]:
+    """Return the gradients that a process has in the end of a loss whose layers are not all used in each, and total."""
+    used, unused, first_only = (torch.nn.Parameter(torch.ones(2)) for _ in range(3))
+    matrix = torch.nn.Parameter(torch.ones(3, 2).t())  # columns first
+    loss = (used * matrix[:, 0]).sum() * (rank + 1) + (first_only.sum() if rank == 0 else 0)
+    optimizer = torch.optim.SGD([used, unused, first_only, matrix])
+    total = distributed.backward_together(loss, loss.detach(), optimizer)
+    return [total, *(p.grad for p in (used, unused, first_only, matrix))]
+
+
 def one_of_two(rank: int, folder: Path, data: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for large in (1, 10**9):  # each gradient a message of its own, and all in one
+        distributed.LARGE = large
+        torch.save(gradients_of_one(rank), folder / f"gradients-{large}-{rank}.pt")
+    distributed.LARGE = 100
     for name, config in FAMILIES.items():
         torch.save(steps(config(), data, folder), folder / f"{name}-{rank}.pt")
     train(giraffe(), data, folder / "whole", device="cpu")
@@ -126,6 +140,17 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(name, two, squa
         torch.testing.assert_close(first[key], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
     moved = [key for key in whole if (whole[key] - start[key]).abs().max() > 1e-3]
     assert len(moved) > len(whole) / 2
+
+
+@pytest.mark.parametrize("large", [1, 10**9])
+def test_gradients_are_summed_and_those_of_no_process_stay_away(large, two):
+    for rank in (0, 1):
+        total, used, unused, first_only, matrix = torch.load(two / f"gradients-{large}-{rank}.pt", weights_only=True)
+        assert total == 2 + 2 + 4  # of rank 0: used and first_only, of rank 1 twice the former
+        assert used.tolist() == [3, 3]
+        assert unused is None
+        assert first_only.tolist() == [1, 1]
+        assert matrix.tolist() == [[3, 0, 0], [3, 0, 0]]
 
 
 def test_a_batch_in_parts_teaches_what_it_teaches_whole(squares, tmp_path):

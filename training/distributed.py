@@ -1,7 +1,7 @@
 """Several processes that train one model, as torchrun starts them: who is who, and what they must agree on.
 
-Without torchrun each function does what is right for one process alone. Gradients are averaged by one all-reduce a
-phase, not by `DistributedDataParallel`: phases share networks, and R1 differentiates twice.
+Without torchrun each function does what is right for one process alone. Gradients are summed by `backward_together`,
+not by `DistributedDataParallel`: phases share networks, and R1 differentiates twice.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -109,26 +109,59 @@ def batch_mean(mean: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return mean + (whole / size() - mean.detach())
 
 
-def average_gradients(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Average the gradients of an optimiser's parameters over processes, in one message; return the mean `loss`.
+LARGE = 2**16
+"""Numbers from which a gradient is a message of its own."""
 
-    A parameter that has a gradient in no process is left without, as it would be in one.
+
+def backward_together(
+    loss: Float[Tensor, ""], total: Float[Tensor, ""], optimizer: torch.optim.Optimizer
+) -> Float[Tensor, ""]:
+    """Do `loss.backward()` and sum the gradients of an optimiser's parameters over processes; return `total`'s sum.
+
+    Large gradients are sent while the backward pass goes on, last layers first and in one order for all processes; the
+    small ones and `total` follow in one message. A parameter that has a gradient in no process is left without.
     """
     if size() == 1:
-        return loss.detach()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    flat = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.float().flatten() for p in parameters]
-    has = loss.new_tensor([float(p.grad is not None) for p in parameters], dtype=torch.float32)
-    message = torch.cat([*flat, has, loss.detach().float()[None]])
+        loss.backward()
+        return total
+    parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
+    large = [p for p in reversed(parameters) if p.numel() >= LARGE]
+    ready, sent = set[int](), list[dist.Work]()
+
+    def send(parameter: nn.Parameter) -> None:
+        ready.add(id(parameter))
+        while len(sent) < len(large) and id(large[len(sent)]) in ready:
+            sent.append(dist.all_reduce(_gradient(large[len(sent)]), async_op=True))
+
+    hooks = [p.register_post_accumulate_grad_hook(send) for p in large]
+    try:
+        loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    has = [float(p.grad is not None) for p in parameters]
+    for parameter in large:
+        send(parameter)
+    small = [p for p in parameters if p.numel() < LARGE]
+    flat = [_gradient(p).float().flatten() for p in small]
+    message = torch.cat([*flat, loss.new_tensor(has, dtype=torch.float32), total.float()[None]])
     dist.all_reduce(message)
-    message /= size()
-    *gradients, has, loss = message.split([*(p.numel() for p in parameters), len(parameters), 1])
-    for parameter, gradient, number in zip(parameters, gradients, has.tolist(), strict=True):
-        if number > 0:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.copy_(gradient.view(parameter.shape))
-    return loss[0]
+    *flat, had, total = message.split([*(p.numel() for p in small), len(parameters), 1])
+    for parameter, gradient in zip(small, flat, strict=True):
+        _gradient(parameter).copy_(gradient.view(parameter.shape))
+    for work in sent:
+        work.wait()
+    for parameter, number in zip(parameters, had.tolist(), strict=True):
+        if number == 0:
+            parameter.grad = None
+    return total[0]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's gradient, which is zero if it had none."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def any_of(flag: bool) -> bool:

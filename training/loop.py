@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from training.checkpoint import newest_state, read_card, save_generator, save_state, write_whole
 from training.data.folder import PictureSet
-from training.distributed import any_of, average_gradients, from_first, joined, mean_of, rank, share_of, size
+from training.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
 from training.draws import Draws, draws, own
 from training.early import WHEN, look
 from training.growth import learnt, take_over
@@ -165,12 +165,15 @@ def train_step(
                     part.rng.set_state(reached[i])
             with learning(phase.network):
                 terms = phase.losses(pictures, part)  # named scalars, already weighted
-                loss = phase.every * torch.stack([term.float() for term in terms.values()]).sum() / len(parts)
-                loss.backward()
-            total = total.to(loss) + loss.detach()
+                whole = torch.stack([term.float() for term in terms.values()]).sum()
+                loss = phase.every * whole / (len(parts) * size())
+                total = total.to(loss) + loss.detach()
+                if i + 1 < len(parts):
+                    loss.backward()
+                else:
+                    total = backward_together(loss, total, phase.optimizer)
             sums = {name: sums.get(name, 0.0) + term.detach() / len(parts) for name, term in terms.items()}
         reached = [part.rng.get_state() for _, part in parts]
-        total = average_gradients(phase.optimizer, total)
         parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if bool(torch.isfinite(norm + total)):
