@@ -18,7 +18,7 @@ from giraffe_hd.fit import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training import walks
 from training.checkpoint import load_generator
-from training.pictures import FILMS, side_by_side, write_animation, write_sheet
+from training.pictures import is_film, side_by_side, write_animation, write_sheet
 from training.types import Generator, Image, Knob, rows
 
 
@@ -111,7 +111,7 @@ class Sweep(Scenes):
         if self.steps < 2:
             raise ValueError(f"--steps is {self.steps}; a sweep needs at least 2")
         generator, codes = self.load()
-        film = self.out.suffix.lower() in FILMS and not self.still
+        film = is_film(self.out, fps=self.fps, still=self.still)
         knob = generator.knob(self.knob)
         if knob.kind == "seed":
             scenes = self._codes(generator, codes, loop=film)
@@ -160,7 +160,7 @@ class Turntable(Scenes):
             turned = i / self.frames
             angle = turned if self.degrees >= 360 else 0.5 * math.sin(2 * math.pi * turned)
             scenes.append(replace(codes, **{self.turn: start + math.radians(self.degrees) * angle}))
-        film = self.out.suffix.lower() in FILMS and not self.still
+        film = is_film(self.out, fps=self.fps, still=self.still)
         write(self.pictures(generator, scenes), self.out, self.frames, self.fps, film=film)
         return {"out": str(self.out), "turn": self.turn, "degrees": self.degrees, "frames": self.frames}
 

@@ -23,7 +23,7 @@ from training.camera import half_width
 from training.draws import rand, randn
 from training.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
 from training.layers import EqualLinear, Mapping
-from training.types import Knob
+from training.types import Knob, knob_numbers
 from training.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
 
 OPAQUE = 0.5
@@ -263,15 +263,7 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
 
     Raises: ValueError for what is no number, or not finite, or as many numbers as rows, or a size not above 0.
     """
-    n = len(codes.rotation)
-    if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
-        raise ValueError(f"knob {name!r} takes a number or a tensor of {n} numbers, not {value!r}")
-    number = torch.as_tensor(value, dtype=torch.float32, device=codes.rotation.device)
-    if number.ndim and number.shape not in ((1,), (n,)):
-        raise ValueError(f"knob {name!r} takes one number or {n}, not a tensor of shape {tuple(number.shape)}")
-    if not number.isfinite().all():
-        raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
-    number = number.expand(n)
+    number = knob_numbers(name, value, codes.rotation)
     if name in ("rotation", "elevation", "azimuth"):
         return replace(codes, **{name: number.deg2rad()})
     if name == "radius":

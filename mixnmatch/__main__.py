@@ -26,7 +26,7 @@ from mixnmatch.cutting import Crop, Cutter, boxes_for
 from mixnmatch.splitting import Split
 from training.checkpoint import load_generator, read_card
 from training.objects import margin_of
-from training.pictures import FILMS, side_by_side, upright_rgb, write_animation, write_sheet
+from training.pictures import FILMS, is_film, side_by_side, upright_rgb, write_animation, write_sheet
 from training.types import Image, repeat
 from training.walks import between
 
@@ -195,7 +195,7 @@ class Interpolate(Photos):
         walks = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
         cut = self.cutter(self.photos)
         start, end = cut.all(self.photos).split(1)
-        film = self.out.suffix.lower() in FILMS and not self.still
+        film = is_film(self.out, fps=self.fps, still=self.still)
         places = [i / (self.steps - 1) for i in range(self.steps)]
         rows = torch.stack([self._walk(cut.generator, start, end, which, places) for which in walks])
         if film:
@@ -250,9 +250,7 @@ class Video(Photos):
 
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
-        if self.fps is not None and self.fps <= 0:
-            raise ValueError(f"--fps is {self.fps:g}; wanted more than 0")
-        if self.out.suffix.lower() not in FILMS:
+        if not is_film(self.out, fps=1 if self.fps is None else self.fps):
             raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
         cut = self.cutter([self.reference, *given])

@@ -390,15 +390,15 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
         from pathlib import Path
         import torch
         from training.metrics.features import load_features
-        from training.metrics.fid import drawn, join_processes, statistics
+        from training.distributed import joined
+        from training.metrics.fid import drawn, statistics
 
         spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
         toys = importlib.util.module_from_spec(spec); spec.loader.exec_module(toys)
-        device = join_processes("cpu")
-        network = load_features(features=Path(sys.argv[2]), device=device)
-        found = [statistics(drawn(toys.Toy(), n), n, network, kernel=True) for n in (200, 40)]
+        with joined("cpu") as device:
+            network = load_features(features=Path(sys.argv[2]), device=device)
+            found = [statistics(drawn(toys.Toy(), n), n, network, kernel=True) for n in (200, 40)]
         torch.save([[one.mean, one.covariance, one.vectors] for one in found], sys.argv[3])
-        torch.distributed.destroy_process_group()
         """
     )
     with socket.socket() as free:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from training.pictures import (
     PictureError,
     from_pil,
+    is_film,
     open_picture,
     square_crop,
     square_region,
@@ -279,6 +280,14 @@ def test_write_animation_refuses_other_kinds_and_nothing(tmp_path):
     with pytest.raises(ValueError, match="with 0 pictures a second"):
         write_animation(tmp_path / "film.gif", torch.zeros(2, 3, 8, 8), fps=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pace_is_asked_of_films_only(tmp_path):
+    assert is_film(tmp_path / "turn.MP4", fps=24)
+    assert not is_film(tmp_path / "turn.webp", fps=0, still=True)
+    assert not is_film(tmp_path / "turn.png", fps=0)
+    with pytest.raises(ValueError, match=r"turn.webp with 0 pictures a second; wanted above 0"):
+        is_film(tmp_path / "turn.webp", fps=0)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

@@ -215,16 +215,25 @@ def write_sheet(path: Path, image: Image, columns: int) -> None:
         sheet.save(temporary)
 
 
+def is_film(path: Path, *, fps: float, still: bool = False) -> bool:
+    """Return whether what goes to `path` is a film and not a sheet, before anything is drawn for it.
+
+    Raises: ValueError for a film of no pace.
+    """
+    film = path.suffix.lower() in FILMS and not still
+    if film and not 0 < fps <= 1000:
+        raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; wanted above 0, at most 1000")
+    return film
+
+
 def write_animation(path: Path, frames: Image, *, fps: float) -> None:
     """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
 
     Raises: ValueError for another ending, no frames or no pace.
     """
     kind = path.suffix.lower()
-    if kind not in FILMS:
+    if not is_film(path, fps=fps):
         raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
-    if not 0 < fps <= 1000:
-        raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; wanted above 0, at most 1000")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
     with whole_file(path) as temporary:

@@ -48,6 +48,22 @@ class Knob:
             raise ValueError(f"knob {self.name!r}: its reach {self.reach} leaves out some of {self.low} to {self.high}")
 
 
+def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return what knob `name` is turned to in each row: `value`, a number or as many as rows, as a tensor like `like`.
+
+    Raises: ValueError for what is no number, or not finite, or as many numbers as no rows have.
+    """
+    n = len(like)
+    if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
+        raise ValueError(f"knob {name!r} takes a number or a tensor of {n} numbers, not {value!r}")
+    numbers = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if numbers.ndim and numbers.shape not in ((1,), (n,)):
+        raise ValueError(f"knob {name!r} takes one number or {n}, not a tensor of shape {tuple(numbers.shape)}")
+    if not numbers.isfinite().all():
+        raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
+    return numbers.expand(n)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """Real pictures for one training step."""

@@ -14,7 +14,7 @@ from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
 from training.camera import half_width
 from training.draws import draws, rand, share
-from training.types import Knob
+from training.types import Knob, knob_numbers
 
 TURN = 2 * math.pi
 
@@ -157,19 +157,12 @@ def set_knob(prior: PriorConfig, codes: Codes, name: str, value: Any) -> Codes:
     known = handles(prior)
     if name not in known:
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(known)}")
-    handle, n = known[name], codes.azimuth.shape[0]
+    handle = known[name]
     if handle.knob.kind == "seed":
         if not isinstance(value, int | float) or not float(value).is_integer() or value < 0:
             raise ValueError(f"knob {name!r} takes a whole number from 0, not {value!r}")
         return handle.turn(codes, torch.tensor(int(value)))
-    if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
-        raise ValueError(f"knob {name!r} takes a number or a tensor of {n} numbers, not {value!r}")
-    values = torch.as_tensor(value, dtype=codes.azimuth.dtype, device=codes.azimuth.device)
-    if values.ndim and values.shape != (n,):
-        raise ValueError(f"knob {name!r} takes one number or {n}, not a tensor of shape {tuple(values.shape)}")
-    if not values.isfinite().all():
-        raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
-    return handle.turn(codes, values.expand(n))
+    return handle.turn(codes, knob_numbers(name, value, codes.azimuth))
 
 
 def _object_handles(prior: PriorConfig, i: int | None) -> list[Handle]:

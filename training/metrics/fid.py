@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import cleanfid
 import numpy as np
 import torch
-import torch.distributed as dist
 import tyro
 from jaxtyping import Float
 from pydantic import TypeAdapter
@@ -23,6 +21,7 @@ from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
 from training.data.folder import DataConfig, PictureSet
+from training.distributed import any_of, joined, rank, size
 from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
@@ -50,13 +49,6 @@ class Statistics:
     """Feature vectors for the kernel distance; none where it was not asked for."""
 
 
-def rank_and_world() -> tuple[int, int]:
-    """Return which process of how many this is, under torchrun; 0 and 1 otherwise."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def at_once(generator: Generator) -> int:
     """Return how many pictures to draw at once: few on a CPU, which else spends its time on fresh memory, and few large
     ones, for which a GPU has no room."""
@@ -70,21 +62,19 @@ def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int | None = No
 
     Picture i is the same whatever the batch and the number of processes. `how` goes on to `generator.sample`.
     """
-    rank, world = rank_and_world()
     batch = batch or at_once(generator)
-    for block in range(rank, -(-n // BLOCK), world):
+    for block in range(rank(), -(-n // BLOCK), size()):
         state = np.random.SeedSequence((seed, block)).generate_state(1)
         codes = generator.sample(BLOCK, torch.Generator().manual_seed(int(state[0])), **how)
-        size = min(BLOCK, n - block * BLOCK)
-        for start in range(0, size, batch):
-            yield generator(rows(codes, slice(start, min(start + batch, size)))).image
+        wanted = min(BLOCK, n - block * BLOCK)
+        for start in range(0, wanted, batch):
+            yield generator(rows(codes, slice(start, min(start + batch, wanted)))).image
 
 
 def taken(pictures: PictureSet, n: int, *, batch: int = BLOCK) -> Iterator[Image]:
     """Go through `n` pictures evenly spread over a set; under torchrun through this process's share."""
-    rank, world = rank_and_world()
     chosen = [i * len(pictures) // n for i in range(n)]
-    for start in range(rank * batch, n, world * batch):
+    for start in range(rank() * batch, n, size() * batch):
         yield pictures.get(chosen[start : start + batch]).image
 
 
@@ -98,7 +88,7 @@ def statistics(
     Raises: ValueError if the Frechet distance is wanted and `n` is too small for a covariance of full rank.
     """
     moments = Moments(keep_every=max(1, -(-n // KEPT)) if kernel else 0)
-    with tqdm(total=n, desc=what, unit="img", leave=False, disable=rank_and_world()[0] > 0) as bar:
+    with tqdm(total=n, desc=what, unit="img", leave=False, disable=rank() > 0) as bar:
         for image in images:
             vectors = features(to_uint8(image))
             dim = vectors.shape[1]
@@ -125,11 +115,11 @@ def real_statistics(
     """
     path = cache_dir() / "statistics" / f"{_key(pictures, n, features, kernel)}.safetensors"
     kept = _kept(path, n, frechet)
-    if agreed(kept is not None):
+    if not any_of(kept is None):  # machines do not share a cache folder
         assert kept is not None
         return kept
     result = statistics(taken(pictures, n), n, features, kernel=kernel, frechet=frechet, what="real pictures")
-    if rank_and_world()[0] == 0:
+    if rank() == 0:
         write_whole(path, save({"mean": result.mean, "covariance": result.covariance, "vectors": result.vectors}))
     return result
 
@@ -144,15 +134,6 @@ def _kept(path: Path, n: int, frechet: bool) -> Statistics | None:
         log.warning("%s cannot be read (%s): counted anew", path, problem)
         return None
     return kept if not frechet or n > len(kept.mean) else None
-
-
-def agreed(mine: bool) -> bool:
-    """Return whether all processes of a torchrun say so: machines do not share a cache folder."""
-    if rank_and_world()[1] == 1:
-        return mine
-    votes: list[bool | None] = [None] * rank_and_world()[1]
-    dist.all_gather_object(votes, mine)
-    return all(votes)
 
 
 def _key(pictures: PictureSet, n: int, features: Features, kernel: bool) -> str:
@@ -255,8 +236,11 @@ class Fid:
             raise ValueError("nothing is left to measure: leave --no-fid out, or ask for --kid")
         if self.published and self.features:
             raise ValueError("published statistics are of Inception's features: leave --features or --published out")
-        device = join_processes(self.device)
         keep_memory()
+        with joined(self.device) as device:
+            self._measure(device)
+
+    def _measure(self, device: torch.device) -> None:
         generator = load_generator(self.checkpoint, device)
         features = load_features(features=self.features, weights=self.weights, device=device)
         kinds = {"frechet": self.fid, "kernel": self.kid}
@@ -268,19 +252,8 @@ class Fid:
             real = real_statistics(pictures, min(len(pictures), self.n_samples), features, **kinds)
         samples = drawn(generator, self.n_samples, seed=self.seed, batch=self.batch)
         ours = statistics(samples, self.n_samples, features, **kinds, what="samples")
-        if rank_and_world()[0] == 0:
+        if rank() == 0:
             found: dict[str, Any] = distances(real, ours, features, **kinds)
             found |= {"n_samples": ours.n, "n_real": real.n or None, "seed": self.seed, "split": self.split}
             found |= {"checkpoint": str(self.checkpoint), "data": str(self.data or self.published)}
             print(json.dumps(found | {"features": features.stem, "features_sha256": features.digest}))
-
-
-def join_processes(device: str | None = None) -> torch.device:
-    """Return where to compute; under torchrun, join the other processes first."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return torch.device(device)
