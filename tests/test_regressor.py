@@ -34,7 +34,7 @@ def test_the_shipped_judge_reads_fresh_renders(cars: Path) -> None:
     found = errors(load_regressor(), test)
     assert found["rotation_median_error"] <= 4
     assert found["rotation_flips"] <= 1 / 64
-    assert found["elevation_median_error"] <= 1.5  # of 64; its card says 0.5 of 3000
+    assert found["elevation_median_error"] <= 1.5  # of 64; its card says 0.4 of 3000
     assert found["x_slope"] == pytest.approx(1, abs=0.1)
     assert found["mesh_accuracy"] > 0.8
     spoilt = errors(load_regressor(), test, torch.Generator().manual_seed(0))
