@@ -114,6 +114,8 @@ class Sweep(Scenes):
         film = is_film(self.out, fps=self.fps, still=self.still)
         knob = generator.knob(self.knob)
         if knob.kind == "seed":
+            if self.low is not None or self.high is not None:
+                raise ValueError(f"{self.knob} is a code and has no --low and --high; leave them out")
             scenes = self._codes(generator, codes, loop=film)
             span: dict[str, Any] = {"mode": self.mode}
         else:
@@ -153,6 +155,8 @@ class Turntable(Scenes):
         """Write the film or the sheet; return what was written."""
         if self.frames < 2:
             raise ValueError(f"--frames is {self.frames}; a turn needs at least 2")
+        if not math.isfinite(self.degrees):
+            raise ValueError(f"--degrees is {self.degrees}; wanted a number")
         generator, codes = self.load()
         start = getattr(codes, self.turn)
         scenes = []

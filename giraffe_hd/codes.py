@@ -35,7 +35,7 @@ class Codes:
     """Half-extents of the object's box along its own axes."""
     translation: Float[Tensor, "n *objects 3"]
     """Centre of the box: x towards the camera of azimuth 0, y to its right, z up."""
-    rotation: Float[Tensor, "n *objects"]
+    rotation: Float[Tensor, "n *objects"]  # noqa: F821 (axes)
     """Angle of p_box = Rz(rotation) (p - translation) / scale."""
     presence: Float[Tensor, "n objects"] | None = None
     """1 where a scene has this object, 0 where it has not; None where all objects are there."""

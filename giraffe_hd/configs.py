@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from training.critic import check_levels
 from training.data.folder import DataConfig
 from training.loop import LoopConfig
 
@@ -93,6 +94,8 @@ class GeneratorConfig:
     """Layers of the object's renderer that the shape code styles; the look styles the rest."""
 
     def __post_init__(self) -> None:
+        if self.samples < 1 or self.field_depth < 1:
+            raise ValueError(f"generator.samples {self.samples} and field_depth {self.field_depth} must be at least 1")
         most = len(self.object_channels) - 1
         if self.resolution not in [self.rays * 2**k for k in range(most + 1)]:
             raise ValueError(
@@ -123,6 +126,8 @@ class DiscriminatorConfig:
     def __post_init__(self) -> None:
         if len(self.channels) < 2:
             raise ValueError("the discriminator needs at least two levels of channels")
+        if self.pose_dim != 6:
+            raise ValueError(f"discriminator.pose_dim is {self.pose_dim}; a pose has 6 numbers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +171,12 @@ class TrainConfig:
     augment_target: float | None = None
     """For small sets: how sure of real pictures the critic may be, r_t such as 0.6, before what it sees is recoloured
     ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
+
+    def __post_init__(self) -> None:
+        size = self.generator.resolution
+        if self.data.size != size:
+            raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
+        check_levels(self.discriminator.channels, size, "discriminator.channels")
 
     def suited(self, made: dict[str, Any]) -> "TrainConfig":
         """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.

@@ -23,7 +23,7 @@ from training.camera import half_width
 from training.draws import rand, randn
 from training.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
 from training.layers import EqualLinear, Mapping
-from training.types import Knob, knob_numbers
+from training.types import Knob, knob_numbers, knob_seeds
 from training.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
 
 OPAQUE = 0.5
@@ -279,17 +279,17 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
 
 
 def set_seed(codes: Codes, name: str, value: Any) -> Codes:
-    """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows.
+    """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows, or from
+    one a row.
 
-    Raises: ValueError for anything but a whole number.
+    Raises: ValueError for anything but a whole number, or as many as rows.
     """
-    if not isinstance(value, int | float | Tensor) or isinstance(value, bool) or not float(value).is_integer():
-        raise ValueError(f"the seed of {name} is {value}; wanted a whole number")
-    drawn = {}
+    seeds, drawn = knob_seeds(name, value, len(codes.rotation)), {}
     for field in _DRAWN_BY[name]:
         old = getattr(codes, field)
-        rng = torch.Generator().manual_seed(zlib.crc32(f"{field} {int(value)}".encode()))  # no two codes alike
-        drawn[field] = torch.randn(1, old.shape[1], generator=rng).to(old).expand_as(old)
+        sources = [torch.Generator().manual_seed(zlib.crc32(f"{field} {seed}".encode())) for seed in seeds]
+        new = torch.cat([torch.randn(1, old.shape[1], generator=rng) for rng in sources])  # no two codes alike
+        drawn[field] = new.to(old).expand_as(old)
     return replace(codes, **drawn)
 
 

@@ -26,7 +26,7 @@ from mixnmatch.cutting import Crop, Cutter, boxes_for
 from mixnmatch.splitting import Split
 from training.checkpoint import load_generator, read_card
 from training.objects import margin_of
-from training.pictures import FILMS, is_film, side_by_side, upright_rgb, write_animation, write_sheet
+from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
 from training.types import Image, repeat
 from training.walks import between
 
@@ -250,7 +250,7 @@ class Video(Photos):
 
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
-        if not is_film(self.out, fps=1 if self.fps is None else self.fps):
+        if self.out.suffix.lower() not in FILMS or not is_film(self.out, fps=1 if self.fps is None else self.fps):
             raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
         cut = self.cutter([self.reference, *given])
@@ -311,7 +311,7 @@ def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
 
 def _stills(path: Path) -> Iterator[PIL.Image.Image]:
     """Go through the frames of an animated picture, over white where transparent."""
-    with PIL.Image.open(path) as picture:
+    with opened(path) as picture:
         for frame in PIL.ImageSequence.Iterator(picture):
             yield upright_rgb(frame.copy())
 
@@ -325,7 +325,7 @@ def _video(path: Path) -> Iterator[PIL.Image.Image]:
 def pace(path: Path) -> float:
     """Return how many frames a second a film has that `film` has read; 12 where it does not say."""
     if path.suffix.lower() in STILLS:
-        with PIL.Image.open(path) as picture:
+        with opened(path) as picture:
             times = []
             for frame in PIL.ImageSequence.Iterator(picture):
                 frame.load()  # a WebP tells only then

@@ -36,13 +36,14 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
 
     What MixNMatch adds to its features and to its painter's last layer begins without effect.
 
-    Raises: ValueError if their painter does not double the rays once, as ours does.
+    Theirs should double its rays once, as ours does, which weights do not tell: one with as many rays as pixels is
+    taken over too, and its objects look different at first. Raises: ValueError if their painter is not one block.
     """
-    doublings = len({name.split(".")[3] for name in theirs if name.startswith("generator.object.blocks.")})
-    if doublings != 1:
+    blocks = len({name.split(".")[3] for name in theirs if name.startswith("generator.object.blocks.")})
+    if blocks != 1:
         raise ValueError(
-            f"this GIRAFFE HD doubles its rays {doublings} times, MixNMatch's painter once: begin with "
-            f"one whose object_channels are two"
+            f"this GIRAFFE HD's painter has {blocks} blocks, MixNMatch's has one: begin with one whose object_channels "
+            f"are two"
         )
     ours = {}
     for name, tensor in theirs.items():

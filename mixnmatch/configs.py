@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from training.critic import check_levels
 from training.data.folder import DataConfig
 from training.loop import LoopConfig
 
@@ -118,6 +119,8 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.resolution < 32 or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution {self.resolution} must be a power of two from 32 up")
+        if min(self.n_backgrounds, self.n_shapes, self.n_textures) < 1:
+            raise ValueError("generator.n_backgrounds, n_shapes and n_textures must each be at least 1")
         if self.n_textures % self.n_shapes:
             raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
         if self.z_dim <= self.pose.placed:
@@ -245,6 +248,14 @@ class TrainConfig:
     first_stage_until: int | None = None
     """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
     because the average generator then stays an average)."""
+
+    def __post_init__(self) -> None:
+        size, encoder = self.generator.resolution, self.generator.encoder_channels
+        if self.data.size != size:
+            raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
+        check_levels(self.critic_channels, size, "critic_channels")
+        if encoder:
+            check_levels(encoder, min(size, self.generator.encoder_side), "generator.encoder_channels")
 
 
 CARS_64 = TrainConfig(

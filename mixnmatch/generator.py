@@ -21,7 +21,7 @@ from mixnmatch.feature import FeatureExtractor
 from mixnmatch.solid import Solid, uniform
 from training.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.types import Generator as AnyGenerator
-from training.types import Image, Knob, Mask
+from training.types import Image, Knob, Mask, knob_seeds
 
 FACTOR_FIELDS: dict[str, tuple[str, ...]] = {
     "background": ("b", "z_background"),
@@ -298,6 +298,8 @@ class Generator(AnyGenerator):
         """
         kind = self.knob(name).kind
         n = codes.z.shape[0]
+        if codes.z_background is None:
+            codes = replace(codes, z_background=codes.z)  # as it is painted; a turn then leaves the background alone
         factor = name.removesuffix("_seed")
         if kind == "picture":
             drawn = self.encode(self._picture(name, value, n), factors=(factor,))
@@ -318,14 +320,13 @@ class Generator(AnyGenerator):
             raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
         if value.shape[0] not in (1, n):
             raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
-        return value.to(self.device)
+        if not value.is_floating_point():
+            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; whole numbers ({value.dtype}) came")
+        return value.to(self.device, torch.float32)
 
     def _drawn(self, name: str, value: Any, n: int) -> Codes:
-        seeds = value.reshape(-1).tolist() if isinstance(value, Tensor) else [value]
-        whole = all(isinstance(s, (int, float)) and not isinstance(s, bool) and float(s).is_integer() for s in seeds)
-        if len(seeds) not in (1, n) or not whole:
-            raise ValueError(f"knob {name!r} takes a whole number, or {n} of them; {value!r} came")
-        drawn = [self.sample(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
+        seeds = knob_seeds(name, value, n)
+        drawn = [self.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds]
         return Codes(**{key: torch.cat([getattr(d, key) for d in drawn]) for key in Codes.__dataclass_fields__})
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:

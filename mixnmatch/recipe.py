@@ -452,6 +452,9 @@ class Recipe:
         if count == 0:
             return {}
         painted = self.now.layers.image
+        if self.now.free_here == 0:  # of this part; the terms are named as the others' are
+            names = ("code_z", "code_b", "code_p", "code_c", "code_z_background")
+            return {name: painted.new_zeros(()) for name in names}
         image = share_gradient(painted, weights.code_to_painter)
         image = (image + 0.05 * randn(*image.shape, rng=step.rng).to(image.device))[len(painted) - self.now.free_here :]
         with self.precision():
@@ -498,9 +501,10 @@ class Recipe:
                 painter.encoders(image) if self.now.encoded is None else {k: v[:n] for k, v in self.now.encoded.items()}
             )
         codes, terms = as_codes(raw | {"z": share_gradient(raw["z"], weights.rebuilt_to_pose)}), {}
+        rivalry = painter.config.one_shape and painter.config.n_shapes > 1
         with torch.no_grad():
-            true = self.perceived(image) if painter.config.one_shape or weights.perceived else []
-        if painter.config.one_shape:
+            true = self.perceived(image) if rivalry or weights.perceived else []
+        if rivalry:
             better, worse = self.likelier(true, codes, step)
             if self.usage is not None:
                 self.usage.update(codes.p)
@@ -597,7 +601,7 @@ class Recipe:
         ]
         real = batch.image[:8]
         read = generator.encode(real)
-        other = rows(read, [1, 2, 3, 4, 5, 6, 7, 0])
+        other = rows(read, [(i + 1) % len(real) for i in range(len(real))])
         rebuilt = generator(read)
         photos = [
             real,

@@ -52,6 +52,8 @@ class Split:
 
     def run(self) -> dict[str, Any]:
         """Write the generator; return what was done. Raises: ValueError for sources that don't suit."""
+        if not self.sources:
+            raise ValueError("--sources names nothing; give the run or file whose shapes are split")
         config = config_of(self.sources[-1])
         pair = self.pair(config.generator.n_shapes)
         recipe = Recipe(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

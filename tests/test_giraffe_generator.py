@@ -1,15 +1,18 @@
 """Properties of the fast GIRAFFE HD: which code moves which layer, where the object stands, what knobs do."""
 
+import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from giraffe_hd.configs import GeneratorConfig, PoseConfig
+from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.generator import Generator, pose_knobs, pose_targets
 from training.camera import half_width
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
+from training.data.folder import DataConfig
 from training.types import rows
 
 
@@ -142,6 +145,17 @@ def test_seed_knob_draws_the_same_code_again_and_in_every_row(generator):
     assert not torch.equal(both.z_s_fg, both.z_a_fg)
 
 
+def test_a_seed_a_row_and_numbers_of_numpy(generator):
+    codes = generator.sample(2, torch.Generator().manual_seed(0))
+    both = generator.set(codes, "look", torch.tensor([3, 4]))
+    for row, seed in enumerate((3, np.int64(4))):
+        alone = generator.set(codes, "look", seed)
+        assert torch.equal(both.z_a_fg[row], alone.z_a_fg[row])
+    assert torch.equal(both.z_s_fg, codes.z_s_fg)
+    turned = generator.set(codes, "rotation", np.array([90.0, 180.0]))
+    torch.testing.assert_close(turned.rotation, torch.tensor([math.pi / 2, math.pi]))
+
+
 def test_wrong_knobs_are_refused(generator):
     with pytest.raises(ValueError, match=r"no knob 'colour'.*rotation"):
         generator.set(draw(generator), "colour", 1)
@@ -151,8 +165,8 @@ def test_wrong_knobs_are_refused(generator):
         for value in ("30", None, True, math.nan, math.inf, torch.zeros(5)):
             with pytest.raises(ValueError, match=f"knob '{name}' takes"):
                 generator.set(draw(generator), name, value)
-    for seed in (None, math.inf, "3"):
-        with pytest.raises(ValueError, match="wanted a whole number"):
+    for seed in (None, math.inf, "3", torch.arange(5)):
+        with pytest.raises(ValueError, match="knob 'look' takes a whole number"):
             generator.set(draw(generator), "look", seed)
     for size in (0, -1.5, torch.tensor([1.0, 0.0])):
         with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; wanted a number above 0"):
@@ -216,3 +230,30 @@ def test_as_many_rays_as_pixels_draw_the_same_object_finer():
     assert both.sum() > 0.9 * ((a.mask > 0.5) | (b.mask > 0.5)).sum()
     halved = torch.nn.functional.avg_pool2d(b.alpha, 2)
     assert (halved - a.alpha).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": DataConfig(size=128)}, r"data.size is 128 and generator.resolution 64; give both the same"),
+        ({"discriminator": DiscriminatorConfig(channels=(8, 8, 8))}, r"discriminator.channels has 3 levels.* need 4"),
+    ],
+)
+def test_train_configs_whose_sizes_do_not_fit_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CARS_64, **changed)
+
+
+def test_a_card_of_other_weights_is_passed_over_and_a_broken_one_named(generator, tmp_path, caplog):
+    path = tmp_path / "g.safetensors"
+    save_generator(path, generator, card={"title": "inside"})
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps({"title": "beside", "sha256": read_card(path)["sha256"]}))
+    assert read_card(path)["title"] == "beside"
+    beside.write_text(json.dumps({"title": "of another", "sha256": "0" * 64}))
+    assert read_card(path)["title"] == "inside"
+    assert "g.json is the card of other weights than g.safetensors" in caplog.text
+    for broken in ('{"title": "cut', "null", "[1]"):
+        beside.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"g\.json is no.* card"):
+            read_card(path)

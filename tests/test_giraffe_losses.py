@@ -59,6 +59,7 @@ def test_the_elevation_weighs_more_once_bodies_are_cars():
     config = replace(
         CARS_64,
         loop=replace(CARS_64.loop, bf16=False),
+        data=replace(CARS_64.data, size=16),
         generator=GeneratorConfig(
             resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
         ),

@@ -10,10 +10,12 @@ from torch import nn
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from giraffe_hd.recipe import Recipe
 from training.checkpoint import save_generator
+from training.data.folder import DataConfig
 from training.growth import learnt, take_over
 
 SMALL = replace(
     CARS_64,
+    data=DataConfig(size=16),
     generator=GeneratorConfig(
         resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
     ),
@@ -21,6 +23,7 @@ SMALL = replace(
 )
 LARGE = replace(
     SMALL,
+    data=DataConfig(size=32),
     generator=replace(SMALL.generator, resolution=32, object_channels=(8, 6, 4), background_channels=(8, 6, 4, 3)),
     discriminator=DiscriminatorConfig(channels=(6, 8, 10)),
 )

@@ -16,9 +16,10 @@ from mixnmatch.solid import FOV, placement, uniform
 from mixnmatch.splitting import two_means, wished
 from training.checkpoint import load_generator, save_generator
 from training.critic import Features
+from training.draws import draws
 from training.growth import take_over
 from training.loop import train_step
-from training.types import Batch, Step
+from training.types import Batch, Step, rows
 
 TURN = GeneratorConfig(
     resolution=32,
@@ -190,7 +191,7 @@ def test_an_adopted_object_looks_as_where_it_came_from():
 def test_an_object_of_another_painter_is_refused():
     theirs = dict(giraffe().networks.state_dict())
     single = {k: v for k, v in theirs.items() if not k.startswith("generator.object.blocks.")}
-    with pytest.raises(ValueError, match="doubles its rays 0 times"):
+    with pytest.raises(ValueError, match="painter has 0 blocks"):
         Recipe(CARS_64, torch.device("cpu")).adopt(single)
 
 
@@ -333,12 +334,23 @@ def test_seed_knobs_draw_the_same_code_into_every_row(generator, codes):
     assert len(rows.z.unique(dim=0)) == 4
 
 
+def test_a_turn_leaves_the_background_alone_where_it_shares_z(generator, codes):
+    shared = replace(codes, z_background=None)
+    before, after = generator(shared), generator(generator.set(shared, "pose_seed", 3))
+    assert torch.equal(before.background, after.background)
+    assert not torch.equal(before.mask, after.mask)
+    photo = torch.rand(1, 3, 32, 32) * 2 - 1
+    of_doubles = generator.set(codes, "shape", photo.double())
+    assert torch.equal(of_doubles.p, generator.set(codes, "shape", photo).p)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("colour", 1, "no knob 'colour'"),
         ("shape", 3, "takes pictures"),
         ("shape", torch.zeros(1, 3, 8, 8), "takes pictures"),
+        ("shape", torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "whole numbers .* came"),
         ("shape_seed", 1.5, "whole number"),
         ("shape_seed", "x", "whole number"),
     ],
@@ -374,7 +386,14 @@ def tiny(pose: GeneratorConfig) -> TrainConfig:
     loop = replace(CARS_64.loop, batch=4, images=64, bf16=False)
     losses = replace(CARS_64.losses, pair_ramp=(0, 1), condition_ramp=(0, 1), r1_every=2, augment=0.5)
     return replace(
-        CARS_64, loop=loop, generator=pose, losses=losses, critic_channels=(16, 16, 16), patch_dim=8, feature_since=0
+        CARS_64,
+        loop=loop,
+        data=replace(CARS_64.data, size=pose.resolution),
+        generator=pose,
+        losses=losses,
+        critic_channels=(16, 16, 16),
+        patch_dim=8,
+        feature_since=0,
     )
 
 
@@ -480,6 +499,34 @@ def test_grids_are_rows_of_eight():
     many = Batch(image=batch().image.repeat(4, 1, 1, 1))
     for pictures in recipe.grids(recipe.generator.eval(), many).values():
         assert pictures.shape[0] % 8 == 0
+    few = recipe.grids(recipe.generator.eval(), batch())  # of a set of four pictures
+    assert few["photos"].shape[0] == 8 * 4
+
+
+def test_one_shape_has_no_rival():
+    config = tiny(replace(TURN, n_shapes=1, n_textures=2, one_shape=True))
+    recipe = Recipe(config, torch.device("cpu"))
+    recipe.begin(batch(), at(3))
+    terms = recipe.rebuilt(batch(), at(3))
+    assert "rival" not in terms
+    assert all(term.isfinite() for term in terms.values())
+    with pytest.raises(ValueError, match="n_shapes and n_textures must each be at least 1"):
+        replace(TURN, n_shapes=0)
+
+
+def test_a_part_without_free_codes_names_the_same_losses():
+    """With one picture a part, only the last parts of a batch are painted from free codes."""
+    config = tiny(TURN)
+    recipe = Recipe(replace(config, losses=replace(config.losses, free_share=(0.5, 0.5))), torch.device("cpu"))
+    found = []
+    for part in (0, 3):
+        one = rows(batch(), slice(part, part + 1))
+        step = Step(index=3, images=12, rng=draws(5, part, 4))
+        recipe.begin(one, step)
+        found.append(recipe.code_losses(step))
+    assert list(found[0]) == list(found[1])
+    assert all(term == 0 for term in found[0].values())
+    assert all(term > 0 for term in found[1].values())
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

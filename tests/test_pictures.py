@@ -19,6 +19,7 @@ from training.pictures import (
     from_pil,
     is_film,
     open_picture,
+    opened,
     square_crop,
     square_region,
     tile,
@@ -288,6 +289,16 @@ def test_a_pace_is_asked_of_films_only(tmp_path):
     assert not is_film(tmp_path / "turn.png", fps=0)
     with pytest.raises(ValueError, match=r"turn.webp with 0 pictures a second; wanted above 0"):
         is_film(tmp_path / "turn.webp", fps=0)
+    with pytest.raises(ValueError, match=r"turn.avi: wanted a name that ends in .mp4, .webp, .gif, .png"):
+        is_film(tmp_path / "turn.avi", fps=24)
+
+
+def test_what_starts_another_program_is_no_picture_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: pytest.fail("Ghostscript was called"))
+    path = tmp_path / "harmless.gif"
+    PIL.Image.new("RGB", (8, 8)).save(path, "EPS")
+    with pytest.raises(PIL.UnidentifiedImageError):
+        opened(path)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

@@ -6,6 +6,7 @@ A generator file is safetensors: metadata holds `family`, `config` and `card` as
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from training.registry import FAMILIES, look_up, resolve
 from training.types import Generator
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -79,13 +82,13 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     metadata, state = _read(path)
     if "family" not in metadata or "config" not in metadata:
         raise CheckpointError(f"{path.name} is not a generator file of this toolkit: it names no family and no config")
-    generator_name, config_name = look_up(FAMILIES, metadata["family"], "generator family")
     try:
+        generator_name, config_name = look_up(FAMILIES, metadata["family"], "generator family")
         config = TypeAdapter(resolve(config_name)).validate_json(metadata["config"])
         generator = resolve(generator_name)(config)
         state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
         generator.load_state_dict(state)
-    except (ValidationError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{path.name} does not fit this version's {metadata['family']}: {first}") from error
     return generator.requires_grad_(False).eval().to(device)
@@ -93,14 +96,26 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
 
 def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:
     """Return what a generator file says of itself: the card beside it (same stem, .json), if any and if `beside`, over
-    the one inside it."""
+    the one inside it. A card of other weights is passed over.
+
+    Raises: CheckpointError for a missing or damaged file, or a card that is none.
+    """
     path = Path(path)
     with _open(path) as file:
         metadata = file.metadata() or {}
     card = json.loads(metadata.get("card", "{}"))
     other = path.with_suffix(".json")
     if beside and other.is_file():
-        card |= json.loads(other.read_text(encoding="utf-8"))
+        try:
+            theirs = dict(json.loads(other.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{other} is not the card of {path.name} ({error}); write it anew, or move it"
+            ) from error
+        if theirs.get("sha256", metadata.get("sha256")) == metadata.get("sha256"):
+            card |= theirs
+        else:
+            log.warning("%s is the card of other weights than %s and was passed over", other.name, path.name)
     return card | {"family": metadata.get("family", ""), "sha256": metadata.get("sha256", "")}
 
 

@@ -11,6 +11,16 @@ from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
 from training.types import Image
 
 
+def check_levels(channels: tuple[int, ...], side: int, name: str) -> None:
+    """Raise ValueError, saying what to do, if `Features` of these channels do not end at 4 pixels for pictures of
+    `side`; `name` is the option that gives the channels."""
+    if len(channels) < 2 or 4 * 2 ** len(channels) != side:
+        raise ValueError(
+            f"{name} has {len(channels)} levels, pictures of {side} pixels need {max(2, side.bit_length() - 3)}: each "
+            f"halves them, down to 4"
+        )
+
+
 class Features(nn.Module):
     """Convolutions from a picture down to 4 x 4, then a vector as long as the last of `channels`.
 

@@ -104,6 +104,8 @@ class ImportOfficial:
 
         Raises: ValueError for files that cannot be imported; nothing is written then.
         """
+        if not self.files:
+            raise ValueError("no file to import was named; give the authors' checkpoint")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         generator = read_official(self.files)

@@ -92,8 +92,7 @@ def open_picture(
             raise PictureError(
                 f"{name} is a file of more than {max_bytes} bytes; {limit}, please choose a smaller one."
             )
-        PIL.Image.init()
-        with PIL.Image.open(io.BytesIO(data), formats=[f for f in FORMATS if f in PIL.Image.OPEN]) as picture:
+        with opened(io.BytesIO(data)) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 raise PictureError(f"{name} has {width} x {height} pixels; {limit}, please choose a smaller one.")
@@ -206,6 +205,12 @@ def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: 
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
+def opened(source: Path | io.BytesIO) -> PIL.Image.Image:
+    """Return a picture of one of `FORMATS`, whatever its name says: Pillow starts other programs for others, as EPS."""
+    PIL.Image.init()
+    return PIL.Image.open(source, formats=[f for f in FORMATS if f in PIL.Image.OPEN])
+
+
 def write_sheet(path: Path, image: Image, columns: int) -> None:
     """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
     if path.suffix.lower() not in SHEETS:
@@ -218,9 +223,13 @@ def write_sheet(path: Path, image: Image, columns: int) -> None:
 def is_film(path: Path, *, fps: float, still: bool = False) -> bool:
     """Return whether what goes to `path` is a film and not a sheet, before anything is drawn for it.
 
-    Raises: ValueError for a film of no pace.
+    Raises: ValueError for an ending that neither has, or a film of no pace.
     """
-    film = path.suffix.lower() in FILMS and not still
+    kind = path.suffix.lower()
+    film = kind in FILMS and not still
+    if not film and kind not in SHEETS:
+        wanted = SHEETS if still else (*FILMS, *SHEETS)
+        raise ValueError(f"cannot write {path.name}: wanted a name that ends in {', '.join(dict.fromkeys(wanted))}")
     if film and not 0 < fps <= 1000:
         raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; wanted above 0, at most 1000")
     return film
@@ -232,7 +241,7 @@ def write_animation(path: Path, frames: Image, *, fps: float) -> None:
     Raises: ValueError for another ending, no frames or no pace.
     """
     kind = path.suffix.lower()
-    if not is_film(path, fps=fps):
+    if kind not in FILMS or not is_film(path, fps=fps):
         raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")

@@ -55,10 +55,12 @@ class Publish:
 
     def run(self) -> None:
         """Write both files, each whole or not at all; print the card."""
+        if self.out.suffix != ".safetensors":
+            raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         source = self.run_dir / self.generator
         generator, seen = load_generator(source), read_card(source)
         report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
-        if report and report["sha256"] != seen["sha256"]:
+        if report and report.get("sha256") != seen["sha256"]:
             raise ValueError(f"{self.report} is of other weights than {source}; evaluate that file, then publish it")
         if self.state and (self.state / "config.json").exists():
             raise ValueError(f"--state {self.state} is a run's own folder; give one for the published state alone")
@@ -89,10 +91,10 @@ class Publish:
             size = trial.stat().st_size
             if size > MOST_BYTES:
                 raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
+            card |= {"bytes": size, "sha256": read_card(trial)["sha256"]}
+            if self.state and found is not None:
+                save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
             write_whole(self.out, trial.read_bytes())
-        if self.state and found is not None:
-            save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
-        card |= {"bytes": size, "sha256": read_card(self.out)["sha256"]}
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
 

@@ -3,8 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tens
     Raises: ValueError for what is no number, or not finite, or as many numbers as no rows have.
     """
     n = len(like)
-    if not isinstance(value, int | float | Tensor) or isinstance(value, bool):
+    if not isinstance(value, Real | np.ndarray | Tensor) or isinstance(value, bool):
         raise ValueError(f"knob {name!r} takes a number or a tensor of {n} numbers, not {value!r}")
     numbers = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if numbers.ndim and numbers.shape not in ((1,), (n,)):
@@ -62,6 +64,18 @@ def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tens
     if not numbers.isfinite().all():
         raise ValueError(f"knob {name!r} takes finite numbers, not {value!r}")
     return numbers.expand(n)
+
+
+def knob_seeds(name: str, value: Any, n: int) -> list[int]:
+    """Return the seeds that knob `name` is turned to: one for all `n` rows, or one a row.
+
+    Raises: ValueError for anything but a whole number or `n` of them.
+    """
+    seeds = np.asarray(value.cpu() if isinstance(value, Tensor) else value).reshape(-1).tolist()
+    whole = all(isinstance(s, int | float) and not isinstance(s, bool) and float(s).is_integer() for s in seeds)
+    if len(seeds) not in (1, n) or not whole:
+        raise ValueError(f"knob {name!r} takes a whole number, or {n} of them; {value!r} came")
+    return [int(seed) for seed in seeds]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +126,10 @@ class Phase:
     since: int = 0
     until: int | None = None
     """Active from `since` images up to, not including, `until`."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"{self.name} is due every {self.every} steps; give 1 or more, and a weight of 0 for none")
 
     def due(self, step: Step) -> bool:
         """Whether this phase runs at `step`."""

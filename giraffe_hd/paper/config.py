@@ -156,6 +156,8 @@ class GeneratorConfig:
         ):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"generator.{name} is {getattr(self, name)}; wanted {least} to {most}")
+        if self.refine_kernel_size % 2 == 0:
+            raise ValueError(f"generator.refine_kernel_size is {self.refine_kernel_size}; wanted an odd number")
         if self.prior.n_objects != 1:
             raise ValueError(
                 f"GIRAFFE HD renders one object, not {self.prior.n_objects}: its mask and styles belong to one; take a "

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from ..draws import rand
-from ..pictures import Box, PictureError, square_crop, square_region
+from ..pictures import Box, PictureError, opened, square_crop, square_region
 from ..types import Batch, Boxes, Image
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
@@ -229,7 +229,7 @@ def _bytes_a_picture(config: DataConfig, masks: bool) -> int:
 def _read(path: Path, mode: str) -> PIL.Image.Image:
     """Return a picture of a prepared set, decoded."""
     try:
-        with PIL.Image.open(path) as picture:
+        with opened(path) as picture:
             return picture.convert(mode)
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise PictureError(f"{path} cannot be read ({error}); prepare the set again") from error

@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from ..objects import SURE, WIDE, find_object
-from ..pictures import PictureError, open_picture
+from ..pictures import PictureError, open_picture, opened
 from .cars import render_bytes
 from .factors import (
     ELEVATION,
@@ -305,7 +305,7 @@ def _mask(photo: Photo, size: tuple[int, int]) -> PIL.Image.Image | None:
     if photo.mask is None:
         return None
     try:
-        with PIL.Image.open(photo.mask) as picture:
+        with opened(photo.mask) as picture:
             mask = picture.convert("L")
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise PictureError(f"{photo.name}: its mask {photo.mask.name} cannot be read") from error
