@@ -1,5 +1,6 @@
 """What the page says about a generator: its knobs with their measured figures, its layers, its card."""
 
+import math
 from html import escape
 from typing import Any
 
@@ -86,7 +87,7 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
 
     def phrase(name: str, words: str, *, share: bool = True) -> str | None:
         value = found.get(f"{knob.name}_{name}")
-        return None if value is None else words.format(percent(value) if share else f"{value:.2g}")
+        return None if value is None else words.format(percent(value) if share else number(value))
 
     unit = knob.unit if knob.unit == "°" else f" {knob.unit}".rstrip()
     said = (
@@ -132,11 +133,17 @@ def percent(share: float) -> str:
     )
 
 
+def number(value: float) -> str:
+    """Return a number in two digits, or all of those before its point."""
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
 def measured(card: dict[str, Any]) -> dict[str, float]:
-    """Return a card's figures by name, whether it holds them flat or as a whole report."""
+    """Return a card's finite figures by name, whether it holds them flat or as a whole report."""
     figures = card.get("figures", {})
     figures = figures.get("figures", figures) if isinstance(figures, dict) else {}
-    return {name: float(value) for name, value in figures.items() if isinstance(value, float | int)}
+    numbers = {name: float(value) for name, value in figures.items() if isinstance(value, float | int)}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def title_of(model: Model) -> str:

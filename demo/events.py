@@ -25,6 +25,7 @@ import base64
 import functools
 import inspect
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, no_type_check
@@ -32,7 +33,7 @@ from typing import Any, get_args, no_type_check
 import gradio as gr
 import torch
 
-from training.pictures import to_pil
+from training.pictures import from_pil, to_pil
 
 from . import films, recipes, uploads
 from .describe import describe
@@ -78,6 +79,7 @@ class Events:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
+        self._opening = threading.Lock()  # one photo at a time, as in demo.live
 
     def render(self, recipe: dict) -> dict:  # type: ignore[type-arg]
         """Return {"png", "recipe"}: the picture as a PNG file in base64, and the recipe that makes it again."""
@@ -102,7 +104,10 @@ class Events:
             raise ValueError(f"the box has {len(box)} numbers; wanted x0, y0, x1, y1 as fractions of the photo")
         model = self.shelf[checkpoint]
         bounds = None if box is None else (box[0], box[1], box[2], box[3])
-        return self.shelf.run(uploads.take, model, data, "the photo", bounds).values()
+        with self._opening:
+            view, found, crop = uploads.cut(model, data, "the photo", bounds)
+        codes = self.shelf.run(recipes.read, model, from_pil(crop))
+        return uploads.Photo(view=view, box=found, crop=crop, codes=codes).values()
 
     def models(self) -> list:  # type: ignore[type-arg]
         """Return what can be turned: name, knobs with their ranges and defaults, layers, examples."""
@@ -123,20 +128,21 @@ class Events:
     ) -> Iterator[Any]:
         """Make a film; recipes as JSON text, `story` one of "One knob", "Once around" and "From A to B"."""
         count = _count(frames)
+        start = _kept(kept_a, "A") if story == A_TO_B else recipes.parse(recipe)
+        end = _kept(kept_b, "B") if story == A_TO_B else start
+        model = self.shelf[start.checkpoint]
 
         def plan() -> list[Frame]:
             if story == A_TO_B:
-                start, end = _kept(kept_a, "A"), _kept(kept_b, "B")
-                return films.path(self.shelf[start.checkpoint], start, end, count)
-            now = recipes.parse(recipe)
-            model = self.shelf[now.checkpoint]
+                return films.path(model, start, end, count)
             if story == AROUND:
-                return films.turntable(model, now, count)
+                return films.turntable(model, start, count)
             if not knob:
                 raise ValueError("no knob is chosen; choose one to turn")
-            return films.sweep(model, now, knob, count)
+            return films.sweep(model, start, knob, count)
 
-        yield from self._made(self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, progress)
+        name = f"{model.name}-film"
+        yield from self._made(name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, progress)
 
     def grid(
         self,
@@ -154,7 +160,7 @@ class Events:
         if not slots:
             raise ValueError(f"{model.name} has no example photos to mix")
         frames, columns = films.grid(model, now, "" if down == NOTHING else down, across, slots)
-        yield from self._made(frames, "png", _width(width), 1, columns, progress)
+        yield from self._made(f"{model.name}-mixes", frames, "png", _width(width), 1, columns, progress)
 
     def follow(
         self,
@@ -171,13 +177,17 @@ class Events:
             raise ValueError("no video is chosen; choose an MP4 or WebM file")
         now = recipes.parse(recipe)
         pictures = films.photos_of(Path(video), _count(frames))
-        plan = films.follow(self.shelf[now.checkpoint], now, pictures)
-        yield from self._made(plan, _kind(kind), _width(width), int(fps), 8, progress)
+        model = self.shelf[now.checkpoint]
+        plan = films.follow(model, now, pictures)
+        yield from self._made(f"{model.name}-film", plan, _kind(kind), _width(width), int(fps), 8, progress)
 
     def _made(
-        self, plan: Sequence[Frame], kind: Kind, width: int, fps: int, columns: int, progress: gr.Progress
+        self, name: str, plan: Sequence[Frame], kind: Kind, width: int, fps: int, columns: int, progress: gr.Progress
     ) -> Iterator[Any]:
-        """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it."""
+        """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it.
+
+        The file is called `name`.
+        """
         made = []
         for done, frame in enumerate(plan):
             progress((done, len(plan)), desc="Drawing", unit="pictures")
@@ -186,7 +196,7 @@ class Events:
         progress(1.0, desc="Writing")
         pictures = films.enlarged(torch.cat(made), width)
         with tempfile.TemporaryDirectory(prefix="film-") as folder:  # Gradio takes its own copy, removed in time
-            target = Path(folder) / f"film.{kind}"
+            target = Path(folder) / f"{name}.{kind}"
             films.write(target, pictures, kind, fps=min(60, max(1, fps)), columns=columns)
             moving = kind == "mp4"
             yield (

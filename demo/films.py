@@ -26,7 +26,7 @@ from training.types import Image, Knob, fields_of
 from training.walks import between
 
 from .knobs import MAX_SEED, Between, Value, changed, turnable, turned
-from .recipes import Recipe, Slot, codes_of, layers_of, photo, png, pose_shows, values_of
+from .recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
 from .shelf import Model
 
 Frame = Callable[[], Image]
@@ -44,12 +44,12 @@ def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
     """Return a film that turns one knob through its trained range; a full circle closes.
 
     A seed goes through the codes between it and the three seeds after it, and back.
-    Raises: ValueError if the model has no such knob, or one that takes a photo.
+    Raises: ValueError if the model has no such knob, or one that takes a photo, or the recipe keeps a photo's outline.
     """
     knob = model.generator.knob(name)
     if knob.kind == "picture":
         raise ValueError(f"{knob.label} takes a photo; choose a knob with numbers or seeds")
-    codes = codes_of(model, recipe)
+    codes = _free_codes(model, recipe)
     return [_turned(model, codes, knob, value) for value in _through(knob, values_of(recipe).get(name), frames)]
 
 
@@ -86,11 +86,11 @@ def turntable(model: Model, recipe: Recipe, frames: int) -> list[Frame]:
 def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
     """Return a film from one state to another: numbers evenly, full circles the short way round, codes in between.
 
-    Raises: ValueError if the two are of different checkpoints.
+    Raises: ValueError if the two are of different checkpoints, or one keeps a photo's outline.
     """
     if start.checkpoint != end.checkpoint:
         raise ValueError("A and B were made with different checkpoints; keep both from the same one")
-    first, last = fields_of(codes := codes_of(model, start)), fields_of(codes_of(model, end))
+    first, last = fields_of(codes := _free_codes(model, start)), fields_of(_free_codes(model, end))
     numbers = [knob for knob in turnable(model.generator) if knob.kind in ("range", "angle")]
     by_numbers: set[str] = set()
     for knob in numbers:
@@ -114,12 +114,14 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     """Return a sheet of mixes and its number of columns: the slot `across` changes along a row, `down` from row to row.
 
     Photos head rows and columns. Without `down` it is one row.
-    Raises: ValueError for slots that are not the model's, or `pose` where it would repeat one picture.
+    Raises: ValueError for slots that are not the model's, one for both, or `pose` where it would repeat one picture.
     """
     size = model.generator.resolution
     for name in filter(None, (down, across)):
         if model.generator.knob(name).kind != "picture":
             raise ValueError(f"{name} takes no photo; choose a slot")
+    if down == across:
+        raise ValueError("row and column change the same slot; choose two different ones, or Nothing from row to row")
     blank = torch.ones(1, 3, size, size)
     heads: list[Frame] = [partial(photo, slot, size) for slot in photos]
     sheet: list[Frame] = [lambda: blank, *heads] if down else heads
@@ -198,6 +200,13 @@ def _mixed(model: Model, recipe: Recipe) -> Image:
 
 def _turned(model: Model, codes: Any, knob: Knob, value: Value) -> Frame:
     return lambda: model.generator(turned(model.generator, codes, knob, value)).image
+
+
+def _free_codes(model: Model, recipe: Recipe) -> Any:
+    """Return a recipe's codes; ValueError where a photo's own outline is drawn, which no code changes."""
+    if keeps_outline(recipe):
+        raise ValueError("this film turns codes and cannot keep a photo's outline; use the mode 'code'")
+    return codes_of(model, recipe)
 
 
 def _goes_round(knob: Knob) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 
 from training.objects import LOOSE, margin_of, propose_box
-from training.pictures import Box, from_pil, open_picture, square_crop, square_region
+from training.pictures import Box, open_picture, square_crop, square_region
 
-from .recipes import png, read
+from .recipes import png
 from .shelf import Model
 
 VIEW = 640
@@ -45,17 +45,6 @@ class Photo:
         }
 
 
-def take(model: Model, data: bytes, name: str, box: Box | None) -> Photo:
-    """Return a person's file as a photo for `model`; without a box, `propose_box` finds the object.
-
-    Runs the generator: call it on its thread (`Shelf.submit`), or use `cut` and `demo.recipes.read` apart.
-
-    Raises: ValueError (training.pictures.PictureError) for what is no picture, too large, or an empty box.
-    """
-    view, box, crop = cut(model, data, name, box)
-    return Photo(view=view, box=box, crop=crop, codes=read(model, from_pil(crop)))
-
-
 def cut(
     model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False
 ) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
@@ -63,6 +52,8 @@ def cut(
 
     Of a box over the whole photo, nothing is added around. Without a box, the object is looked for where the generator
     learned from objects, or where `find` asks for it; else the box is the photo's centre square.
+
+    Raises: ValueError (training.pictures.PictureError) for what is no picture, too large, or an empty box.
     """
     picture = open_picture(data, name=name)
     view = picture.copy()

@@ -79,6 +79,11 @@ def test_a_sheet_changes_one_slot_along_and_one_down():
     assert not torch.equal(cells[1, 1], cells[1, 2])
 
 
+def test_a_sheet_along_one_slot_both_ways_is_refused():
+    with pytest.raises(ValueError, match="row and column change the same slot; choose two different ones"):
+        films.grid(PATCHES, mixed(), "texture", "texture", [slot(7), slot(8)])
+
+
 @pytest.mark.parametrize(("down", "across"), [("", "pose"), ("pose", "texture"), ("shape", "pose")])
 def test_a_sheet_along_the_pose_of_a_kept_outline_is_refused(down, across):
     kept = mixed().model_copy(update={"mode": "feature"})
@@ -107,6 +112,16 @@ def test_what_cannot_be_filmed_is_said():
         films.turntable(PATCHES, mixed(), 4)
     with pytest.raises(ValueError, match="different checkpoints"):
         films.path(BLOCKS, STILL, mixed(), 4)
+
+
+def test_a_film_through_codes_does_not_take_a_kept_outline_for_one():
+    kept = mixed().model_copy(update={"mode": "feature"})
+    with pytest.raises(ValueError, match="cannot keep a photo's outline; use the mode 'code'"):
+        films.sweep(PATCHES, kept, "texture_seed", 4)
+    for ends in ((kept, mixed()), (mixed(), kept)):
+        with pytest.raises(ValueError, match="cannot keep a photo's outline; use the mode 'code'"):
+            films.path(PATCHES, *ends, 4)
+    assert films.sweep(PATCHES, Recipe(checkpoint="patches", mode="feature"), "texture_seed", 4)  # none is kept
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])

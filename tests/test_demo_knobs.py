@@ -135,6 +135,20 @@ def test_a_knob_shows_what_its_card_has_measured():
     assert described(Model(name="m", generator=Blocks()), rotation)["figures"] == ["not measured"]
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (120.4, ["usually within 120°"]),
+        (99.5, ["usually within 100°"]),
+        (0.123, ["usually within 0.12°"]),
+        (math.nan, []),
+    ],
+)
+def test_figures_are_said_as_people_write_them_or_left_out(error, said):
+    figures = {"rotation_error": error, "rotation_slope": math.nan}
+    assert figures_of({"figures": figures}, Blocks().knob("rotation")) == said
+
+
 def plainly(phrases: list[str]) -> list[str]:
     return [phrase.replace("\N{NO-BREAK SPACE}", " ") for phrase in phrases]
 

@@ -1,14 +1,17 @@
 """Photos in: the object is found before a quiet background, boxes are checked, odd files get the right picture."""
 
+import base64
 import io
+import threading
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from demo import uploads
-from demo.shelf import Model
-from demo.uploads import Photo, checked, cut, propose_box, take
+from demo.events import Events
+from demo.shelf import Model, Shelf
+from demo.uploads import checked, cut, propose_box
 from tests.toys import Patches
 
 CLOSE = Model(name="close", generator=Patches().eval(), card={"config": {"data": {"object_margin": 1.5}}})
@@ -83,12 +86,17 @@ def test_an_empty_box_gets_one_sentence(box):
         checked(box)
 
 
-def test_a_photo_comes_back_as_the_page_takes_it():
-    taken = take(CLOSE, as_file(photo()), "p", None)
-    assert isinstance(taken, Photo)
-    values = taken.values()
+def test_a_photo_comes_back_as_the_page_takes_it_opened_beside_the_generators_thread(monkeypatch):
+    threads = []
+    monkeypatch.setattr(uploads, "cut", lambda *given: threads.append(threading.current_thread()) or cut(*given))
+    shelf = Shelf([CLOSE])
+    sent = base64.b64encode(as_file(photo(1000, 750, (300, 200, 700, 550)))).decode()
+    values = Events(shelf).read_photo("close", sent)
+    shelf.close()
     assert values["codes"].keys() == {"background", "pose", "shape", "texture"}
-    assert max(taken.view.size) <= uploads.VIEW
+    with PIL.Image.open(io.BytesIO(base64.b64decode(values["view"]))) as view:
+        assert max(view.size) == uploads.VIEW
+    assert threads == [threading.current_thread()]
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "F"])

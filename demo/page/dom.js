@@ -2,6 +2,8 @@
 
 import { icon } from "./icons.js";
 
+const LARGEST = 10_000_000; // bytes, training.pictures.MAX_BYTES
+
 /** Return a new element; `children` are nodes or text, `on*` properties listen. */
 export function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -47,6 +49,18 @@ export async function send(url, body, signal) {
     // an answer without a message
   }
   throw Object.assign(new Error(message), { away: answer.status === 503 });
+}
+
+/** Return what a file holds now, whatever becomes of it; throws an Error whose message a person can read. */
+export async function contents(file) {
+  if (file.size > LARGEST) throw new Error("This file is larger than 10 MB; please choose a smaller one.");
+  let bytes;
+  try {
+    bytes = await file.arrayBuffer();
+  } catch {
+    throw new Error("This file cannot be read; please choose it again.");
+  }
+  return new Blob([bytes]);
 }
 
 /** Offer a blob to the person as a file. */

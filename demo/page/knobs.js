@@ -9,6 +9,7 @@ const digits = (step) => Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
 /** Knobs of one model, each row with `show(value)`, and the picture that follows them. */
 export class KnobStudio extends Studio {
   photos = false;
+  locks = new Map(); // model's name -> the names of its locked seeds
 
   connectedCallback() {
     super.connectedCallback();
@@ -28,6 +29,7 @@ export class KnobStudio extends Studio {
 
   controls() {
     this.rows = {};
+    if (!this.locks.has(this.model.name)) this.locks.set(this.model.name, new Set());
     const groups = new Map();
     for (const knob of this.model.knobs) {
       const row = knob.kind === "seed" ? this.seedRow(knob) : this.numberRow(knob);
@@ -49,9 +51,14 @@ export class KnobStudio extends Studio {
     this.rows[name].show(value);
   }
 
+  /** The names of the chosen model's locked seeds. */
+  get locked() {
+    return this.locks.get(this.model.name);
+  }
+
   throwAll() {
     const knobs = { ...this.recipe.knobs };
-    for (const knob of this.model.knobs) if (knob.kind === "seed" && !this.rows[knob.name].locked) knobs[knob.name] = anySeed();
+    for (const knob of this.model.knobs) if (knob.kind === "seed" && !this.locked.has(knob.name)) knobs[knob.name] = anySeed();
     this.set({ ...this.recipe, knobs });
   }
 
@@ -102,7 +109,7 @@ export class KnobStudio extends Studio {
 
   seedRow(knob) {
     const id = fresh("seed");
-    const row = { locked: false };
+    const row = {};
     const current = () => this.recipe.knobs[knob.name] ?? knob.default;
     const start = () => (typeof current() === "object" ? current().start : current());
     const whole = (text) => Math.min(2 ** 31 - 1, Math.max(0, Math.round(Number(text)) || 0));
@@ -111,16 +118,24 @@ export class KnobStudio extends Studio {
       if (typeof value === "object") this.turn(knob.name, { ...value, ...change });
       else if ("start" in change) this.turn(knob.name, change.start);
     };
-    const seed = (name, field) => make("input", { type: "number", min: 0, step: 1, "aria-label": name, inputmode: "numeric", onchange: (event) => turn({ [field]: whole(event.target.value) }) });
-    const first = make("input", { type: "number", id, min: 0, step: 1, inputmode: "numeric", onchange: () => turn({ start: whole(first.value) }) });
-    const second = seed(`${knob.label}, second seed`, "end");
-    const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": `${knob.label}, between two seeds`, oninput: () => turn({ at: Number(slider.value) }) });
-    const lock = button({ picture: "unlock", name: `Lock ${knob.label}`, class: "quiet", "aria-pressed": "false", press: () => {
-      row.locked = !row.locked;
-      lock.setAttribute("aria-pressed", String(row.locked));
-      lock.innerHTML = icon(row.locked ? "lock" : "unlock");
-      dice.disabled = row.locked;
+    const seed = (field, named) => make("input", { type: "number", min: 0, step: 1, inputmode: "numeric", ...named, onchange: (event) => {
+      const value = whole(event.target.value);
+      event.target.value = value; // the field shows the seed that is drawn
+      turn({ [field]: value });
     } });
+    const first = seed("start", { id });
+    const second = seed("end", { "aria-label": `${knob.label}, second seed` });
+    const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": `${knob.label}, between two seeds`, oninput: () => turn({ at: Number(slider.value) }) });
+    const lock = button({ picture: "unlock", name: `Lock ${knob.label}`, class: "quiet", press: () => {
+      if (!this.locked.delete(knob.name)) this.locked.add(knob.name);
+      showLock();
+    } });
+    const showLock = () => {
+      const locked = this.locked.has(knob.name);
+      lock.setAttribute("aria-pressed", String(locked));
+      lock.innerHTML = icon(locked ? "lock" : "unlock");
+      dice.disabled = locked;
+    };
     const dice = button({ picture: "dice", name: `Throw ${knob.label}`, class: "quiet", press: () => turn({ start: anySeed() }) });
     const otherDice = button({ picture: "dice", name: `Throw the second seed of ${knob.label}`, class: "quiet", press: () => turn({ end: anySeed() }) });
     const way = button({ picture: "between", name: `${knob.label}: go between two seeds`, class: "quiet", "aria-pressed": "false", press: () => {
@@ -130,6 +145,7 @@ export class KnobStudio extends Studio {
     const says = make("p", { class: "says" }, knob.figures.join(" · "));
     row.element = make("div", { class: "knob seed", "data-knob": knob.name },
       make("label", { for: id, title: knob.help }, knob.label), first, dice, lock, way, line, says);
+    showLock();
     row.show = (value) => {
       const two = typeof value === "object";
       const from = two ? value.start : value;

@@ -1,7 +1,7 @@
 // The tab "Mix photos": a photo for each slot, and the picture that is mixed from them.
 
 import { CropTool } from "./crop.js";
-import { anySeed, button, firstFile, fresh, make, send } from "./dom.js";
+import { anySeed, button, contents, firstFile, fresh, make, send } from "./dom.js";
 import { icon } from "./icons.js";
 import { Studio } from "./studio.js";
 
@@ -11,23 +11,36 @@ const png = (text) => `data:image/png;base64,${text}`;
 export class PhotoStudio extends Studio {
   photos = true;
   known = new Map(); // photo as the generator saw it -> {caption, view, box, file | example}
+  turns = {}; // slot's name -> how often something was chosen for it
 
   connectedCallback() {
     super.connectedCallback();
     window.photoStudio = this;
   }
 
+  empty(model) {
+    return { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
+  }
+
+  /** Return a recipe of the first examples; throws where one cannot be read. */
   async fresh(model) {
-    const recipe = { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
+    const recipe = this.empty(model);
     const names = model.slots.map((slot) => slot.name);
     const examples = model.examples.slice(0, names.length);
-    try {
-      const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
-      photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
-    } catch (error) {
-      this.say(error.message); // empty slots still make a picture
-    }
+    const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
+    photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
     return recipe;
+  }
+
+  /** Go back to the first examples; where they cannot be read, say so and change nothing. */
+  async reset() {
+    const model = this.model;
+    for (const { name } of model.slots) this.begin(name);
+    try {
+      await this.set(await this.fresh(model));
+    } catch (error) {
+      if (model === this.model) this.say(error.message);
+    }
   }
 
   /** Return {picture, codes} of a photo, an example's name or a file, and remember where it came from. */
@@ -36,13 +49,14 @@ export class PhotoStudio extends Studio {
     if (box === "find") query.set("find", "true");
     else if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
     if (source.example) query.set("example", source.example);
-    const answer = await (await send(`/live/photo?${query}`, source.file ?? new Blob())).json();
-    this.known.set(answer.picture, { ...source, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
+    const file = source.file && (await contents(source.file));
+    const answer = await (await send(`/live/photo?${query}`, file ?? new Blob())).json();
+    this.known.set(answer.picture, { ...source, file, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
     return { picture: answer.picture, codes: answer.codes };
   }
 
   extraTools() {
-    return [button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: async () => this.set(await this.fresh(this.model)) })];
+    return [button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: () => this.reset() })];
   }
 
   controls() {
@@ -166,6 +180,7 @@ export class PhotoStudio extends Studio {
 
   /** Draw the selected slot's factor from a seed, in place of a photo. */
   throwOne() {
+    this.begin(this.selected);
     const slots = { ...this.recipe.slots, [this.selected]: { seed: anySeed(), strength: this.recipe.slots[this.selected]?.strength ?? 1 } };
     this.set({ ...this.recipe, slots });
   }
@@ -175,27 +190,35 @@ export class PhotoStudio extends Studio {
     if (file) await this.fill({ file, caption: file.name || "pasted photo" });
   }
 
+  /** Begin a choice for a slot, for which earlier ones are given up; return whether it still is the last, as a function. */
+  begin(name) {
+    const model = this.model;
+    const turn = (this.turns[name] = (this.turns[name] ?? 0) + 1);
+    this.cards[name].element.classList.remove("waiting");
+    return () => model === this.model && turn === this.turns[name];
+  }
+
   async fill(source, box = null) {
     const name = this.selected;
-    const model = this.model;
+    const last = this.begin(name);
     this.cards[name].element.classList.add("waiting");
     try {
       const photo = await this.read(source, box);
-      if (model !== this.model) return;
+      if (!last()) return;
       const strength = this.recipe.slots[name]?.strength ?? 1;
       await this.set({ ...this.recipe, slots: { ...this.recipe.slots, [name]: { ...photo, strength } } });
       this.note("");
     } catch (error) {
-      this.say(error.message);
+      if (last()) this.say(error.message);
     } finally {
-      this.cards[name].element.classList.remove("waiting");
+      if (last()) this.cards[name].element.classList.remove("waiting");
     }
   }
 
   async recrop(box) {
-    const slot = this.recipe.slots[this.selected];
-    const known = this.known.get(slot.picture) ?? { file: await (await fetch(png(slot.picture))).blob(), caption: "from a recipe" };
-    const { file, example, caption } = known;
+    const { picture } = this.recipe.slots[this.selected];
+    const decoded = () => new Blob([Uint8Array.from(atob(picture), (letter) => letter.charCodeAt(0))]);
+    const { file, example, caption } = this.known.get(picture) ?? { file: decoded(), caption: "from a recipe" };
     await this.fill({ file, example, caption }, box);
   }
 

@@ -1,6 +1,6 @@
 // What both tabs share: a checkpoint, a live picture with its layers, history, A and B, files out and in.
 
-import { button, firstFile, fresh, make, offer, send } from "./dom.js";
+import { button, contents, firstFile, fresh, make, offer, send } from "./dom.js";
 import { History } from "./history.js";
 import { Live } from "./live.js";
 import { Stage, labelOf, paint } from "./stage.js";
@@ -14,7 +14,7 @@ export function models() {
   return asked;
 }
 
-/** A tab's contents. Subclasses give `photos`, `controls()`, `present(recipe)` and `fresh(model)`. */
+/** A tab's contents. Subclasses give `photos`, `controls()`, `present(recipe)`, `fresh(model)`, and `empty(model)` if that may fail. */
 export class Studio extends HTMLElement {
   visited = new Map(); // model's name -> {recipe, history, kept} as another was chosen
 
@@ -108,7 +108,18 @@ export class Studio extends HTMLElement {
     this.fillMenu();
     this.controlsArea.replaceChildren(...this.controls());
     this.dispatchEvent(new CustomEvent("model", { bubbles: true, detail: model.name }));
-    await this.set(recipe ?? before?.recipe ?? (await this.fresh(model)));
+    let first = recipe ?? before?.recipe;
+    let failed = "";
+    if (!first) {
+      try {
+        first = await this.fresh(model);
+      } catch (error) {
+        first = this.empty(model); // still makes a picture
+        failed = error.message;
+      }
+    }
+    await this.set(first);
+    if (failed && model === this.model) this.say(failed);
   }
 
   /** Take a recipe: controls, picture and, once it rests, history follow. One of a model that is no longer chosen is dropped. */
@@ -264,7 +275,7 @@ export class Studio extends HTMLElement {
       if (what === "recipe") {
         const answer = await send("/live/recipe", this.recipe);
         const text = JSON.stringify((await answer.json()).recipe, null, 1);
-        offer(new Blob([text], { type: "application/json" }), `${this.model.name}.json`);
+        offer(new Blob([text], { type: "application/json" }), `${this.model.name}-recipe.json`); // without -recipe it is the name of the card
         return;
       }
       const answer = await send(`/live/file/${what}`, this.recipe);
@@ -278,7 +289,7 @@ export class Studio extends HTMLElement {
   async open(file) {
     if (!file) return;
     try {
-      const answer = await send(`/live/recipe?name=${encodeURIComponent(file.name)}`, file);
+      const answer = await send(`/live/recipe?name=${encodeURIComponent(file.name)}`, await contents(file));
       const { recipe, note } = await answer.json();
       const mine = this.models.some((each) => each.name === recipe.checkpoint);
       const studio = mine ? this : await this.otherTab();

@@ -227,6 +227,18 @@ def test_seeds_are_thrown_locked_and_blended(page):
     assert page.evaluate(SAME, "knob-studio")
 
 
+@pytest.mark.parametrize(("typed", "drawn"), [("1.5", 2), ("-5", 0), ("99999999999", 2**31 - 1)])
+def test_a_seed_field_shows_the_seed_that_is_drawn(page, typed, drawn):
+    page.get_by_role("button", name="Background: go between two seeds").click()
+    for label in ("Background", "Background, second seed"):
+        field = page.get_by_role("spinbutton", name=label, exact=True)
+        field.fill(typed)
+        field.press("Enter")
+        assert field.input_value() == str(drawn)
+    way = settle(page)["knobs"]["background"]
+    assert (way["start"], way["end"]) == (drawn, drawn)
+
+
 def test_undo_redo_and_two_kept_pictures(page):
     page.get_by_role("button", name="Keep as A").click()
     first = settle(page)
@@ -318,6 +330,21 @@ def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
     assert settle(page) == first
 
 
+def test_a_locked_seed_stays_locked_while_another_checkpoint_is_looked_at(page, twice):
+    page.goto(twice)
+    page.wait_for_selector("knob-studio[data-shown]")
+    lock = page.get_by_role("button", name="Lock Object's look")
+    lock.click()
+    choice = page.get_by_label("Checkpoint", exact=True).first
+    for name, pressed in (("cubes", "false"), ("blocks", "true")):
+        choice.select_option(name)
+        settle(page)
+        assert lock.get_attribute("aria-pressed") == pressed
+    page.get_by_role("button", name="Surprise me").click()
+    assert settle(page)["knobs"]["look"] == 3
+    assert page.get_by_role("button", name="Throw Object's look").is_disabled()
+
+
 def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_longer(page, twice):
     late = []
     page.route("**/live/photo?model=patches*", lambda route: late.append(route))
@@ -369,7 +396,7 @@ def test_a_file_of_the_other_tab_is_continued_there(page, tmp_path: Path):
 
 
 def test_a_recipe_and_all_layers_can_be_saved(page):
-    for entry, ending, begins in (("Recipe JSON", ".json", b"{"), ("All layers OpenRaster", ".ora", b"PK")):
+    for entry, ending, begins in (("Recipe JSON", "-recipe.json", b"{"), ("All layers OpenRaster", ".ora", b"PK")):
         page.get_by_text("Save", exact=True).first.click()
         with page.expect_download() as saving:
             page.get_by_role("button", name=entry).click()
@@ -388,7 +415,7 @@ def test_a_turntable_is_filmed_and_can_be_stopped(page):
     page.get_by_label("GIF").check()
     page.get_by_label("number input for Pictures", exact=True).fill("6")
     page.get_by_role("button", name="Make the film").click()
-    film = page.locator("img[src*='film.gif']")
+    film = page.locator("img[src*='blocks-film.gif']")
     film.wait_for()
     assert page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", film.element_handle()) == 256
     page.get_by_label("MP4").check()
@@ -516,6 +543,111 @@ def test_a_file_that_is_no_photo_gets_one_sentence_and_changes_nothing(page):
     assert settle(page, "photo-studio") == before
 
 
+def hold_photos(page: Any, count: int) -> list[Any]:
+    """Let the next photos wait on their way to the server; the list fills as they come."""
+    held = []
+    page.route("**/live/photo**", lambda route: held.append(route) if len(held) < count else route.continue_())
+    return held
+
+
+def send_file(page: Any, held: list[Any], name: str, data: bytes) -> None:
+    """Put a file into the selected slot; it is held on its way."""
+    count = len(held)
+    with page.expect_request("**/live/photo**"):
+        page.locator("photo-studio input[accept='image/*']").set_input_files(file(name, data))
+    while len(held) == count:
+        page.wait_for_timeout(20)
+
+
+def let_through(page: Any, held: Any) -> None:
+    with page.expect_response("**/live/photo**"):
+        held.continue_()
+    page.wait_for_timeout(300)
+
+
+def test_of_two_photos_for_a_slot_the_one_chosen_last_stays(page):
+    studio = mix(page)
+    slot(page, "Pose").click()
+    held = hold_photos(page, 3)
+    send_file(page, held, "slow.png", photo((200, 30, 30)))
+    send_file(page, held, "cv.png", b"I am a text")
+    send_file(page, held, "last.png", photo((30, 30, 200)))
+    slow, refused, last = held
+    let_through(page, refused)
+    assert page.locator("[data-slot=pose].waiting").count() == 1
+    assert studio.locator(".status").inner_text() == ""
+    for each in (last, slow):
+        let_through(page, each)
+        assert page.locator("[data-slot=pose] small").inner_text() == "last.png"
+        assert page.locator(".slot.waiting").count() == 0
+
+
+@pytest.mark.parametrize("instead", ["Seed", "Reset"])
+def test_a_photo_on_its_way_does_not_come_back_after_another_choice(page, instead):
+    studio = mix(page)
+    slot(page, "Background").click()
+    held = hold_photos(page, 1)
+    send_file(page, held, "slow.png", photo((30, 80, 30)))
+    studio.get_by_role("button", name=instead, exact=True).click()
+    page.wait_for_timeout(500)
+    after = settle(page, "photo-studio")
+    let_through(page, held[0])
+    assert settle(page, "photo-studio") == after
+    assert page.locator(".slot.waiting").count() == 0
+
+
+@pytest.mark.parametrize("field", ["image/*", ".png,.json,image/png,application/json"], ids=["photo", "saved"])
+def test_a_file_that_is_gone_after_it_was_chosen_is_said(page, tmp_path: Path, field):
+    studio = mix(page)
+    before = settle(page, "photo-studio")
+    saved = tmp_path / "moved.png"
+    saved.write_bytes(photo((9, 9, 9)))
+    stop = "(event) => event.stopImmediatePropagation()"
+    page.evaluate(f"addEventListener('change', {stop}, {{capture: true, once: true}})")  # tell the page later
+    upload = studio.locator(f"input[accept='{field}']")
+    upload.set_input_files(saved)
+    saved.unlink()
+    upload.dispatch_event("change")
+    studio.get_by_text("This file cannot be read; please choose it again.").wait_for()
+    assert settle(page, "photo-studio") == before
+
+
+def test_a_file_that_is_too_large_is_said_before_it_is_sent(page, requests):
+    studio = mix(page)
+    sent = len(requests)
+    studio.locator("input[accept='image/*']").set_input_files(file("large.png", b" " * 10_000_001))
+    studio.get_by_text("This file is larger than 10 MB; please choose a smaller one.").wait_for()
+    assert not any("/live/photo" in url for url in requests[sent:])
+
+
+def test_a_photo_can_be_cut_again_after_its_file_is_gone(page, tmp_path: Path):
+    studio = mix(page)
+    saved = tmp_path / "once.png"
+    saved.write_bytes(photo((200, 30, 30)))
+    studio.locator("input[accept='image/*']").set_input_files(saved)
+    page.wait_for_function("document.querySelector('[data-slot=background] small').textContent === 'once.png'")
+    saved.unlink()
+    studio.get_by_text("Box around the object").click()
+    with page.expect_response("**/live/photo**") as cutting:
+        studio.get_by_role("button", name="Find the object").click()
+    assert cutting.value.ok
+
+
+def test_examples_that_cannot_be_read_are_said_and_change_nothing(page):
+    page.route("**/live/photo**", lambda route: route.fulfill(status=422, json={"message": "This example is gone."}))
+    studio = mix(page)
+    gone = studio.get_by_text("This example is gone.")
+    gone.wait_for()
+    assert settle(page, "photo-studio")["slots"] == {}
+    assert gone.is_visible()
+    studio.get_by_role("button", name="Seed", exact=True).click()
+    before = settle(page, "photo-studio")
+    assert not gone.is_visible()
+    studio.get_by_role("button", name="Reset", exact=True).click()
+    gone.wait_for()
+    assert settle(page, "photo-studio") == before
+
+
 def test_the_outline_of_a_photo_can_be_kept(page):
     studio = mix(page)
     before = pixels(page, "photo-studio", place=3)
@@ -533,7 +665,7 @@ def test_a_sheet_of_mixes(page):
     mix(page)
     page.get_by_role("button", name="Make a sheet of mixes").click()
     page.get_by_role("button", name="Make the sheet").click()
-    sheet = page.locator("img[src*='film.png']")
+    sheet = page.locator("img[src*='patches-mixes.png']")
     sheet.wait_for()
     wide = page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", sheet.element_handle())
     assert wide == 6 * 64 + 5 * 2
