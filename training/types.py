@@ -69,12 +69,13 @@ def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tens
 def knob_seeds(name: str, value: Any, n: int) -> list[int]:
     """Return the seeds that knob `name` is turned to: one for all `n` rows, or one a row.
 
-    Raises: ValueError for anything but a whole number or `n` of them.
+    Raises: ValueError for anything but a whole number from 0, or `n` of them.
     """
     seeds = np.asarray(value.cpu() if isinstance(value, Tensor) else value).reshape(-1).tolist()
-    whole = all(isinstance(s, int | float) and not isinstance(s, bool) and float(s).is_integer() for s in seeds)
-    if len(seeds) not in (1, n) or not whole:
-        raise ValueError(f"knob {name!r} takes a whole number, or {n} of them; {value!r} came")
+    numbers = all(isinstance(seed, int | float) and not isinstance(seed, bool) for seed in seeds)
+    if len(seeds) not in (1, n) or not numbers or any(not 0 <= seed < 2**63 or seed != int(seed) for seed in seeds):
+        many = f", or {n} of them" if n > 1 else ""
+        raise ValueError(f"knob {name!r} takes a whole number from 0{many}, not {value!r}")
     return [int(seed) for seed in seeds]
 
 

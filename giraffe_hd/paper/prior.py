@@ -14,7 +14,7 @@ from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
 from training.camera import half_width
 from training.draws import draws, rand, share
-from training.types import Knob, knob_numbers
+from training.types import Knob, knob_numbers, knob_seeds
 
 TURN = 2 * math.pi
 
@@ -159,9 +159,8 @@ def set_knob(prior: PriorConfig, codes: Codes, name: str, value: Any) -> Codes:
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(known)}")
     handle = known[name]
     if handle.knob.kind == "seed":
-        if not isinstance(value, int | float) or not float(value).is_integer() or value < 0:
-            raise ValueError(f"knob {name!r} takes a whole number from 0, not {value!r}")
-        return handle.turn(codes, torch.tensor(int(value)))
+        [seed] = knob_seeds(name, value, 1)
+        return handle.turn(codes, torch.tensor(seed))
     return handle.turn(codes, knob_numbers(name, value, codes.azimuth))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixnmatch.codes import Codes, Layers
 from training import types
-from training.types import Image, Knob, Mask
+from training.types import Image, Knob, Mask, knob_seeds
 
 from .config import GeneratorConfig
 from .encoders import FACTORS, Encoders
@@ -134,7 +134,8 @@ class Generator(types.Generator):
         if knob.kind == "picture":
             new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
         else:
-            new = types.stack(self.sample(1, seeded, tied=False) for seeded in _sources(name, value, n))
+            seeds = knob_seeds(name, value, n)
+            new = types.stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
         return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})
@@ -300,18 +301,6 @@ def _picture(name: str, value: Any, n: int) -> Image:
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; {came} came")
     return value
-
-
-def _sources(name: str, value: Any, n: int) -> list[torch.Generator]:
-    """Return a random source for all rows from one seed, or one for each row from `n` of them."""
-    seeds = value.flatten().tolist() if isinstance(value, Tensor) else [value]
-    try:
-        whole = [int(seed) for seed in seeds]
-    except (TypeError, ValueError, OverflowError):
-        whole = []
-    if whole != seeds or len(seeds) not in (1, n) or not all(0 <= seed < 2**63 for seed in whole):
-        raise ValueError(f"knob {name!r} takes a whole number from 0, or {n} of them; {value!r} came")
-    return [torch.Generator().manual_seed(seed) for seed in whole]
 
 
 def _check_photo(image: Image) -> None:
