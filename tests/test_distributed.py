@@ -166,6 +166,22 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(two):
     assert found[0]["images"] == 16 * found[0]["index"] > 0
 
 
+@pytest.mark.parametrize(
+    ("rank", "together", "cores"),
+    [("0", "2", [4, 5]), ("1", "2", [6, 7]), ("2", "3", [6]), ("0", "5", None), ("0", "0", None)],
+)
+def test_each_process_has_cores_of_its_own(monkeypatch, rank, together, cores):
+    """Of this machine's four; more processes than cores, or no torchrun, leave all as it is."""
+    asked: list[list[int]] = []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", together)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 5, 6, 4}, raising=False)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, share: asked.append(list(share)), raising=False)
+    with distributed._own_cores():
+        assert asked == ([] if cores is None else [cores])
+    assert asked == ([] if cores is None else [cores, [4, 5, 6, 7]])
+
+
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
     monkeypatch.setattr("training.distributed.size", lambda: 3)
     with pytest.raises(ValueError, match=r"loop.batch is 16.*3 processes; give a multiple of 3"):

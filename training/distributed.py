@@ -52,12 +52,31 @@ def joined(device: str | None = None) -> Iterator[torch.device]:
         torch.cuda.set_device(where)
     store, number, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=_fresh(store, number, count), rank=number, world_size=count)
+    with _own_cores() if where.type == "cpu" else contextlib.nullcontext():
+        dist.init_process_group(backend, store=_fresh(store, number, count), rank=number, world_size=count)
+        try:
+            yield where
+            any_of(False)  # together: not before the first process has written
+        finally:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _own_cores() -> Iterator[None]:
+    """Keep this process, inside the block, to its share of the cores that torchrun's processes on this machine have.
+
+    Gloo's threads then wake on the core of the process that they work for and interrupt no other.
+    """
+    local, together = (int(os.environ.get(f"LOCAL_{name}", "0")) for name in ("RANK", "WORLD_SIZE"))
+    if not hasattr(os, "sched_setaffinity") or not 0 < together <= len(cores := sorted(os.sched_getaffinity(0))):
+        yield
+        return
+    each = len(cores) // together
+    os.sched_setaffinity(0, cores[local * each : (local + 1) * each])
     try:
-        yield where
-        any_of(False)  # together: not before the first process has written
+        yield
     finally:
-        dist.destroy_process_group()
+        os.sched_setaffinity(0, cores)
 
 
 def _fresh(store: Store, number: int, count: int) -> Store:
