@@ -261,7 +261,7 @@ def sample_pose(pose: PoseConfig, n: int, rng: torch.Generator) -> dict[str, Ten
 def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
     """Return `codes` with the camera or the object moved; `value` in the knob's unit, a number or (n,).
 
-    Raises: ValueError for what is no number, or not finite, or as many numbers as rows, or a size not above 0.
+    Raises: ValueError for what is no number, not finite, neither one number nor one a row, or a size not above 0.
     """
     number = knob_numbers(name, value, codes.rotation)
     if name in ("rotation", "elevation", "azimuth"):

@@ -53,7 +53,7 @@ class Knob:
 def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return what knob `name` is turned to in each row: `value`, a number or as many as rows, as a tensor like `like`.
 
-    Raises: ValueError for what is no number, or not finite, or as many numbers as no rows have.
+    Raises: ValueError for what is no number, not finite, or neither one number nor one a row.
     """
     n = len(like)
     if not isinstance(value, Real | np.ndarray | Tensor) or isinstance(value, bool):
