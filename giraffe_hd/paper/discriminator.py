@@ -56,16 +56,16 @@ class ResidualBlock(nn.Module):
 class Discriminator(nn.Module):
     """D of GIRAFFE HD: it sees the finished picture alone (Sec. 3.3)."""
 
-    def __init__(self, size: int, channel_multiplier: int = 2) -> None:
+    def __init__(self, size: int, channel_multiplier: int = 2, *, widest: int = 512) -> None:
         super().__init__()
         sizes = [2**k for k in range(int(math.log2(size)), 1, -1)]
-        channels = [512 if side <= 32 else 16384 // side * channel_multiplier for side in sizes]
+        channels = [widest if side <= 32 else min(widest, 16384 // side * channel_multiplier) for side in sizes]
         self.convs = nn.Sequential(
             conv_layer(3, channels[0], 1), *(ResidualBlock(before, after) for before, after in pairwise(channels))
         )
         self.stddev = MinibatchStddev()
-        self.final_conv = conv_layer(channels[-1] + 1, 512, 3)
-        self.final_linear = nn.Sequential(EqualLinear(512 * 4 * 4, 512, activate=True), EqualLinear(512, 1))
+        self.final_conv = conv_layer(channels[-1] + 1, widest, 3)
+        self.final_linear = nn.Sequential(EqualLinear(widest * 4 * 4, widest, activate=True), EqualLinear(widest, 1))
 
     def forward(self, image: Image) -> Float[Tensor, " n"]:
         """Return logits, high for real; the batch must divide into groups of 4, or be smaller."""
