@@ -16,9 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from training.interpolation import are_shares
 from training.pictures import from_pil, open_picture
 from training.types import Image, fields_of
-from training.walks import are_shares
 
 from .knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
 from .shelf import Model

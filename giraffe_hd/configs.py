@@ -5,9 +5,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from training.critic import check_levels
 from training.data.folder import DataConfig
 from training.loop import LoopConfig
+from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from giraffe_hd.configs import PoseConfig, TrainConfig
 from training.checkpoint import write_whole
-from training.critic import Critic
 from training.data.folder import PictureSet
-from training.growth import learnt
+from training.nn.discriminator import Critic
+from training.warm_start import learnt
 
 log = logging.getLogger(__name__)
 

@@ -15,23 +15,23 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.configs import GeneratorConfig, PoseConfig
-from giraffe_hd.ops import triton_works
-from giraffe_hd.ops.field import Density, Encoding, Mlp, render_field, spread
 from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from training import types
-from training.camera import half_width
-from training.draws import rand, randn
-from training.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
-from training.layers import EqualLinear, Mapping
+from training.nn.camera import half_width
+from training.nn.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
+from training.nn.layers import EqualLinear, Mapping
+from training.nn.ops import triton_works
+from training.nn.ops.field import Density, Encoding, Mlp, render_field, spread
+from training.nn.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
+from training.runtime.sharded_random import rand, randn
 from training.types import Knob, knob_numbers, knob_seeds
-from training.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
 
 OPAQUE = 0.5
 """Opacity from which a ray has a depth: a haze around the object has none."""
 
 
 def field_as_op(field: ObjectField, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
-    """Return an object's field as `giraffe_hd.ops.field.render_field` takes it."""
+    """Return an object's field as `training.nn.ops.field.render_field` takes it."""
     weights, biases = zip(*(layer.of(w) for layer in field.layers), strict=True)  # type: ignore[operator]
     (sigma, sigma_bias), gain = field.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
     mlp = Mlp(

@@ -18,13 +18,13 @@ from giraffe_hd.losses import (
     r1_penalty,
 )
 from training import types
-from training.augment import AdaptiveChance, augment
-from training.critic import Critic
-from training.draws import rand, sampled
 from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
+from training.nn.augment import AdaptiveChance, augment
+from training.nn.discriminator import Critic
 from training.nn.projected_discriminator import Projected
+from training.nn.volume import box_rays
+from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Phase, Step, repeat, rows
-from training.volume import box_rays
 
 
 class Recipe:

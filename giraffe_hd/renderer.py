@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, leaky
+from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, leaky
 
 
 class StyledConv(nn.Module):

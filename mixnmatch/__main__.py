@@ -25,10 +25,10 @@ from mixnmatch.codes import Codes
 from mixnmatch.cutting import Crop, Cutter, boxes_for
 from mixnmatch.splitting import Split
 from training.checkpoint import load_generator, read_card
+from training.interpolation import between
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
 from training.types import Image, repeat
-from training.walks import between
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from mixnmatch.configs import GeneratorConfig
-from training.layers import Mapping as StyleMapping
+from training.nn.layers import Mapping as StyleMapping
 
 _OBJECT = {
     "generator.field.": "generator.parent.space.field.",

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from training.critic import check_levels
 from training.data.folder import DataConfig
 from training.loop import LoopConfig
+from training.nn.discriminator import check_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mixnmatch.configs import GeneratorConfig
 from mixnmatch.encoders import Trunk
 from mixnmatch.losses import cell_weights
-from training.draws import randn
-from training.layers import EqualConv2d, EqualLinear, leaky
+from training.nn.layers import EqualConv2d, EqualLinear, leaky
+from training.runtime.sharded_random import randn
 from training.types import Boxes, Image, Mask
 
 

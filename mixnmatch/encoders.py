@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
 from mixnmatch.configs import GeneratorConfig
-from training.critic import Features
-from training.layers import EqualConv2d, EqualLinear, leaky
+from training.nn.discriminator import Features
+from training.nn.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image
 
 FACTORS = ("background", "pose", "shape", "texture")

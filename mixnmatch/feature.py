@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.configs import GeneratorConfig
-from training.layers import EqualConv2d, leaky
+from training.nn.layers import EqualConv2d, leaky
 from training.types import Image
 
 

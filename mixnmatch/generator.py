@@ -19,7 +19,7 @@ from mixnmatch.configs import GeneratorConfig, PoseConfig
 from mixnmatch.encoders import FACTORS, Encoders
 from mixnmatch.feature import FeatureExtractor
 from mixnmatch.solid import Solid, uniform
-from training.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.types import Generator as AnyGenerator
 from training.types import Image, Knob, Mask, knob_seeds
 

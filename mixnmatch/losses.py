@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from training.distributed import batch_mean
-from training.draws import rand, randn
+from training.runtime.distributed import batch_mean
+from training.runtime.sharded_random import rand, randn
 from training.types import Boxes, Image, Mask
 
 Scalar = Float[Tensor, ""]

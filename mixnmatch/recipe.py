@@ -39,11 +39,11 @@ from mixnmatch.losses import (
     unlike_maps,
     weighted_mean,
 )
-from training.augment import KINDS, AdaptiveChance, augment
-from training.critic import Critic, bounded
-from training.distributed import batch_mean
-from training.draws import own, rand, randn, share
 from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
+from training.nn.augment import KINDS, AdaptiveChance, augment
+from training.nn.discriminator import Critic, bounded
+from training.runtime.distributed import batch_mean
+from training.runtime.sharded_random import own, rand, randn, share
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 

@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.configs import GeneratorConfig, PoseConfig
-from training.camera import half_width
-from training.draws import rand
-from training.fields import ObjectField
-from training.layers import EqualLinear
-from training.volume import Placed, affine_once_a_ray, box_rays, scatter_rays, see
+from training.nn.camera import half_width
+from training.nn.fields import ObjectField
+from training.nn.layers import EqualLinear
+from training.nn.volume import Placed, affine_once_a_ray, box_rays, scatter_rays, see
+from training.runtime.sharded_random import rand
 
 RADIUS, FOV = 2.732, 20.0
 """The camera: its distance in world units and its field of view in degrees, those of the rendered cars."""

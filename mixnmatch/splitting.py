@@ -23,8 +23,8 @@ from mixnmatch.recipe import Recipe
 from mixnmatch.solid import Solid
 from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet
-from training.growth import learnt, take_over
 from training.types import Image, rows
+from training.warm_start import learnt, take_over
 
 BATCH = 42
 """Photos at a time."""

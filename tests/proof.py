@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,9 @@ from mixnmatch.official import read as read_mixnmatch
 from tests.conformance.cases import fill, load_case
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
-from training.growth import learnt
 from training.loop import Run
 from training.registry import PRESETS, preset
+from training.warm_start import learnt
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / ".proof.json"
@@ -69,7 +69,7 @@ def write_set(folder: Path) -> Path:
 
 def changed(config: Any, **values: Any) -> Any:
     """Return a frozen config with those of `values` that it has a field for; a dict changes a config inside it."""
-    names = {field.name for field in fields(config)} if is_dataclass(config) else set()
+    names = {field.name for field in fields(config)}
     new = {k: changed(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in values.items() if k in names}
     return replace(config, **new)
 

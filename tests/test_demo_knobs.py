@@ -12,9 +12,9 @@ from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
 from giraffe_hd import configs, generator
 from tests.toys import Blocks, Patches, scenes
-from training.camera import project
+from training.interpolation import are_shares, between
+from training.nn.camera import project
 from training.types import Knob
-from training.walks import are_shares, between
 
 
 def test_unset_knobs_stand_at_their_defaults():

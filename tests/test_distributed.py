@@ -20,11 +20,12 @@ from torch.multiprocessing.spawn import spawn
 
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from mixnmatch import configs as mixnmatch
-from training import distributed, draws
 from training.checkpoint import load_generator, newest_state
 from training.data.folder import DataConfig, PictureSet
-from training.distributed import share_of
 from training.loop import LoopConfig, Run, train
+from training.runtime import distributed
+from training.runtime import sharded_random as draws
+from training.runtime.distributed import share_of
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_each_process_has_cores_of_its_own(monkeypatch, rank, together, cores):
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr("training.distributed.size", lambda: 3)
+    monkeypatch.setattr("training.runtime.distributed.size", lambda: 3)
     with pytest.raises(ValueError, match=r"loop.batch is 16.*3 processes; give a multiple of 3"):
         share_of(16)
 

@@ -291,7 +291,7 @@ def test_freed_memory_is_kept_for_the_next_tensors() -> None:
         """
         import resource
         import torch
-        from training.heap import keep_memory
+        from training.runtime.malloc import keep_memory
 
         def faults():
             for _ in range(20):
@@ -390,7 +390,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
         from pathlib import Path
         import torch
         from training.metrics.features import load_features
-        from training.distributed import joined
+        from training.runtime.distributed import joined
         from training.metrics.fid import drawn, statistics
 
         spec = importlib.util.spec_from_file_location("toys", sys.argv[1])

@@ -30,10 +30,10 @@ from giraffe_hd.paper.presets import (
     train_config,
 )
 from giraffe_hd.paper.recipe import GiraffeRecipe, GiraffeTrainConfig, Recipe, TrainConfig
-from training.camera import half_width
 from training.checkpoint import load_generator, save_generator
 from training.data.folder import DataConfig
 from training.loop import LoopConfig, train_step
+from training.nn.camera import half_width
 from training.registry import PRESETS, preset
 from training.types import Batch, Step, rows
 

@@ -11,7 +11,7 @@ from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, Tr
 from giraffe_hd.recipe import Recipe
 from training.checkpoint import save_generator
 from training.data.folder import DataConfig
-from training.growth import learnt, take_over
+from training.warm_start import learnt, take_over
 
 SMALL = replace(
     CARS_64,

@@ -14,7 +14,7 @@ from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.presets import COMPCAR_256
 from mixnmatch import configs as mixing
 from mixnmatch import generator as mixnmatch
-from training.memory import Memory
+from training.runtime.result_cache import Memory
 from training.types import Generator
 
 

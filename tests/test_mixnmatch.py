@@ -15,11 +15,11 @@ from mixnmatch.recipe import Recipe
 from mixnmatch.solid import FOV, placement, uniform
 from mixnmatch.splitting import two_means, wished
 from training.checkpoint import load_generator, save_generator
-from training.critic import Features
-from training.draws import draws
-from training.growth import take_over
 from training.loop import train_step
+from training.nn.discriminator import Features
+from training.runtime.sharded_random import draws
 from training.types import Batch, Step, rows
+from training.warm_start import take_over
 
 TURN = GeneratorConfig(
     resolution=32,

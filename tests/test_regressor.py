@@ -8,7 +8,7 @@ import torch
 
 from training.data.folder import DataConfig, PictureSet
 from training.data.prepare import PrepareCars
-from training.metrics.regressor import (
+from training.metrics.car_evaluator import (
     SHIPPED,
     Train,
     errors,

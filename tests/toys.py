@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from giraffe_hd.paper import giraffe
 from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
 from giraffe_hd.paper.presets import CLEVR2_256
-from training.camera import box_points, look_at, pixel_plane
+from training.nn.camera import box_points, look_at, pixel_plane
 from training.types import Generator, Image, Knob, Mask
 
 DIM = 8

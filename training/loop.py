@@ -24,14 +24,14 @@ from tqdm import tqdm
 
 from training.checkpoint import newest_state, read_card, save_generator, save_state, write_whole
 from training.data.folder import PictureSet
-from training.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
-from training.draws import Draws, draws, own
 from training.early import WHEN, look
-from training.growth import learnt, take_over
-from training.heap import keep_memory
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
+from training.runtime.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
+from training.runtime.malloc import keep_memory
+from training.runtime.sharded_random import Draws, draws, own
 from training.types import Adopts, Batch, Phase, Recipe, Step, fields_of
+from training.warm_start import learnt, take_over
 
 log = logging.getLogger(__name__)
 

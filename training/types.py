@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.memory import Memory
+from training.runtime.result_cache import Memory
 
 Image = Float[Tensor, "n 3 h w"]
 """Pictures, RGB in [-1, 1]."""

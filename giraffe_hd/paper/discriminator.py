@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev, recomputed
+from training.nn.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev, recomputed
 from training.types import Image
 
 
@@ -36,7 +36,7 @@ class ResidualBlock(nn.Module):
     """Two convolutions that halve the size, beside a straight path (StyleGAN2 Fig. 7c)."""
 
     recompute = False
-    """Whether to keep only the input for the backward pass (`training.layers.recomputed`)."""
+    """Whether to keep only the input for the backward pass (`training.nn.layers.recomputed`)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from training.distributed import batch_mean
+from training.runtime.distributed import batch_mean
 from training.types import Mask
 
 Scalar = Float[Tensor, ""]

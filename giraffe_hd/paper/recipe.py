@@ -15,8 +15,8 @@ from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.renderer import StyledConv
 from training import types
 from training.data.folder import DataConfig
-from training.draws import sampled
 from training.loop import LoopConfig
+from training.runtime.sharded_random import sampled
 from training.types import Batch, Image, Phase, Step, repeat, rows
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, filled
-from training.layers import EqualConv2d, EqualLinear
+from training.nn.layers import EqualConv2d, EqualLinear
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48

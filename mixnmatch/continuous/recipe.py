@@ -19,12 +19,12 @@ from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.losses import clay, critic_loss, gradient_penalty, painter_loss, unlike
 from training import types
-from training.augment import augment
-from training.critic import Critic
-from training.draws import draws, share
 from training.loop import Rates, learning, rates_of, slow_down
+from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
+from training.nn.discriminator import Critic
 from training.nn.projected_discriminator import Projected
+from training.runtime.sharded_random import draws, share
 from training.types import Batch, Image, Mask, Phase, Step, rows
 
 Scalar = Float[Tensor, ""]

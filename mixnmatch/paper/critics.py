@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.draws import randn
+from training.runtime.sharded_random import randn
 from training.types import Image
 
 from .config import GeneratorConfig

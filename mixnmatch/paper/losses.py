@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixnmatch.codes import Codes
-from training.distributed import batch_mean
-from training.draws import rand
+from training.runtime.distributed import batch_mean
+from training.runtime.sharded_random import rand
 from training.types import Boxes, Image
 
 from .critics import CELLS, PATCH, STRIDE, VIEW, PairCritics

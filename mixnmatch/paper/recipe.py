@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
-from training.draws import rand, randn, sampled
+from training.runtime.sharded_random import rand, randn, sampled
 from training.types import Batch, Boxes, Image, Mask, Phase, Step, fields_of
 
 from .critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic

@@ -32,7 +32,7 @@ from giraffe_hd.official import read
 from giraffe_hd.paper.generator import Generator
 from giraffe_hd.paper.presets import SETS, train_config
 from giraffe_hd.paper.prior import elevation_of
-from training.layers import upfirdn2d
+from training.nn.layers import upfirdn2d
 
 
 @dataclass(frozen=True, kw_only=True)

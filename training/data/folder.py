@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ..draws import rand
+from training.runtime.sharded_random import rand
+
 from ..pictures import Box, PictureError, opened, square_crop, square_region
 from ..types import Batch, Boxes, Image
 

@@ -17,10 +17,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from ..objects import SURE, WIDE, find_object
-from ..pictures import PictureError, open_picture, opened
-from .cars import render_bytes
-from .factors import (
+from training.data.cars.factors import (
     ELEVATION,
     FOV,
     MESHES,
@@ -32,6 +29,10 @@ from .factors import (
     TRANSLATION_Z,
     sample_factors,
 )
+from training.data.cars.render import render_bytes
+
+from ..objects import SURE, WIDE, find_object
+from ..pictures import PictureError, open_picture, opened
 from .layouts import LAYOUTS, SUFFIXES, Photo, PixelBox, detect, with_boxes
 from .writing import whole_folder, write_index
 

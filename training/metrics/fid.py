@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
 from training.data.folder import DataConfig, PictureSet
-from training.distributed import any_of, joined, rank, size
-from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import cache_dir, download
 from training.pictures import to_uint8
+from training.runtime.distributed import any_of, joined, rank, size
+from training.runtime.malloc import keep_memory
 from training.types import Generator, Image, rows
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from training.metrics.car_evaluator import CarRegressor
 from training.metrics.fid import at_once
-from training.metrics.fits import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
-from training.metrics.regressor import CarRegressor
+from training.metrics.regression import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask, repeat, rows, stack
 
 Readings = dict[str, Tensor]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..camera import half_width, look_at, pixel_plane
-from .colours import direction
-from .factors import FOV, PROPORTIONS, RADIUS, Pose
+from training.data.cars.colour import direction
+from training.data.cars.factors import FOV, PROPORTIONS, RADIUS, Pose
+from training.nn.camera import half_width, look_at, pixel_plane
 
 
 def background(

@@ -1,6 +1,6 @@
 """Rendered cars with every factor known: a small software renderer for textured meshes.
 
-World, camera and box are those of `training.camera`, so the pose prior of GIRAFFE HD on these pictures is exact. A mesh
+World, camera and box are those of `training.nn.camera`, so GIRAFFE HD's pose prior on these pictures is exact. A mesh
 is centred and scaled evenly until it fits the box: half length 1 along the box's x (forward), at most 0.5 of that in
 width and height; a car of scale s fills the box with half-extents s * (1, 0.5, 0.5). At rotation 0 it faces the camera.
 """
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
-from ..camera import look_at, project, world_points
-from ..types import Boxes, Image, Mask
-from .backdrop import background
-from .colours import direction, hsv, light_of, linear, srgb, to_bytes
-from .factors import FOV, MESHES, PROPORTIONS, RADIUS, Factors, Pose, pose_of
-from .gltf import Mesh, read_gltf
-from .raster import rasterise
+from training.data.cars.backdrop import background
+from training.data.cars.colour import direction, hsv, light_of, linear, srgb, to_bytes
+from training.data.cars.factors import FOV, MESHES, PROPORTIONS, RADIUS, Factors, Pose, pose_of
+from training.data.cars.gltf import Mesh, read_gltf
+from training.data.cars.raster import rasterise
+from training.nn.camera import look_at, project, world_points
+from training.types import Boxes, Image, Mask
 
 SAMPLES = 4
 """Samples along each side of a pixel: 16 a pixel."""
@@ -59,7 +59,7 @@ def render_bytes(
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A mesh in the box of `training.camera`, with what its triangles are made of."""
+    """A mesh in the box of `training.nn.camera`, with what its triangles are made of."""
 
     positions: Float[np.ndarray, "vertices 3"]
     normals: Float[np.ndarray, "vertices 3"]

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.distributed import batch_mean, size
-from training.draws import rand
+from training.runtime.distributed import batch_mean, size
+from training.runtime.sharded_random import rand
 from training.types import Image
 
 Kind = Literal["colour", "shift", "cutout"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
+from training.nn.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
 from training.types import Image
 
 

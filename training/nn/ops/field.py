@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from giraffe_hd.ops import triton_works
+from training.nn.ops import triton_works
 
 
 class Encoding(NamedTuple):
@@ -279,7 +279,7 @@ def field_composite(
     """
     inputs = (origin, direction, t, step, noise, entry, hidden, skip, bias, sigma, sigma_bias)
     if triton_works(t.device.type, t.device.index):
-        from giraffe_hd.ops import field_triton
+        from training.nn.ops import field_triton
 
         return field_triton.forward(inputs, skip_after, encoding, density)
     features, alpha, distance = _reference(inputs, skip_after, encoding, density)
@@ -319,7 +319,7 @@ def field_composite_backward(
     density: list[float],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the kernel's gradients of entry, hidden, skip (empty where there is none), bias, sigma and sigma_bias."""
-    from giraffe_hd.ops import field_triton
+    from training.nn.ops import field_triton
 
     inputs = (origin, direction, t, step, noise, entry, hidden, skip, bias, sigma, sigma_bias)
     outputs = (features, alpha, distance)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import EqualLinear
+from training.nn.layers import EqualLinear
 
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""

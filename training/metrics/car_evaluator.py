@@ -2,7 +2,7 @@
 
 A generator and its own discriminator may agree on any cue for an angle, so knobs are measured by a network that never
 saw the generator. Learnt on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise, blur
-and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.regressor --data DIR`
+and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.car_evaluator --data DIR`
 """
 
 import json
@@ -23,19 +23,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 from tqdm import tqdm
 
-from training.camera import half_width
 from training.checkpoint import write_whole
 from training.data.folder import DataConfig, PictureSet
 from training.metrics.weights import sha256
+from training.nn.camera import half_width
 from training.types import Image, Mask
 
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("car_regressor.safetensors")
-"""The bundled judge of cars rendered with the prior of `training.data.cars`; its errors are in the card beside it."""
+"""The bundled evaluator of cars rendered with the prior of `training.data.cars`; its errors are in the card beside it."""
 SIDE = 64
 RADIUS, FOV = 2.732, 20.0
-"""The camera of the rendered cars: `training.data.cars`."""
+"""The camera of the rendered cars: `training.data.cars.render`."""
 SPANS = {"elevation": (10.0, 35.0), "scale": (0.25, 0.35), "y": (-0.10, 0.10), "z": (-0.06, 0.06)}
 """Prior of the rendered cars, degrees and world units: brings each target to [-1, 1]."""
 
@@ -147,7 +147,7 @@ def load_regressor(path: Path = SHIPPED, device: torch.device | str = "cpu") -> 
     Raises: ValueError if there is none at `path`.
     """
     if not path.is_file():
-        raise ValueError(f"no car regressor at {path}; train one: python -m training.metrics.regressor --data DIR")
+        raise ValueError(f"no car regressor at {path}; train one: python -m training.metrics.car_evaluator --data DIR")
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         meshes = tuple(json.loads(file.metadata()["meshes"]))
@@ -301,7 +301,7 @@ class Train:
             "units": "rotation and elevation in degrees, scale in world units, x and y in percent of half the width",
             "trained_on": json.loads((self.data / "set.json").read_text())["arguments"],
             "licence": "MIT; learnt from renders of CC0 meshes",
-            "command": "python -m training.metrics.regressor --data DIR",
+            "command": "python -m training.metrics.car_evaluator --data DIR",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from")},
             "went_on_from": None if self.start_from is None else sha256(self.start_from),
             "minutes": minutes,

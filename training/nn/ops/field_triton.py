@@ -1,4 +1,4 @@
-"""Kernels of `giraffe_hd.ops.field`: a program takes a tile of one image's rays and walks along their samples.
+"""Kernels of `training.nn.ops.field`: a program takes a tile of one image's rays and walks along their samples.
 
 At each sample the tile's points are encoded, go through the MLP as matrix products and are added to the rays, all in
 registers; weights come from the cache, and samples where no ray of the tile is inside are passed over. The backward
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from giraffe_hd.ops import interpreting
+from training.nn.ops import interpreting
 
 PROGRAMS = 256
 """Slabs of weight gradients, at most, unless there are more images: about two programs a multiprocessor."""

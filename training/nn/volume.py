@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from training.camera import box_points, look_at, pixel_plane, rotation_z
-from training.fields import ObjectField
-from training.layers import EqualLinear
+from training.nn.camera import box_points, look_at, pixel_plane, rotation_z
+from training.nn.fields import ObjectField
+from training.nn.layers import EqualLinear
 
 
 class Placed(NamedTuple):

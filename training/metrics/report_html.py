@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.checkpoint import write_whole
 from training.metrics.knobs import KnobReport
-from training.metrics.plots import DPI, bars, heat_map, knob_curves
+from training.metrics.report_plots import DPI, bars, heat_map, knob_curves
 from training.metrics.swaps import SwapReport, Table
 from training.pictures import tile
 

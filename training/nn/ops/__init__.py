@@ -43,7 +43,7 @@ def _triton_works(device_type: str, device_index: int | None) -> bool:
         log.warning("%s: plain PyTorch, because Triton is missing; `pip install triton` makes it faster", device)
         return False
     try:
-        from giraffe_hd.ops.probe_triton import probe
+        from training.nn.ops.probe_triton import probe
 
         probe(device)
     except Exception as error:  # whatever stops this small kernel stops all: the reference is right and always there
