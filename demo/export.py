@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.batched import fields_of
 from training.pictures import to_pil
-from training.types import Image, Mask, fields_of
+from training.types import Image, Mask
 
 from .recipes import Recipe, png, to_json
 

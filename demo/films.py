@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.batched import fields_of
 from training.interpolation import between
 from training.pictures import square_crop, tile, whole_file, write_animation
-from training.types import Image, Knob, fields_of
+from training.types import Image, Knob
 
 from .knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from .recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of

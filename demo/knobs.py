@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.batched import fields_of
 from training.interpolation import between
 from training.nn.camera import project
-from training.types import Generator, Knob, fields_of
+from training.types import Generator, Knob
 
 MAX_SEED = 2**31 - 1
 """Seeds are whole numbers from 0 to this."""

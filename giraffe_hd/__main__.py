@@ -16,10 +16,11 @@ from torch import Tensor
 from giraffe_hd.codes import Codes
 from giraffe_hd.fit import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
+from training.batched import rows
 from training.checkpoint import load_generator
 from training.interpolation import between
 from training.pictures import is_film, side_by_side, write_animation, write_sheet
-from training.types import Generator, Image, Knob, rows
+from training.types import Generator, Image, Knob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 
@@ -142,11 +141,11 @@ class TrainConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     projected: ProjectedConfig = field(default_factory=ProjectedConfig)
     lr: float | None = None
-    """Adam's, of both networks, by default `training.loop.learning_rate`; the mapping networks learn at a tenth."""
+    """Adam's, of both networks, by default `training.nn.gan.learning_rate`; the mapping networks learn at a tenth."""
     decay_since: float = 0.8
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     r1: float | None = None
-    """Gamma of the gradient penalty, by default `training.loop.r1_gamma`."""
+    """Gamma of the gradient penalty, by default `training.nn.gan.r1_gamma`."""
     r1_every: int = 8
     pose_weight: float = 3.0
     """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""

@@ -5,25 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from training.types import Image, Mask
+from training.types import Mask
 
 Scalar = Float[Tensor, ""]
-
-
-def generator_loss(fake: Float[Tensor, " n"]) -> Scalar:
-    """Return the non-saturating loss softplus(-D(G(z)))  (GAN Sec. 3; paper Eq. 5)."""
-    return F.softplus(-fake).mean()
-
-
-def discriminator_loss(real: Float[Tensor, " n"], fake: Float[Tensor, " n"]) -> Scalar:
-    """Return softplus(-D(x)) + softplus(D(G(z)))."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def r1_penalty(logit: Float[Tensor, " n"], image: Image) -> Scalar:
-    """Return the mean squared gradient norm of real logits  (Mescheder et al. 2018, Eq. 9, without gamma / 2)."""
-    (gradient,) = torch.autograd.grad(logit.sum(), image, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
 
 
 def pose_error(read: Float[Tensor, "n 6"], true: Float[Tensor, "n 6"], weights: tuple[float, ...]) -> Scalar:

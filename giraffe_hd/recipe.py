@@ -9,22 +9,26 @@ from torch import Tensor, nn
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.configs import TrainConfig
 from giraffe_hd.generator import Generator, pose_targets
-from giraffe_hd.losses import (
-    binarisation,
-    coverage,
-    discriminator_loss,
-    generator_loss,
-    pose_error,
-    r1_penalty,
-)
+from giraffe_hd.losses import binarisation, coverage, pose_error
 from training import types
-from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
+from training.batched import repeat, rows
 from training.nn.augment import AdaptiveChance, augment
 from training.nn.discriminator import Critic
+from training.nn.gan import (
+    Rates,
+    discriminator_loss,
+    generator_loss,
+    learning,
+    learning_rate,
+    r1_gamma,
+    r1_penalty,
+    rates_of,
+    slow_down,
+)
 from training.nn.projected_discriminator import Projected
 from training.nn.volume import box_rays
 from training.runtime.sharded_random import rand, sampled
-from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.types import Batch, Image, Phase, Step
 
 
 class Recipe:

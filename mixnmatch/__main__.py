@@ -24,11 +24,12 @@ from torch import Tensor
 from mixnmatch.codes import Codes
 from mixnmatch.cutting import Crop, Cutter, boxes_for
 from mixnmatch.splitting import Split
+from training.batched import repeat
 from training.checkpoint import load_generator, read_card
 from training.interpolation import between
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
-from training.types import Image, repeat
+from training.types import Image
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 from training.nn.discriminator import check_levels
 
 
@@ -188,7 +187,7 @@ class LossConfig:
     r1_background: float = 0.05
     r1_pair: float = 0.1
     """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); that of the
-    image critic by default from size and batch, `training.loop.r1_gamma`."""
+    image critic by default from size and batch, `training.nn.gan.r1_gamma`."""
     r1_every: int = 16
     """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     area: float = 5.0
@@ -229,7 +228,7 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     learning_rate: float | None = None
-    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.loop.learning_rate`."""
+    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.nn.gan.learning_rate`."""
     critic_learning_rate: float | None = None
     object_since: int = 0
     """Pictures after which shapes and textures learn: those taken over from another run wait for all that is new."""

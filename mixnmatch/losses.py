@@ -16,23 +16,6 @@ from training.types import Boxes, Image, Mask
 Scalar = Float[Tensor, ""]
 
 
-def critic_loss(real: Float[Tensor, "*n"], painted: Float[Tensor, "*n"]) -> Scalar:
-    """Return mean softplus(-real) + mean softplus(painted): the critic's side of the logistic loss."""
-    return F.softplus(-real).mean() + F.softplus(painted).mean()
-
-
-def painter_loss(painted: Float[Tensor, "*n"]) -> Scalar:
-    """Return mean softplus(-painted): the generator's side, non-saturating."""
-    return F.softplus(-painted).mean()
-
-
-def gradient_penalty(logits: Tensor, inputs: list[Tensor]) -> Scalar:
-    """Return R1, half the squared gradient of the logits with respect to the inputs, mean over pictures."""
-    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    squares = [gradient.float().square().flatten(1).sum(1) for gradient in gradients]
-    return 0.5 * torch.stack(squares).sum(0).mean()
-
-
 def cell_weights(boxes: Boxes, *, side: int, cells: int, field: int, stride: int) -> Float[Tensor, "n cells cells"]:
     """Return 1 for the cells of a patch critic that see nothing of the object's box, 0 for the others.
 

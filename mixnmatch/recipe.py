@@ -25,12 +25,9 @@ from mixnmatch.losses import (
     child_area,
     clay,
     containment,
-    critic_loss,
-    gradient_penalty,
     inside,
     jitter,
     outline,
-    painter_loss,
     relief,
     rivals,
     share_gradient,
@@ -39,12 +36,22 @@ from mixnmatch.losses import (
     unlike_maps,
     weighted_mean,
 )
-from training.loop import Rates, learning_rate, r1_gamma, rates_of, slow_down
+from training.batched import repeat, rows
 from training.nn.augment import KINDS, AdaptiveChance, augment
 from training.nn.discriminator import Critic, bounded
+from training.nn.gan import (
+    Rates,
+    discriminator_loss,
+    generator_loss,
+    learning_rate,
+    r1_gamma,
+    r1_penalty,
+    rates_of,
+    slow_down,
+)
 from training.runtime.distributed import batch_mean
 from training.runtime.sharded_random import own, rand, randn, share
-from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.types import Batch, Image, Phase, Step
 
 
 @dataclass(kw_only=True, slots=True)
@@ -310,7 +317,7 @@ class Recipe:
         image = image.detach().requires_grad_()
         real, _ = self.networks["background_critic"](image)
         logits = (real * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)
-        return {"penalty": self.losses.r1_background * gradient_penalty(logits, [image])}
+        return {"penalty": self.losses.r1_background / 2 * r1_penalty(logits, image)}
 
     def judge(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
         """Return the image critic's logits and poses of pictures; late enough, logits given the pose."""
@@ -342,7 +349,7 @@ class Recipe:
         painted, read = self.judge(self.now.layers.image.detach(), step)
         if self.adaptive is not None:
             self.gauges = self.adaptive.update(real)
-        return {"loss": critic_loss(real, painted), **self.pose_losses(read, self.now.alone.detach(), step)}
+        return {"loss": discriminator_loss(real, painted), **self.pose_losses(read, self.now.alone.detach(), step)}
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the image critic."""
@@ -352,7 +359,7 @@ class Recipe:
         if gamma is None:
             gamma = r1_gamma(self.config.generator.resolution, self.config.loop.batch)
         logits, _ = self.networks["image_critic"](image, step.ramp(*self.losses.condition_ramp))
-        return {"penalty": gamma * gradient_penalty(logits, [image])}
+        return {"penalty": gamma / 2 * r1_penalty(logits, image)}
 
     def painted_codes(self) -> dict[str, Tensor]:
         """Return the drawn codes as the pair critic and the encoders' losses see them."""
@@ -381,14 +388,14 @@ class Recipe:
             real = critic(augment(batch.image, self.chance, step.rng), encoded, step.rng)
             painted = self.now.layers.image.detach()
             drawn = critic(augment(painted, self.chance, step.rng), self.painted_codes(), step.rng)
-        return {"loss": critic_loss(drawn, real)}
+        return {"loss": discriminator_loss(drawn, real)}
 
     def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the pair critic on painted pairs."""
         image = self.now.layers.image.detach().requires_grad_()
         codes = {name: code.detach().requires_grad_() for name, code in self.painted_codes().items()}
         logits = self.networks["pair_critic"](image, codes, step.rng)
-        return {"penalty": self.losses.r1_pair * gradient_penalty(logits, [image, *codes.values()])}
+        return {"penalty": self.losses.r1_pair / 2 * r1_penalty(logits, image, *codes.values())}
 
     # First stage: painter, encoders and readers
 
@@ -399,9 +406,9 @@ class Recipe:
             real, kind = self.networks["background_critic"](layers.background)
         logits, read = self.judge(layers.image, step)
         terms = {
-            "background": weights.background * painter_loss(real),
-            "background_class": weights.background_class * painter_loss(kind),
-            "image": weights.image * painter_loss(logits),
+            "background": weights.background * generator_loss(real),
+            "background_class": weights.background_class * generator_loss(kind),
+            "image": weights.image * generator_loss(logits),
         }
         terms |= self.pose_losses(read, self.now.alone, step)
         terms |= self.info(step) | self.masks(batch, step) | self.code_losses(step) | self.told_pose(batch, step)
@@ -413,7 +420,7 @@ class Recipe:
                 critic, chance = self.networks["pair_critic"], self.chance
                 drawn = critic(augment(layers.image, chance, step.rng), self.painted_codes(), step.rng)
                 encoded = critic(augment(batch.image, chance, step.rng), self.encoded_codes(), step.rng)
-            terms["pair"] = weights.pair * ramp * (painter_loss(-drawn) + painter_loss(encoded))
+            terms["pair"] = weights.pair * ramp * (generator_loss(-drawn) + generator_loss(encoded))
         return terms
 
     def info(self, step: Step) -> dict[str, Tensor]:
@@ -556,7 +563,7 @@ class Recipe:
         with self.precision():
             with torch.no_grad():
                 extracted = self.generator.extractor(batch.image)
-            return {"loss": critic_loss(critic(self.now.feature), critic(extracted))}
+            return {"loss": discriminator_loss(critic(self.now.feature), critic(extracted))}
 
     def second_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L1 to the features of painted pictures; on photos, features that look painted (MixNMatch Eq. 5).
@@ -574,7 +581,7 @@ class Recipe:
             layers = painter(codes, feature=features[:n])
         terms = {
             "l1": weights.feature * F.l1_loss(read.float(), self.now.feature.float()),
-            "critic": weights.feature_critic * painter_loss(logits),
+            "critic": weights.feature_critic * generator_loss(logits),
             "rebuilt": weights.feature_rebuilt * unlike(layers.image, batch.image[:n]).mean(),
         }
         if batch.box is not None:

@@ -21,9 +21,10 @@ from mixnmatch.generator import Generator
 from mixnmatch.losses import unlike_maps
 from mixnmatch.recipe import Recipe
 from mixnmatch.solid import Solid
+from training.batched import rows
 from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet
-from training.types import Image, rows
+from training.types import Image
 from training.warm_start import learnt, take_over
 
 BATCH = 42

@@ -21,8 +21,9 @@ from torch.multiprocessing.spawn import spawn
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from mixnmatch import configs as mixnmatch
 from training.checkpoint import load_generator, newest_state
-from training.data.folder import DataConfig, PictureSet
-from training.loop import LoopConfig, Run, train
+from training.config import DataConfig, LoopConfig
+from training.data.folder import PictureSet
+from training.loop import Run, train
 from training.runtime import distributed
 from training.runtime import sharded_random as draws
 from training.runtime.distributed import share_of

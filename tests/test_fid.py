@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
 from training.metrics.features import INCEPTION_SIDE, Features, load_features, resize_clean

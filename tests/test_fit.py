@@ -15,9 +15,10 @@ from giraffe_hd.__main__ import main
 from giraffe_hd.configs import CARS_64, PHOTOS_64, VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.fit import fitted
 from giraffe_hd.generator import Generator, pose_targets
+from training.config import DataConfig, LoopConfig
 from training.data import prepare
-from training.data.folder import DataConfig, PictureSet
-from training.loop import LoopConfig, train
+from training.data.folder import PictureSet
+from training.loop import train
 from training.nn.discriminator import Critic
 from training.registry import preset
 

@@ -10,10 +10,10 @@ import torch
 
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.generator import Generator, pose_knobs, pose_targets
+from training.batched import rows
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
-from training.data.folder import DataConfig
+from training.config import DataConfig
 from training.nn.camera import half_width
-from training.types import rows
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,9 @@ import torch
 
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig
 from giraffe_hd.generator import pose_targets
-from giraffe_hd.losses import (
-    binarisation,
-    coverage,
-    discriminator_loss,
-    generator_loss,
-    pose_error,
-    r1_penalty,
-)
+from giraffe_hd.losses import binarisation, coverage, pose_error
 from giraffe_hd.recipe import Recipe
+from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
 from training.types import Batch, Step
 
 

@@ -30,12 +30,13 @@ from giraffe_hd.paper.presets import (
     train_config,
 )
 from giraffe_hd.paper.recipe import GiraffeRecipe, GiraffeTrainConfig, Recipe, TrainConfig
+from training.batched import rows
 from training.checkpoint import load_generator, save_generator
-from training.data.folder import DataConfig
-from training.loop import LoopConfig, train_step
+from training.config import DataConfig, LoopConfig
+from training.loop import train_step
 from training.nn.camera import half_width
 from training.registry import PRESETS, preset
-from training.types import Batch, Step, rows
+from training.types import Batch, Step
 
 SMALL = VolumeConfig(resolution=8, n_samples=32)
 TINY = GeneratorConfig(

@@ -10,7 +10,7 @@ from torch import nn
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from giraffe_hd.recipe import Recipe
 from training.checkpoint import save_generator
-from training.data.folder import DataConfig
+from training.config import DataConfig
 from training.warm_start import learnt, take_over
 
 SMALL = replace(

@@ -18,21 +18,12 @@ from torch import nn
 from giraffe_hd.configs import TrainConfig
 from tests.benchmarks.kills import TINY, Kills, squares
 from training.checkpoint import CheckpointError, load_generator, newest_state, read_card, save_state
+from training.config import LoopConfig
 from training.data.folder import PictureSet
-from training.loop import (
-    LoopConfig,
-    NonFiniteError,
-    Run,
-    batch_indices,
-    learning_rate,
-    r1_gamma,
-    rates_of,
-    slow_down,
-    train,
-    train_step,
-)
+from training.loop import NonFiniteError, Run, batch_indices, train, train_step
 from training.metrics.features import load_features
 from training.metrics.fid import distances, drawn, real_statistics, statistics
+from training.nn.gan import learning_rate, r1_gamma, rates_of, slow_down
 from training.pictures import PictureError
 from training.types import Batch, Phase, Step
 

@@ -14,11 +14,12 @@ from mixnmatch.generator import Generator, over, placing, pose_features
 from mixnmatch.recipe import Recipe
 from mixnmatch.solid import FOV, placement, uniform
 from mixnmatch.splitting import two_means, wished
+from training.batched import rows
 from training.checkpoint import load_generator, save_generator
 from training.loop import train_step
 from training.nn.discriminator import Features
 from training.runtime.sharded_random import draws
-from training.types import Batch, Step, rows
+from training.types import Batch, Step
 from training.warm_start import take_over
 
 TURN = GeneratorConfig(

@@ -29,10 +29,11 @@ from mixnmatch.paper.losses import (
 )
 from mixnmatch.paper.presets import CARS, CUB, DOGS, TrainConfig
 from mixnmatch.paper.recipe import Recipe
+from training.batched import fields_of
 from training.checkpoint import load_generator, save_generator
 from training.loop import train, train_step
 from training.pictures import to_pil
-from training.types import Batch, Image, Phase, Step, fields_of, reads_outlines
+from training.types import Batch, Image, Phase, Step, reads_outlines
 
 TINY = GeneratorConfig(n_shapes=3, n_textures=6, n_backgrounds=6, z_dim=5, width=4, encoder_width=2, extractor_width=2)
 TINY_RUN = replace(

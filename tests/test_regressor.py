@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
 from training.metrics.car_evaluator import (
     SHIPPED,

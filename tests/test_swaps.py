@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.checkpoint import load_generator
+from training.config import DataConfig
 from training.data.cars.factors import Factors
 from training.data.cars.render import render
-from training.data.folder import DataConfig, PictureSet
+from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
 from training.metrics.car_evaluator import load_regressor
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig, PriorConfig
 from giraffe_hd.paper.recipe import GiraffeTrainConfig, TrainConfig
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 
 SIZES = (64, 128, 256, 512, 1024)
 

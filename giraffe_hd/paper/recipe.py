@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.losses import binarisation, discriminator_loss, generator_loss, r1_penalty
+from giraffe_hd.losses import binarisation
 from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig
 from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator, ResidualBlock
 from giraffe_hd.paper.generator import Generator
@@ -14,10 +14,11 @@ from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.renderer import StyledConv
 from training import types
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.batched import repeat, rows
+from training.config import DataConfig, LoopConfig
+from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
 from training.runtime.sharded_random import sampled
-from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.types import Batch, Image, Phase, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

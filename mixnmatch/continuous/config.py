@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 

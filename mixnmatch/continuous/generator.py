@@ -20,8 +20,9 @@ from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStag
 from mixnmatch.encoders import FACTORS
 from mixnmatch.generator import Generator as CategoricalGenerator
 from mixnmatch.generator import over
+from training.batched import stack
 from training.types import Generator as AnyGenerator
-from training.types import Image, knob_seeds, stack
+from training.types import Image, knob_seeds
 
 FACTOR_FIELDS = {"background": "b", "pose": "z", "shape": "p", "texture": "c"}
 """Knob -> the code it sets."""

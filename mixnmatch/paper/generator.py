@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixnmatch.codes import Codes, Layers
 from training import types
+from training.batched import stack
 from training.types import Image, Knob, Mask, knob_seeds
 
 from .config import GeneratorConfig
@@ -135,7 +136,7 @@ class Generator(types.Generator):
             new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
         else:
             seeds = knob_seeds(name, value, n)
-            new = types.stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
+            new = stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
         return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 
 from .config import GeneratorConfig
 

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
+from training.batched import fields_of
 from training.runtime.sharded_random import rand, randn, sampled
-from training.types import Batch, Boxes, Image, Mask, Phase, Step, fields_of
+from training.types import Batch, Boxes, Image, Mask, Phase, Step
 
 from .critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
 from .encoders import FACTORS

@@ -23,8 +23,8 @@ import tyro
 
 from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from training.checkpoint import load_generator
-from training.data.folder import DataConfig
-from training.loop import LoopConfig, train
+from training.config import DataConfig, LoopConfig
+from training.loop import train
 
 TINY = replace(
     CARS_64,

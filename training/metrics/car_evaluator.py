@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy, interpolate
 from tqdm import tqdm
 
 from training.checkpoint import write_whole
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.metrics.weights import sha256
 from training.nn.camera import half_width
 from training.types import Image, Mask

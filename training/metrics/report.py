@@ -16,7 +16,8 @@ import tyro
 from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, write_whole
-from training.data.folder import DataConfig, PictureSet, splits_of
+from training.config import DataConfig
+from training.data.folder import PictureSet, splits_of
 from training.metrics.car_evaluator import SHIPPED, CarRegressor, load_regressor
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics

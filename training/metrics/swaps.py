@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.batched import rows, stack
 from training.data.folder import PictureSet
 from training.metrics.car_evaluator import CarRegressor, targets
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
@@ -20,7 +21,7 @@ from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, r
 from training.metrics.knobs import CLEAR, iou
 from training.metrics.regression import Fit, circle_fit, wrap
 from training.metrics.silhouette import changes
-from training.types import Generator, Image, Mask, reads_outlines, rows, stack
+from training.types import Generator, Image, Mask, reads_outlines
 
 FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.types import fields_of
+from training.batched import fields_of
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from training.types import rows
+from training.batched import rows
 
 C = TypeVar("C")
 
