@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import sys
 import tempfile
 import time
@@ -151,10 +152,10 @@ def narrow() -> Iterator[None]:
         yield
 
 
-def presets(folder: Path) -> dict[str, Any]:
+def presets(folder: Path, chosen: str) -> dict[str, Any]:
     """Return configs and losses of all presets; those that are the same once reduced are run once."""
     data, found, seen = write_set(folder / "set"), {}, dict[str, str]()
-    for name in PRESETS:
+    for name in (name for name in PRESETS if re.search(chosen, name)):
         config = small(name)
         key = json.dumps(plain(config))
         if key in seen:
@@ -226,12 +227,12 @@ def conformance(folder: Path) -> dict[str, Any]:
         }
 
 
-def compute(parts: tuple[str, ...]) -> dict[str, Any]:
+def compute(parts: tuple[str, ...], chosen: str) -> dict[str, Any]:
     """Return the record, or those parts of it."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         work: dict[str, Callable[[], Any]] = {
-            "presets": lambda: presets(Path(folder)),
+            "presets": lambda: presets(Path(folder), chosen),
             "checkpoints": checkpoints,
             "resume states": resume_states,
             "conformance": lambda: conformance(Path(folder)),
@@ -257,16 +258,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("record", "check"))
     parser.add_argument("parts", nargs="*", help="presets, checkpoints, 'resume states', conformance; all if none")
+    parser.add_argument("--presets", default="", help="regular expression: these presets alone")
     parser.add_argument("--record", type=Path, default=RECORD)
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
-    now = compute(tuple(args.parts))
+    now = compute(tuple(args.parts), args.presets)
     if args.action == "record":
-        args.record.write_text(json.dumps(now, indent=0))
+        before = json.loads(args.record.read_text()) if args.record.is_file() else {}
+        whole = {name: {**before.get(name, {}), **found} for name, found in now.items()}
+        args.record.write_text(json.dumps(before | whole, indent=0))
         print(f"recorded {', '.join(now)} in {args.record}")
         return 0
     recorded = json.loads(args.record.read_text())
+    if args.presets and "presets" in now:
+        recorded["presets"] = {name: recorded["presets"].get(name) for name in now["presets"]}
     off = differences({name: recorded[name] for name in now}, now)
     print("\n".join([*off[:40], f"{len(off)} differences"]))
     return 1 if off else 0
