@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.fit import FitPrior
+from giraffe_hd.fast.fit_prior import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixnmatch.codes import Codes
-from mixnmatch.cutting import Crop, Cutter, boxes_for
-from mixnmatch.splitting import Split
+from mixnmatch.fast.split_shape import Split
+from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
 from training.interpolation import between

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,13 +31,14 @@ import PIL.Image
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+from torchvision.models import mobilenet_v2
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.official import read as read_giraffe
 from giraffe_hd.paper.config import GeneratorConfig
 from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator
+from giraffe_hd.paper.official import read as read_giraffe
 from giraffe_hd.paper.prior import elevation_of
-from mixnmatch.official import read as read_mixnmatch
+from mixnmatch.paper.official import read as read_mixnmatch
 from tests.conformance.cases import fill, load_case
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
@@ -52,8 +53,9 @@ PICTURES = 8
 
 
 def write_set(folder: Path) -> Path:
-    """Write a prepared set of eight pictures with boxes: a shaded block on a gradient, each in its own place."""
-    (folder / "images").mkdir(parents=True)
+    """Write a prepared set of eight pictures with boxes and masks: a shaded block on a gradient, each in its own place."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
     lines = ["file,split,label,width,height,x0,y0,x1,y1"]
     ramp = np.linspace(0, 255, 160)
     for i in range(PICTURES):
@@ -62,10 +64,22 @@ def write_set(folder: Path) -> Path:
         x, y = 20 + 6 * i, 60 - 4 * i
         pixels[y : y + 70, x : x + 90] = (200 - 20 * i, 25 * i, 90)
         PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{i}.png")
+        mask = np.zeros((160, 160), np.uint8)
+        mask[y : y + 70, x : x + 90] = 255
+        PIL.Image.fromarray(mask).save(folder / "masks" / f"{i}.png")
         lines.append(f"{i}.png,train,block,160,160,{x},{y},{x + 90},{y + 70}")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     (folder / "set.json").write_text("{}")
     return folder
+
+
+@cache
+def backbone() -> Path:
+    """Return a MobileNetV2 of random weights: the published ones are not at hand everywhere, nor the same for ever."""
+    torch.manual_seed(0)
+    path = Path(tempfile.mkdtemp()) / "mobilenet.pt"
+    torch.save(mobilenet_v2(weights=None).state_dict(), path)
+    return path
 
 
 def changed(config: Any, **values: Any) -> Any:
@@ -78,6 +92,7 @@ def changed(config: Any, **values: Any) -> Any:
 SMALL: dict[str, dict[str, Any]] = {
     "giraffe_hd": {},
     "mixnmatch": {},
+    "mixnmatch_continuous": {},
     "giraffe_hd_paper": {
         "generator": {
             "size": 16, "z_dim": 8, "z_dim_bg": 6, "feat_dim": 12, "n_mlp": 2,
@@ -104,7 +119,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def small(name: str) -> Any:
     """Return the preset as it is run here."""
     config = preset(name)
-    config = changed(config, **SMALL[config.family])
+    config = changed(config, projected={"backbone": backbone()}, **SMALL[config.family])
     return changed(config, loop={"batch": 4 if config.data.size < 128 else 2, "ema_half_life": 40})
 
 

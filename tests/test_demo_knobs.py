@@ -10,7 +10,8 @@ from demo.describe import about, describe, described, figures_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
 from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
-from giraffe_hd import configs, generator
+from giraffe_hd.fast import config as configs
+from giraffe_hd.fast import generator
 from tests.toys import Blocks, Patches, scenes
 from training.interpolation import are_shares, between
 from training.nn.camera import project

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.multiprocessing.spawn import spawn
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
-from mixnmatch import configs as mixnmatch
+from giraffe_hd.fast.config import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from mixnmatch.fast import config as mixnmatch
 from training.checkpoint import load_generator, newest_state
 from training.config import DataConfig, LoopConfig
 from training.data.folder import PictureSet

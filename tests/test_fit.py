@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from giraffe_hd.__main__ import main
-from giraffe_hd.configs import CARS_64, PHOTOS_64, VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
-from giraffe_hd.fit import fitted
-from giraffe_hd.generator import Generator, pose_targets
+from giraffe_hd.fast.config import CARS_64, PHOTOS_64, VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
+from giraffe_hd.fast.fit_prior import fitted
+from giraffe_hd.fast.generator import Generator, pose_targets
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
 from training.data.folder import PictureSet

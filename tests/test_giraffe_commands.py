@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from giraffe_hd.__main__ import main, values
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator
+from giraffe_hd.fast.config import GeneratorConfig
+from giraffe_hd.fast.generator import Generator
+from giraffe_hd.giraffe2021.generator import Generator as GiraffeGenerator
 from giraffe_hd.paper import config as paper
 from giraffe_hd.paper.generator import Generator as PaperGenerator
-from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.presets import CLEVR2_256, COMPCAR_256
 from training.checkpoint import save_generator
 from training.metrics.knobs import BACKGROUND

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.paper import giraffe, prior, volume
+from giraffe_hd.giraffe2021 import generator as giraffe
+from giraffe_hd.paper import prior, volume
 from giraffe_hd.paper.config import FieldConfig, GeneratorConfig, GiraffeConfig, PriorConfig, VolumeConfig
 from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator
 from giraffe_hd.paper.fields import FeatureField, positional_encoding

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mixnmatch import losses
-from mixnmatch.discriminators import PatchCritic
+from mixnmatch.fast import losses
+from mixnmatch.fast.discriminators import PatchCritic
 from training.nn import gan
 
 

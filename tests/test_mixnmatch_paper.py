@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from demo.shelf import Model
 from mixnmatch.codes import Codes
-from mixnmatch.paper import critics as critics_module
+from mixnmatch.paper import discriminators as critics_module
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
+from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
 from mixnmatch.paper.encoders import FACTORS
-from mixnmatch.paper.feature import FeatureCritic
+from mixnmatch.paper.feature_extractor import FeatureCritic
 from mixnmatch.paper.generator import Generator, tie
 from mixnmatch.paper.layers import Halve, JointBlock, code_bias
 from mixnmatch.paper.losses import (

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator, field_as_op
+from giraffe_hd.fast.config import GeneratorConfig
+from giraffe_hd.fast.generator import Generator, field_as_op
 from giraffe_hd.paper import generator
 from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
@@ -189,7 +189,7 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
         return tensors
 
     plain = found()
-    for module in ("giraffe_hd.generator", "giraffe_hd.paper.volume"):
+    for module in ("giraffe_hd.fast.generator", "giraffe_hd.paper.volume"):
         monkeypatch.setattr(f"{module}.triton_works", lambda *_: True)
     for ours, wanted in zip(found(), plain, strict=True):
         torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.paper import giraffe
+from giraffe_hd.giraffe2021 import generator as giraffe
 from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
 from giraffe_hd.paper.presets import CLEVR2_256
 from training.nn.camera import box_points, look_at, pixel_plane

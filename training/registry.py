@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FAMILIES: dict[str, tuple[str, str]] = {
-    "giraffe_hd": ("giraffe_hd.generator:Generator", "giraffe_hd.configs:GeneratorConfig"),
+    "giraffe_hd": ("giraffe_hd.fast.generator:Generator", "giraffe_hd.fast.config:GeneratorConfig"),
     "giraffe_hd_paper": ("giraffe_hd.paper.generator:Generator", "giraffe_hd.paper.config:GeneratorConfig"),
-    "giraffe": ("giraffe_hd.paper.giraffe:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
-    "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
+    "giraffe": ("giraffe_hd.giraffe2021.generator:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
+    "mixnmatch": ("mixnmatch.fast.generator:Generator", "mixnmatch.fast.config:GeneratorConfig"),
     "mixnmatch_continuous": (
         "mixnmatch.continuous.generator:Generator",
         "mixnmatch.continuous.config:GeneratorConfig",
@@ -22,20 +22,20 @@ FAMILIES: dict[str, tuple[str, str]] = {
 """Family -> dotted names of the generator class and of the config it is built from."""
 
 RECIPES: dict[str, str] = {
-    "giraffe_hd": "giraffe_hd.recipe:Recipe",
+    "giraffe_hd": "giraffe_hd.fast.recipe:Recipe",
     "giraffe_hd_paper": "giraffe_hd.paper.recipe:Recipe",
     "giraffe": "giraffe_hd.paper.recipe:GiraffeRecipe",
-    "mixnmatch": "mixnmatch.recipe:Recipe",
+    "mixnmatch": "mixnmatch.fast.recipe:Recipe",
     "mixnmatch_continuous": "mixnmatch.continuous.recipe:Recipe",
     "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
 }
 """Family -> dotted name of the recipe class, built from a `TrainConfig`."""
 
 PRESETS: dict[str, str] = {
-    "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
-    "giraffe-hd-cars-128": "giraffe_hd.configs:CARS_128",
-    "giraffe-hd-photos-64": "giraffe_hd.configs:PHOTOS_64",
-    "giraffe-hd-cats-64": "giraffe_hd.configs:CATS_64",
+    "giraffe-hd-cars-64": "giraffe_hd.fast.config:CARS_64",
+    "giraffe-hd-cars-128": "giraffe_hd.fast.config:CARS_128",
+    "giraffe-hd-photos-64": "giraffe_hd.fast.config:PHOTOS_64",
+    "giraffe-hd-cats-64": "giraffe_hd.fast.config:CATS_64",
     **{
         f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
         for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
@@ -45,9 +45,9 @@ PRESETS: dict[str, str] = {
         f"giraffe-2021-{name}": f"giraffe_hd.paper.presets:{name.upper().replace('-', '_')}"
         for name in ("chairs-64", "church-64", "church-256", "clevr2-256", "clevr2345-256")
     },
-    "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
-    "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
-    "mixnmatch-clothing-128": "mixnmatch.configs:CLOTHING_128",
+    "mixnmatch-cars-64": "mixnmatch.fast.config:CARS_64",
+    "mixnmatch-clothing-64": "mixnmatch.fast.config:CLOTHING_64",
+    "mixnmatch-clothing-128": "mixnmatch.fast.config:CLOTHING_128",
     "mixnmatch-photos-64": "mixnmatch.continuous.presets:CLOTHING_64",
     "mixnmatch-photos-128": "mixnmatch.continuous.presets:CLOTHING_128",
     "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
@@ -71,9 +71,9 @@ class Official(NamedTuple):
 
 
 OFFICIAL: dict[str, Official] = {
-    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.official:read", "giraffe-hd-paper-compcar-256"),
+    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.paper.official:read", "giraffe-hd-paper-compcar-256"),
     "mixnmatch_paper": Official(
-        r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read", "mixnmatch-paper-cub"
+        r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.paper.official:read", "mixnmatch-paper-cub"
     ),
 }
 """Family -> the authors' checkpoints, for `python -m training import-official`."""

@@ -1,6 +1,6 @@
 """Losses that split a picture into object and background without masks to learn from (GIRAFFE HD Sec. 3.3).
 
-Adversarial terms, R1 and binarisation are those of `giraffe_hd.losses`.
+Adversarial terms, R1 and binarisation are those of `giraffe_hd.fast.losses`.
 """
 
 import torch.nn.functional as F

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.losses import binarisation
+from giraffe_hd.fast.losses import binarisation
+from giraffe_hd.giraffe2021.generator import Generator as GiraffeGenerator
 from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig
 from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator, ResidualBlock
 from giraffe_hd.paper.generator import Generator
-from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.renderer import StyledConv
 from training import types

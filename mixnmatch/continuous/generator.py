@@ -17,9 +17,9 @@ from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, double
-from mixnmatch.encoders import FACTORS
-from mixnmatch.generator import Generator as CategoricalGenerator
-from mixnmatch.generator import over
+from mixnmatch.fast.encoders import FACTORS
+from mixnmatch.fast.generator import Generator as CategoricalGenerator
+from mixnmatch.fast.generator import over
 from training.batched import stack
 from training.types import Generator as AnyGenerator
 from training.types import Image, knob_seeds

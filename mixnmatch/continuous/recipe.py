@@ -17,7 +17,7 @@ from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
-from mixnmatch.losses import clay, unlike
+from mixnmatch.fast.losses import clay, unlike
 from training import types
 from training.batched import rows
 from training.nn.augment import augment

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
+from mixnmatch.paper.config import GeneratorConfig
 from training.config import DataConfig, LoopConfig
-
-from .config import GeneratorConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

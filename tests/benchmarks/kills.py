@@ -21,7 +21,7 @@ import PIL.Image
 import torch
 import tyro
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.config import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
 from training.checkpoint import load_generator
 from training.config import DataConfig, LoopConfig
 from training.loop import train

@@ -15,7 +15,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from giraffe_hd.losses import binarisation
+from giraffe_hd.fast.losses import binarisation
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.presets import train_config
 from giraffe_hd.paper.recipe import Recipe, TrainConfig

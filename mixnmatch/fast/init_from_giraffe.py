@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from mixnmatch.configs import GeneratorConfig
+from mixnmatch.fast.config import GeneratorConfig
 from training.nn.layers import Mapping as StyleMapping
 
 _OBJECT = {

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.configs import GeneratorConfig
-from mixnmatch.encoders import Trunk
-from mixnmatch.losses import cell_weights
+from mixnmatch.fast.config import GeneratorConfig
+from mixnmatch.fast.encoders import Trunk
+from mixnmatch.fast.losses import cell_weights
 from training.nn.layers import EqualConv2d, EqualLinear, leaky
 from training.runtime.sharded_random import randn
 from training.types import Boxes, Image, Mask

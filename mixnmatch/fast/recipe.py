@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixnmatch.adoption import adopted, fits, reading
 from mixnmatch.codes import Codes, Layers
-from mixnmatch.configs import TrainConfig
-from mixnmatch.discriminators import FeatureCritic, PairCritic, PatchCritic, Readers
-from mixnmatch.encoders import as_codes
-from mixnmatch.generator import Generator, placing, pose_features
-from mixnmatch.losses import (
+from mixnmatch.fast.config import TrainConfig
+from mixnmatch.fast.discriminators import FeatureCritic, PairCritic, PatchCritic, Readers
+from mixnmatch.fast.encoders import as_codes
+from mixnmatch.fast.generator import Generator, placing, pose_features
+from mixnmatch.fast.init_from_giraffe import adopted, fits, reading
+from mixnmatch.fast.losses import (
     Usage,
     area,
     balanced,

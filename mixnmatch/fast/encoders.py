@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
-from mixnmatch.configs import GeneratorConfig
+from mixnmatch.fast.config import GeneratorConfig
 from training.nn.discriminator import Features
 from training.nn.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes, Layers
-from mixnmatch.configs import GeneratorConfig, PoseConfig
-from mixnmatch.encoders import FACTORS, Encoders
-from mixnmatch.feature import FeatureExtractor
-from mixnmatch.solid import Solid, uniform
+from mixnmatch.fast.config import GeneratorConfig, PoseConfig
+from mixnmatch.fast.encoders import FACTORS, Encoders
+from mixnmatch.fast.feature_extractor import FeatureExtractor
+from mixnmatch.fast.solid import Solid, uniform
 from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.types import Generator as AnyGenerator
 from training.types import Image, Knob, Mask, knob_seeds

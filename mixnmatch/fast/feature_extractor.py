@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.configs import GeneratorConfig
+from mixnmatch.fast.config import GeneratorConfig
 from training.nn.layers import EqualConv2d, leaky
 from training.types import Image
 

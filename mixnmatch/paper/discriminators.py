@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixnmatch.paper.config import GeneratorConfig
+from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.layers import conv3, leaky_block, trunk
 from training.runtime.sharded_random import randn
 from training.types import Image
-
-from .config import GeneratorConfig
-from .encoders import FACTORS
-from .layers import conv3, leaky_block, trunk
 
 VIEW = 126
 """Side of what patch critics see: the patches below cover it exactly."""

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes, Layers
-from giraffe_hd.configs import TrainConfig
-from giraffe_hd.generator import Generator, pose_targets
-from giraffe_hd.losses import binarisation, coverage, pose_error
+from giraffe_hd.fast.config import TrainConfig
+from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from training import types
 from training.batched import repeat, rows
 from training.nn.augment import AdaptiveChance, augment

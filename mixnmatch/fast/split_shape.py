@@ -16,11 +16,11 @@ from pydantic import TypeAdapter
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from mixnmatch.configs import TrainConfig
-from mixnmatch.generator import Generator
-from mixnmatch.losses import unlike_maps
-from mixnmatch.recipe import Recipe
-from mixnmatch.solid import Solid
+from mixnmatch.fast.config import TrainConfig
+from mixnmatch.fast.generator import Generator
+from mixnmatch.fast.losses import unlike_maps
+from mixnmatch.fast.recipe import Recipe
+from mixnmatch.fast.solid import Solid
 from training.batched import rows
 from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet

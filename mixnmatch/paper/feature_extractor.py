@@ -4,11 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixnmatch.paper.config import GeneratorConfig
+from mixnmatch.paper.discriminators import PatchTrunk, view
+from mixnmatch.paper.layers import Halve, ResBlock, gated, same_block
 from training.types import Image
-
-from .config import GeneratorConfig
-from .critics import PatchTrunk, view
-from .layers import Halve, ResBlock, gated, same_block
 
 
 class FeatureExtractor(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.configs import GeneratorConfig, PoseConfig
+from mixnmatch.fast.config import GeneratorConfig, PoseConfig
 from training.nn.camera import half_width
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear

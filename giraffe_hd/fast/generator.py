@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from giraffe_hd.codes import Codes, Layers
-from giraffe_hd.configs import GeneratorConfig, PoseConfig
-from giraffe_hd.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
+from giraffe_hd.fast.config import GeneratorConfig, PoseConfig
+from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from training import types
 from training.nn.camera import half_width
 from training.nn.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
