@@ -34,8 +34,9 @@ from torch import Tensor
 from torchvision.models import mobilenet_v2
 
 from giraffe_hd.codes import Codes
+from giraffe_hd.giraffe2021.discriminator import DCDiscriminator
 from giraffe_hd.paper.config import GeneratorConfig
-from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator
+from giraffe_hd.paper.discriminator import Discriminator
 from giraffe_hd.paper.official import read as read_giraffe
 from giraffe_hd.paper.prior import elevation_of
 from mixnmatch.paper.official import read as read_mixnmatch
@@ -43,7 +44,8 @@ from tests.conformance.cases import fill, load_case
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
 from training.loop import Run
-from training.registry import PRESETS, preset
+from training.registry import preset
+from training.registry import presets as preset_names
 from training.warm_start import learnt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,7 +172,7 @@ def narrow() -> Iterator[None]:
 def presets(folder: Path, chosen: str) -> dict[str, Any]:
     """Return configs and losses of all presets; those that are the same once reduced are run once."""
     data, found, seen = write_set(folder / "set"), {}, dict[str, str]()
-    for name in (name for name in PRESETS if re.search(chosen, name)):
+    for name in (name for name in preset_names() if re.search(chosen, name)):
         config = small(name)
         key = json.dumps(plain(config))
         if key in seen:

@@ -18,8 +18,10 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.multiprocessing.spawn import spawn
 
-from giraffe_hd.fast.config import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
 from mixnmatch.fast import config as mixnmatch
+from mixnmatch.fast.presets import CARS_64 as MIX_CARS_64
 from training.checkpoint import load_generator, newest_state
 from training.config import DataConfig, LoopConfig
 from training.data.folder import PictureSet
@@ -70,7 +72,7 @@ def mix() -> mixnmatch.TrainConfig:
         binary_ramp=(0, 16),
     )  # fmt: skip
     return replace(
-        mixnmatch.CARS_64,
+        MIX_CARS_64,
         data=DataConfig(size=32, flip=True),
         loop=LoopConfig(images=64, batch=16, bf16=False),
         generator=small,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from giraffe_hd.fast.config import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
 from giraffe_hd.fast.recipe import Recipe
 from training.checkpoint import save_generator
 from training.config import DataConfig

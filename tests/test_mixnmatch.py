@@ -6,11 +6,12 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from giraffe_hd.fast.config import CARS_64 as GIRAFFE_CARS_64
+from giraffe_hd.fast.presets import CARS_64 as GIRAFFE_CARS_64
 from giraffe_hd.fast.recipe import Recipe as GiraffeRecipe
 from mixnmatch.codes import Codes
-from mixnmatch.fast.config import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
+from mixnmatch.fast.config import GeneratorConfig, PoseConfig, TrainConfig
 from mixnmatch.fast.generator import Generator, over, placing, pose_features
+from mixnmatch.fast.presets import CARS_64, CLOTHING_64
 from mixnmatch.fast.recipe import Recipe
 from mixnmatch.fast.solid import FOV, placement, uniform
 from mixnmatch.fast.split_shape import two_means, wished

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from demo.shelf import Model
 from mixnmatch.codes import Codes
 from mixnmatch.paper import discriminators as critics_module
-from mixnmatch.paper.config import GeneratorConfig
+from mixnmatch.paper.config import GeneratorConfig, TrainConfig
 from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
 from mixnmatch.paper.encoders import FACTORS
 from mixnmatch.paper.feature_extractor import FeatureCritic
@@ -27,7 +27,7 @@ from mixnmatch.paper.losses import (
     code_losses,
     gradient_penalty,
 )
-from mixnmatch.paper.presets import CARS, CUB, DOGS, TrainConfig
+from mixnmatch.paper.presets import CARS, CUB, DOGS
 from mixnmatch.paper.recipe import Recipe
 from training.batched import fields_of
 from training.checkpoint import load_generator, save_generator

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from training.registry import FAMILIES, look_up, resolve
+from training.registry import family_of, resolve
 from training.types import Generator
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,9 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     if "family" not in metadata or "config" not in metadata:
         raise CheckpointError(f"{path.name} is not a generator file of this toolkit: it names no family and no config")
     try:
-        generator_name, config_name = look_up(FAMILIES, metadata["family"], "generator family")
-        config = TypeAdapter(resolve(config_name)).validate_json(metadata["config"])
-        generator = resolve(generator_name)(config)
+        family = family_of(metadata["family"])
+        config = TypeAdapter(resolve(family.config)).validate_json(metadata["config"])
+        generator = resolve(family.model)(config)
         state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
         generator.load_state_dict(state)
     except (ValueError, RuntimeError) as error:

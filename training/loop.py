@@ -28,7 +28,7 @@ from training.data.folder import PictureSet
 from training.early import WHEN, look
 from training.nn.gan import learning
 from training.pictures import tile
-from training.registry import RECIPES, look_up, resolve
+from training.registry import family_of, resolve
 from training.runtime.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
 from training.runtime.malloc import keep_memory
 from training.runtime.sharded_random import Draws, draws, own
@@ -139,7 +139,7 @@ class Run:
     def __init__(self, config: Any, out: Path, device: torch.device) -> None:
         self.config, self.out, self.device = config, out, device
         torch.manual_seed(config.loop.seed)  # initial weights
-        self.recipe: Recipe = resolve(look_up(RECIPES, config.family, "recipe"))(config, device)
+        self.recipe: Recipe = resolve(family_of(config.family).recipe)(config, device)
         self.recipe.networks.requires_grad_(False)
         self.phases = self.recipe.phases()
         self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()

@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from training.checkpoint import save_generator
-from training.registry import OFFICIAL, preset, resolve
+from training.registry import officials, preset, resolve
 from training.types import Generator
 
 PLAIN: list[Any] = [argparse.Namespace]
@@ -65,11 +65,11 @@ def family_of(path: Path) -> str:
     """Return the family whose official checkpoint a file is, by the keys in it; ValueError if it is none."""
     content = read_plain(path)
     keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
-    for family, official in OFFICIAL.items():
+    for family, official in officials().items():
         if any(re.fullmatch(official.marks, key) for key in keys):
             return family
     raise ValueError(
-        f"{path.name} is no official checkpoint of {' or '.join(OFFICIAL)}: none of their networks is in it"
+        f"{path.name} is no official checkpoint of {' or '.join(officials())}: none of their networks is in it"
     )
 
 
@@ -82,7 +82,7 @@ def read_official(files: Sequence[Path]) -> Generator:
     if len(families) != 1:
         raise ValueError(f"the files are of {len(families)} families; give the files of one model at a time")
     [family] = families
-    official = OFFICIAL[family]
+    official = officials()[family]
     if len(files) > official.most:
         raise ValueError(
             f"{len(files)} files came, a {family} checkpoint has at most {official.most}; give those alone"
@@ -110,7 +110,7 @@ class ImportOfficial:
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         generator = read_official(self.files)
         sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
-        cut = asdict(preset(OFFICIAL[generator.family].preset).data) | {"size": generator.resolution}
+        cut = asdict(preset(officials()[generator.family].preset).data) | {"size": generator.resolution}
         card = {"source": "the authors' own checkpoint; their terms apply", "files": sources, "config": {"data": cut}}
         save_generator(self.out, generator, card=card)
         parameters = sum(parameter.numel() for parameter in generator.parameters())

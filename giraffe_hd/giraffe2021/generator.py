@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes
+from giraffe_hd.giraffe2021.config import GeneratorConfig
 from giraffe_hd.paper import prior, volume
-from giraffe_hd.paper.config import GiraffeConfig
 from giraffe_hd.paper.fields import FeatureField
 from training import types
 from training.types import Image, Knob, Mask
@@ -33,7 +33,7 @@ class Scene:
 class NeuralRenderer(nn.Module):
     """pi_neural: features to colours by doublings, 3 x 3 convolutions and RGB skips (GIRAFFE Sec. 3.3)."""
 
-    def __init__(self, config: GiraffeConfig) -> None:
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         channels, side = [config.feat_dim], config.volume.resolution
         while side < config.size:
@@ -65,9 +65,9 @@ class Generator(types.Generator):
     """I = pi_neural(pi_vol(C(h_1, ..., h_N, h_background)))  (GIRAFFE Sec. 3.3), C composing by density."""
 
     family: ClassVar[str] = "giraffe"
-    config: GiraffeConfig
+    config: GeneratorConfig
 
-    def __init__(self, config: GiraffeConfig) -> None:
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
         self.object_field = FeatureField(config.object_field())

@@ -6,6 +6,9 @@ from training.config import DataConfig, LoopConfig
 from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 
+CELLS = 8
+"""Cells along the side of codes that are maps."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorConfig:
@@ -17,15 +20,12 @@ class GeneratorConfig:
     """Numbers of the shape code p."""
     texture_dim: int = 64
     """Numbers of the texture code c that hold for the whole object."""
-    texture_side: int = 8
-    """Cells along the side of the texture's map in the object's own frame: where a print is."""
     texture_channels: int = 12
-    """Channels of that map."""
-    background_side: int = 8
-    """Cells along the side of the background code b."""
+    """Channels of the texture's map in the object's own frame, `CELLS` a side: where a print is."""
     background_channels: int = 32
-    feature_dim: int = 17
-    """Channels of the parent feature at half the picture's side: the rough mask and what the outline encloses."""
+    """Channels of the background code b, a map of the picture, `CELLS` a side."""
+    feature_dim: int = 20
+    """Channels of the parent feature at half the picture's side: four of the mask, folded, then what it encloses."""
     shape_channels: tuple[int, ...] = (128, 96, 64, 48)
     """Channels of the shape decoder at 4, 8, 16 and 32 cells of the object's frame."""
     texture_widths: tuple[int, int] = (64, 32)
@@ -43,9 +43,9 @@ class GeneratorConfig:
         """Code -> how many numbers it has."""
         return {
             "z": 4,
-            "b": self.background_channels * self.background_side**2,
+            "b": self.background_channels * CELLS**2,
             "p": self.shape_dim,
-            "c": self.texture_dim + self.texture_channels * self.texture_side**2,
+            "c": self.texture_dim + self.texture_channels * CELLS**2,
         }
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class LossConfig:
     """Masks against the photo's: cross entropy and Dice."""
     pose: float = 2.0
     """L1 of the box read from a photo, in half pictures and log sizes."""
-    patches: float = 0.5
+    patches: float = 1.0
     """Discriminator of texture patches: those of a mix must look cut from the photo that gave the texture (Swapping
     Autoencoder, Park et al. 2020, Eq. 4)."""
     cycle: float = 0.5

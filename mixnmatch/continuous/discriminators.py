@@ -19,8 +19,8 @@ def patches(image: Image, mask: Mask, count: int, rng: torch.Generator) -> Float
     Gradients reach the picture, not the mask.
     """
     n, _, side, _ = image.shape
-    solid = F.max_pool2d(-(mask.detach() > 0.5).float(), 5, stride=1, padding=2) + 1  # away from the outline
-    weight = solid.flatten(1) + 1e-6
+    outside = F.max_pool2d((mask.detach() <= 0.5).float(), 5, stride=1, padding=2)
+    weight = 1 - outside.flatten(1) + 1e-6  # centres lie inside the object, two pixels from its outline
     # Gumbel top-k: positions without replacement, by weight
     gumbel = -(-rand(n, side * side, rng=rng).clamp(1e-9, 1 - 1e-7).log()).log().to(image.device)
     index = (weight.log() + gumbel).topk(count, dim=1).indices

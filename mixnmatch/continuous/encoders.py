@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, filled
-from training.nn.layers import EqualConv2d, EqualLinear
+from training.nn.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48
@@ -22,7 +22,7 @@ TEXTURE_SIDE = 32
 """The same of the texture encoder."""
 
 
-def small(image: Image, side: int = 64) -> Image:
+def small(image: Float[Tensor, "n c h w"], side: int = 64) -> Float[Tensor, "n c side side"]:
     """Return pictures at the side that encoders read: larger ones are reduced by averaging."""
     return image if image.shape[-1] == side else F.interpolate(image, size=(side, side), mode="area")
 
@@ -72,7 +72,7 @@ class BackgroundEncoder(nn.Module):
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return the code of what is outside the mask, which is widened by two pixels first."""
-        hole = F.max_pool2d(small(mask), 5, stride=1, padding=2)
+        hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
         *_, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
         wide = self.around.activated(self.wider.activated(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
@@ -108,8 +108,9 @@ class TextureEncoder(nn.Module):
 
     def forward(self, image: Image, mask: Mask, z: Pose) -> Float[Tensor, "n c"]:
         """Return the texture code of the pixels inside the mask, `z` the pose of its box."""
-        inside = cropped(small(mask), z, TEXTURE_SIDE)
-        pixels = filled(cropped(small(image), z, TEXTURE_SIDE), inside)
+        solid = (small(mask) > 0.5).float()
+        inside = cropped(solid, z, TEXTURE_SIDE)
+        pixels = cropped(filled(small(image), solid), z, TEXTURE_SIDE)
         *_, x = self.down(pixels)
         parts = []
         for map in (x.float(), pixels):
@@ -129,26 +130,27 @@ class Outline(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         widths = (*config.encoder_widths, config.encoder_widths[-1])
-        self.mask = UNet(3, widths, 1)
+        self.mask = UNet(3, widths, 8)
+        self.edge = EqualConv2d(8, 1, 3)
         self.box = EqualLinear(widths[-1] * 16, 4)
         self.seams = nn.ModuleList([EqualConv2d(4, 32, 3), EqualConv2d(32, 32, 3)])
-        self.feature = EqualConv2d(32, config.feature_dim - 1, 3)
+        self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
         """Return the parent feature, at half the picture's side, and the pose of the object's box."""
-        side = image.shape[-1] // 2
-        mask, deepest = self.mask(small(image))
+        coarse, deepest = self.mask(small(image))
         x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
         for conv in self.seams:
             x = conv.activated(x)
-        found = []
-        for map in (torch.sigmoid(mask.float()), self.feature(x).float()):
-            resized = map.shape[-1] != side
-            found.append(
-                F.interpolate(map, size=(side, side), mode="bilinear", align_corners=False) if resized else map
-            )
+        wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        logit, feature = self.edge(wide).float(), self.feature(x).float()
+        if (side := image.shape[-1]) != logit.shape[-1]:
+            logit = F.interpolate(logit, size=(side, side), mode="bilinear", align_corners=False)
+        if side // 2 != feature.shape[-1]:
+            feature = F.interpolate(feature, size=(side // 2, side // 2), mode="bilinear", align_corners=False)
         box = self.box(deepest.flatten(1).float())
-        return torch.cat(found, 1), torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
+        pose = torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
+        return torch.cat([F.pixel_unshuffle(torch.sigmoid(2 * logit), 2), feature], 1), pose
 
 
 class UNet(nn.Module):

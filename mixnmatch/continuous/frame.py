@@ -26,7 +26,8 @@ def pose_of_boxes(boxes: Boxes) -> Pose:
 
 
 def pose_of_masks(mask: Mask, threshold: float = 0.5) -> Pose:
-    """Return the pose of the box around each mask: rows and columns of which at least a thirtieth of the side is object.
+    """Return the pose of the box around each mask: its rows and columns have at least a thirtieth
+    of the side in the object.
 
     A mask without any counts as the whole picture.
     """
@@ -73,7 +74,7 @@ def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor
 
 
 def filled(image: Image, mask: Mask) -> Image:
-    """Return pictures whose pixels outside the mask are the average of those inside nearby, so that no outline shows."""
+    """Return pictures whose pixels outside the mask are the average of those inside near by: no outline shows."""
     result = image * mask
     weight = mask
     for cells in (8, 2, 1):  # from near to far: what is still empty takes the coarser average

@@ -16,7 +16,7 @@ from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
-from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, double
+from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
 from mixnmatch.fast.encoders import FACTORS
 from mixnmatch.fast.generator import Generator as CategoricalGenerator
 from mixnmatch.fast.generator import over
@@ -96,7 +96,7 @@ class Generator(CategoricalGenerator):
         if unknown := sorted(set(factors) - set(FACTORS)):
             raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(FACTORS)}")
         feature, z = self.extractor(image)
-        mask = double(feature[:, :1])
+        mask = unfolded(feature)
         codes = {name: image.new_zeros(len(image), size) for name, size in self.config.code_sizes.items()}
         if "pose" in factors:
             codes["z"] = z
@@ -130,7 +130,7 @@ class Generator(CategoricalGenerator):
         if feature is None:
             z, feature = codes.z, self.once("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
         else:
-            z = pose_of_masks(feature[:, :1])
+            z = pose_of_masks(unfolded(feature))
         background = self.once("background", lambda: self.background(codes.b, rng), codes.b)
         return self.composed(background, feature, z, codes.c, rng)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.continuous.config import GeneratorConfig
+from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.runtime.sharded_random import randn
@@ -17,6 +17,15 @@ from training.types import Image, Mask
 def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
     """Return the map at twice the side, bilinear."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+OUTSIDE = 10.0
+"""Logit of the mask outside the object's frame, negative."""
+
+
+def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
+    """Return the mask that a parent feature holds, at the picture's side."""
+    return F.pixel_shuffle(feature[:, :4].float(), 2)
 
 
 class Noise(nn.Module):
@@ -43,8 +52,7 @@ class BackgroundStage(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.side, channels = config.background_side, config.background_channels
-        levels = (config.resolution // config.background_side).bit_length()
+        channels, levels = config.background_channels, (config.resolution // CELLS).bit_length()
         widths = (config.background_widths + (config.background_widths[-1],) * levels)[:levels]
         self.first = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
         self.second = nn.ModuleList(EqualConv2d(o, o, 3) for o in widths)
@@ -53,7 +61,7 @@ class BackgroundStage(nn.Module):
 
     def forward(self, b: Float[Tensor, "n b"], rng: torch.Generator | None = None) -> Image:
         """Return the background alone."""
-        x = b.view(len(b), -1, self.side, self.side).contiguous(memory_format=torch.channels_last)
+        x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
         for i, (first, second, noise) in enumerate(zip(self.first, self.second, self.noises, strict=True)):
             x = first.activated(x)
             x = x if i == 0 else double(x)
@@ -70,31 +78,32 @@ class ShapeStage(nn.Module):
         widths = config.shape_channels
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
         self.convs = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise(widths))
-        self.last = EqualConv2d(widths[-1], config.feature_dim, 3)
+        self.last = EqualConv2d(widths[-1], 1 + config.feature_dim - 4, 3)
         line = (torch.arange(32) + 0.5) / 16 - 1
         radius = (line[None, :] ** 2 + line[:, None] ** 2).sqrt()
         self.register_buffer("ellipse", 4 * (0.8 - radius)[None, None])
-        self.up = EqualConv2d(config.feature_dim, 16, 3)
-        self.head = EqualConv2d(16, 2, 3)
+        self.read = EqualConv2d(config.feature_dim, 24, 3)
+        self.shading = EqualConv2d(24, 1, 3)
 
     ellipse: Tensor
 
     def feature(self, z: Pose, p: Float[Tensor, "n p"]) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature at half the picture's side; its first channel is the rough mask in [0, 1]."""
+        """Return the parent feature at half the picture's side: the mask, folded by two, and what it encloses."""
         x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv.activated(x))
         x = self.last(x).float()
-        rough = torch.sigmoid(2 * x[:, :1] + self.ellipse)
-        return placed(torch.cat([rough, x[:, 1:] * rough], 1), z, self.side)
+        logit = 2 * x[:, :1] + self.ellipse
+        inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side)
+        # logits are placed, not shares: between two cells the edge of the sum is as sharp as at one
+        mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side) - OUTSIDE))
+        return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
-        """Return the shape's grey foreground and the mask: the rough one, sharpened by what the feature adds."""
-        x = self.up.activated(double(feature.contiguous(memory_format=torch.channels_last)))
-        x = self.head(x).float()
-        rough = double(feature[:, :1].float())
-        mask = torch.sigmoid(12 * (rough - 0.5) + 4 * torch.tanh(x[:, 1:]))
-        return torch.tanh(x[:, :1]).expand(-1, 3, -1, -1), mask
+        """Return the shape's grey foreground and its mask."""
+        x = self.read.activated(feature.contiguous(memory_format=torch.channels_last))
+        grey = torch.tanh(double(self.shading(x)).float())
+        return grey.expand(-1, 3, -1, -1), unfolded(feature)
 
 
 class TextureStage(nn.Module):
@@ -126,8 +135,7 @@ class TextureStage(nn.Module):
         """Return the object painted, also a little beyond its outline."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
-        side = config.texture_side
-        map = placed(c[:, config.texture_dim :].view(len(c), -1, side, side), z, feature.shape[-1])
+        map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         n, cells = len(c), x.shape[-1]
         for conv, bias, noise in zip(self.convs, self.biases, self.noises, strict=False):

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
+from mixnmatch.paper.config import TrainConfig
 from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
 from mixnmatch.paper.encoders import FACTORS
 from mixnmatch.paper.feature_extractor import FeatureCritic
 from mixnmatch.paper.generator import Generator, Painting
 from mixnmatch.paper.layers import initialise
 from mixnmatch.paper.losses import as_fake, as_real, background_cells, background_critic, code_losses, gradient_penalty
-from mixnmatch.paper.presets import TrainConfig
 from training.batched import fields_of
 from training.runtime.sharded_random import rand, randn, sampled
 from training.types import Batch, Boxes, Image, Mask, Phase, Step

@@ -21,7 +21,8 @@ import PIL.Image
 import torch
 import tyro
 
-from giraffe_hd.fast.config import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
 from training.checkpoint import load_generator
 from training.config import DataConfig, LoopConfig
 from training.loop import train

@@ -16,9 +16,10 @@ import tyro
 from torch import Tensor, nn
 
 from giraffe_hd.fast.losses import binarisation
+from giraffe_hd.paper.config import TrainConfig
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.presets import train_config
-from giraffe_hd.paper.recipe import Recipe, TrainConfig
+from giraffe_hd.paper.recipe import Recipe
 from tests.benchmarks.rows import say, timed
 from tests.benchmarks.volume import Volume, authors
 from training.loop import step_rng, train_step, update_average

@@ -29,7 +29,7 @@ def r1_penalty(logits: Tensor, *inputs: Tensor) -> Scalar:
     Mescheder et al. 2018 Eq. 9 without its factor gamma / 2.
     """
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    squares = [gradient.float().square().flatten(1).sum(1) for gradient in gradients]
+    squares = [gradient.float().square().sum(tuple(range(1, gradient.ndim))) for gradient in gradients]
     return torch.stack(squares).sum(0).mean()
 
 
