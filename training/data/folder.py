@@ -102,7 +102,7 @@ class PictureSet:
         self.labels: Int[Tensor, " n"] = torch.tensor([number[row.label] for row in rows])
         """The label of each picture, as its place in `label_names`."""
         self.factors: dict[str, Tensor] = columns
-        """Further columns of the index that hold numbers only, by name, float64 `(n,)`."""
+        """Further columns of the index that hold numbers only, by name, float64 `(n,)`; NaN where one is empty."""
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pictures")
         self._memory: list[_Decoded] | None = None
         if len(rows) * _bytes_a_picture(config, self.has_masks) <= memory:
@@ -310,8 +310,10 @@ def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Te
     for name in names:
         if name not in COLUMNS:
             numbers = [_number(line[name]) for line in lines]
-            if all(value is not None for value in numbers):
-                factors[name] = torch.tensor(numbers, dtype=torch.float64)
+            known = [value is not None or not line[name] for value, line in zip(numbers, lines, strict=True)]
+            if all(known) and any(value is not None for value in numbers):
+                values = [math.nan if value is None else value for value in numbers]
+                factors[name] = torch.tensor(values, dtype=torch.float64)
     return rows, factors
 
 

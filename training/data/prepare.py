@@ -1,144 +1,38 @@
 """Commands that make prepared sets: of photos, `prepare photos`, and of rendered cars, `prepare cars`."""
 
-import json
 import logging
-import multiprocessing
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import PIL.Image
-import torch
 import tyro
 from tqdm import tqdm
 
 from ..objects import SURE, WIDE, find_object
 from ..pictures import PictureError, open_picture, opened
-from .cars import render_bytes
-from .factors import (
-    ELEVATION,
-    FOV,
-    MESHES,
-    PROPORTIONS,
-    RADIUS,
-    ROTATION,
-    SCALE,
-    TRANSLATION_Y,
-    TRANSLATION_Z,
-    sample_factors,
-)
-from .layouts import LAYOUTS, SUFFIXES, Photo, PixelBox, detect, with_boxes
-from .writing import whole_folder, write_index
+from .layouts import LAYOUTS, detect, with_boxes
+from .prepare_cars import PrepareCars
+from .sources import SUFFIXES, Photo, PixelBox, Reading
+from .tables import BOX_COLUMNS, BoxForm, number, texts
+from .writing import report, whole_folder, write_index
 
 log = logging.getLogger(__name__)
 
-CHUNK = 50
-"""Pictures that a worker renders at a time."""
-SLACK = 2
-"""Pixels that a box may reach out of its picture; listings round."""
+SLACK, CUT_OFF = 2, 0.1
+"""A box may reach out of its picture by so many pixels, since listings round, or by this share of the picture, since
+objects are cut off; it is clipped."""
 MAX_BYTES, MAX_PIXELS = 100_000_000, 150_000_000
 """Photos beyond these are left out."""
 
 Views = Literal["all-sides", "front", "flat"]
-LayoutName = Literal["auto", "clothing", "cub", "dogs", "cars", "compcars", "ffhq", "afhq", "celebahq", "lsun", "plain"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareCars:
-    """Render cars with every factor, box and mask known; the same arguments always give the same pictures."""
-
-    out: Path
-    """The folder to make."""
-    size: int = 64
-    """Side of the pictures in pixels."""
-    count: int = 20_000
-    """Training pictures."""
-    test: int = 3_000
-    """Test pictures, drawn apart: they are the same for every `count`."""
-    seed: int = 0
-    shadow: bool = False
-    """Draw a soft shadow on the ground; it belongs to neither object nor background, which makes learning harder."""
-    workers: int = 0
-    """Processes that render; 0 takes one a core."""
-
-    def __post_init__(self) -> None:
-        if self.size < 8 or self.count < 1 or self.test < 0 or self.seed < 0 or self.workers < 0:
-            raise ValueError(
-                f"cannot render {self.count} + {self.test} pictures of {self.size} px with seed {self.seed} and "
-                f"{self.workers} workers; wanted at least 8 px, 1 training picture and no negative number"
-            )
-
-    def run(self) -> None:
-        """Write the set. Raises: ValueError if the folder is there already."""
-        jobs = [
-            (stream, start, min(CHUNK, n - start))
-            for stream, n in enumerate((self.count, self.test))
-            for start in range(0, n, CHUNK)
-        ]
-        workers = self.workers or os.cpu_count() or 1
-        with whole_folder(self.out) as folder:
-            for name in ("images", "masks"):
-                (folder / name).mkdir()
-            arguments = [(self, folder, *job) for job in jobs]
-            rows: list[dict[str, Any]] = []
-            with tqdm(total=self.count + self.test, unit="pictures", disable=None) as bar:
-                if workers == 1:
-                    for part in map(_render_job, arguments):
-                        rows += part
-                        bar.update(len(part))
-                else:
-                    spawn = multiprocessing.get_context("spawn")
-                    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-                        for part in pool.map(_render_job, arguments):
-                            rows += part
-                            bar.update(len(part))
-            write_index(folder, rows, self._made())
-        _report(self.out, rows, 0, "rendered")
-
-    def _made(self) -> dict[str, Any]:
-        """Return what `set.json` says."""
-        prior = {
-            "rotation": ROTATION,
-            "elevation": ELEVATION,
-            "scale": SCALE,
-            "ty": TRANSLATION_Y,
-            "tz": TRANSLATION_Z,
-            "tx": 0,
-            "azimuth": 0,
-        }
-        return {
-            "made_by": "python -m training prepare cars",
-            "arguments": {k: v for k, v in asdict(self).items() if k not in ("out", "workers")},
-            "label": "mesh",
-            "licence": "CC0-1.0, as the meshes",
-            "units": "angles in radians, lengths in world units, boxes in pixels, colours sRGB in [0, 1]",
-            "camera": {"radius": RADIUS, "fov_degrees": FOV},
-            "box_proportions": PROPORTIONS,
-            "prior": prior,
-        }
-
-
-def _render_job(job: tuple[PrepareCars, Path, int, int, int]) -> list[dict[str, Any]]:
-    """Render some pictures of a stream into a folder; return their lines of the index."""
-    command, folder, stream, start, n = job
-    factors = sample_factors(n, seed=command.seed, start=start, stream=stream)
-    rows = []
-    for i in range(n):
-        name = f"{('train', 'test')[stream]}-{start + i:06d}.png"
-        picture, mask, box = render_bytes(factors, i, command.size, shadow=command.shadow)
-        PIL.Image.fromarray(picture).save(folder / "images" / name, compress_level=4)
-        PIL.Image.fromarray(mask).save(folder / "masks" / name, compress_level=4)
-        edges = dict(zip(("x0", "y0", "x1", "y1"), (edge * command.size for edge in box), strict=True))
-        shape = {"width": command.size, "height": command.size}
-        values = factors.row(i)
-        label = MESHES[values["mesh"]]
-        rows.append({"file": name, "split": ("train", "test")[stream], "label": label, **shape, **edges, **values})
-    return rows
+LayoutName = Literal[
+    "auto", "table", "clothing", "cub", "dogs", "cars", "compcars", "ffhq", "afhq", "celebahq", "lsun", "plain"
+]
+CORNERS = ("x0", "y0", "x1", "y1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +48,23 @@ class Prepare:
     layout: LayoutName = "auto"
     """How the source lies on disk; `auto` looks."""
     boxes: Path | None = None
-    """A CSV of boxes in pixels with the columns file, x0, y0, x1, y1, files named from `source`; split and label may
-    follow. A plain folder's own boxes.csv is used unasked."""
+    """A CSV of boxes with the columns file, x0, y0, x1, y1, files named from `source`; split and label may follow. A
+    plain folder's own boxes.csv is used unasked."""
+    box_form: BoxForm = "auto"
+    """What the numbers of a table's boxes are: corners in pixels, corners as fractions of the photo, `yolo` (centre,
+    width and height as fractions) or `xywh` (corner, width and height in pixels). `auto` goes by the names of the
+    columns and refuses what is not certain."""
+    box_prefix: str = ""
+    """Which boxes of an index.csv to take, where it has several: `head_` takes head_x0, head_y0, head_x1, head_y1."""
+    label: str | None = None
+    """Column of an index.csv that holds the labels; else label, class, garment, category, species, breed or kind."""
+    only: tuple[str, ...] = ()
+    """Keep photos of these labels and no others."""
+    require: tuple[Literal["box", "mask"], ...] = ()
+    """Leave out photos without a known box, or without a mask: training uses masks only if all photos have one."""
     find_boxes: bool = True
-    """In a plain folder, look for the object of each photo that has no box before its backdrop; where none clearly
-    stands out, the middle of the photo is taken."""
+    """In a folder of photos or a table, look for the object of each photo that has no box before its backdrop; where
+    none clearly stands out, the middle of the photo is taken."""
     held_out: float = 0.1
     """Share of the photos to keep for testing, where the source has no splits."""
     margin: float = 1.5
@@ -185,14 +91,13 @@ class Prepare:
         if not self.source.is_dir():
             raise ValueError(f"{self.source} is not a folder; give the folder that holds the photos")
         layout = detect(self.source) if self.layout == "auto" else self.layout
-        photos = LAYOUTS[layout](self.source, self.held_out)
-        table = self.source / "boxes.csv"
-        boxes = table if self.boxes is None and layout == "plain" and table.is_file() else self.boxes
-        if boxes is not None:
-            photos = with_boxes(photos, self.source, boxes)
-        if not photos:
-            raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
-        find = self.find_boxes and layout == "plain"
+        reading = Reading(
+            held_out=self.held_out, label=self.label, box=self.box_prefix.strip().lower(), box_form=self.box_form
+        )
+        photos = self._photos(layout, reading)
+        for sentence in reading.said:
+            log.warning("%s", sentence)
+        find = self.find_boxes and layout in ("plain", "table", "clothing")
         views = self.views or _asked_views()  # before the long part
         rows, skipped = [], []
         with whole_folder(self.out) as folder:
@@ -217,7 +122,30 @@ class Prepare:
                 "left_out": skipped,
             }
             write_index(folder, rows, made)
-        _report(self.out, rows, len(skipped), layout)
+        report(self.out, rows, len(skipped), layout)
+
+    def _photos(self, layout: str, reading: Reading) -> list[Photo]:
+        """Return the photos of the source that are wanted. Raises: ValueError if there are none."""
+        photos = LAYOUTS[layout](self.source, reading)
+        table = self.source / "boxes.csv"
+        boxes = table if self.boxes is None and layout == "plain" and table.is_file() else self.boxes
+        if boxes is not None:
+            photos = with_boxes(photos, self.source, boxes, reading)
+        if not photos:
+            raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
+        if self.only:
+            wanted = {label.strip().casefold() for label in self.only}
+            labels = {photo.label for photo in photos}
+            if missing := wanted - {label.casefold() for label in labels}:
+                raise ValueError(
+                    f"no photo bears the label {', '.join(sorted(missing))}; there are {texts(sorted(labels), 12)}"
+                )
+            kept = [photo for photo in photos if photo.label.casefold() in wanted]
+            reading.passed_over["other labels"] += len(photos) - len(kept)
+            photos = kept
+        for name in self.require:
+            photos = [replace(p, problem=p.problem or _lacks(p, name)) for p in photos]
+        return photos
 
     def _written(self, folder: Path, photos: list[Photo], find: bool) -> Iterator[dict[str, Any] | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
@@ -252,8 +180,26 @@ class Prepare:
         row |= {"width": size[0], "height": size[1]}
         if box is not None:
             factors = (size[0] / picture.width, size[1] / picture.height) * 2
-            row |= {k: round(v * f, 2) for k, v, f in zip(("x0", "y0", "x1", "y1"), box, factors, strict=True)}
-        return row | {"source": photo.name}
+            row |= {k: round(v * f, 2) for k, v, f in zip(CORNERS, box, factors, strict=True)}
+        return row | {"source": photo.name} | _resized_values(photo.values, picture.size, size)
+
+
+def _lacks(photo: Photo, name: str) -> str:
+    """Return why a photo that lacks its box or mask has to be left out; "" if it has it."""
+    known = photo.mask is not None or (name == "box" and photo.box is not None)
+    return "" if known else f"it has no {name}, which was required"
+
+
+def _resized_values(values: dict[str, str], size: tuple[int, int], kept: tuple[int, int]) -> dict[str, str]:
+    """Return further columns of a listing; further boxes, such as head_x0 ... head_y1, follow the photo's new size."""
+    result = dict(values)
+    for last in [name for name in values if name.endswith("_x0")]:
+        prefix = last.removesuffix("x0")
+        for i, name in enumerate(prefix + corner for corner in BOX_COLUMNS[0][0]):
+            known = number(values.get(name, ""), commas=True)
+            if known is not None:
+                result[name] = f"{known * kept[i % 2] / size[i % 2]:.2f}"
+    return result
 
 
 def _asked_views() -> Views:
@@ -263,11 +209,11 @@ def _asked_views() -> Views:
         return "all-sides"
     known: tuple[Views, ...] = get_args(Views)
     print("How do the objects stand in your photos? It sets what a rotation knob can be.", file=sys.stderr)
-    for number, words in enumerate(
+    for place, words in enumerate(
         ("seen from all sides, such as vehicles", "from the front, such as faces", "flat, such as garments or posters"),
         1,
     ):
-        print(f"  {number}  {words}", file=sys.stderr)
+        print(f"  {place}  {words}", file=sys.stderr)
     while True:
         try:
             answer = input("1, 2 or 3 [1]: ").strip() or "1"
@@ -281,10 +227,16 @@ def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
     """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than rounding does."""
     if photo.box is None:
         return None
-    x0, y0, x1, y1 = photo.box
     width, height = size
-    across = -SLACK <= x0 < x1 <= width + SLACK and x1 > 0 and x0 < width
-    down = -SLACK <= y0 < y1 <= height + SLACK and y1 > 0 and y0 < height
+    x0, y0, x1, y1 = photo.box
+    if photo.fractions:
+        x0, y0, x1, y1 = x0 * width, y0 * height, x1 * width, y1 * height
+    elif photo.size is not None and photo.size != size:
+        came = f"{photo.size[0]} x {photo.size[1]}"
+        raise PictureError(f"{photo.name}: its box was measured in {came} pixels, but the photo has {width} x {height}")
+    over_x, over_y = (max(SLACK, CUT_OFF * side) for side in size)
+    across = -over_x <= x0 < x1 <= width + over_x and x1 > 0 and x0 < width
+    down = -over_y <= y0 < y1 <= height + over_y and y1 > 0 and y0 < height
     if not (across and down):
         wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
         raise PictureError(
@@ -324,15 +276,6 @@ def _kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin:
         scale = max(scale, min(wanted / side, 3 * wanted / short))
     scale = min(1.0, scale)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _report(out: Path, rows: list[dict[str, Any]], left_out: int, layout: str) -> None:
-    """Tell people and programs what came of it."""
-    splits = Counter(row["split"] for row in rows)
-    said = ", ".join(f"{n} {split}" for split, n in splits.items())
-    log.info("%s: %s; %d left out; layout: %s", out, said, left_out, layout)
-    found = {"out": str(out), "layout": layout, "pictures": len(rows), "left_out": left_out, "splits": splits}
-    print(json.dumps(found))
 
 
 COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]

@@ -2,14 +2,18 @@
 
 import csv
 import json
+import logging
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .folder import COLUMNS
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -39,3 +43,12 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], made: Mapping[s
         writer.writerows(rows)
     text = json.dumps(dict(made), indent=2, default=str, ensure_ascii=False)
     (folder / "set.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def report(out: Path, rows: list[dict[str, Any]], left_out: int, layout: str) -> None:
+    """Tell people and programs what came of it."""
+    splits = Counter(row["split"] for row in rows)
+    said = ", ".join(f"{n} {split}" for split, n in splits.items())
+    log.info("%s: %s; %d left out; layout: %s", out, said, left_out, layout)
+    found = {"out": str(out), "layout": layout, "pictures": len(rows), "left_out": left_out, "splits": splits}
+    print(json.dumps(found))
