@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from training.files import write_whole
 from training.registry import FAMILIES, look_up, resolve
 from training.types import Generator
 
@@ -27,20 +27,6 @@ log = logging.getLogger(__name__)
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, in one sentence a person can act on."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a crash at any moment, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
