@@ -7,8 +7,13 @@ single photos comes out when they are read.
 from dataclasses import replace
 from pathlib import Path
 
+from ..imaging.decoders import DECODERS
+from ..imaging.read import PictureError
 from .known_sets import afhq, cars, compcars, cub, dogs, ffhq
+from .pairing import pair
+from .photo_writer import LIMITS
 from .sources import (
+    PHOTO_FOLDERS,
     SPLITS,
     Layout,
     Names,
@@ -20,7 +25,6 @@ from .sources import (
     pictures,
     several,
     split_depth,
-    split_of,
 )
 from .tables import Corners, Table, boxes_of, read_table, texts
 
@@ -51,10 +55,11 @@ def table(source: Path, reading: Reading) -> list[Photo]:
     listing = read_table(source / "index.csv", ("file",))
     for sentence in listing.said:
         reading.say(f"{listing.path.name}: {sentence}")
-    root = source / "images" if (source / "images").is_dir() else source
-    files = {name: path for path, name in pictures(root, reading) if root != source or not name.startswith("masks/")}
-    masks = {name: path for path, name in pictures(source / "masks", reading)} if (source / "masks").is_dir() else {}
-    names, mask_names = Names(files, root), Names(masks, source / "masks")
+    found = [(path, name) for path, name in pictures(source, reading) if name not in ("sheet.jpg", "index.jpg")]
+    everything = {name: path for path, name in found}
+    listed, masks = pair(found, reading, _look)
+    files = {name: path for path, name in listed}
+    names, all_names = Names(files, source), Names(everything, source)
     label = _label_column(listing, reading)
     if listing.box_columns(reading.box) is None and not reading.box:
         boxes, fractions = [None] * len(listing.lines), False
@@ -67,11 +72,13 @@ def table(source: Path, reading: Reading) -> list[Photo]:
         if file in taken:
             problem = f"{listing.path.name} names it twice"
         taken.add(file)
-        mask, missing = _mask_of(line, file, mask_names, masks, source)
+        mask, missing = masks.get(file), ""
+        if "mask" in line:
+            mask, missing = _named_mask(line["mask"], all_names, everything)
         fraction = listing.number(line["mask_fraction"], photo.name) if line.get("mask_fraction") else None
         if reading.bad_masks and fraction is not None and not MASK_FRACTIONS[0] <= fraction <= MASK_FRACTIONS[1]:
             problem = problem or f"its mask covers {fraction:.0%} of it, which marks a bad one"
-        path = files.get(file, root / photo.name)
+        path = files.get(file, source / photo.name)
         photos.append(replace(photo, path=path, mask=mask, problem=photo.problem or problem or missing))
     if unlisted := sorted(set(files) - taken):
         reading.passed_over[f"not in {listing.path.name}"] += len(unlisted)
@@ -86,7 +93,7 @@ def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: s
     return Photo(
         path=Path(name),
         name=name,
-        split=known_split(line.get("split", "")) or split_of(name, reading.held_out),
+        split=known_split(line.get("split", "")),
         label=line.get(label, ""),
         box=box,
         fractions=fractions,
@@ -122,25 +129,22 @@ def _found(names: Names, written: str, listing: Table) -> tuple[str, str]:
     return written, f"{listing.path.name} names it, but it is not there"
 
 
-def _mask_of(
-    line: dict[str, str], file: str, names: Names, masks: dict[str, Path], source: Path
-) -> tuple[Path | None, str]:
-    """Return where a line's mask lies (None: it has none), and what is wrong with that."""
-    if "mask" in line:
-        written = line["mask"]
-        if not written:
-            return None, ""
-        if (source / written).is_file():
-            return source / written, ""
-        found = names.find(written)
-        if len(found) != 1:
-            return None, f"its mask {written} is not there" if not found else f"its mask may be {several(found)}"
-        return masks[next(iter(found))], ""
-    for name in (str(Path(file).with_suffix(".png")), file):
-        if name in masks:
-            return masks[name], ""
-    same = list(names.find(Path(file).with_suffix(".png").as_posix()))
-    return (masks[same[0]], "") if len(same) == 1 else (None, "")
+def _named_mask(written: str, names: Names, files: dict[str, Path]) -> tuple[Path | None, str]:
+    """Return where the mask lies that a line names (None: it names none), and what is wrong with that."""
+    if not written:
+        return None, ""
+    found = names.find(written)
+    if len(found) == 1:
+        return files[next(iter(found))], ""
+    return None, f"its mask may be {several(found)}" if found else f"its mask {written} is not there"
+
+
+def _look(path: Path, name: str) -> bool | None:
+    """Return whether a picture looks like a mask, None if it cannot be read."""
+    try:
+        return DECODERS.is_mask(path, name, LIMITS)
+    except PictureError:
+        return None
 
 
 def clothing(source: Path, reading: Reading) -> list[Photo]:
@@ -156,36 +160,24 @@ def whole(source: Path, reading: Reading) -> list[Photo]:
     """
     if any(source.glob("**/data.mdb")):
         raise ValueError(f"{source} holds a database (data.mdb), not pictures; export its pictures into a folder first")
-    files = pictures(source, reading)
-    masks = _masks_beside([name for _, name in files])
-    hidden = set(masks.values())
-    names = [name for _, name in files if name not in hidden]
-    depth = split_depth(names)
+    files, masks = pair(pictures(source, reading), reading, _look)
+    beside = next((f for f in source.absolute().parent.iterdir() if f.name.lower() in ("masks", "mask")), None)
+    if not masks and beside is not None and beside.is_dir() and source.absolute().name.lower() in PHOTO_FOLDERS:
+        reading.say(
+            f"masks lie beside {source.name}/, in {beside.name}/; they are read if --source is the folder above"
+        )
+    depth = split_depth(name for _, name in files)
+    if depth is not None:
+        reading.say(
+            "splits are those of the folders "
+            + texts(sorted({Path(n).parts[depth] for _, n in files if len(Path(n).parts) > depth + 1}))
+        )
     photos = []
     for path, name in files:
-        if name in hidden:
-            continue
         parts = Path(name).parts
-        split = SPLITS.get(parts[depth].lower()) if depth is not None and len(parts) > depth + 1 else None
-        photos.append(
-            Photo(
-                path=path,
-                name=name,
-                split=split or split_of(name, reading.held_out),
-                label=label_of(name, depth),
-                mask=source / masks[name] if name in masks else None,
-            )
-        )
+        split = SPLITS.get(parts[depth].lower(), "") if depth is not None and len(parts) > depth + 1 else ""
+        photos.append(Photo(path=path, name=name, split=split, label=label_of(name, depth), mask=masks.get(name)))
     return photos
-
-
-def _masks_beside(names: list[str]) -> dict[str, str]:
-    """Return the masks of a folder that holds nothing but `images/` and `masks/`: photo -> mask of the same stem."""
-    by_stem = {Path(name).stem: name for name in names if Path(name).parent.as_posix() == "masks"}
-    photos = [name for name in names if Path(name).parts[0] == "images"]
-    if not by_stem or len(photos) + len(by_stem) < len(names):
-        return {}
-    return {name: by_stem[Path(name).stem] for name in photos if Path(name).stem in by_stem}
 
 
 LAYOUTS: dict[str, Layout] = {

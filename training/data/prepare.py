@@ -1,6 +1,7 @@
 """Commands that make prepared sets: of photos, `prepare photos`, and of rendered cars, `prepare cars`."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,31 +9,30 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import PIL.Image
 import tyro
 from tqdm import tqdm
 
-from ..objects import SURE, WIDE, find_object
-from ..pictures import PictureError, open_picture, opened
+from ..imaging.decoders import Decoders
+from .account import Account, show
 from .layouts import LAYOUTS, detect, with_boxes
+from .photo_writer import PhotoWriter, Written
 from .prepare_cars import PrepareCars
-from .sources import SUFFIXES, Photo, PixelBox, Reading
-from .tables import BOX_COLUMNS, BoxForm, number, texts
+from .sheet import write_sheet
+from .sources import SUFFIXES, Photo, Reading, split_of
+from .tables import BoxForm, texts
 from .writing import report, whole_folder, write_index
 
 log = logging.getLogger(__name__)
 
-SLACK, CUT_OFF = 2, 0.1
-"""A box may reach out of its picture by so many pixels, since listings round, or by this share of the picture, since
-objects are cut off; it is clipped."""
-MAX_BYTES, MAX_PIXELS = 100_000_000, 150_000_000
-"""Photos beyond these are left out."""
+SECONDS, BUDGET = 60.0, 1_000_000_000
+"""What decoding one photo may take, and bytes of memory for all that are decoded at a time."""
+FALLEN = "(held out)"
+"""Split of photos that their names alone hold out, until it is sure that others are left to train on."""
 
 Views = Literal["all-sides", "front", "flat"]
 LayoutName = Literal[
     "auto", "table", "clothing", "cub", "dogs", "cars", "compcars", "ffhq", "afhq", "celebahq", "lsun", "plain"
 ]
-CORNERS = ("x0", "y0", "x1", "y1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,12 @@ class Prepare:
     """Keep photos of these labels and no others."""
     require: tuple[Literal["box", "mask"], ...] = ()
     """Leave out photos without a known box, or without a mask: training uses masks only if all photos have one."""
+    suspicious_masks: Literal["keep", "leave-out"] = "keep"
+    """What to do with photos whose mask is suspicious by the next two."""
+    mask_share: tuple[float, float] = (0.1, 0.7)
+    """A mask that covers less or more than these shares of its picture is suspicious."""
+    mask_rim: float = 0.15
+    """A mask that covers more than this share of its picture's rim is suspicious."""
     find_boxes: bool = True
     """In a folder of photos or a table, look for the object of each photo that has no box before its backdrop; where
     none clearly stands out, the middle of the photo is taken."""
@@ -77,6 +83,9 @@ class Prepare:
     """Of the JPEG files written."""
 
     def __post_init__(self) -> None:
+        low, high = self.mask_share
+        if not (0 <= low < high <= 1 and 0 <= self.mask_rim <= 1):
+            raise ValueError(f"mask_share {low:g} {high:g} and mask_rim {self.mask_rim:g} are no shares; wanted 0 to 1")
         if self.size < 8 or not 0 <= self.held_out < 1 or self.margin < 1 or not 1 <= self.quality <= 100:
             raise ValueError(
                 f"cannot prepare pictures of {self.size} px, held out {self.held_out}, margin {self.margin}, quality "
@@ -97,32 +106,59 @@ class Prepare:
         photos = self._photos(layout, reading)
         for sentence in reading.said:
             log.warning("%s", sentence)
-        find = self.find_boxes and layout in ("plain", "table", "clothing")
+        told = len(reading.said)
         views = self.views or _asked_views()  # before the long part
-        rows, skipped = [], []
+        account = Account(reading=reading)
         with whole_folder(self.out) as folder:
             (folder / "images").mkdir()
             if any(photo.mask for photo in photos):
                 (folder / "masks").mkdir()
-            for result in self._written(folder, photos, find):
-                if isinstance(result, str):
-                    skipped.append(result)
-                    log.warning("left out: %s", result)
-                else:
-                    rows.append(result)
-            if not rows:
+            for photo, result in zip(photos, self._written(folder, photos, layout), strict=True):
+                account.add(photo.name, result)
+            self._sort_out(folder, account)
+            if not account.rows:
                 raise ValueError(
-                    f"none of the {len(photos)} photos in {self.source} can be used; the first: {skipped[0]}"
+                    f"none of the {len(photos)} photos in {self.source} can be used; the first: {account.left_out[0]}"
                 )
-            arguments = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "out"}
-            made = {
-                "made_by": "python -m training prepare photos",
-                "arguments": arguments | {"layout": layout},
-                "views": views,
-                "left_out": skipped,
-            }
-            write_index(folder, rows, made)
-        report(self.out, rows, len(skipped), layout)
+            counts = self._finish(folder, account, layout, views)
+        show(str(self.out), counts, [*reading.said[told:], *_advice(counts)])
+        report(self.out, account.rows, len(account.left_out), layout)
+
+    def _sort_out(self, folder: Path, account: Account) -> None:
+        """Take out of the set what looks like a mask, and suspicious masks if that is wanted; keep photos to train."""
+        for one in account.masks_among_photos():
+            account.drop(one, "it looks like a mask, not like a photo")
+        if self.suspicious_masks == "leave-out":
+            for one in [one for one in account.written if any(why.startswith("mask ") for why in one.odd)]:
+                account.drop(one, "its " + next(why for why in one.odd if why.startswith("mask ")))
+        kept = {row["file"] for row in account.rows}
+        for path in (folder / "images").iterdir():
+            if path.name not in kept:
+                path.unlink()
+                (folder / "masks" / f"{path.stem}.png").unlink(missing_ok=True)
+        fallen = [row for row in account.rows if row["split"] == FALLEN]
+        lone = bool(fallen) and not any(row["split"] == "train" for row in account.rows)
+        if lone:
+            account.reading.say("all photos are for training: their names would have held out every one (--held-out)")
+        for row in fallen:
+            row["split"] = "train" if lone else "test"
+
+    def _finish(self, folder: Path, account: Account, layout: str, views: Views) -> dict[str, Any]:
+        """Write the index, `set.json` and the sheet; return the counts."""
+        masks = sum(1 for _ in (folder / "masks").iterdir()) if (folder / "masks").is_dir() else 0
+        counts = account.counts(masks)
+        arguments = {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items() if k != "out"}
+        made = {
+            "made_by": "python -m training prepare photos",
+            "arguments": arguments | {"layout": layout},
+            "views": views,
+            "counts": counts,
+            "said": account.reading.said,
+            "left_out": account.left_out,
+        }
+        write_index(folder, account.rows, made)
+        write_sheet(folder, account.rows, account.odd, self.margin)
+        return counts
 
     def _photos(self, layout: str, reading: Reading) -> list[Photo]:
         """Return the photos of the source that are wanted. Raises: ValueError if there are none."""
@@ -145,43 +181,36 @@ class Prepare:
             photos = kept
         for name in self.require:
             photos = [replace(p, problem=p.problem or _lacks(p, name)) for p in photos]
-        return photos
+        return [p if p.split else replace(p, split=_drawn_split(p.name, self.held_out)) for p in photos]
 
-    def _written(self, folder: Path, photos: list[Photo], find: bool) -> Iterator[dict[str, Any] | str]:
+    def _written(self, folder: Path, photos: list[Photo], layout: str) -> Iterator[Written | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
-        with ThreadPoolExecutor() as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
-            for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
-                numbers = range(start, min(start + 1000, len(photos)))
-                for result in pool.map(lambda i: self._write(folder, i, photos[i], find), numbers):
-                    bar.update()
-                    yield result
-
-    def _write(self, folder: Path, number: int, photo: Photo, find: bool) -> dict[str, Any] | str:
-        """Write one photo and its mask; return its line of the index, or what is wrong with it."""
-        if photo.problem:
-            return f"{photo.name}: {photo.problem}"
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        decoders = Decoders(min(8, workers), budget=BUDGET, seconds=SECONDS)
+        writer = PhotoWriter(
+            folder=folder,
+            size=self.size,
+            margin=self.margin,
+            quality=self.quality,
+            find=self.find_boxes and layout in ("plain", "table", "clothing"),
+            mask_share=self.mask_share,
+            mask_rim=self.mask_rim,
+            decoders=decoders,
+        )
         try:
-            picture = open_picture(photo.path, name=photo.name, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
-            box = _inside(photo, picture.size)
-            mask = _mask(photo, picture.size)
-            if box is None and mask is not None:
-                box = mask.point([255 * (value > 127) for value in range(256)]).getbbox()
-            if find and box is None:
-                box = _found(picture)
-        except PictureError as error:
-            return str(error)
-        size = _kept_size(picture.size, box, self.size, self.margin)
-        name = f"{number:07d}"
-        kept = picture.resize(size, PIL.Image.Resampling.LANCZOS)
-        kept.save(folder / "images" / f"{name}.jpg", quality=self.quality, subsampling=0)
-        if mask is not None:
-            mask.resize(size, PIL.Image.Resampling.BOX).save(folder / "masks" / f"{name}.png")
-        row: dict[str, Any] = {"file": f"{name}.jpg", "split": photo.split, "label": photo.label}
-        row |= {"width": size[0], "height": size[1]}
-        if box is not None:
-            factors = (size[0] / picture.width, size[1] / picture.height) * 2
-            row |= {k: round(v * f, 2) for k, v, f in zip(CORNERS, box, factors, strict=True)}
-        return row | {"source": photo.name} | _resized_values(photo.values, picture.size, size)
+            with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
+                for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
+                    numbers = range(start, min(start + 1000, len(photos)))
+                    for result in pool.map(lambda i: writer.write(i, photos[i]), numbers):
+                        bar.update()
+                        yield result
+        finally:
+            decoders.close()
+
+
+def _drawn_split(name: str, held_out: float) -> str:
+    """Return the split of a photo of which nothing tells it."""
+    return "train" if split_of(name, held_out) == "train" else FALLEN
 
 
 def _lacks(photo: Photo, name: str) -> str:
@@ -190,16 +219,21 @@ def _lacks(photo: Photo, name: str) -> str:
     return "" if known else f"it has no {name}, which was required"
 
 
-def _resized_values(values: dict[str, str], size: tuple[int, int], kept: tuple[int, int]) -> dict[str, str]:
-    """Return further columns of a listing; further boxes, such as head_x0 ... head_y1, follow the photo's new size."""
-    result = dict(values)
-    for last in [name for name in values if name.endswith("_x0")]:
-        prefix = last.removesuffix("x0")
-        for i, name in enumerate(prefix + corner for corner in BOX_COLUMNS[0][0]):
-            known = number(values.get(name, ""), commas=True)
-            if known is not None:
-                result[name] = f"{known * kept[i % 2] / size[i % 2]:.2f}"
-    return result
+def _advice(counts: dict[str, Any]) -> Iterator[str]:
+    """Give what a person should do about a set's counts."""
+    masks = counts["masks"]
+    if masks["with"] and masks["without"]:
+        yield (
+            f"{masks['without']} of {counts['taken']} photos have no mask, and training uses masks only if all have "
+            "one; --require mask leaves the others out"
+        )
+    if "train" not in counts["splits"]:
+        yield "no photo is for training, all are held out by the listing or its folders; training needs a split train"
+    elif len(counts["splits"]) == 1:
+        yield "no photo is held out for testing; more photos, or a larger --held-out, leave some"
+    suspicious = sum(n for why, n in counts["suspicious"].items() if why.startswith("mask "))
+    if suspicious:
+        yield "look at sheet.jpg, suspicious photos are framed; --suspicious-masks leave-out leaves such masks out"
 
 
 def _asked_views() -> Views:
@@ -221,61 +255,6 @@ def _asked_views() -> Views:
             answer = "1"
         if answer in ("1", "2", "3"):
             return known[int(answer) - 1]
-
-
-def _inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
-    """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than rounding does."""
-    if photo.box is None:
-        return None
-    width, height = size
-    x0, y0, x1, y1 = photo.box
-    if photo.fractions:
-        x0, y0, x1, y1 = x0 * width, y0 * height, x1 * width, y1 * height
-    elif photo.size is not None and photo.size != size:
-        came = f"{photo.size[0]} x {photo.size[1]}"
-        raise PictureError(f"{photo.name}: its box was measured in {came} pixels, but the photo has {width} x {height}")
-    over_x, over_y = (max(SLACK, CUT_OFF * side) for side in size)
-    across = -over_x <= x0 < x1 <= width + over_x and x1 > 0 and x0 < width
-    down = -over_y <= y0 < y1 <= height + over_y and y1 > 0 and y0 < height
-    if not (across and down):
-        wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
-        raise PictureError(
-            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
-        )
-    return max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
-
-
-def _found(picture: PIL.Image.Image) -> PixelBox:
-    """Return the box of what clearly stands out from a photo's backdrop, or of its middle."""
-    found = find_object(picture)
-    x0, y0, x1, y1 = WIDE if found is None or found.confidence < SURE else found.box
-    return x0 * picture.width, y0 * picture.height, x1 * picture.width, y1 * picture.height
-
-
-def _mask(photo: Photo, size: tuple[int, int]) -> PIL.Image.Image | None:
-    """Return a photo's mask in grey; PictureError if it cannot be read or is of another size."""
-    if photo.mask is None:
-        return None
-    try:
-        with opened(photo.mask) as picture:
-            mask = picture.convert("L")
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise PictureError(f"{photo.name}: its mask {photo.mask.name} cannot be read") from error
-    if mask.size != size:
-        raise PictureError(f"{photo.name}: its mask is {mask.width} x {mask.height}, the photo {size[0]} x {size[1]}")
-    return mask
-
-
-def _kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin: float) -> tuple[int, int]:
-    """Return the size to keep a photo at: never enlarged, the short side half as long again as the pictures wanted, or
-    longer if the square around the object would be smaller than those, up to three times."""
-    short = min(size)
-    scale = 1.5 * wanted / short
-    if box is not None:
-        side = margin * max(box[2] - box[0], box[3] - box[1])
-        scale = max(scale, min(wanted / side, 3 * wanted / short))
-    scale = min(1.0, scale)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]

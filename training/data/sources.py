@@ -35,7 +35,8 @@ class Photo:
     path: Path
     name: str
     """Its place in the source, for people."""
-    split: str
+    split: str = ""
+    """"" if nothing tells it."""
     label: str = ""
     box: PixelBox | None = None
     """x0 y0 x1 y1 in pixels, y down."""

@@ -73,31 +73,41 @@ def read_table(path: Path, wanted: Sequence[str] = ()) -> Table:
     Raises: ValueError that names the file if it is missing, cannot be read as a table, or lacks a column of `wanted`.
     """
     columns = ", ".join(wanted or ("file",))
+    rows, separator, said = read_rows(path, columns)
+    names = _header([name.strip().strip("\"'").strip().lower() for name in rows[0]], path)
+    if missing := [name for name in wanted if name not in names]:
+        raise ValueError(
+            f"{path} lacks the column {', '.join(missing)}; wanted {columns}, in UTF-8, separated by commas; "
+            f"its first line is {separator.join(rows[0])[:80]!r}"
+        )
+    lines = [_line(names, row, number, path) for number, row in enumerate(rows[1:], 2)]
+    return Table(path=path, columns=tuple(names), lines=lines, separator=separator, said=tuple(said))
+
+
+def read_rows(path: Path, columns: str) -> tuple[list[list[str]], str, list[str]]:
+    """Return the rows of a CSV of whatever program, the first its header, their separator, and what to say about it.
+
+    Raises: ValueError that names the file, and the `columns` wanted, if it is missing or no table.
+    """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; wanted a CSV with the columns {columns}")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES // 1_000_000} MB; wanted a CSV with the columns {columns}")
     text, said = _text(path)
-    if text[:5].lower() == "sep=;" or re.match(r'"?sep=.', text, re.I):  # Excel's own first line
+    if re.match(r'"?sep=.', text, re.IGNORECASE):  # Excel's own first line
         text = text.partition("\n")[2]
     head = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=lambda mark: (_looks_right(head, mark), head.count(mark)))
     if separator != ",":
         said.append(f"its columns are separated by {SEPARATORS[separator]}")
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=False) if any(row)]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+        rows = [row for row in reader if any(row)]
     except csv.Error as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); wanted a CSV in UTF-8 with commas") from error
     if not rows:
         raise ValueError(f"{path} is empty; wanted a CSV with the columns {columns}")
-    names = _header([name.strip().strip("\"'").strip().lower() for name in rows[0]], path)
-    if missing := [name for name in wanted if name not in names]:
-        raise ValueError(
-            f"{path} lacks the column {', '.join(missing)}; wanted {columns}, in UTF-8, separated by commas; "
-            f"its first line is {head[:80]!r}"
-        )
-    lines = [_line(names, row, number, path) for number, row in enumerate(rows[1:], 2)]
-    return Table(path=path, columns=tuple(names), lines=lines, separator=separator, said=tuple(said))
+    return rows, separator, said
 
 
 def _looks_right(head: str, separator: str) -> bool:

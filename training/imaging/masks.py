@@ -11,11 +11,13 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from .read import Decoded, Limits, PictureError, guarded, header, orientation_of
+from .read import BYTES_A_PIXEL, Decoded, Limits, PictureError, guarded, header, orientation_of
 
 WANTED = "wanted 0 for the background and 255 for the object"
 VOID = 255
 """Number that lists of classes give to the border around objects."""
+KEPT_PIXELS = 4_000_000
+"""Larger masks are made smaller before they are read."""
 SURE = 0.97
 """Share of pixels near black or white from which a picture is taken for a mask."""
 
@@ -26,7 +28,7 @@ def decode_mask(data: bytes, name: str, limits: Limits, allowed: Callable[[int],
     def read() -> Decoded:
         picture = _loaded(data, name, limits, allowed)
         told = orientation_of(picture)
-        return Decoded(picture=PIL.Image.fromarray(meaning(picture, name)), size=picture.size, orientation=told)
+        return Decoded(picture=PIL.Image.fromarray(meaning(_small(picture), name)), size=picture.size, orientation=told)
 
     return guarded(data, name, limits, read)
 
@@ -34,9 +36,19 @@ def decode_mask(data: bytes, name: str, limits: Limits, allowed: Callable[[int],
 def _loaded(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]) -> PIL.Image.Image:
     """Return a picture as it lies in its file."""
     picture = header(data, name, limits)
-    allowed(24 * picture.width * picture.height)
+    pixels = picture.width * picture.height
+    allowed(pixels * BYTES_A_PIXEL.get(picture.format or "", 5) + 32 * min(pixels, KEPT_PIXELS))
     picture.load()
     return picture
+
+
+def _small(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a picture no larger than masks are read at; no values are mixed."""
+    scale = math.sqrt(KEPT_PIXELS / (picture.width * picture.height))
+    if scale >= 1:
+        return picture
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, PIL.Image.Resampling.NEAREST)
 
 
 def look(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]) -> bool:
