@@ -24,7 +24,7 @@ __all__ = ["PictureError", "opened", "upright_rgb"]
 OF_UPLOADS = Limits()
 """What a photo that somebody sends may cost."""
 MAX_BYTES = OF_UPLOADS.max_bytes
-OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000)
+OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """What a photo on one's own disk may cost."""
 MOST_MIRRORED = 2048
 """Side of the largest square that is filled up with mirrored picture; what asks for a larger one is made smaller."""

@@ -1,21 +1,21 @@
 """One photo of a source becomes one picture of a prepared set: decoded under limits, checked, resized, written."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from ..imaging.decoders import Decoders
+from ..imaging.decoders import DECODERS
 from ..imaging.masks import looks_like_mask
 from ..imaging.read import TURNS, Decoded, Limits, PictureError
 from ..objects import SURE, WIDE, find_object
 from .sources import Photo, PixelBox
 from .tables import BOX_COLUMNS, number
 
-LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000)
+LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """Photos beyond these are left out."""
 SLACK, CUT_OFF = 2, 0.1
 """A box may reach out of its picture by so many pixels, since listings round, or by this share of the picture, since
@@ -51,15 +51,13 @@ class PhotoWriter:
     """Whether to look for objects where no box is known."""
     mask_share: tuple[float, float]
     mask_rim: float
-    decoders: Decoders
 
     def write(self, place: int, photo: Photo) -> Written | str:
         """Write one photo and its mask; return its line of the index, or what is wrong with it."""
         if photo.problem:
             return f"{photo.name}: {photo.problem}"
         try:
-            limits = Limits(max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels, keep_short=4 * self.size)
-            shown = self.decoders.photo(photo.path, photo.name, limits)
+            shown = DECODERS.photo(photo.path, photo.name, replace(LIMITS, keep_short=4 * self.size))
             mask, noted = self._mask(photo, shown)
             box, origin = self._box(photo, shown, mask)
         except PictureError as error:
@@ -106,7 +104,7 @@ class PhotoWriter:
         if photo.mask is None:
             return None, []
         try:
-            mask = self.decoders.mask(photo.mask, f"mask {photo.mask.name}", LIMITS)
+            mask = DECODERS.mask(photo.mask, f"mask {photo.mask.name}", LIMITS)
         except PictureError as error:
             raise PictureError(f"{photo.name}: its {error}") from error
         return stood_up(mask, shown, photo.name)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from tqdm import tqdm
 
-from ..imaging.decoders import Decoders
 from .account import Account, show
 from .layouts import LAYOUTS, detect, with_boxes
 from .photo_writer import PhotoWriter, Written
@@ -24,8 +23,6 @@ from .writing import report, whole_folder, write_index
 
 log = logging.getLogger(__name__)
 
-SECONDS, BUDGET = 60.0, 1_000_000_000
-"""What decoding one photo may take, and bytes of memory for all that are decoded at a time."""
 FALLEN = "(held out)"
 """Split of photos that their names alone hold out, until it is sure that others are left to train on."""
 
@@ -186,7 +183,6 @@ class Prepare:
     def _written(self, folder: Path, photos: list[Photo], layout: str) -> Iterator[Written | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        decoders = Decoders(min(8, workers), budget=BUDGET, seconds=SECONDS)
         writer = PhotoWriter(
             folder=folder,
             size=self.size,
@@ -195,17 +191,13 @@ class Prepare:
             find=self.find_boxes and layout in ("plain", "table", "clothing"),
             mask_share=self.mask_share,
             mask_rim=self.mask_rim,
-            decoders=decoders,
         )
-        try:
-            with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
-                for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
-                    numbers = range(start, min(start + 1000, len(photos)))
-                    for result in pool.map(lambda i: writer.write(i, photos[i]), numbers):
-                        bar.update()
-                        yield result
-        finally:
-            decoders.close()
+        with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
+            for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
+                numbers = range(start, min(start + 1000, len(photos)))
+                for result in pool.map(lambda i: writer.write(i, photos[i]), numbers):
+                    bar.update()
+                    yield result
 
 
 def _drawn_split(name: str, held_out: float) -> str:

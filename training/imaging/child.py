@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .masks import decode_mask, look
 from .read import Limits, PictureError, decode
 
 SPARE = 160_000_000
@@ -47,6 +46,9 @@ def _done(
         if source.read(1) != b"y":
             raise PictureError(f"{job['name']} takes too much memory to decode; please choose a smaller one.")
         _limit_memory(base + len(data) + 2 * need + SPARE if base else None)
+
+    if job["kind"] in ("look", "mask"):
+        from .masks import decode_mask, look  # only where it is needed: a process starts sooner
 
     if job["kind"] == "look":
         return {"mask": look(data, job["name"], limits, allowed)}, b""

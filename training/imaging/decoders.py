@@ -104,12 +104,12 @@ class Child:
 
 
 class Decoders:
-    """Some processes that decode, started when they are needed; together they keep to a budget of memory."""
+    """Some processes that decode, started when they are needed and kept; together they keep to a limit of memory."""
 
-    def __init__(self, n: int | None = None, *, budget: int = 400_000_000, seconds: float = 20.0) -> None:
-        """Take how many run at a time (None: one a core, at most 4), bytes for all together, and seconds a picture."""
-        self.n = n or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-        self.budget, self.seconds = budget, seconds
+    def __init__(self, n: int | None = None) -> None:
+        """Take how many run at a time; None: one a core, at most 8."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.n = n or min(8, cores)
         self._free, self._all = list[Child](), set[Child]()
         self._used, self._busy = 0, 0
         self._changed = threading.Condition()
@@ -164,12 +164,12 @@ class Decoders:
             raise PictureError(f"{name} is not a picture that can be read; it is empty.")
         with self._child() as child:
             try:
-                answer, pixels = self._exchange(child, job, data)
+                answer, pixels = self._exchange(child, job, data, limits)
             except _EndedError as error:
                 self._drop(child)
                 if error.args:
                     raise PictureError(
-                        f"{name} takes more than {self.seconds:g} s to decode; please choose another file."
+                        f"{name} takes more than {limits.seconds:g} s to decode; please choose another file."
                     ) from None
                 raise PictureError(f"{name} cannot be decoded: it ends the program that tries.") from None
             except BaseException:
@@ -179,26 +179,27 @@ class Decoders:
             raise PictureError(answer["error"])
         return answer, pixels
 
-    def _exchange(self, child: Child, job: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    def _exchange(self, child: Child, job: dict[str, Any], data: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
         """Send a job and return its answer; in between, allow it what it needs when there is room."""
-        child.ask(job, data, time.monotonic() + self.seconds)
-        answer, pixels = child.answer(time.monotonic() + self.seconds)
+        until = time.monotonic() + limits.seconds
+        child.ask(job, data, until)
+        answer, pixels = child.answer(until)
         if "need" not in answer:
             return answer, pixels
         need = int(answer["need"])
-        if need > self.budget:
-            child.send(b"n", time.monotonic() + self.seconds)
-            return child.answer(time.monotonic() + self.seconds)
-        with self._room(need):
-            until = time.monotonic() + self.seconds
+        if need > limits.memory:
+            child.send(b"n", until)
+            return child.answer(until)
+        with self._room(need, limits.memory):
+            until = time.monotonic() + limits.seconds
             child.send(b"y", until)
             return child.answer(until)
 
     @contextmanager
-    def _room(self, need: int) -> Iterator[None]:
-        """Wait until the budget has room for so many bytes."""
+    def _room(self, need: int, memory: int) -> Iterator[None]:
+        """Wait until so many bytes find room in `memory`."""
         with self._changed:
-            self._changed.wait_for(lambda: self._used + need <= self.budget)
+            self._changed.wait_for(lambda: self._used + need <= memory)
             self._used += need
         try:
             yield

@@ -59,6 +59,11 @@ class Limits:
     keep_short: int = 0
     """Pictures whose shorter side is twice this or more are made smaller, to no less than this; 0: they are not."""
 
+    seconds: float = 20.0
+    """Decoding that takes longer is given up."""
+    memory: int = 400_000_000
+    """Bytes that all pictures may take that are decoded at a time."""
+
     def said(self) -> str:
         """Return the limits for a sentence."""
         return f"the limit is {self.max_bytes // 1_000_000} MB and {self.max_pixels // 1_000_000} megapixels"
