@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from .read import Limits, PictureError, decode
 
+LITTLE = 40_000_000
+"""What takes no more memory than this is decoded without asking."""
 SPARE = 160_000_000
 """Memory that a job may take beside what its picture needs."""
 
@@ -42,8 +44,9 @@ def _done(
     data = data or _read(job, limits)
 
     def allowed(need: int) -> None:
-        _answer(sink, {"need": need})
-        if source.read(1) != b"y":
+        if need > min(LITTLE, limits.memory):
+            _answer(sink, {"need": need})
+        if need > min(LITTLE, limits.memory) and source.read(1) != b"y":
             raise PictureError(f"{job['name']} takes too much memory to decode; please choose a smaller one.")
         _limit_memory(base + len(data) + 2 * need + SPARE if base else None)
 
