@@ -136,7 +136,9 @@ def test_heic_without_its_reader_is_named():
 def test_colours_become_srgb():
     srgb, own = PIL.ImageCms.createProfile("sRGB"), PIL.ImageCms.createProfile("LAB")
     picture = PIL.Image.new("RGB", (16, 16), (200, 60, 40))
-    as_lab = PIL.ImageCms.profileToProfile(picture, srgb, own, renderingIntent=1, outputMode="LAB")
+    as_lab = PIL.ImageCms.profileToProfile(
+        picture, srgb, own, renderingIntent=PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="LAB"
+    )
     file = io.BytesIO()
     assert as_lab is not None
     as_lab.save(file, "TIFF")

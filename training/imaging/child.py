@@ -32,6 +32,8 @@ def main() -> None:
             _answer(sink, {"error": f"{job['name']} takes too much memory to decode; please choose a smaller one."})
         except PictureError as error:
             _answer(sink, {"error": str(error)})
+        except OSError as error:
+            _answer(sink, {"error": f"{job['name']} cannot be read ({error.strerror}); please check it."})
         data = b""
         _limit_memory(None)
 
@@ -50,15 +52,14 @@ def _done(
             raise PictureError(f"{job['name']} takes too much memory to decode; please choose a smaller one.")
         _limit_memory(base + len(data) + 2 * need + SPARE if base else None)
 
-    if job["kind"] in ("look", "mask"):
+    if job["kind"] == "photo":
+        done = decode(data, job["name"], limits, allowed)
+    else:
         from .masks import decode_mask, look  # only where it is needed: a process starts sooner
 
-    if job["kind"] == "look":
-        return {"mask": look(data, job["name"], limits, allowed)}, b""
-    if job["kind"] == "mask":
+        if job["kind"] == "look":
+            return {"mask": look(data, job["name"], limits, allowed)}, b""
         done = decode_mask(data, job["name"], limits, allowed)
-    else:
-        done = decode(data, job["name"], limits, allowed)
     picture = done.picture
     answer = {"mode": picture.mode, "kept": picture.size, "size": done.size, "orientation": done.orientation}
     return answer, picture.tobytes()
@@ -73,9 +74,10 @@ def _read(job: dict[str, Any], limits: Limits) -> bytes:
         raise PictureError(f"{name} does not exist; please check its name.") from error
     except OSError as error:
         raise PictureError(f"{name} cannot be read ({error.strerror}); please check it.") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise PictureError(f"{name} is no file; please choose a picture.")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise PictureError(f"{name} is no file; please choose a picture.")
         return file.read(limits.max_bytes + 1)
 
 
