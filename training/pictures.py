@@ -23,7 +23,8 @@ __all__ = ["PictureError", "opened", "upright_rgb"]
 
 OF_UPLOADS = Limits()
 """What a photo that somebody sends may cost."""
-MAX_BYTES = OF_UPLOADS.max_bytes
+MAX_BYTES = 10_000_000
+"""The page takes no larger files."""
 OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """What a photo on one's own disk may cost."""
 MOST_MIRRORED = 2048
