@@ -272,6 +272,9 @@ def test_looks_like_mask():
     picture, mask = disc()
     assert [looks_like_mask(p) for p in (picture, mask, mask.convert("RGB"))] == [False, True, True]
     assert not looks_like_mask(PIL.Image.new("RGB", (50, 50), (90, 0, 0)))
+    nearly = PIL.Image.new("RGB", (50, 50), (254, 0, 0))
+    nearly.paste((255, 0, 0), (0, 0, 25, 25))
+    assert not looks_like_mask(nearly)  # one colour, as lossy files keep it
 
 
 def test_words_of_masks():

@@ -166,10 +166,12 @@ def looks_like_mask(picture: PIL.Image.Image) -> bool:
             values = np.asarray(small).astype(np.float32)
             return len(np.unique(values)) in (2, 3)
         rgb = np.asarray(small.convert("RGB"))
-    flat = np.unique(rgb.reshape(-1, 3), axis=0, return_counts=True)[1]
-    if len(flat) < 2:
+    colours, counts = np.unique(rgb.reshape(-1, 3), axis=0, return_counts=True)
+    if len(colours) < 2:
         return False
-    if len(flat) <= 6 and np.sort(flat)[-2] > 0.005 * flat.sum():
+    first, second = colours[np.argsort(counts)[-2:]].astype(int)
+    apart = np.abs(first - second).max() >= 60 or colours.max() < 32  # or numbers of classes
+    if len(colours) <= 6 and np.sort(counts)[-2] > 0.005 * counts.sum() and apart:
         return True
     grey = rgb.max(-1).astype(int) - rgb.min(-1)
     return bool((grey > 24).mean() < 0.01) and _two_levels(rgb.max(-1))
