@@ -92,6 +92,19 @@ def test_boxes_in_every_form(source, columns, line, form):
         assert row["box_from"] == "listing"
 
 
+def test_yolo_label_files(source, caplog):
+    for i in range(2):
+        saved(disc(i)[0], source / "images" / "train" / f"{i}.jpg")
+    labels = source / "labels" / "train"
+    labels.mkdir(parents=True)
+    (labels / "0.txt").write_text("0 0.5 0.5 0.5 0.6\n3 0.1 0.1 0.1 0.1\n")
+    with caplog.at_level(logging.WARNING):
+        rows = prepared(source)
+    assert fractions(rows[0]) == pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)
+    assert [row["box_from"] for row in rows] == ["listing", "found"]
+    assert "1 photos have their box from YOLO label files" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -26,7 +26,7 @@ from .sources import (
     several,
     split_depth,
 )
-from .tables import Corners, Table, boxes_of, read_table, texts
+from .tables import Corners, Table, boxes_of, number, read_table, texts
 
 MASK_FRACTIONS = (0.05, 0.9)
 """Masks that cover less or more than this, by a listing of our clothing photos, were not found well."""
@@ -177,7 +177,39 @@ def whole(source: Path, reading: Reading) -> list[Photo]:
         parts = Path(name).parts
         split = SPLITS.get(parts[depth].lower(), "") if depth is not None and len(parts) > depth + 1 else ""
         photos.append(Photo(path=path, name=name, split=split, label=label_of(name, depth), mask=masks.get(name)))
-    return photos
+    return _with_yolo(photos, reading)
+
+
+def _with_yolo(photos: list[Photo], reading: Reading) -> list[Photo]:
+    """Return photos with the largest box of their YOLO label files (class, centre, size in fractions) if they have any.
+
+    Such a file lies beside its photo, or in `labels/` where the photo lies in `images/`.
+    """
+    boxes = {photo.name: box for photo in photos if (box := _yolo_box(photo.path)) is not None}
+    if not boxes:
+        return photos
+    reading.say(f"{len(boxes)} photos have their box from YOLO label files, the largest of each: {texts(boxes)}")
+    return [replace(p, box=boxes[p.name], fractions=True) if p.name in boxes else p for p in photos]
+
+
+def _yolo_box(path: Path) -> Corners | None:
+    """Return the largest box of a photo's label file as corners in fractions; None if it has no such file."""
+    labels = [path.with_suffix(".txt")]
+    for i in [i for i, part in enumerate(path.parts[:-1]) if part.lower() in PHOTO_FOLDERS][-1:]:
+        labels.append(Path(*path.parts[:i], "labels", *path.parts[i + 1 :]).with_suffix(".txt"))
+    for label in labels:
+        if not label.is_file() or label.stat().st_size > 100_000:
+            continue
+        rows = [
+            line.split() for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
+        values = [[number(text, commas=False) for text in row] for row in rows]
+        boxes = [(v[1], v[2], v[3], v[4]) for v in values if len(v) == 5]
+        known = [b for b in boxes if all(edge is not None and 0 <= edge <= 1 for edge in b)]
+        if known and len(known) == len(rows):
+            cx, cy, w, h = max(known, key=lambda b: (b[2] or 0) * (b[3] or 0))
+            return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2  # type: ignore[operator]
+    return None
 
 
 LAYOUTS: dict[str, Layout] = {
