@@ -12,7 +12,12 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
+        if device.type == "cuda":  # without touching one: under torchrun each process uses its own
+            there = torch.cuda.device_count()
+            if (device.index or 0) >= there:
+                raise RuntimeError(f"PyTorch finds {there or 'no'} CUDA device{'s' * (there != 1)} on this machine")
+        else:
+            torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used here ({reason}); give --device cpu") from error

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +67,47 @@ def _values(content: Any) -> Iterator[tuple[Any, int]]:
             waiting.extend((part, depth + 1) for item in value.items() for part in item)
         elif isinstance(value, list | tuple | set | frozenset):
             waiting.extend((part, depth + 1) for part in value)
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What wrappers of networks, DataParallel's first, put before each key."""
+
+
+def tables(content: Any) -> list[tuple[str, Mapping[Any, Any]]]:
+    """Return the tables in what a file holds, as (name of the entry, table): itself and those within it, outer first.
+
+    A prefix that all keys of a table have, such as `module.`, is left out.
+    """
+    found: list[tuple[str, Mapping[Any, Any]]] = []
+    waiting = [("", content, 0)]
+    while waiting:
+        name, value, depth = waiting.pop(0)
+        if isinstance(value, Mapping):
+            found.append((name, without_prefix(value)))
+            if depth < 3:
+                waiting.extend((str(key), part, depth + 1) for key, part in value.items())
+    return found
+
+
+def without_prefix(table: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return `table` without the prefix that wrappers have put before all of its keys."""
+    for prefix in PREFIXES:
+        if table and all(isinstance(key, str) and key.startswith(prefix) for key in table):
+            return without_prefix({key.removeprefix(prefix): value for key, value in table.items()})
+    return table
+
+
+def python_numbers(content: Any) -> Any:
+    """Return nested values with NumPy's numbers and arrays as Python's."""
+    if isinstance(content, np.generic | np.ndarray):
+        return content.tolist()
+    if isinstance(content, argparse.Namespace):
+        return argparse.Namespace(**{str(k): python_numbers(v) for k, v in vars(content).items()})
+    if isinstance(content, Mapping):
+        return {python_numbers(key): python_numbers(value) for key, value in content.items()}
+    if isinstance(content, list | tuple) and not isinstance(content, torch.Size):
+        return [python_numbers(value) for value in content]
+    return content
 
 
 def read_state(content: bytes) -> Any:
