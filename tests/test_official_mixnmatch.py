@@ -327,7 +327,7 @@ def test_reading_returns_a_generator_ready_for_use(tiny: list[Path]):
     assert isinstance(codes, Codes)
 
 
-def changed(files: list[Path], folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> list[Path]:
+def rewritten(files: list[Path], folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> list[Path]:
     folder.mkdir()
     for path in files:
         torch.save(change(torch.load(path, weights_only=True)), folder / path.name)
@@ -346,7 +346,7 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 @pytest.mark.parametrize("form", WRAPPED)
 def test_the_forms_that_programs_save_them_in(tiny: list[Path], tmp_path: Path, form: str):
-    theirs, ours = read(*tiny).state_dict(), read(*changed(tiny, tmp_path / "new", WRAPPED[form])).state_dict()
+    theirs, ours = read(*tiny).state_dict(), read(*rewritten(tiny, tmp_path / "new", WRAPPED[form])).state_dict()
     for name, tensor in theirs.items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(ours[name], tensor.half().float() if form == "half" else tensor)

@@ -80,6 +80,12 @@ def generator_file(
     return save(state, metadata | {"checksum": checksum(metadata)})
 
 
+def tensors_sha256(content: bytes) -> str:
+    """Return what `generator_file` noted as the hash of its tensors."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own
+    return header["__metadata__"]["sha256"]
+
+
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     """Return the generator that a file holds, in evaluation mode on `device`, weights in float32.
 
