@@ -64,8 +64,6 @@ class Publish:
         if self.out.is_dir():
             raise ValueError(f"{self.out} is a folder; give the name of a file, such as {self.out / 'car.safetensors'}")
         check_folder(self.out.parent)
-        if self.state:
-            check_folder(self.state, "--state")
         source = self.run_dir / self.generator
         generator, seen = load_generator(source), read_card(source)
         report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
@@ -94,6 +92,8 @@ class Publish:
         found = newest_state(self.run_dir) if self.state else None
         if self.state and found is None:
             raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
+        if self.state:
+            check_folder(self.state, "--state")
         # the card is inside too: a kill before the one beside it is written loses nothing
         content = generator_file(generator, card=card, dtype=DTYPES[self.dtype])
         if len(content) > MOST_BYTES:
