@@ -87,7 +87,8 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: it has no entries g_ema and args")
     if not isinstance(args, argparse.Namespace | Mapping):
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: its args are a {type(args).__name__}")
-    state = next((table for _, table in tables(state) if any(isinstance(v, Tensor) for v in table.values())), None)
+    within = [table for _, table in tables(state)]
+    state = next((t for t in within if any(isinstance(v, Tensor) for v in t.values())), within[0] if within else None)
     if state is None or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: its g_ema is not a table of tensors")
     args = dict(args) if isinstance(args, Mapping) else dict(vars(args))

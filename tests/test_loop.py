@@ -192,9 +192,9 @@ def test_half_of_the_rate_is_half_of_the_step():
     assert phase.optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_killed_runs_go_on_and_end_as_if_undisturbed(tmp_path):
-    found = Kills(kills=3, longest=2.0, seed=1, out=tmp_path).run()
-    assert found["kills"] == 3
+def test_killed_commands_run_again_and_end_as_if_undisturbed(tmp_path):
+    found = Kills(kills=6, longest=2.0, seed=1, commands=("train", "publish"), out=tmp_path).run()
+    assert found["kills"] == 6
     assert (found["lost"], found["wrong"]) == (0, 0)
 
 

@@ -49,6 +49,8 @@ TINY = replace(
 
 KILLED = -9
 """How a process ends that SIGKILL ends."""
+RUN = replace(TINY, loop=replace(TINY.loop, images=40))
+"""Training from its start to its end; longer runs are only killed more often."""
 COMMANDS = ("train", "prepare", "publish", "evaluate", "sweep")
 
 
@@ -71,9 +73,9 @@ def work(command: str, folder: Path, out: Path) -> None:
     torch.set_num_threads(1)
     data, run = folder / "set", folder / "trained"
     if command == "train":
-        train(TINY, data, out / "run", device="cpu")
+        train(RUN, data, out / "run", device="cpu")
     elif command == "sweep":
-        config = TypeAdapter(TrainConfig).dump_json(TINY).decode()
+        config = TypeAdapter(TrainConfig).dump_json(RUN).decode()
         watch = Watch(str(out / "run"), "giraffe-hd-cars-64", config, str(data), "cpu", "D/pose")
         try:
             while not watch.next()["done"]:
