@@ -19,8 +19,8 @@ HEAD_SECONDS = 10.0
 """From a connection, or from the first byte of its next request, until the request's head is whole."""
 WRITE_SECONDS = 30.0
 """Without reading, a visitor is cut off."""
-LINGER_SECONDS = 2.0
-"""How long the rest of a refused body is read, so that the refusal arrives."""
+LINGER_SECONDS, LINGER_BYTES = 2.0, 8_000_000
+"""How long and how far the rest of a refused body is read, so that the refusal arrives."""
 KEEP_ALIVE_SECONDS = 30
 MOST = 512
 """Connections at once, of all; fewer where the system allows fewer descriptors."""
@@ -29,8 +29,9 @@ MOST_EACH = 256
 STOP_SECONDS = 2
 """A server that is told to stop waits this long for requests."""
 HEAD, IDLE, BODY, BUSY = "head", "idle", "body", "busy"
-ORDER = {HEAD: 0, IDLE: 1, BODY: 2}
-"""What gives way first; requests that are being answered never do."""
+ORDER = {HEAD: 0, BODY: 1, IDLE: 2}
+"""What gives way first, the oldest of each: visitors send in no time what attackers hold back. Requests that are being
+answered do so last."""
 
 
 def network(address: str) -> str:
@@ -60,6 +61,7 @@ class Connection(H11Protocol):
     _head: asyncio.TimerHandle | None = None
     _write: asyncio.TimerHandle | None = None
     _lingers = False
+    _unread = 0
 
     @property
     def state(self) -> str:
@@ -88,6 +90,9 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on, unless what comes belongs to a request that was refused."""
         if self._lingers or self.transport.is_closing():
+            self._unread += len(data)
+            if self._unread > LINGER_BYTES:
+                self.transport.abort()
             return
         super().data_received(data)
 
@@ -132,8 +137,8 @@ class Connection(H11Protocol):
 def spare(connections: Iterable[Connection], most: int, most_each: int) -> Connection | None:
     """Return the connection that gives way, None while there are few enough.
 
-    It is one of the address with most connections (or with too many): half-sent requests go first, then idle ones, then
-    half-sent bodies, of each the oldest; where all are being answered, the newest.
+    It is one of the address with most connections (or with too many): half-sent heads go first, then half-sent bodies,
+    then idle ones, of each the oldest; where all are being answered, the newest.
     """
     alike = list(connections)
     (address, count), *_ = Counter(other.address for other in alike).most_common(1) or [("", 0)]
