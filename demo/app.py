@@ -235,6 +235,7 @@ def serve(
         root=root_path,
         title=TITLE,
         waiting=lambda: waiting(blocks),
+        known=lambda session: session in blocks._queue.pending_messages_per_session,
     )
     return app
 

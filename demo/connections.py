@@ -78,8 +78,11 @@ class Connection(H11Protocol):
         self.address = network(self.client[0]) if self.client else ""
         self.since = time.monotonic()
         self._wait_for_head()
-        alike = [other for other in self.connections if isinstance(other, Connection)]
-        if victim := spare(alike, most_connections(), MOST_EACH):
+        most = most_connections()
+        if len(self.connections) <= min(most, MOST_EACH):
+            return
+        here = [each for each in self.connections if isinstance(each, Connection) and not each.transport.is_closing()]
+        if victim := spare(here, most, MOST_EACH):
             victim.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

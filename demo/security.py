@@ -101,12 +101,14 @@ class Guard:
         root: str = "",
         title: str = "",
         waiting: Callable[[], list[tuple[str, int]]] = list,
+        known: Callable[[str], bool] = bool,
     ) -> None:
         """`hosts`: the names of this server, None for any; `root`: a path, or the whole address of the page.
 
-        `waiting` gives visitor and bytes of each event that Gradio has yet to finish.
+        `waiting` gives visitor and bytes of each event that Gradio has yet to finish, `known` whether it has
+        anything to tell to a session.
         """
-        self.app, self.files, self.audience, self.waiting = app, files, audience, waiting
+        self.app, self.files, self.audience, self.waiting, self.known = app, files, audience, waiting, known
         self.password, self.title = password, title
         self.root = root_of(root)
         self.public = urlsplit(root) if "://" in root else None
@@ -257,6 +259,8 @@ class Guard:
             key = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
         else:
             key = scope["path"].rpartition("/")[2]
+        if not self.known(key):
+            raise RefusedError(404, "There is nothing to tell.")
         stream, ending = self.audience.join(key, visitor), _Ending(send)
         try:
             await self.app(scope, _until(stream, receive), ending)
