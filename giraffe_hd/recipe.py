@@ -22,7 +22,8 @@ from training.augment import AdaptiveChance, augment
 from training.critic import Critic
 from training.draws import rand, sampled
 from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
-from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.nn.projected_discriminator import Projected
+from training.types import Batch, Image, Mask, Phase, Step, repeat, rows
 from training.volume import box_rays
 
 
@@ -46,6 +47,11 @@ class Recipe:
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
             self.networks["augment"] = self.adaptive
+        self.projected = (
+            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
+        )
+        if self.projected is not None:
+            self.networks["projected"] = self.projected.network
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
         self.rates: list[Rates] = []
@@ -54,6 +60,8 @@ class Recipe:
         self.codes: Codes
         self.fake: Layers
         self.alone: Image
+        self.cut_out: Image
+        """Real objects on flat colours."""
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""
@@ -65,7 +73,12 @@ class Recipe:
         groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
         self.rates = [rates_of(discriminator), rates_of(generator)]
+        projected: list[Phase] = []
+        if self.projected is not None:
+            projected, optimizer = self.projected.phases()
+            self.rates.append(rates_of(optimizer))
         return [
+            *projected,
             Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
             Phase(
                 name="R1", network=self.discriminator, optimizer=discriminator, losses=self.r1_losses, every=c.r1_every
@@ -81,12 +94,26 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
+        if self.projected is not None:
+            chance = float(self.adaptive.chance) if self.adaptive else 0.0
+            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
-        flat = rand(m, 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
-        mask = self.fake.mask[:m]
-        self.alone = mask * self.fake.foreground[:m] + (1 - mask) * flat  # no horizon to read the elevation from
+        mask = self.fake.mask[:m]  # no horizon to read the elevation from
+        self.alone = self.on_flat_colour(self.fake.foreground[:m], mask, step)
+        if self.config.cutouts > 0:
+            if batch.mask is None:
+                raise ValueError(
+                    "cutouts are compared, and the prepared set has no masks; prepare it with masks, or give --cutouts 0"
+                )
+            self.alone = self.seen(self.alone, step)
+            self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
+
+    def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
+        """Return objects on plain backgrounds of random colours."""
+        flat = rand(len(image), 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
+        return mask * image + (1 - mask) * flat
 
     def autocast(self) -> torch.autocast:
         """Return the context of bfloat16 arithmetic, if the config wants it."""
@@ -103,16 +130,15 @@ class Recipe:
         with self.autocast():
             return self.discriminator(image, condition)
 
-    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+    def pose_losses(self, read: Tensor, read_alone: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""
         c = self.config
         true = pose_targets(self.codes, c.generator.pose)
         late = step.ramp(*c.pose_ramp)
         weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
-        _, read_alone = self.judge(alone, step)
         return {
             "pose": c.pose_weight * pose_error(read, true, weights),
-            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], weights),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(read_alone)], weights),
         }
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -121,7 +147,12 @@ class Recipe:
         real, _ = self.judge(self.seen(batch.image, step), step)
         if self.adaptive is not None:
             self.gauges = self.adaptive.update(real)
-        return {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, self.alone.detach(), step)}
+        fake_alone, read_alone = self.judge(self.alone.detach(), step)
+        terms = {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, read_alone, step)}
+        if self.config.cutouts > 0:
+            real_alone, _ = self.judge(self.cut_out, step)
+            terms["cutouts"] = self.config.cutouts * discriminator_loss(real_alone, fake_alone)
+        return terms
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the gradient penalty on real pictures, in float32."""
@@ -136,11 +167,14 @@ class Recipe:
         c, layers = self.config, self.fake
         hit = box_rays(self.codes.placed, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
         logit, read = self.judge(self.seen(layers.image, step), step)
+        logit_alone, read_alone = self.judge(self.alone, step)
         return {
             "adversarial": generator_loss(logit),
-            **self.pose_losses(read, self.alone, step),
+            **self.pose_losses(read, read_alone, step),
+            **({"cutouts": c.cutouts * generator_loss(logit_alone)} if c.cutouts > 0 else {}),
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
+            **(self.projected.generator_losses() if self.projected is not None else {}),
         }
 
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
@@ -148,7 +182,11 @@ class Recipe:
         assert isinstance(generator, Generator)
         few = rows(self.shown, slice(0, 4))
         turn = repeat(few, 8)
-        turn = replace(turn, rotation=(torch.arange(8, device=self.device) * (torch.pi / 4)).repeat(4))
+        low, high = self.config.generator.pose.rotation
+        steps = torch.arange(8, device=self.device) / (
+            8 if high - low >= 360 else 7
+        )  # a whole turn ends where it began
+        turn = replace(turn, rotation=(low + (high - low) * steps).deg2rad().repeat(4))
         eight = rows(self.shown, slice(0, 8))
         one = repeat(rows(self.shown, 0), 8)
         layers = generator(eight)
