@@ -228,6 +228,8 @@ class Guard:
         }
 
     def _scheme(self, scope: Scope, headers: Headers) -> str:
+        if self.public:
+            return self.public.scheme
         forwarded = _first(headers.get("x-forwarded-proto"))
         return forwarded if forwarded in ("http", "https") else scope.get("scheme", "http")
 

@@ -462,20 +462,18 @@ def test_a_reader_who_does_not_read_is_cut_off(address, monkeypatch):
 def test_streams_end_where_one_visitor_opens_many(address, monkeypatch):
     monkeypatch.setattr(audience, "MOST_EACH", 2)
     call = calls(address)["models"]["id"]
-    with visitor(address) as one:
-        one.post("/gradio_api/queue/join", json={"data": [], "fn_index": call, "session_hash": "s"}).raise_for_status()
-        one.get("/gradio_api/queue/data?session_hash=s")
+    with visitor(address) as one, contextlib.ExitStack() as opened:
         cookie = f"{security.COOKIE}={one.cookies[security.COOKIE]}".encode()
         held = []
-        for _ in range(4):
-            connection = raw(address)
-            target = b"GET /gradio_api/queue/data?session_hash=s HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-            connection.sendall(target + b"Connection: close\r\nCookie: " + cookie + b"\r\n\r\n")
-            held.append(connection)
-            time.sleep(0.2)
-        assert ends(held[0], 3) and ends(held[1], 3)
-        for connection in held:
-            connection.close()
+        for session in ("s0", "s1", "s2", "s3"):
+            body = {"data": [], "fn_index": call, "session_hash": session}
+            one.post("/gradio_api/queue/join", json=body).raise_for_status()
+            one.get(f"/gradio_api/queue/data?session_hash={session}")
+            target = f"GET /gradio_api/queue/data?session_hash={session} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
+            held.append(opened.enter_context(raw(address)))
+            held[-1].sendall(target + b"Connection: close\r\nCookie: " + cookie + b"\r\n\r\n")
+            time.sleep(0.1)
+        assert ends(held[0], 5) and not ends(held[3], 0.3)
 
 
 def test_a_visitor_has_few_events_under_way(address, monkeypatch):
@@ -504,47 +502,53 @@ def test_a_film_that_nobody_fetches_is_not_drawn(monkeypatch):
 
 
 def test_who_guesses_a_password_waits():
-    with served(toy_shelf(), password="right") as address:
-        knows = httpx.Client(base_url=address, auth=("any", "right"))
+    with (
+        served(toy_shelf(), password="right") as address,
+        httpx.Client(base_url=address, auth=("any", "right"), timeout=60) as knows,
+    ):
         assert knows.get("/").status_code == 200
         for _ in range(10):
             assert httpx.get(address, auth=("any", "wrong")).status_code == 401
         answer = httpx.get(address, auth=("any", "right"))
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 5
         assert knows.get("/live/models").status_code == 200  # who was in before does not wait
-        knows.close()
 
 
 # Below a path
 
 
-@pytest.mark.parametrize(
-    ("root_path", "headers", "root"),
-    [
-        ("", {}, "http://127.0.0.1:{port}"),
-        ("", {"X-Forwarded-Prefix": "/knobs", "X-Forwarded-Host": "a.example"}, "http://a.example/knobs"),
-        ("", {"X-Forwarded-Prefix": "//evil.example/x"}, "http://127.0.0.1:{port}"),
-        ("/knobs", {}, "http://127.0.0.1:{port}/knobs"),
-        ("/knobs/", {"X-Forwarded-Host": "a.example", "X-Forwarded-Proto": "https"}, "https://a.example/knobs"),
-        ("https://a.example/knobs", {}, "https://a.example/knobs"),
+SEEN_AT = {
+    "": [
+        ({}, "http://127.0.0.1:{port}"),
+        ({"X-Forwarded-Prefix": "/knobs", "X-Forwarded-Host": "a.example"}, "http://a.example/knobs"),
+        ({"X-Forwarded-Prefix": "//evil.example/x"}, "http://127.0.0.1:{port}"),
     ],
-)
-def test_gradio_is_told_where_the_page_is_seen(root_path, headers, root):
-    with served(toy_shelf(), root_path=root_path) as address:
-        root = root.format(port=urlsplit(address).port)
-        prefix = urlsplit(root).path
-        for path in ("/config", f"{prefix}/config"):  # whether or not the proxy takes the prefix off
-            assert httpx.get(address + path, headers=headers).json()["root"] == root
-        own = {"Origin": f"{root.removesuffix(prefix)}", **headers}
-        assert httpx.post(f"{address}/live/picture", json={"checkpoint": "blocks"}, headers=own).status_code == 200
-        cookie = httpx.get(f"{address}{prefix}/", headers=headers).headers["set-cookie"]
-        assert f"Path={prefix}/;" in cookie and ("Secure" in cookie) == root.startswith("https")
-        call = f"{address}{prefix}/gradio_api/call/grid"
-        data = ['{"checkpoint": "patches"}', "texture", "Nothing", 2, "As it is"]
-        started = httpx.post(call, json={"data": data}, headers=headers).json()
-        said = httpx.get(f"{call}/{started['event_id']}", headers=headers).text
-        made = json.loads(said.rpartition("data: ")[2])[1]["value"]
-        assert made["url"] == f"{root}/gradio_api/file={made['path']}"
+    "/knobs/": [
+        ({}, "http://127.0.0.1:{port}/knobs"),
+        ({"X-Forwarded-Host": "a.example", "X-Forwarded-Proto": "https"}, "https://a.example/knobs"),
+    ],
+    "https://a.example/knobs": [({}, "https://a.example/knobs")],
+}
+
+
+@pytest.mark.parametrize("root_path", SEEN_AT)
+def test_gradio_is_told_where_the_page_is_seen(root_path):
+    with served(toy_shelf(), root_path=root_path) as address, httpx.Client(base_url=address, timeout=60) as web:
+        for headers, root in SEEN_AT[root_path]:
+            root = root.format(port=urlsplit(address).port)
+            prefix = urlsplit(root).path
+            for path in ("/config", f"{prefix}/config"):  # whether or not the proxy takes the prefix off
+                assert web.get(path, headers=headers).json()["root"] == root
+            own = {"Origin": root.removesuffix(prefix), **headers}
+            assert web.post("/live/picture", json={"checkpoint": "blocks"}, headers=own).status_code == 200
+            call = f"{prefix}/gradio_api/call/grid"
+            data = ['{"checkpoint": "patches"}', "texture", "Nothing", 2, "As it is"]
+            started = web.post(call, json={"data": data}, headers=headers).json()
+            said = web.get(f"{call}/{started['event_id']}", headers=headers).text
+            made = json.loads(said.rpartition("data: ")[2])[1]["value"]
+            assert made["url"] == f"{root}/gradio_api/file={made['path']}"
+            cookie = httpx.get(f"{address}{prefix}/", headers=headers, timeout=60).headers["set-cookie"]
+            assert f"Path={prefix}/;" in cookie and ("Secure" in cookie) == root.startswith("https")
 
 
 @pytest.mark.parametrize("root_path", ["knobs", "/a b", "/a?b", "ftp://a/b"])
