@@ -40,6 +40,8 @@ THEME = themes.Default(  # the bundled semi-bold faces lack most letters: regula
 )
 MOST_SESSIONS = 256
 """Of visitors' choices that Gradio remembers; one takes some kilobytes."""
+MOST_UNFETCHED = 4000
+"""Sessions whose events have not been fetched, more than Gradio keeps answers of."""
 WIDTHS = ["As it is", "256 pixels", "512 pixels"]
 
 
@@ -243,6 +245,12 @@ def serve(
 def waiting(blocks: gr.Blocks) -> list[tuple[str, int]]:
     """Return the visitor and the bytes of each event that Gradio has yet to finish."""
     queue = blocks._queue
+    if (
+        len(queue.pending_event_ids_session) > MOST_UNFETCHED
+    ):  # Gradio forgets the answers of these, but not their names
+        kept = queue.pending_messages_per_session
+        for session in [session for session in queue.pending_event_ids_session if session not in kept]:
+            del queue.pending_event_ids_session[session]
     events = [event for each in queue.event_queue_per_concurrency_id.values() for event in each.queue]
     events += [event for job in queue.active_jobs for event in job or ()]
     states = [event.request.state for event in events]

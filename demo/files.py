@@ -25,6 +25,8 @@ TOTAL_BYTES = 400_000_000
 """Of all files kept at once; the oldest give way."""
 BYTES_EACH = 80_000_000
 """Of one visitor's files."""
+SMALLEST = 65_536
+"""Bytes that a file counts for at least, so that there are not too many either."""
 SECONDS_UPLOADED = 3600
 SECONDS_MADE = 86_400
 LOCKLESS_AGE = 86_400
@@ -81,7 +83,7 @@ class Files:
         """Let a visitor have a file made at `place`; where too much is kept, the oldest files give way."""
         now = time.monotonic()
         with self._lock:
-            self._held[str(path)] = Held(path, owner, path.stat().st_size, now + seconds)
+            self._held[str(path)] = Held(path, owner, max(SMALLEST, path.stat().st_size), now + seconds)
             gone = [held for held in self._held.values() if held.until < now]
             own = [held for held in self._held.values() if held.owner.id == owner.id and held not in gone]
             gone += _oldest_over(own, BYTES_EACH)

@@ -31,6 +31,7 @@ def test_a_client_s_file_is_the_first_session_s(tmp_path: Path):
 
 
 def test_the_oldest_files_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "SMALLEST", 1)
     monkeypatch.setattr(files, "BYTES_EACH", 25)
     monkeypatch.setattr(files, "TOTAL_BYTES", 35)
     held = Files(tmp_path)
