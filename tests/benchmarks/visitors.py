@@ -12,10 +12,12 @@ import random
 import signal
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ import PIL.Image
 import tyro
 
 from demo.__main__ import free_port
-from tests.odd_files import png_of_zeros
+from tests.odd_files import chunk, png_of_zeros
 
 KINDS = 40
 """Recipes that visitors choose from; each one's picture is known before the attack."""
@@ -39,7 +41,7 @@ class Visitors:
     visitors: int = 20
     pause: float = 1.0
     """Seconds between two pictures of a visitor, on average."""
-    checkpoint: list[Path] = field(default_factory=list)
+    checkpoint: tyro.conf.UseAppendAction[list[Path]] = field(default_factory=list)
     """Generator files; without any, the bundled ones."""
     attack: bool = True
 
@@ -87,11 +89,18 @@ def many_scans(count: int = 20_000) -> bytes:
     return data[:last] + data[last:-2] * min(count, 700_000 // len(data[last:-2])) + b"\xff\xd9"
 
 
+def thin_strip(height: int = 15_900_000) -> bytes:
+    """Return a PNG of 1 pixel by `height`."""
+    head = struct.pack(">IIBBBBB", 1, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(2 * height), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
 def attacks(address: str) -> dict[str, Callable[[], None]]:
     """Return every attack by name; each takes some seconds at most."""
     host, port = address.removeprefix("http://").split(":")
     web = httpx.Client(base_url=address, timeout=8)
-    jpeg, strip = many_scans(), png_of_zeros(1, 15_900_000)
+    jpeg, strip, large = many_scans(), thin_strip(), png_of_zeros(12_200, 12_200)
 
     def opened(start: bytes, count: int, seconds: float) -> None:
         held = []
@@ -127,13 +136,13 @@ def attacks(address: str) -> dict[str, Callable[[], None]]:
         "uploads": lambda: posts(10, "/gradio_api/upload", files={"files": ("x.mp4", bytes(9_900_000))}),
         "many scans": lambda: posts(2, query, content=jpeg),
         "thin strip": lambda: posts(2, query, content=strip),
-        "large PNG": lambda: posts(2, query, content=png_of_zeros(12_200, 12_200)),
+        "large PNG": lambda: posts(2, query, content=large),
     }
 
 
-def attack(address: str, until: float, seen: Seen) -> None:
+def attack(ways: dict[str, Callable[[], None]], until: float, seen: Seen) -> None:
     """Attack in turn until the time is over."""
-    for name, run in itertools.cycle(attacks(address).items()):
+    for name, run in itertools.cycle(ways.items()):
         if time.monotonic() > until:
             return
         with contextlib.suppress(httpx.HTTPError, OSError):
@@ -167,12 +176,13 @@ def main(args: Visitors) -> None:
                     for text in map(json.dumps, recipes(models))
                 }
             memory = [megabytes(server.pid)]
+            ways = attacks(address)
             until = time.monotonic() + args.seconds
             people = [
                 threading.Thread(target=visit, args=(address, known, until, args.pause, seen))
                 for _ in range(args.visitors)
             ]
-            people += [threading.Thread(target=attack, args=(address, until, seen))] if args.attack else []
+            people += [threading.Thread(target=attack, args=(ways, until, seen))] if args.attack else []
             for each in people:
                 each.start()
             while any(each.is_alive() for each in people):
