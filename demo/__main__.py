@@ -71,7 +71,7 @@ def open_page(host: str, port: int, address: str, patience: float = 30.0) -> Non
             return
 
 
-def end_in_time(seconds: float = 4.0) -> None:
+def end_in_time(seconds: float = 3.0) -> None:
     """Make SIGTERM end the process after `seconds` at the latest, whatever it does; its folder is removed then too.
 
     The signal's own handler runs between two steps of the main thread, which may wait for a job that takes minutes.
