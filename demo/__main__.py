@@ -81,12 +81,12 @@ def end_in_time(seconds: float = 3.0) -> None:
     signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
 
     def wait() -> None:
-        with tells:  # which must not be closed meanwhile
+        with tells:  # which must stay open until the end
             while signal.SIGTERM not in told.recv(64):
                 pass
-        time.sleep(seconds)
-        shutil.rmtree(server_folder(), ignore_errors=True)
-        os._exit(0)
+            time.sleep(seconds)
+            shutil.rmtree(server_folder(), ignore_errors=True)
+            os._exit(0)
 
     Thread(target=wait, daemon=True, name="end in time").start()
 
