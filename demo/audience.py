@@ -6,6 +6,8 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from starlette.types import Message, Receive, Send
+
 from .files import Visitor
 
 MOST_EACH = 8
@@ -72,3 +74,35 @@ class Audience:
     def _end(self, stream: Stream) -> None:
         self._streams.pop(id(stream), None)
         stream.ended.set()
+
+
+def until_ended(stream: Stream, receive: Receive) -> Receive:
+    """Return a `receive` that also says that the visitor left once the stream is ended."""
+
+    async def until() -> Message:
+        waits = [asyncio.ensure_future(receive()), asyncio.ensure_future(stream.ended.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return waits[0].result() if waits[0].done() else {"type": "http.disconnect"}
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    return until
+
+
+class Ending:
+    """A `send` that can end a response whose application has been stopped."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._open = False
+
+    async def __call__(self, message: Message) -> None:
+        self._open = message["type"] == "http.response.start" or message.get("more_body", False)
+        await self._send(message)
+
+    async def end(self) -> None:
+        """End the response if it has begun and not ended."""
+        if self._open:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -4,7 +4,6 @@ It refuses other web sites' requests, routes that the page does not use, bodies 
 passwords, and files of others; it says to Gradio at which address the page is seen.
 """
 
-import asyncio
 import re
 import secrets
 from base64 import b64decode
@@ -17,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .audience import Audience, Stream
+from .audience import Audience, Ending, until_ended
 from .connections import network
 from .files import Files, Visitor
 from .intake import Intake, RefusedError
@@ -263,9 +262,9 @@ class Guard:
             key = scope["path"].rpartition("/")[2]
         if not self.known(key):
             raise RefusedError(404, "There is nothing to tell.")
-        stream, ending = self.audience.join(key, visitor), _Ending(send)
+        stream, ending = self.audience.join(key, visitor), Ending(send)
         try:
-            await self.app(scope, _until(stream, receive), ending)
+            await self.app(scope, until_ended(stream, receive), ending)
         finally:
             self.audience.leave(stream)
         if stream.ended.is_set():
@@ -376,35 +375,3 @@ def _replay(data: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replay
-
-
-def _until(stream: Stream, receive: Receive) -> Receive:
-    """Return a `receive` that also says that the visitor left once the stream is ended."""
-
-    async def until() -> Message:
-        waits = [asyncio.ensure_future(receive()), asyncio.ensure_future(stream.ended.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return waits[0].result() if waits[0].done() else {"type": "http.disconnect"}
-        finally:
-            for wait in waits:
-                wait.cancel()
-
-    return until
-
-
-class _Ending:
-    """A `send` that can end a response whose application has been stopped."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._open = False
-
-    async def __call__(self, message: Message) -> None:
-        self._open = message["type"] == "http.response.start" or message.get("more_body", False)
-        await self._send(message)
-
-    async def end(self) -> None:
-        """End the response if it has begun and not ended."""
-        if self._open:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
