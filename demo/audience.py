@@ -99,6 +99,7 @@ class Ending:
         self._open = False
 
     async def __call__(self, message: Message) -> None:
+        """Send on, and remember whether the response is open."""
         self._open = message["type"] == "http.response.start" or message.get("more_body", False)
         await self._send(message)
 
