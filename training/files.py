@@ -4,12 +4,16 @@ import contextlib
 import errno
 import fcntl
 import glob
+import logging
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF)
 """How filesystems answer that do not sync folders."""
@@ -103,7 +107,12 @@ def opened_plain(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
     Raises: OSError, also for what is no ordinary file.
     """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise OSError(error.errno, "it is a link, which is not followed", str(path)) from error
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
@@ -123,3 +132,71 @@ def read_plain_file(path: Path, most: int | None = None) -> bytes:
             raise OSError(errno.EFBIG, f"it has {size} bytes and at most {most} are read", str(path))
         with os.fdopen(os.dup(descriptor), "rb") as file:
             return file.read()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append `line` to a text file; what a kill left of a line before it is ended first.
+
+    Raises: OSError, also where `path` is a link, a pipe or a device.
+    """
+    with opened_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT) as descriptor:
+        size = os.fstat(descriptor).st_size
+        cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        content = ("\n" if cut else "") + line + "\n"
+        with os.fdopen(os.dup(descriptor), "ab") as file:
+            file.write(content.encode())
+
+
+def check_folder(folder: Path, option: str = "--out") -> None:
+    """Make `folder`, of which `option` was given, and see that files can be written there, before any work.
+
+    Raises: ValueError, in one sentence, if it is none or cannot be written to.
+    """
+    try:
+        make_folder(folder)
+        probe = folder / f".{secrets.token_hex(8)}.part"
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        probe.unlink()
+    except OSError as error:
+        where = f"{folder}, a link to {folder.readlink()}," if folder.is_symlink() else str(folder)
+        raise ValueError(
+            f"{option} {where} cannot be written to ({error.strerror}); give a folder that can, or a new one"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str, what: str) -> Iterator[None]:
+    """Keep `folder` to this process inside the block: `what` says who else may have it. A dead one leaves no lock.
+
+    Raises: ValueError if another process has it. Where the filesystem knows no locks, a warning takes their place.
+    """
+    path = folder / name
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be locked ({error.strerror}); remove it, or give another folder"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise ValueError(
+                f"{folder} is in use by another {what} ({holder}); wait for it to end, or give another --out"
+            ) from None
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start no second %s on it", folder, error.strerror, what)
+            break
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            break
+        os.close(descriptor)  # its last holder removed it in this moment
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
