@@ -160,10 +160,9 @@ def tensors_of(layers: Any) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def narrow() -> Iterator[None]:
     """Let the published GIRAFFEs be narrow inside the block: some of their widths are not part of a config."""
-    module = "giraffe_hd.paper.recipe"
     with (
-        mock.patch(f"{module}.Discriminator", partial(Discriminator, widest=32)),
-        mock.patch(f"{module}.DCDiscriminator", partial(DCDiscriminator, n_feat=32)),
+        mock.patch("giraffe_hd.paper.recipe.Discriminator", partial(Discriminator, widest=32)),
+        mock.patch("giraffe_hd.giraffe2021.recipe.DCDiscriminator", partial(DCDiscriminator, n_feat=32)),
         mock.patch.object(GeneratorConfig, "channels", lambda self, resolution: 32),
     ):
         yield
