@@ -43,7 +43,7 @@ from mixnmatch.paper.official import read as read_mixnmatch
 from tests.conformance.cases import fill, load_case
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
-from training.loop import Run
+from training.loop.run import Run
 from training.registry import preset
 from training.registry import presets as preset_names
 from training.warm_start import learnt
