@@ -69,11 +69,12 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.losses = config, device, config.losses
         self.generator = Generator(config.generator)
+        self.patch_discriminator = PatchDiscriminator()
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
                 "discriminator": Critic(config.discriminator_channels),
-                "patch_discriminator": PatchDiscriminator(),
+                "patch_discriminator": self.patch_discriminator,
             }
         )
         self.networks.to(device)
@@ -214,7 +215,7 @@ class Recipe:
 
     def patch_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Patches of the photo that the others are from, against those of the mix that took its texture."""
-        net, now, given = self.networks["patch_discriminator"], self.shared, self.given(batch)
+        net, now, given = self.patch_discriminator, self.shared, self.given(batch)
         with self.precision():
             reference = net.vectors(self.cut(*given, step))
             real = net(self.cut(*given, step), reference)
@@ -223,7 +224,7 @@ class Recipe:
 
     def patch_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the patch discriminator on real patches."""
-        net, given = self.networks["patch_discriminator"], self.given(batch)
+        net, given = self.patch_discriminator, self.given(batch)
         reference = net.vectors(self.cut(*given, step)).detach()
         cut = self.cut(*given, step).detach().requires_grad_()
         return {"penalty": self.losses.r1_patches * gradient_penalty(net(cut, reference).mean(1), [cut])}
@@ -239,7 +240,7 @@ class Recipe:
         """Return all that the generator and the encoders learn from."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
-        net, half = self.networks["patch_discriminator"], len(batch.image) // 2
+        net, half = self.patch_discriminator, len(batch.image) // 2
         with self.precision():
             reference = net.vectors(self.cut(*self.given(batch), step)).detach()
             by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
