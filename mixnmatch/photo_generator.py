@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import Codes
-from mixnmatch.encoders import FACTORS
-from training.types import Generator, Image, Knob, knob_seeds, stack
+from mixnmatch.codes import FACTORS, Codes
+from training.batched import stack
+from training.types import Generator, Image, Knob, knob_seeds
 
 
 class PhotoGenerator(Generator):

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.draws import rand
-from training.layers import ActivatedConv2d, EqualLinear
+from training.nn.layers import ActivatedConv2d, EqualLinear
+from training.runtime.sharded_random import rand
 from training.types import Image, Mask
 
 PATCH = 16

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, filled
-from training.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48

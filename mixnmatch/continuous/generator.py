@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import Codes, Layers
+from mixnmatch.codes import FACTORS, Codes, Layers
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
-from mixnmatch.encoders import FACTORS
-from mixnmatch.generator import over
+from mixnmatch.fast.generator import over
 from mixnmatch.photo_generator import PhotoGenerator
 from training.types import Image
 
