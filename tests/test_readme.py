@@ -77,9 +77,8 @@ def test_commands_of_a_model_run_as_written(package, tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     if package == "mixnmatch":
-        ran(
-            "giraffe_hd turntable --checkpoint checkpoints/giraffe-hd-cars-64.safetensors --n 1 --frames 4 --out turn.mp4"
-        )
+        model = "checkpoints/giraffe-hd-cars-64.safetensors"
+        ran(f"giraffe_hd turntable --checkpoint {model} --n 1 --frames 4 --out turn.mp4")
     lines = [line for line in commands(ROOT / package / "README.md") if "--checkpoint checkpoints/" in line]
     assert len(lines) >= 4
     for line in lines:
@@ -152,14 +151,13 @@ def test_table_names_presets(line):
 
 
 def test_the_tree_is_the_one_on_disk():
+    """A folder a line, or several side by side; those indented further lie in the last one that is not."""
     (tree,) = re.findall(r"^## The tree\n\n((?:    .+\n)+)", README, re.MULTILINE)
-    top = Path()
-    lines = tree.splitlines()
+    lines = [line[4:] for line in tree.splitlines()]
     assert len(lines) <= 22
+    top = ROOT
     for line in lines:
-        for name in re.findall(
-            r"[\w.]+/", line[4:].split("  ")[0] if not line.startswith("      ") else line[6:].split("  ")[0]
-        ):
-            folder = Path(name) if not line.startswith("      ") else top / name
-            assert (ROOT / folder).is_dir(), folder
-            top = folder if not line.startswith("      ") else top
+        inner = line.startswith(" ")
+        folders = [(top if inner else ROOT) / name for name in line.strip().split("  ")[0].split()]
+        assert all(folder.is_dir() for folder in folders), line
+        top = top if inner else folders[0]
