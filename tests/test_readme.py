@@ -1,12 +1,14 @@
 """What the README and the longer pages say is so: commands, options, presets, figures, files, the tree, the example."""
 
 import contextlib
+import functools
 import io
 import json
 import re
 import runpy
 import shlex
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ def commands(page: Path) -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for line in COMMAND.findall(text)]
 
 
+TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}
 COMMANDS = sorted({line for page in PAGES for line in commands(page)})
 
 
@@ -39,6 +42,7 @@ def ran(line: str) -> str:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [module, *arguments])
+        patch.setenv("COLUMNS", "200")  # no help text is wrapped within an option's name
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
         except SystemExit as end:
@@ -54,20 +58,33 @@ def test_readme_shows_commands():
     assert len(commands(PAGES[0])) >= 8
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_command_knows_its_options(line, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")  # no help text is wrapped within an option's name
+def verbs(line: str) -> tuple[str, ...]:
+    """Return module and verb, and for `train` the preset: the words before the first path or option."""
     module, *arguments = shlex.split(line)
-    verbs: list[str] = []
-    for argument in arguments:  # verb, and for `train` a preset: words before the first path or option
-        if argument.startswith("-") or "/" in argument or "." in argument:
-            break
-        verbs.append(argument)
-    if module == "training" and verbs[:1] == ["train"]:
-        assert verbs[1] in PRESETS
-    printed = ran(shlex.join([module, *verbs, "--help"]))
-    for option in (a.partition("=")[0] for a in arguments if a.startswith("--")):
-        assert re.search(rf"{re.escape(option)}\b", printed), f"{option} is not an option of {line}"
+    return module, *takewhile(lambda word: not re.search(r"^-|[/.]", word), arguments)
+
+
+@functools.cache
+def options(words: tuple[str, ...]) -> frozenset[str]:
+    """Return the options that a command's help names."""
+    printed = ran(shlex.join([*words, "--help"]))
+    return frozenset(re.findall(r"--[a-z][\w.-]*", printed))
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_knows_its_options(line):
+    words = verbs(line)
+    if words[:2] == ("training", "train"):
+        assert words[2] in PRESETS
+    given = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
+    assert given <= options(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_that_the_text_names_exist(page):
+    known = {option for line in COMMANDS for option in options(verbs(line))} | {"--help"} | TORCHRUN
+    named = re.findall(r"`[^`\n]*?(--[a-z][\w.-]*)", page.read_text(encoding="utf-8"))
+    assert set(named) <= known
 
 
 @pytest.mark.parametrize("package", ["giraffe_hd", "mixnmatch"])
