@@ -42,6 +42,9 @@ def ran(line: str) -> str:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(sys, "argv", [module, *arguments])
+        for name in (module, f"{module}.__main__"):  # runpy warns where it is imported already
+            if name not in ("training", "mixnmatch", "giraffe_hd", "demo"):
+                patch.delitem(sys.modules, name, raising=False)
         patch.setenv("COLUMNS", "200")  # no help text is wrapped within an option's name
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=False)
