@@ -108,7 +108,9 @@ def _bands(size: int, side: int, device: torch.device) -> list[tuple[int, int, T
 def load_features(
     *, features: Path | None = None, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Features:
-    """Return the network to compare with: `features` (any TorchScript file, or `TORCHVISION`), else FID's Inception.
+    """Return the network to compare with, by default FID's Inception.
+
+    `features` is any TorchScript file, a MobileNetV2 as a .tflite file, or `TORCHVISION`.
 
     Inception is looked for at `weights`, in this toolkit's cache and where clean-fid keeps its own; then downloaded.
 
@@ -117,6 +119,8 @@ def load_features(
     """
     if features == TORCHVISION:
         return _torchvision(torch.device(device))
+    if features is not None and features.suffix == ".tflite":
+        return _mobilenet(load_backbone(features), features.stem, torch.device(device))
     path = features or weights or find_inception()
     network = _load(path, torch.device(device))
     digest = sha256(path)
@@ -146,15 +150,19 @@ class PooledFeatures(nn.Module):
 def _torchvision(device: torch.device) -> Features:
     """Return torchvision's MobileNetV2 as a feature network."""
     try:
-        network = PooledFeatures(load_backbone()).to(device).eval()
+        backbone = load_backbone()
     except ValueError as problem:
         raise WeightsMissingError(f"{str(problem).partition(';')[0]}. {TORCHVISION_REMEDY}") from None
+    return _mobilenet(backbone, "mobilenet_v2_torchvision", device)
+
+
+def _mobilenet(backbone: MobileNetV2, name: str, device: torch.device) -> Features:
+    """Return a MobileNetV2 as a feature network; its digest is that of its weights."""
     digest = hashlib.sha256()
-    for tensor in network.state_dict().values():
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return Features(
-        network=network, device=device, inception=False, digest=digest.hexdigest(), stem="mobilenet_v2_torchvision"
-    )
+    for tensor in backbone.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    network = PooledFeatures(backbone).to(device).eval()
+    return Features(network=network, device=device, inception=False, digest=digest.hexdigest(), stem=name)
 
 
 def find_inception() -> Path:
