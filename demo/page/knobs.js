@@ -265,7 +265,7 @@ export class KnobStudio extends Studio {
       from = pull;
       canvas.classList.add("pulling");
       try {
-        const found = await (await send(`/live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();
+        const found = await (await send(`live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();
         if (from === pull) axes = found;
       } catch (error) {
         this.say(error.message);

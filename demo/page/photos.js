@@ -2,7 +2,7 @@
 
 import { openCamera } from "./camera.js";
 import { CropTool } from "./crop.js";
-import { anySeed, button, contents, filePicker, firstFile, fresh, make, send } from "./dom.js";
+import { address, anySeed, button, contents, filePicker, firstFile, fresh, make, send } from "./dom.js";
 import { icon } from "./icons.js";
 import { Studio } from "./studio.js";
 
@@ -55,7 +55,7 @@ export class PhotoStudio extends Studio {
     else if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
     if (source.example) query.set("example", source.example);
     const file = source.file && (await contents(source.file));
-    const answer = await (await send(`/live/photo?${query}`, file ?? new Blob())).json();
+    const answer = await (await send(`live/photo?${query}`, file ?? new Blob())).json();
     this.known.set(answer.picture, { ...source, file, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
     return { picture: answer.picture, codes: answer.codes };
   }
@@ -140,7 +140,7 @@ export class PhotoStudio extends Studio {
   }
 
   example({ name, caption }) {
-    const route = `/live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`;
+    const route = `live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`;
     const properties = {
       type: "button",
       class: "example",
@@ -151,7 +151,7 @@ export class PhotoStudio extends Studio {
       onclick: () => this.fill({ example: name, caption }),
       ondragstart: (event) => event.dataTransfer.setData("text/example", name),
     };
-    return make("button", properties, make("img", { src: route, alt: "", draggable: "false" }));
+    return make("button", properties, make("img", { src: address(route), alt: "", draggable: "false" }));
   }
 
   /** Return the buttons by which a photo comes into the selected slot. */
