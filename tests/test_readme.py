@@ -90,6 +90,7 @@ def test_options_that_the_text_names_exist(page):
     assert set(named) <= known
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio leaves ffmpeg's pipes open
 @pytest.mark.parametrize("package", ["giraffe_hd", "mixnmatch"])
 def test_commands_of_a_model_run_as_written(package, tmp_path, monkeypatch):
     """Those on bundled models, in the page's order: later ones may read what earlier ones wrote."""
