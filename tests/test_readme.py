@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from training.registry import PRESETS
+from training.registry import presets
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / "checkpoints" / "NOTEBOOK.md"]
@@ -32,6 +32,7 @@ def commands(page: Path) -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for line in COMMAND.findall(text)]
 
 
+PRESETS = presets()
 TORCHRUN = {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"}
 COMMANDS = sorted({line for page in PAGES for line in commands(page)})
 
@@ -172,13 +173,13 @@ def test_table_names_presets(line):
 
 
 def test_the_tree_is_the_one_on_disk():
-    """A folder a line, or several side by side; those indented further lie in the last one that is not."""
+    """A file or folder a line, or several side by side; those indented further lie in the last that is not."""
     (tree,) = re.findall(r"^## The tree\n\n((?:    .+\n)+)", README, re.MULTILINE)
     lines = [line[4:] for line in tree.splitlines()]
     assert len(lines) <= 22
     top = ROOT
     for line in lines:
         inner = line.startswith(" ")
-        folders = [(top if inner else ROOT) / name for name in line.strip().split("  ")[0].split()]
-        assert all(folder.is_dir() for folder in folders), line
-        top = top if inner else folders[0]
+        named = [(top if inner else ROOT) / name for name in line.strip().split("  ")[0].split()]
+        assert all(path.exists() for path in named), line
+        top = top if inner else named[0]
