@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from training.memory import Memory
@@ -80,6 +80,19 @@ def knob_seeds(name: str, value: Any, n: int) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Instances:
+    """The objects of one picture, for networks that find objects."""
+
+    box: Boxes
+    label: Int[Tensor, " n"]
+    """Places in the network's classes."""
+    mask: Bool[Tensor, "n h w"]
+    """At the picture's size."""
+    crowd: Bool[Tensor, " n"]
+    """Which stand for many objects that are not told apart: nothing is learnt there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """Real pictures for one training step."""
 
@@ -95,6 +108,8 @@ class Batch:
     """The object's mask in `image`: for evaluation only, no loss may read it."""
     index: tuple[int, ...] = ()
     """Positions of the pictures in their set."""
+    instances: tuple[Instances, ...] | None = None
+    """The objects of each picture; None where the set has no such lists."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
