@@ -97,7 +97,7 @@ Chosen = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
 """Rows of boxes and the class that each stands for, of falling score."""
 
 
-def fast_nms(boxes: Boxes, scores: Float[Tensor, "m classes"], config: DetectionConfig) -> Chosen:
+def fast_nms(boxes: Float[Tensor, "m 4"], scores: Float[Tensor, "m classes"], config: DetectionConfig) -> Chosen:
     """Return what stays of each class when a box yields to any of higher score, kept or not (YOLACT Sec. 5).
 
     Every box stands in the list of every class, however low it scores there, as in the published program.
@@ -110,7 +110,7 @@ def fast_nms(boxes: Boxes, scores: Float[Tensor, "m classes"], config: Detection
     return order[keep][best], label[keep][best]
 
 
-def cross_class_nms(boxes: Boxes, scores: Float[Tensor, "m classes"], config: DetectionConfig) -> Chosen:
+def cross_class_nms(boxes: Float[Tensor, "m 4"], scores: Float[Tensor, "m classes"], config: DetectionConfig) -> Chosen:
     """Return what stays when each box stands in its best class only and all are compared."""
     best, label = scores.max(1)
     order = best.sort(descending=True).indices[: config.compared]
@@ -125,7 +125,9 @@ def _yields_to_none(boxes: Float[Tensor, "*classes m 4"], most: float) -> Tensor
     return overlap(boxes, boxes).triu(diagonal=1).amax(-2) <= most
 
 
-def traditional_nms(boxes: Boxes, scores: Float[Tensor, "m classes"], config: DetectionConfig, size: int) -> Chosen:
+def traditional_nms(
+    boxes: Float[Tensor, "m 4"], scores: Float[Tensor, "m classes"], config: DetectionConfig, size: int
+) -> Chosen:
     """Return what stays of each class when boxes yield to kept ones, from the highest score down.
 
     Widths count one pixel more than the edges are apart, and a box goes at an overlap equal to the limit, both as in

@@ -1,4 +1,4 @@
-"""The losses of YOLACT and YOLACT++ (YOLACT Sec. 3, 4; SSD Sec. 2.2): B, C, M, S and I, as the published programs sum."""
+"""The losses of YOLACT and YOLACT++ (YOLACT Sec. 3, 4; SSD Sec. 2.2): B, C, M, S, I, as the published programs sum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +86,10 @@ def _mask_losses(
     which = m.object[positives]
     boxes = objects.box[~objects.crowd][which]
     targets = at_size(objects, (height, width))[which].float()
-    soft = crop(torch.sigmoid(found.coefficients[i][positives] @ prototypes.flatten(0, 1).T).unflatten(1, (height, width)), boxes)
+    soft = crop(
+        torch.sigmoid(found.coefficients[i][positives] @ prototypes.flatten(0, 1).T).unflatten(1, (height, width)),
+        boxes,
+    )
     bce = F.binary_cross_entropy(soft.clamp(0, 1), targets, reduction="none").sum((1, 2))
     size = (boxes[:, 2:] - boxes[:, :2]) * boxes.new_tensor([width, height])
     mask = share * (bce / size.prod(1)).sum()

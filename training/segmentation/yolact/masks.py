@@ -86,14 +86,15 @@ def patches(
 
 def _large_parts(mask: Float[np.ndarray, "h w"], share: float) -> Float[np.ndarray, "h w"]:
     """Return a mask without its small parts and the soft edges of these."""
-    labels, count = scipy.ndimage.label(mask > 0.5)
-    if count < 2:
+    labels = np.zeros(mask.shape, np.int32)
+    scipy.ndimage.label(mask > 0.5, output=labels)
+    if labels.max() < 2:
         return mask
     sizes = np.bincount(labels.ravel())[1:]
     small = np.isin(labels, 1 + np.flatnonzero(sizes < share * sizes.max()))
     near_small = scipy.ndimage.binary_dilation(small, iterations=2)
-    near_large = scipy.ndimage.binary_dilation((labels > 0) & ~small, iterations=1)
-    return np.where(near_small & ~near_large, np.float32(0), mask)
+    near_large = scipy.ndimage.binary_dilation((labels > 0) & np.logical_not(small), iterations=1)
+    return np.where(near_small > near_large, np.float32(0), mask)
 
 
 def _enlarged(mask: Float[np.ndarray, "h w"], placement: Placement) -> Patch:

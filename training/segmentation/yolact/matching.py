@@ -29,7 +29,11 @@ class MatchConfig:
     """Background anchors that are learnt from in a picture without objects."""  # paper: 0; `fast` 64
 
     def __post_init__(self) -> None:
-        if not 0 <= self.negative <= self.positive <= 1 or self.crowd < 0 or min(self.negatives, self.negatives_alone) < 0:
+        if (
+            not 0 <= self.negative <= self.positive <= 1
+            or self.crowd < 0
+            or min(self.negatives, self.negatives_alone) < 0
+        ):
             raise ValueError(
                 f"negative {self.negative}, positive {self.positive}, crowd {self.crowd}, negatives {self.negatives}, "
                 f"negatives_alone {self.negatives_alone}: wanted are 0 <= negative <= positive <= 1, and none below 0"
