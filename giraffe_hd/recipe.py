@@ -22,6 +22,7 @@ from training.augment import AdaptiveChance, augment
 from training.critic import Critic
 from training.draws import rand, sampled
 from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
+from training.nn.projected_discriminator import Projected
 from training.types import Batch, Image, Phase, Step, repeat, rows
 from training.volume import box_rays
 
@@ -46,6 +47,11 @@ class Recipe:
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
             self.networks["augment"] = self.adaptive
+        self.projected = (
+            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
+        )
+        if self.projected is not None:
+            self.networks["projected"] = self.projected.network
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
         self.rates: list[Rates] = []
@@ -65,7 +71,12 @@ class Recipe:
         groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
         self.rates = [rates_of(discriminator), rates_of(generator)]
+        projected: list[Phase] = []
+        if self.projected is not None:
+            projected, optimizer = self.projected.phases()
+            self.rates.append(rates_of(optimizer))
         return [
+            *projected,
             Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
             Phase(
                 name="R1", network=self.discriminator, optimizer=discriminator, losses=self.r1_losses, every=c.r1_every
@@ -81,6 +92,9 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
+        if self.projected is not None:
+            chance = float(self.adaptive.chance) if self.adaptive else 0.0
+            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
@@ -141,6 +155,7 @@ class Recipe:
             **self.pose_losses(read, self.alone, step),
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
+            **(self.projected.generator_losses() if self.projected is not None else {}),
         }
 
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
@@ -148,7 +163,11 @@ class Recipe:
         assert isinstance(generator, Generator)
         few = rows(self.shown, slice(0, 4))
         turn = repeat(few, 8)
-        turn = replace(turn, rotation=(torch.arange(8, device=self.device) * (torch.pi / 4)).repeat(4))
+        low, high = self.config.generator.pose.rotation
+        steps = torch.arange(8, device=self.device) / (
+            8 if high - low >= 360 else 7
+        )  # a whole turn ends where it began
+        turn = replace(turn, rotation=(low + (high - low) * steps).deg2rad().repeat(4))
         eight = rows(self.shown, slice(0, 8))
         one = repeat(rows(self.shown, 0), 8)
         layers = generator(eight)

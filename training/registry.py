@@ -30,6 +30,7 @@ PRESETS: dict[str, str] = {
     "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
     "giraffe-hd-cars-128": "giraffe_hd.configs:CARS_128",
     "giraffe-hd-photos-64": "giraffe_hd.configs:PHOTOS_64",
+    "giraffe-hd-cats-64": "giraffe_hd.configs:CATS_64",
     **{
         f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
         for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
