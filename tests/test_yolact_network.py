@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.nn.backbone import MobileNetV2
 from training.segmentation.yolact.anchors import decode, encode, make_anchors, overlap
-from training.segmentation.yolact.backbone import SameMobileNetV2
+from training.segmentation.yolact.backbone import FoldedMobileNetV2
 from training.segmentation.yolact.classes import COCO, PASCAL, YOUTUBE_VIS
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.network import Yolact
@@ -95,13 +96,17 @@ def test_fast_network():
     assert 2.4e6 < sum(parameter.numel() for parameter in model.parameters()) < 2.6e6
 
 
-def test_same_padding_pads_even_sides_right_and_below():
+def test_fast_trunk_takes_pretrained_weights(rng):
     torch.manual_seed(0)
-    conv = SameMobileNetV2().layers[0][0]  # type: ignore[index]
-    x = torch.randn(1, 3, 8, 8)
-    padded = torch.nn.functional.pad(x, (0, 1, 0, 1))
-    torch.testing.assert_close(conv(x), torch.nn.functional.conv2d(padded, conv.weight, conv.bias, 2))
-    assert conv(torch.randn(1, 3, 7, 7)).shape == (1, 32, 4, 4)
+    pretrained, trunk = MobileNetV2(same=True), FoldedMobileNetV2(same=True)
+    trunk.load(pretrained)
+    image = torch.rand(1, 3, 64, 64, generator=rng)
+    maps = pretrained.maps(image)
+    for ours, theirs in zip(trunk(trunk.normalise(image)), (maps[2], maps[4], maps[6]), strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(trunk(image, 1)) == 1
+    with pytest.raises(ValueError, match="pads otherwise"):
+        trunk.load(MobileNetV2(same=False))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +116,7 @@ def test_same_padding_pads_even_sides_right_and_below():
         ({"classes": ("cat", "cat")}, "classes"),
         ({"backbone": "darknet53", "deformable_every": 1}, "deformable_every"),
         ({"size": 3}, "size"),
+        ({"size": 300, "backbone": "mobilenetv2-same"}, "multiples of 32"),
         ({"scales": (24.0,)}, "scales"),
         ({"ratios": ()}, "ratios"),
         ({"pyramid_dim": 0}, "pyramid_dim"),

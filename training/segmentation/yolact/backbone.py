@@ -12,6 +12,7 @@ from torchvision.models.resnet import Bottleneck
 from torchvision.ops import deform_conv2d
 from torchvision.ops.misc import Conv2dNormActivation
 
+from training.nn import backbone as folded
 from training.segmentation.yolact.config import BackboneName
 from training.types import Image
 
@@ -173,56 +174,33 @@ def build_trunk(name: BackboneName, deformable_every: int = 0) -> Trunk:
         return DarkNet()
     if name == "mobilenetv2":
         return MobileNetV2()
-    return SameMobileNetV2()
+    return FoldedMobileNetV2(same=name == "mobilenetv2-same")
 
 
-class SameConv(nn.Conv2d):
-    """A convolution with bias and TensorFlow's SAME padding: stride 2 pads even sides right and below only."""
+class FoldedMobileNetV2(Trunk):
+    """The toolkit's MobileNetV2 without BatchNorm, as far as stride 32; it normalises pictures itself."""
 
-    def __init__(self, before: int, dim: int, side: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(before, dim, side, stride, groups=groups)
-
-    def forward(self, input: Map) -> Map:
-        """Return maps of a side divided by the stride, rounded up."""
-        side, stride = self.kernel_size[0], self.stride[0]
-        if side > 1:
-            height, width = (max(side - (n % stride or stride), 0) for n in input.shape[2:])
-            input = F.pad(input, (width // 2, width - width // 2, height // 2, height - height // 2))
-        return super().forward(input)
-
-
-class SameBlock(nn.Module):
-    """MobileNetV2's inverted residual, its BatchNorm folded into the convolutions."""
-
-    def __init__(self, before: int, dim: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = before * expansion
-        self.expand = SameConv(before, hidden, 1) if expansion > 1 else None
-        self.depthwise = SameConv(hidden, hidden, 3, stride, groups=hidden)
-        self.project = SameConv(hidden, dim, 1)
-        self.residual = stride == 1 and before == dim
-
-    def forward(self, x: Map) -> Map:
-        """Return the block's maps; the projection is linear."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
-
-
-class SameMobileNetV2(Trunk):
-    """MobileNetV2 with TensorFlow's padding and without BatchNorm, as far as stride 32."""
-
-    taps = (3, 5, 7)
+    taps = (2, 4, 6)
     channels = (32, 96, 320)
-    mean = (128.0, 128.0, 128.0)
-    deviation = (128.0, 128.0, 128.0)
 
-    def __init__(self) -> None:
+    def __init__(self, *, same: bool) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([nn.Sequential(SameConv(3, 32, 3, 2), nn.ReLU6())])
-        before = 32
-        for expansion, dim, count, stride in GROUPS:
-            row = [SameBlock(before, dim, stride, expansion)]
-            row += [SameBlock(dim, dim, 1, expansion) for _ in range(1, count)]
-            self.layers.append(nn.Sequential(*row))
-            before = dim
+        self.network = folded.MobileNetV2(same=same)
+        del self.network.last  # 1280 channels for ImageNet's classifier
+
+    def normalise(self, image: Image) -> Image:
+        """Return the pictures as they are."""
+        return image
+
+    def forward(self, x: Map, n: int = 3) -> list[Map]:
+        """Return the first `n` of C3, C4 and C5 for pictures in [-1, 1]."""
+        maps = self.network.maps(x, self.taps[n - 1] + 1)
+        return [maps[place] for place in self.taps[:n]]
+
+    @torch.no_grad()
+    def load(self, pretrained: folded.MobileNetV2) -> None:
+        """Take the weights of a pretrained network. Raises: ValueError for one that pads otherwise."""
+        if pretrained.same != self.network.same:
+            raise ValueError("the pretrained MobileNetV2 pads otherwise than the config's; name the other backbone")
+        state = pretrained.state_dict()
+        self.network.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("last.")})

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-BackboneName = Literal["resnet50", "resnet101", "darknet53", "mobilenetv2", "mobilenetv2-same"]
-"""`mobilenetv2` is YolactEdge's (torchvision's); `mobilenetv2-same` pads as TensorFlow does and has no BatchNorm."""
+BackboneName = Literal["resnet50", "resnet101", "darknet53", "mobilenetv2", "mobilenetv2-folded", "mobilenetv2-same"]
+"""`mobilenetv2` is YolactEdge's, torchvision's with BatchNorm; `-folded` is that without BatchNorm, and `-same` pads as
+TensorFlow does besides: which one pretrained weights are for is known when they are read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,8 @@ class NetworkConfig:
             )
         if not 64 <= self.size <= 2048:
             raise ValueError(f"size is {self.size}; the input has a side of 64 to 2048 pixels")
+        if self.size % 32 and self.backbone in ("mobilenetv2-folded", "mobilenetv2-same"):
+            raise ValueError(f"size is {self.size}; {self.backbone} takes multiples of 32 pixels")
         if not 3 <= len(self.scales) <= 7 or min((*self.scales, *self.octaves, *self.ratios), default=0) <= 0:
             raise ValueError(
                 f"scales {self.scales}, octaves {self.octaves} and ratios {self.ratios} give no anchors; wanted are "
