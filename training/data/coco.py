@@ -332,6 +332,15 @@ class CocoWriter:
             }
         )
 
+    def merge(self, other: "CocoWriter") -> None:
+        """Add another's pictures and objects, under ids of this one. Raises: ValueError for other categories."""
+        if other.categories != self.categories:
+            raise ValueError(f"got the categories {other.categories}, expected {self.categories}")
+        images, objects = len(self.images), len(self.annotations)
+        self.images += [{**image, "id": image["id"] + images} for image in other.images]
+        for item in other.annotations:
+            self.annotations.append({**item, "id": item["id"] + objects, "image_id": item["image_id"] + images})
+
     def content(self) -> dict[str, Any]:
         """Return what the JSON holds."""
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.categories)]

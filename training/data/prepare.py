@@ -33,6 +33,8 @@ from .factors import (
     sample_factors,
 )
 from .layouts import LAYOUTS, SUFFIXES, Photo, PixelBox, detect, with_boxes
+from .masked_photos import PrepareMasked
+from .prepare_composites import PrepareComposites
 from .writing import whole_folder, write_index
 
 log = logging.getLogger(__name__)
@@ -335,5 +337,10 @@ def _report(out: Path, rows: list[dict[str, Any]], left_out: int, layout: str) -
     print(json.dumps(found))
 
 
-COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]
+COMMAND = (
+    Annotated[PrepareCars, tyro.conf.subcommand("cars")]
+    | Annotated[Prepare, tyro.conf.subcommand("photos")]
+    | Annotated[PrepareMasked, tyro.conf.subcommand("masked")]
+    | Annotated[PrepareComposites, tyro.conf.subcommand("composites")]
+)
 """What `python -m training prepare` offers."""
