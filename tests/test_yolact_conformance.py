@@ -16,7 +16,7 @@ from training.segmentation.yolact.masks import MaskConfig, patches
 from training.segmentation.yolact.matching import MatchConfig, hard_negatives, match
 from training.segmentation.yolact.network import Predictions, Yolact
 from training.segmentation.yolact.photos import prepare
-from training.segmentation.yolact.presets import NETWORKS
+from training.segmentation.yolact.published import NETWORKS
 from training.segmentation.yolact.video import carry, feature_loss, flow_loss, key_frame
 from training.types import Instances
 

@@ -13,7 +13,8 @@ from training.segmentation.yolact.backbone import FoldedMobileNetV2
 from training.segmentation.yolact.classes import COCO, PASCAL, YOUTUBE_VIS
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.network import Yolact
-from training.segmentation.yolact.presets import FAST, NETWORKS
+from training.segmentation.yolact.presets import FAST
+from training.segmentation.yolact.published import NETWORKS
 
 KEYS = json.loads(gzip.decompress((Path(__file__).parent / "conformance" / "yolact_keys.json.gz").read_bytes()))
 

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from training.registry import FAMILIES, look_up, resolve
-from training.types import Generator
+from training.types import Generator, Model
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_generator(
-    path: Path, generator: Generator, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+    path: Path, generator: Model, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> None:
     """Write `generator` to `path`; `dtype` stores its floating-point weights in that type (read back as float32).
 
@@ -73,8 +73,8 @@ def save_generator(
     write_whole(Path(path), save(state, metadata))
 
 
-def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Return the generator that a file holds, in evaluation mode on `device`, weights in float32.
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Return the model that a file holds, in evaluation mode on `device`, weights in float32.
 
     Raises: CheckpointError for a file that is missing, cut short, damaged, or of an unknown family.
     """
@@ -92,6 +92,19 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{path.name} does not fit this version's {metadata['family']}: {first}") from error
     return generator.requires_grad_(False).eval().to(device)
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """Return the generator that a file holds, as `load_model` does.
+
+    Raises: CheckpointError besides for a model that is no generator.
+    """
+    model = load_model(path, device)
+    if not isinstance(model, Generator):
+        raise CheckpointError(
+            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file"
+        )
+    return model
 
 
 def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from training.growth import learnt, take_over
 from training.heap import keep_memory
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
-from training.types import Adopts, Batch, Phase, Recipe, Step, fields_of
+from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, fields_of
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +177,8 @@ def train_step(
         parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if bool(torch.isfinite(norm + total)):
+            if phase.max_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, phase.max_norm, norm)
             with _slower(phase.optimizer, lr_factor):
                 phase.optimizer.step()
         else:
@@ -352,7 +354,7 @@ def train(
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
             log.setLevel(logging.ERROR)  # one voice
-        pictures = PictureSet(data, config.data)
+        pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
         run = Run(config, out, where)
         if rank() == 0:
             _keep_data(pictures, out)
@@ -471,7 +473,7 @@ def _look(run: Run, fixed: Batch, board: Board) -> None:
     loop = run.config.loop
     if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
         _write_grids(run, fixed, board)
-    if any(run.images - loop.batch < at <= run.images for at in WHEN):
+    if isinstance(run.average, Generator) and any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
         options = getattr(run.recipe, "mask_options", None)
@@ -579,7 +581,7 @@ def _keep_data(pictures: PictureSet, out: Path) -> None:
 
     Raises: ValueError if the folder's run has learnt from another set at another place.
     """
-    path, index = out / "data.json", hashlib.sha256((pictures.path / "index.csv").read_bytes()).hexdigest()
+    path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -594,6 +596,11 @@ def _keep_data(pictures: PictureSet, out: Path) -> None:
             )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(ours, indent=1).encode())
+
+
+def _index(pictures: PictureSet) -> Path:
+    """Return the file that lists a set's pictures."""
+    return getattr(pictures, "index", pictures.path / "index.csv")
 
 
 def _keep_config(config: Any, out: Path) -> None:

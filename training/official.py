@@ -18,7 +18,7 @@ import tyro
 
 from training.checkpoint import save_generator
 from training.registry import OFFICIAL, preset, resolve
-from training.types import Generator
+from training.types import Model
 
 PLAIN: list[Any] = [argparse.Namespace]
 """Types beyond tensors, numbers, strings and containers of them that may occur in a file: settings of its training."""
@@ -73,7 +73,7 @@ def family_of(path: Path) -> str:
     )
 
 
-def read_official(files: Sequence[Path]) -> Generator:
+def read_official(files: Sequence[Path]) -> Model:
     """Return the generator that the authors' `files` hold, in evaluation mode on the CPU.
 
     Raises: ValueError, in one sentence, for files that are damaged, hostile, unknown, mixed or incomplete.

@@ -14,6 +14,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "giraffe": ("giraffe_hd.paper.giraffe:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
     "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
     "mixnmatch_paper": ("mixnmatch.paper.generator:Generator", "mixnmatch.paper.config:GeneratorConfig"),
+    "yolact": ("training.segmentation.yolact.network:Yolact", "training.segmentation.yolact.config:NetworkConfig"),
 }
 """Family -> dotted names of the generator class and of the config it is built from."""
 
@@ -23,6 +24,7 @@ RECIPES: dict[str, str] = {
     "giraffe": "giraffe_hd.paper.recipe:GiraffeRecipe",
     "mixnmatch": "mixnmatch.recipe:Recipe",
     "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
+    "yolact": "training.segmentation.yolact.recipe:Recipe",
 }
 """Family -> dotted name of the recipe class, built from a `TrainConfig`."""
 
@@ -46,6 +48,24 @@ PRESETS: dict[str, str] = {
     "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
     "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
     "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",
+    "yolact-fast-320": "training.segmentation.yolact.presets:FAST_320",
+    **{
+        name.replace("_", "-"): f"training.segmentation.yolact.presets:{name.removeprefix('yolact_').upper()}"
+        for name in (
+            "yolact_base",
+            "yolact_im400",
+            "yolact_im700",
+            "yolact_resnet50",
+            "yolact_resnet50_pascal",
+            "yolact_darknet53",
+            "yolact_plus_base",
+            "yolact_plus_resnet50",
+            "yolact_edge",
+            "yolact_edge_resnet50",
+            "yolact_edge_mobilenetv2",
+            "yolact_edge_youtubevis_resnet50",
+        )
+    },
 }
 """Preset -> dotted name of a train config, whose `family` says which recipe it is for."""
 
@@ -68,6 +88,12 @@ OFFICIAL: dict[str, Official] = {
     "mixnmatch_paper": Official(
         r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read", "mixnmatch-paper-cub"
     ),
+    "yolact": Official(
+        r"(module\.)?(backbone|fpn|proto_net|prediction_layers|layers)\..+",
+        1,
+        "training.segmentation.yolact.official:read",
+        "yolact-base",
+    ),
 }
 """Family -> the authors' checkpoints, for `python -m training import-official`."""
 
@@ -88,9 +114,12 @@ def look_up(table: dict[str, Any], name: str, what: str) -> Any:
 def preset(name: str, data: Path | None = None) -> Any:
     """Return the train config called `name`, as it suits the prepared set `data`, where one is given and says how.
 
-    Such a config has a method `suited`, which takes what the set's `set.json` holds.
+    Such a config has a method `suited`, which takes what the set's `set.json` holds, or `for_folder`, which takes its
+    folder.
     """
     config = resolve(look_up(PRESETS, name, "preset"))
+    if data is not None and hasattr(config, "for_folder"):
+        return config.for_folder(data)
     about = None if data is None else data / "set.json"
     if about is None or not about.is_file() or not hasattr(config, "suited"):
         return config

@@ -142,6 +142,8 @@ class Phase:
     since: int = 0
     until: int | None = None
     """Active from `since` images up to, not including, `until`."""
+    max_norm: float | None = None
+    """Gradients of a larger norm are scaled down to it; None leaves them."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -160,16 +162,31 @@ T = TypeVar("T")
 C = TypeVar("C")  # a generator's frozen dataclass of codes
 
 
-class Generator(nn.Module):
+class Model(nn.Module):
+    """A network that is trained, kept in files and read again by the name of its family."""
+
+    family: ClassVar[str]
+    """Name in `training.registry.FAMILIES`."""
+    config: Any
+    """The frozen dataclass this network was built from."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+
+class Generator(Model):
     """Codes in, layers out; knobs name what a person can turn.
 
     `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
     """
 
-    family: ClassVar[str]
-    """Name in `training.registry.FAMILIES`."""
-    config: Any
-    """The frozen dataclass this generator was built from."""
     memory: Memory | None = None
     """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
 
@@ -189,11 +206,6 @@ class Generator(nn.Module):
         """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
         return ()
 
-    @property
-    @abstractmethod
-    def resolution(self) -> int:
-        """Side of the square picture in pixels."""
-
     @abstractmethod
     def sample(self, n: int, rng: torch.Generator) -> Any:
         """Draw `n` codes from the prior, on this generator's device; `rng` lives on the CPU."""
@@ -207,11 +219,6 @@ class Generator(nn.Module):
 
         Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
         """
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return next(self.parameters()).device
 
     def knob(self, name: str) -> Knob:
         """Return the knob called `name`; ValueError with the known names if there is none."""

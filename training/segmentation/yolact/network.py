@@ -14,7 +14,7 @@ from training.segmentation.yolact.anchors import make_anchors
 from training.segmentation.yolact.backbone import Map, build_trunk
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.flow import FlowNet, ReduceChannels, RefineWarped
-from training.types import Image
+from training.types import Image, Model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +133,7 @@ def _protonet(config: NetworkConfig) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(dim, config.n_prototypes, 1))
 
 
-class Yolact(nn.Module):
+class Yolact(Model):
     """Pictures in, predictions out. Its state dict has the authors' keys."""
 
     family: ClassVar[str] = "yolact"
@@ -170,9 +170,9 @@ class Yolact(nn.Module):
         return self.fpn_phase_2 if self.config.split_pyramid else self.fpn
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return self.semantic_seg_conv.weight.device
+    def resolution(self) -> int:
+        """Side of the square input in pixels."""
+        return self.config.size
 
     def forward(self, image: Image) -> Predictions:
         """Return the predictions for pictures of the config's size."""
