@@ -16,7 +16,7 @@ import PIL.Image
 from jaxtyping import Bool, Float, Int, UInt8
 
 from ..checkpoint import write_whole
-from ..pictures import PictureError, opened, upright_rgb
+from ..pictures import opened, upright_rgb
 from .mask_codes import MaskError, check, decode, to_polygons, to_rle
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ SLACK = 2.0
 """Pixels that a box may reach out of its picture; many listings round."""
 MAX_PIXELS = 150_000_000
 """Pictures above this are refused."""
+BOMBS = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 ORIENTATION = 0x0112
 """EXIF mark that says how a photo is turned."""
 
@@ -281,7 +282,7 @@ def _pixels(picture: CocoImage) -> UInt8[np.ndarray, "h w 3"]:
             return np.array(upright_rgb(file))
     except CocoError:
         raise
-    except (PictureError, OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, *BOMBS) as error:  # whatever decoders raise on damaged files
         raise CocoError(f"{name} is no picture that can be read") from error
 
 
