@@ -124,11 +124,11 @@ def test_mask_iou_learns_the_true_overlap(rng):
     truth = [objects([[0.25, 0.25, 0.75, 0.75]], [1], side=side)]
     terms = losses(found, None, truth, LossWeights(), MatchConfig(), rng=rng, mask_iou=network)
     guess = float(
-        network(torch.nn.functional.pad(torch.full((1, 1, 71, 71), 1 / (1 + math.exp(-1))), (33, 34, 33, 34)))[
+        network(torch.nn.functional.pad(torch.full((1, 1, 71, 71), 1 / (1 + math.exp(-1))), (34, 33, 34, 33)))[
             0, 1
         ].detach()
     )
-    true = 69**2 / 71**2
+    true = 70**2 / 71**2
     assert float(terms["I"].detach()) == pytest.approx(25 * 0.5 * (guess - true) ** 2, rel=0.05)
     small = replace(truth[0], mask=torch.zeros_like(truth[0].mask))
     assert float(losses(found, None, [small], LossWeights(), MatchConfig(), rng=rng, mask_iou=network)["I"]) == 0

@@ -31,7 +31,7 @@ from training.growth import learnt, take_over
 from training.heap import keep_memory
 from training.pictures import tile
 from training.registry import RECIPES, look_up, resolve
-from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, fields_of
+from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, TrainingSet, fields_of
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ class Run:
         """Return what a generator file of this run says of itself."""
         return {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
 
-    def step(self, data: PictureSet) -> dict[str, Tensor]:
+    def step(self, data: TrainingSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
         loop = self.config.loop
         indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
@@ -379,7 +379,7 @@ def train(
     return out / "generator.safetensors"
 
 
-def _train(run: Run, pictures: PictureSet) -> None:
+def _train(run: Run, pictures: Any) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
@@ -576,7 +576,7 @@ def _plain(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def _keep_data(pictures: PictureSet, out: Path) -> None:
+def _keep_data(pictures: TrainingSet, out: Path) -> None:
     """Note which set the run learns from.
 
     Raises: ValueError if the folder's run has learnt from another set at another place.
@@ -598,7 +598,7 @@ def _keep_data(pictures: PictureSet, out: Path) -> None:
     write_whole(path, json.dumps(ours, indent=1).encode())
 
 
-def _index(pictures: PictureSet) -> Path:
+def _index(pictures: TrainingSet) -> Path:
     """Return the file that lists a set's pictures."""
     return getattr(pictures, "index", pictures.path / "index.csv")
 

@@ -1,9 +1,10 @@
 """The contract between generators, the training loop, the metrics and the page."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -110,6 +111,22 @@ class Batch:
     """Positions of the pictures in their set."""
     instances: tuple[Instances, ...] | None = None
     """The objects of each picture; None where the set has no such lists."""
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """Pictures that a recipe learns from. Same indices and same state of `rng`: same batch.
+
+    One whose list of pictures is not the file `index.csv` in `path` names the file as `index`.
+    """
+
+    path: Path
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Return pictures as training sees them; the share of the batch that `rng` has."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

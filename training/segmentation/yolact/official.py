@@ -51,10 +51,9 @@ def read(path: Path) -> Yolact:
             f"network's file, CONFIG_EPOCH_ITERATION.pth"
         )
     config = _of_name(path, _structure(state, path.name))
-    state = _checked(state, config, path.name)
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes only: nothing is allocated for a file that does not fit
         network = Yolact(config)
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict(_checked(state, network, path.name), assign=True)
     return network.requires_grad_(False).eval()
 
 
@@ -207,16 +206,15 @@ def _of_name(path: Path, structure: NetworkConfig) -> NetworkConfig:
     )
 
 
-def _checked(state: State, config: NetworkConfig, name: str) -> State:
-    """Return `state` if it is exactly what a network of this config needs. Raises: ValueError that names the key."""
-    with torch.device("meta"):
-        wanted = Yolact(config).state_dict()
+def _checked(state: State, network: Yolact, name: str) -> State:
+    """Return `state` if it is exactly what the network needs. Raises: ValueError that names the key."""
+    wanted = network.state_dict()
     for key in wanted:
         if key not in state:
             raise ValueError(f"{name} lacks {key!r}; download it again")
     for key, tensor in state.items():
         if key not in wanted:
-            raise ValueError(f"{name} holds {key!r}, which {config.backbone} of this kind has not")
+            raise ValueError(f"{name} holds {key!r}, which a network like the rest of it has not")
         if tensor.shape != wanted[key].shape:
             came, fits = tuple(tensor.shape), tuple(wanted[key].shape)
             raise ValueError(f"{name}: {key!r} is of shape {came}, the rest needs {fits}")
