@@ -159,6 +159,9 @@ class TrainConfig:
     before and after `pose_ramp`."""
     pose_ramp: tuple[int, int] = (80_000, 100_000)
     """Pictures over which the late weights and share come in."""
+    cutouts: float = 0.0
+    """Weight of a comparison of objects on flat colours, drawn ones with those cut out of photos by the set's masks: the
+    object has to be whole, so the background need not draw its rest. For sets with masks."""
     condition_since: int = 20_000
     """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
     condition_full: int = 40_000
@@ -234,6 +237,8 @@ CATS_64 = replace(
         ),
     ),
     coverage=(0.5, 0.9),
+    cutouts=1.0,
+    object_pose_share=(0.5, 0.5),
     binarisation_ramp=(10_000, 30_000),
     sigma_noise_until=30_000,
 )  # fmt: skip

@@ -23,7 +23,7 @@ from training.critic import Critic
 from training.draws import rand, sampled
 from training.loop import Rates, learning, learning_rate, r1_gamma, rates_of, slow_down
 from training.nn.projected_discriminator import Projected
-from training.types import Batch, Image, Phase, Step, repeat, rows
+from training.types import Batch, Image, Mask, Phase, Step, repeat, rows
 from training.volume import box_rays
 
 
@@ -60,6 +60,8 @@ class Recipe:
         self.codes: Codes
         self.fake: Layers
         self.alone: Image
+        self.cut_out: Image
+        """Real objects on flat colours."""
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""
@@ -98,9 +100,20 @@ class Recipe:
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
-        flat = rand(m, 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
-        mask = self.fake.mask[:m]
-        self.alone = mask * self.fake.foreground[:m] + (1 - mask) * flat  # no horizon to read the elevation from
+        mask = self.fake.mask[:m]  # no horizon to read the elevation from
+        self.alone = self.on_flat_colour(self.fake.foreground[:m], mask, step)
+        if self.config.cutouts > 0:
+            if batch.mask is None:
+                raise ValueError(
+                    "cutouts are compared, and the prepared set has no masks; prepare it with masks, or give --cutouts 0"
+                )
+            self.alone = self.seen(self.alone, step)
+            self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
+
+    def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
+        """Return objects on plain backgrounds of random colours."""
+        flat = rand(len(image), 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
+        return mask * image + (1 - mask) * flat
 
     def autocast(self) -> torch.autocast:
         """Return the context of bfloat16 arithmetic, if the config wants it."""
@@ -117,16 +130,15 @@ class Recipe:
         with self.autocast():
             return self.discriminator(image, condition)
 
-    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+    def pose_losses(self, read: Tensor, read_alone: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""
         c = self.config
         true = pose_targets(self.codes, c.generator.pose)
         late = step.ramp(*c.pose_ramp)
         weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
-        _, read_alone = self.judge(alone, step)
         return {
             "pose": c.pose_weight * pose_error(read, true, weights),
-            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(alone)], weights),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(read_alone)], weights),
         }
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -135,7 +147,12 @@ class Recipe:
         real, _ = self.judge(self.seen(batch.image, step), step)
         if self.adaptive is not None:
             self.gauges = self.adaptive.update(real)
-        return {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, self.alone.detach(), step)}
+        fake_alone, read_alone = self.judge(self.alone.detach(), step)
+        terms = {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, read_alone, step)}
+        if self.config.cutouts > 0:
+            real_alone, _ = self.judge(self.cut_out, step)
+            terms["cutouts"] = self.config.cutouts * discriminator_loss(real_alone, fake_alone)
+        return terms
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the gradient penalty on real pictures, in float32."""
@@ -150,9 +167,11 @@ class Recipe:
         c, layers = self.config, self.fake
         hit = box_rays(self.codes.placed, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
         logit, read = self.judge(self.seen(layers.image, step), step)
+        logit_alone, read_alone = self.judge(self.alone, step)
         return {
             "adversarial": generator_loss(logit),
-            **self.pose_losses(read, self.alone, step),
+            **self.pose_losses(read, read_alone, step),
+            **({"cutouts": c.cutouts * generator_loss(logit_alone)} if c.cutouts > 0 else {}),
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
             **(self.projected.generator_losses() if self.projected is not None else {}),

@@ -89,6 +89,20 @@ class EqualConv2d(nn.Module):
         """Return the convolved map."""
         return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
+    def activated(
+        self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None
+    ) -> Float[Tensor, "n d h2 w2"]:
+        """Return `leaky` of the convolved map, to which `add` is added first.
+
+        leaky(y) = leaky_relu(sqrt(2) y): the gain goes into the weights, which saves a pass over the map.
+        """
+        gain = math.sqrt(2)
+        bias = None if self.bias is None else self.bias * gain
+        y = F.conv2d(x, self.weight * (self.scale * gain), bias, self.stride, self.padding)
+        if add is not None:
+            y = y + (add * gain).to(y.dtype)
+        return F.leaky_relu(y, 0.2, inplace=True)
+
 
 def recomputed(function: Callable[..., Tensor], again: bool, *inputs: Tensor) -> Tensor:
     """Return function(*inputs); with `again`, only the inputs are kept and the rest computed anew for gradients.

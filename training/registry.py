@@ -13,6 +13,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "giraffe_hd_paper": ("giraffe_hd.paper.generator:Generator", "giraffe_hd.paper.config:GeneratorConfig"),
     "giraffe": ("giraffe_hd.paper.giraffe:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
     "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
+    "mixnmatch_continuous": (
+        "mixnmatch.continuous.generator:Generator",
+        "mixnmatch.continuous.config:GeneratorConfig",
+    ),
     "mixnmatch_paper": ("mixnmatch.paper.generator:Generator", "mixnmatch.paper.config:GeneratorConfig"),
     "yolact": ("training.segmentation.yolact.network:Yolact", "training.segmentation.yolact.config:NetworkConfig"),
 }
@@ -23,6 +27,7 @@ RECIPES: dict[str, str] = {
     "giraffe_hd_paper": "giraffe_hd.paper.recipe:Recipe",
     "giraffe": "giraffe_hd.paper.recipe:GiraffeRecipe",
     "mixnmatch": "mixnmatch.recipe:Recipe",
+    "mixnmatch_continuous": "mixnmatch.continuous.recipe:Recipe",
     "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
     "yolact": "training.segmentation.yolact.recipe:Recipe",
 }
@@ -45,6 +50,8 @@ PRESETS: dict[str, str] = {
     "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
     "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
     "mixnmatch-clothing-128": "mixnmatch.configs:CLOTHING_128",
+    "mixnmatch-photos-64": "mixnmatch.continuous.presets:CLOTHING_64",
+    "mixnmatch-photos-128": "mixnmatch.continuous.presets:CLOTHING_128",
     "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
     "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
     "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",

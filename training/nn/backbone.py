@@ -135,20 +135,23 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
 
 
 def _of_script(path: Path) -> MobileNetV2:
-    """Return the network whose folded weights are the constants of a TorchScript graph: bias after weight, last layer
-    first, weights (out, kernel, kernel, in), those of single channels (1, kernel, kernel, channels)."""
+    """Return the network whose folded weights are the constants of a TorchScript graph, weight and bias of each layer
+    in the order of computation or in reverse; weights (out, kernel, kernel, in), or (1, kernel, kernel, channels)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated")
         graph = torch.jit.load(path, map_location="cpu").inlined_graph
     nodes = [n for n in graph.nodes() if n.kind() == "prim::Constant" and n.output().type().kind() == "TensorType"]
-    constants = [tensor for node in nodes if (tensor := node.t("value")).ndim in (1, 4)][::-1]
+    constants = [tensor for node in nodes if (tensor := node.t("value")).ndim in (1, 4)]
+    if constants and constants[0].ndim == 1:  # the last layer's bias comes first
+        constants.reverse()
     network = MobileNetV2(same=True)
     weights = [w.permute(3, 0, 1, 2) if w.shape[0] == 1 else w.permute(0, 3, 1, 2) for w in constants[::2]]
     return _filled(network, list(zip(weights, constants[1::2], strict=True)))
 
 
 def _of_state(state: dict[str, Any]) -> MobileNetV2:
-    """Return the network with torchvision's weights, batch norm folded: w g / sqrt(var + eps), b - mean g / sqrt(...)."""
+    """Return the network with torchvision's weights, batch norm folded into them: weight g / sqrt(var + eps), bias
+    b - mean g / sqrt(var + eps)."""
     names = [name for name, value in state.items() if name.endswith("weight") and value.ndim == 4]
     pairs = []
     for name in names:

@@ -92,8 +92,8 @@ class ProjectedDiscriminator(nn.Module):
         return self.logits(self.mixed(maps))
 
     def penalty(self, maps: Sequence[Tensor]) -> Scalar:
-        """Return R1 in the space of the mixed features of real pictures, summed over heads: half the squared gradient of
-        the mean logit, times the numbers in the map, so that its size does not depend on the head's."""
+        """Return R1 in the space of the mixed features of real pictures, summed over heads: half the squared gradient
+        of the mean logit, times the numbers in the map, so that its size does not depend on the head's."""
         terms = []
         for net, x in zip(self.heads, self.mixed(maps), strict=True):
             x = x.detach().float().requires_grad_()
@@ -125,7 +125,7 @@ class ProjectedConfig:
     """Pictures are shown to the backbone at this side in pixels, a multiple of 32; more costs time."""
     learning_rate: float = 4e-4
     r1: float = 0.003
-    """Weight of the gradient penalty in feature space; without one the heads tell all photos apart and learning stops."""
+    """Weight of the gradient penalty in feature space; without one the heads soon know all photos by heart."""
     r1_every: int = 8
     """Steps between penalties."""
 

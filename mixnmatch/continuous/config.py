@@ -1,0 +1,121 @@
+"""Configs of the MixNMatch with continuous codes."""
+
+from dataclasses import dataclass, field
+
+from training.critic import check_levels
+from training.data.folder import DataConfig
+from training.loop import LoopConfig
+from training.nn.projected_discriminator import ProjectedConfig
+
+CELLS = 8
+"""Cells along the side of codes that are maps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """The generator and its encoders."""
+
+    resolution: int = 64
+    """Side of the picture in pixels: 64 times a power of two."""
+    shape_dim: int = 32
+    """Numbers of the shape code p."""
+    texture_dim: int = 64
+    """Numbers of the texture code c that hold for the whole object."""
+    texture_channels: int = 12
+    """Channels of the texture's map in the object's own frame, `CELLS` a side: where a print is."""
+    background_channels: int = 32
+    """Channels of the background code b, a map of the picture, `CELLS` a side."""
+    feature_dim: int = 20
+    """Channels of the parent feature at half the picture's side: four of the mask, folded, then what it encloses."""
+    shape_channels: tuple[int, ...] = (128, 96, 64, 48)
+    """Channels of the shape decoder at 4, 8, 16 and 32 cells of the object's frame."""
+    texture_widths: tuple[int, int] = (64, 32)
+    """Channels of the texture stage at half the picture's side and at the full side."""
+    background_widths: tuple[int, ...] = (96, 72, 48, 24)
+    """Channels of the background decoder at 8 cells and each doubling after; the last serves all further ones."""
+    style_dim: int = 96
+    encoder_widths: tuple[int, int, int] = (40, 64, 96)
+    """Channels of the encoders at half of what they read and each halving after."""
+    bank: int = 512
+    """Photos whose codes are kept for free samples: each factor is drawn from another photo."""
+
+    @property
+    def code_sizes(self) -> dict[str, int]:
+        """Code -> how many numbers it has."""
+        return {
+            "z": 4,
+            "b": self.background_channels * CELLS**2,
+            "p": self.shape_dim,
+            "c": self.texture_dim + self.texture_channels * CELLS**2,
+        }
+
+    def __post_init__(self) -> None:
+        if self.resolution < 64 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"generator.resolution is {self.resolution}; expected a power of two from 64 up")
+        if len(self.shape_channels) != 4:
+            raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4")
+        if self.bank < 1:
+            raise ValueError(f"generator.bank is {self.bank}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the losses."""
+
+    image: float = 1.0
+    """The own discriminator's loss on mixes."""
+    pixels: float = 1.5
+    """Multi-scale L1 between a photo and its reconstruction."""
+    perceptual: float = 2.0
+    """The same in the features of the pretrained network."""
+    mask: float = 2.0
+    """Masks against the photo's: cross entropy and Dice."""
+    pose: float = 2.0
+    """L1 of the box read from a photo, in half pictures and log sizes."""
+    patches: float = 1.0
+    """Discriminator of texture patches: those of a mix must look cut from the photo that gave the texture (Swapping
+    Autoencoder, Park et al. 2020, Eq. 4)."""
+    cycle: float = 0.5
+    """Shape and texture codes read from a mix against those it was made of."""
+    shading: float = 0.3
+    """The shape's grey picture against the finished one without colour."""
+    code_size: float = 0.002
+    """Mean square of all codes, so that they stay comparable."""
+    r1_image: float = 0.1
+    r1_patches: float = 1.0
+    """Gamma of the gradient penalties of the own and of the patch discriminator."""
+    r1_every: int = 16
+    """Steps between penalties."""
+    augment: float = 0.3
+    """Chance of each augmentation (shift, colour, cutout) of what discriminators see."""
+    n_patches: int = 4
+    """Texture patches a picture."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A whole training run."""
+
+    family: str = "mixnmatch_continuous"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    projected: ProjectedConfig = field(default_factory=lambda: ProjectedConfig(weight=1.0))
+    learning_rate: float = 2e-3
+    """Adam's, betas (0, 0.99), of the generator and of both own discriminators."""
+    decay_since: float = 0.7
+    """Share of the run after which the learning rates fall, linearly, to a tenth."""
+    discriminator_channels: tuple[int, ...] = (48, 72, 112, 160)
+    """Channels of the own discriminator at half the picture's side and each halving after; the last level is 4 wide."""
+
+    def __post_init__(self) -> None:
+        size = self.generator.resolution
+        if self.data.size != size:
+            raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
+        if self.projected.weight <= 0 and self.losses.perceptual > 0:
+            raise ValueError(
+                "losses.perceptual needs the pretrained network of the projected discriminator; give projected.weight "
+                "above 0, or losses.perceptual 0"
+            )
+        check_levels(self.discriminator_channels, size, "discriminator_channels")

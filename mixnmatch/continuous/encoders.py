@@ -1,0 +1,170 @@
+"""Encoders: what a photo's background, pose, shape and texture are (MixNMatch Sec. 3.2, continuous codes here).
+
+Each sees only what its factor is made of: the background encoder no object, the shape encoders no colour, the texture
+encoder no outline.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.continuous.config import GeneratorConfig
+from mixnmatch.continuous.frame import Pose, cropped, filled
+from training.layers import EqualConv2d, EqualLinear
+from training.types import Image, Mask
+
+SHAPE_SIDE = 48
+"""Side in pixels at which the shape encoder reads the object's frame."""
+TEXTURE_SIDE = 32
+"""The same of the texture encoder."""
+
+
+def small(image: Float[Tensor, "n c h w"], side: int = 64) -> Float[Tensor, "n c side side"]:
+    """Return pictures at the side that encoders read: larger ones are reduced by averaging."""
+    return image if image.shape[-1] == side else F.interpolate(image, size=(side, side), mode="area")
+
+
+def grey(image: Image) -> Float[Tensor, "n 1 h w"]:
+    """Return brightness of mean 0 and deviation 1 in each picture: no colour, no contrast."""
+    x = image.float().mean(1, keepdim=True)
+    x = x - x.mean((2, 3), keepdim=True)
+    return x / (x.square().mean((2, 3), keepdim=True) + 0.01).sqrt()
+
+
+def bounded(code: Tensor) -> Tensor:
+    """Return a code within 4: 4 tanh(x / 4)."""
+    return 4 * torch.tanh(code.float() / 4)
+
+
+class Down(nn.Module):
+    """Convolutions that halve the side: pixels are folded first, then a pair of convolutions a level."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.fold = EqualConv2d(4 * channels, widths[0], 3)
+        self.keep = nn.ModuleList(EqualConv2d(i, i, 3) for i, _ in pairwise(widths))
+        self.halve = nn.ModuleList(EqualConv2d(i, o, 3, stride=2) for i, o in pairwise(widths))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Return the maps of all levels, finest first."""
+        x = self.fold.activated(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
+        seen = [x]
+        for keep, halve in zip(self.keep, self.halve, strict=True):
+            x = halve.activated(keep.activated(x))
+            seen.append(x)
+        return seen
+
+
+class BackgroundEncoder(nn.Module):
+    """A photo without its object to a map of codes; the hole is filled from around it."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = config.encoder_widths
+        self.down = Down(4, widths)
+        self.wider = EqualConv2d(widths[-1], widths[-1], 3, stride=2)
+        self.around = EqualConv2d(widths[-1], widths[-1], 3)
+        self.join = EqualConv2d(2 * widths[-1], widths[-1], 3)
+        self.last = EqualConv2d(widths[-1], config.background_channels, 1)
+
+    def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
+        """Return the code of what is outside the mask, which is widened by two pixels first."""
+        hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
+        *_, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
+        wide = self.around.activated(self.wider.activated(x))
+        wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return bounded(self.last(self.join.activated(torch.cat([x, wide], 1))).flatten(1))
+
+
+class ShapeEncoder(nn.Module):
+    """The grey object in its own frame to the shape code."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = (config.encoder_widths[0], *config.encoder_widths[1:], config.encoder_widths[-1])
+        self.down = Down(1, widths)
+        cells = SHAPE_SIDE // 2 ** len(widths)
+        self.last = EqualLinear(widths[-1] * cells**2, 192, activate=True)
+        self.code = EqualLinear(192, config.shape_dim)
+
+    def forward(self, image: Image, z: Pose) -> Float[Tensor, "n p"]:
+        """Return the shape code of the object whose box is the pose `z`."""
+        *_, x = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
+        return bounded(self.code(self.last(x.flatten(1).float())))
+
+
+class TextureEncoder(nn.Module):
+    """The object's own pixels in its frame to the texture code: what holds everywhere, then a coarse map."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = config.encoder_widths[1:]
+        self.down = Down(3, widths)
+        self.mean = EqualLinear(2 * widths[-1] + 6, config.texture_dim)
+        self.map = EqualConv2d(widths[-1], config.texture_channels, 1)
+
+    def forward(self, image: Image, mask: Mask, z: Pose) -> Float[Tensor, "n c"]:
+        """Return the texture code of the pixels inside the mask, `z` the pose of its box."""
+        solid = (small(mask) > 0.5).float()
+        inside = cropped(solid, z, TEXTURE_SIDE)
+        pixels = cropped(filled(small(image), solid), z, TEXTURE_SIDE)
+        *_, x = self.down(pixels)
+        parts = []
+        for map in (x.float(), pixels):
+            weight = F.adaptive_avg_pool2d(inside, map.shape[2:]) + 1e-4
+            weight = weight / weight.sum((2, 3), keepdim=True)
+            mean = (map * weight).sum((2, 3), keepdim=True)
+            spread = ((map - mean).square() * weight).sum((2, 3)) + 1e-4
+            parts += [mean.flatten(1), spread.sqrt()]
+        whole = self.mean(torch.cat(parts, 1))
+        return bounded(torch.cat([whole, self.map(x).float().flatten(1)], 1))
+
+
+class Outline(nn.Module):
+    """A photo to its object's mask, box and parent feature. What the outline encloses is read without colour, from
+    near by: folds and seams."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = (*config.encoder_widths, config.encoder_widths[-1])
+        self.mask = UNet(3, widths, 4)
+        self.box = EqualLinear(widths[-1] * 16, 4)
+        self.seams = nn.ModuleList([EqualConv2d(4, 32, 3), EqualConv2d(32, 32, 3)])
+        self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
+
+    def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
+        """Return the parent feature, at half the picture's side, and the pose of the object's box."""
+        folded, deepest = self.mask(small(image))
+        x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
+        for conv in self.seams:
+            x = conv.activated(x)
+        logit, feature = F.pixel_shuffle(folded.float(), 2), self.feature(x).float()
+        if (side := image.shape[-1]) != logit.shape[-1]:
+            logit = F.interpolate(logit, size=(side, side), mode="bilinear", align_corners=False)
+        if side // 2 != feature.shape[-1]:
+            feature = F.interpolate(feature, size=(side // 2, side // 2), mode="bilinear", align_corners=False)
+        box = self.box(deepest.flatten(1).float())
+        pose = torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
+        return torch.cat([F.pixel_unshuffle(torch.sigmoid(2 * logit), 2), feature], 1), pose
+
+
+class UNet(nn.Module):
+    """Down by halves and up again to half of what is read."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], out_dim: int) -> None:
+        super().__init__()
+        self.down = Down(channels, widths)
+        self.up = nn.ModuleList(EqualConv2d(o + i, i, 3) for i, o in reversed(list(pairwise(widths))))
+        self.last = EqualConv2d(widths[0], out_dim, 3)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d h2 w2"], Float[Tensor, "n e h3 w3"]]:
+        """Return the map at half the side read, and the deepest map."""
+        *skips, deepest = self.down(x)
+        y = deepest
+        for conv, skip in zip(self.up, reversed(skips), strict=True):
+            y = F.interpolate(y, scale_factor=2, mode="nearest")
+            y = conv.activated(torch.cat([y, skip], 1))
+        return self.last(y), deepest

@@ -1,0 +1,149 @@
+"""MixNMatch for photos: background, pose, shape and texture are read from photos as continuous codes and drawn again.
+
+Paper (MixNMatch Sec. 3): codes are one of a few learnt kinds; here they hold what the photo shows. The pose is the
+object's box, the shape what its outline and folds are within that box, the texture its colours with a coarse map of
+where they are, the background a map of the photo with the object taken out.
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mixnmatch.codes import Codes, Layers
+from mixnmatch.continuous.config import GeneratorConfig
+from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
+from mixnmatch.continuous.frame import pose_of_masks
+from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
+from mixnmatch.encoders import FACTORS
+from mixnmatch.generator import Generator as CategoricalGenerator
+from mixnmatch.generator import over
+from training.types import Generator as AnyGenerator
+from training.types import Image, knob_seeds, stack
+
+FACTOR_FIELDS = {"background": "b", "pose": "z", "shape": "p", "texture": "c"}
+"""Knob -> the code it sets."""
+
+
+class Generator(CategoricalGenerator):
+    """Four codes in, layers out; photos in, codes out."""
+
+    family: ClassVar[str] = "mixnmatch_continuous"
+    config: GeneratorConfig  # type: ignore[assignment]
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        AnyGenerator.__init__(self)
+        self.config = config
+        self.background = BackgroundStage(config)  # b -> picture
+        self.shape = ShapeStage(config)  # (z, p) -> parent feature -> foreground P_f, mask P_m
+        self.texture = TextureStage(config)  # (parent feature, c) -> foreground C_f
+        self.extractor = Outline(config)  # picture -> parent feature, box
+        self.background_encoder = BackgroundEncoder(config)
+        self.shape_encoder = ShapeEncoder(config)
+        self.texture_encoder = TextureEncoder(config)
+        for name, size in config.code_sizes.items():
+            self.register_buffer(f"bank_{name}", torch.zeros(config.bank, size, dtype=torch.float16))
+        self.register_buffer("banked", torch.zeros((), dtype=torch.long))
+
+    banked: Tensor
+
+    def keep(self, codes: Codes) -> None:
+        """Keep the codes of photos for free samples, in place of the oldest ones."""
+        n = len(codes.z)
+        rows = (int(self.banked) + torch.arange(n)) % self.config.bank
+        for name in self.config.code_sizes:
+            bank = getattr(self, f"bank_{name}")
+            bank[rows] = getattr(codes, name).detach().to(bank)
+        self.banked += n
+
+    def sample(self, n: int, rng: torch.Generator) -> Codes:
+        """Draw `n` codes, each factor from another of the photos last seen in training; before any, normal numbers."""
+        known = min(int(self.banked), self.config.bank)
+        codes = {}
+        for name, size in self.config.code_sizes.items():
+            if known:
+                codes[name] = getattr(self, f"bank_{name}")[torch.randint(known, (n,), generator=rng)].float()
+            else:
+                codes[name] = (0.1 * torch.randn(n, size, generator=rng)).to(self.device)
+        return Codes(**codes)
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
+
+        Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
+        """
+        kind, n = self.knob(name).kind, len(codes.z)
+        factor = name.removesuffix("_seed")
+        if kind == "picture":
+            drawn = self.encode(self._picture(name, value, n), factors=(factor,))
+        else:
+            drawn = self._drawn(name, value, n)
+        field = FACTOR_FIELDS[factor]
+        return replace(codes, **{field: getattr(drawn, field).expand(n, -1)})
+
+    def _drawn(self, name: str, value: Any, n: int) -> Codes:
+        return stack([self.sample(1, torch.Generator().manual_seed(seed)) for seed in knob_seeds(name, value, n)])
+
+    def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
+        """Return the codes of photos; those of factors not asked for are zeros.
+
+        Raises: ValueError for an unknown factor, or pictures that are not squares of `resolution`.
+        """
+        self._check(image)
+        if unknown := sorted(set(factors) - set(FACTORS)):
+            raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(FACTORS)}")
+        feature, z = self.extractor(image)
+        mask = unfolded(feature)
+        codes = {name: image.new_zeros(len(image), size) for name, size in self.config.code_sizes.items()}
+        if "pose" in factors:
+            codes["z"] = z
+        if "background" in factors:
+            codes["b"] = self.background_encoder(image, mask)
+        if "shape" in factors:
+            codes["p"] = self.shape_encoder(image, z)
+        if "texture" in factors:
+            codes["c"] = self.texture_encoder(image, mask, z)
+        return Codes(**codes)
+
+    def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature read from photos: pose and shape together, aligned with the pixels.
+
+        Raises: ValueError for pictures that are not squares of `resolution`.
+        """
+        self._check(image)
+        return self.extractor(image)[0]
+
+    def forward(
+        self,
+        codes: Codes,
+        feature: Float[Tensor, "n feature s s"] | None = None,
+        *,
+        rng: torch.Generator | None = None,
+    ) -> Layers:
+        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode).
+
+        `rng` draws the noise of the stages, as in training.
+        """
+        if feature is None:
+            z, feature = codes.z, self.once("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
+        else:
+            z = pose_of_masks(unfolded(feature))
+        background = self.once("background", lambda: self.background(codes.b, rng), codes.b)
+        return self.composed(background, feature, z, codes.c, rng)
+
+    def composed(
+        self, background: Image, feature: Tensor, z: Tensor, c: Tensor, rng: torch.Generator | None = None
+    ) -> Layers:
+        """Return the layers of a background and an object: its parent feature, its box and its texture."""
+        P_f, P_m = self.shape(feature)
+        C_f = self.texture(feature, z, c, rng)
+        return Layers(
+            image=over(C_f, P_m, background),
+            background=background,
+            parent=over(P_f, P_m, background),
+            mask=P_m,
+            parent_mask=P_m,
+            child_mask=P_m,
+        )

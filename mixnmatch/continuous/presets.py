@@ -1,0 +1,21 @@
+"""Presets of the MixNMatch with continuous codes."""
+
+from dataclasses import replace
+
+from mixnmatch.continuous.config import TrainConfig
+from training.data.folder import DataConfig
+from training.loop import LoopConfig
+
+CLOTHING_64 = TrainConfig(
+    loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),
+    data=DataConfig(size=64, object_margin=1.5, flip=True),
+)
+"""Garments lying or hanging, cut to 1.5 times their boxes; the set needs masks."""
+
+CLOTHING_128 = replace(
+    CLOTHING_64,
+    data=replace(CLOTHING_64.data, size=128),
+    generator=replace(CLOTHING_64.generator, resolution=128),
+    discriminator_channels=(32, 48, 72, 112, 160),
+)
+"""The same at 128 px; begins from the 64 px model with `--start-from`."""

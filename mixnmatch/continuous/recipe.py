@@ -1,0 +1,278 @@
+"""How the MixNMatch with continuous codes learns: photos are rebuilt from their codes, and mixed.
+
+Each step rebuilds every photo of the batch and draws one mix for each, whose background, pose, shape and texture are
+those of four different photos; half of both by codes, half by outline. Discriminators see the mixes; reconstruction
+says what each code has to hold.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes, Layers
+from mixnmatch.continuous.config import TrainConfig
+from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
+from mixnmatch.continuous.frame import Pose, pose_of_boxes
+from mixnmatch.continuous.generator import Generator
+from mixnmatch.losses import clay, critic_loss, gradient_penalty, painter_loss, unlike
+from training import types
+from training.augment import augment
+from training.critic import Critic
+from training.draws import draws, share
+from training.loop import Rates, learning, rates_of, slow_down
+from training.nn.backbone import perceptual_distance
+from training.nn.projected_discriminator import Projected
+from training.types import Batch, Image, Mask, Phase, Step, rows
+
+Scalar = Float[Tensor, ""]
+
+
+def mask_loss(mask: Mask, given: Mask) -> Scalar:
+    """Return the cross entropy of a mask against the given one, plus 1 - Dice."""
+    mask = mask.float().clamp(1e-4, 1 - 1e-4)
+    entropy = F.binary_cross_entropy(mask, given)
+    both, all_ = (mask * given).sum((1, 2, 3)), (mask + given).sum((1, 2, 3))
+    return entropy + (1 - (2 * both + 1) / (all_ + 1)).mean()
+
+
+@dataclass(kw_only=True, slots=True)
+class Shared:
+    """What the phases of one step have in common."""
+
+    codes: Codes
+    """Read from the photos of the batch."""
+    rebuilt: Layers
+    mixes: Layers
+    mixed: Codes
+    """The codes that the mixes are made of; the second half's z and p count for nothing, an outline stands for them."""
+    texture_from: Tensor
+    """Which photo gave each mix its texture."""
+    pose: Pose
+    """Read from the photos."""
+
+
+class Recipe:
+    """The networks of a training run, their phases and its grids."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device, self.losses = config, device, config.losses
+        self.generator = Generator(config.generator)
+        self.networks = nn.ModuleDict(
+            {
+                "generator": self.generator,
+                "discriminator": Critic(config.discriminator_channels),
+                "patch_discriminator": PatchDiscriminator(),
+            }
+        )
+        self.networks.to(device)
+        self.projected = (
+            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
+        )
+        if self.projected is not None:
+            self.networks["projected"] = self.projected.network
+        self.rates: list[Rates] = []
+        self.average: types.Generator
+        self.shared: Shared
+        self.seen: tuple[Image, Image]
+        """Photos and mixes as the discriminators see them."""
+
+    def precision(self) -> torch.autocast:
+        """Return the context in which networks compute: bfloat16 where the config allows it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step: discriminators, their penalties every few steps, generator and encoders."""
+        nets, every = self.networks, self.losses.r1_every
+
+        def adam(module: nn.Module) -> torch.optim.Optimizer:
+            optimizer = torch.optim.Adam(
+                module.parameters(), lr=self.config.learning_rate, betas=(0.0, 0.99), fused=True
+            )
+            self.rates.append(rates_of(optimizer))
+            return optimizer
+
+        phases = []
+        if self.projected is not None:
+            phases, optimizer = self.projected.phases()
+            self.rates.append(rates_of(optimizer))
+        for name, losses, penalty in (
+            ("discriminator", self.discriminator_losses, self.penalty),
+            ("patch_discriminator", self.patch_losses, self.patch_penalty),
+        ):
+            optimizer = adam(nets[name])
+            phases.append(Phase(name=name, network=nets[name], optimizer=optimizer, losses=losses))
+            phases.append(
+                Phase(name=f"{name}_r1", network=nets[name], optimizer=optimizer, losses=penalty, every=every)
+            )
+        phases.append(
+            Phase(
+                name="generator",
+                network=self.generator,
+                optimizer=adam(self.generator),
+                losses=self.generator_losses,
+            )
+        )
+        return phases
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Read the photos' codes, rebuild the photos and draw the mixes, once for all phases.
+
+        Raises: ValueError for a set without boxes or masks.
+        """
+        if batch.mask is None or batch.box is None:
+            raise ValueError(
+                "this recipe needs the objects' masks, and the prepared set has none; prepare it with masks, or let "
+                "`python -m training prepare photos` find them"
+            )
+        end = self.config.loop.images
+        slow_down(self.rates, round(self.config.decay_since * end), end, step)
+        generator, image, mask = self.generator, batch.image, batch.mask
+        n, z = len(image), pose_of_boxes(batch.box)
+        half = n // 2  # rows before it are drawn by codes, the others by outline
+        givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
+        with learning(generator), self.precision():
+            outline, pose = generator.extractor(image)
+            codes = Codes(
+                z=z,
+                b=generator.background_encoder(image, mask),
+                p=generator.shape_encoder(image, z),
+                c=generator.texture_encoder(image, mask, z),
+            )
+            generator.keep(codes)
+            background, place, shape, texture = givers
+            mixed = Codes(z=z[place], b=codes.b[background], p=codes.p[shape], c=codes.c[texture])
+            by_code = generator.shape.feature(
+                torch.cat([z[:half], mixed.z[:half]]), torch.cat([codes.p[:half], mixed.p[:half]])
+            )
+            feature = torch.cat([by_code[:half], outline[half:], by_code[half:], outline[shape[half:]]])
+            frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
+            behind = generator.background(codes.b, step.rng)  # a mix has the same behind it as the photo it is from
+            layers = generator.composed(
+                torch.cat([behind, behind[background]]),
+                feature,
+                frame,
+                torch.cat([codes.c, mixed.c]),
+                step.rng,
+            )
+            mixed = replace(mixed, z=frame[n:])
+        self.shared = Shared(
+            codes=codes,
+            rebuilt=rows(layers, slice(None, n)),
+            mixes=rows(layers, slice(n, None)),
+            mixed=mixed,
+            texture_from=texture,
+            pose=pose,
+        )
+        self.look(image, step)
+
+    def look(self, image: Image, step: Step) -> None:
+        """Show photos, reconstructions and mixes to the projected discriminator: a photo and its reconstruction are
+        altered alike, so that their features can be compared."""
+        now, chance = self.shared, self.losses.augment
+        part, parts = share(step.rng)
+        seed = int(torch.randint(2**31, (), generator=step.rng))
+        photos, rebuilt = (augment(x, chance, draws(seed, part, parts)) for x in (image, now.rebuilt.image))
+        self.seen = photos, augment(now.mixes.image, chance, step.rng)
+        if self.projected is not None:
+            self.projected.look(photos, torch.cat([rebuilt, self.seen[1]]))
+
+    # Discriminators
+
+    def discriminate(self, image: Image) -> Float[Tensor, " n"]:
+        """Return the own discriminator's logits."""
+        with self.precision():
+            return self.networks["discriminator"](image)[0]
+
+    def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Photos against mixes."""
+        real, fake = self.seen
+        return {"loss": critic_loss(self.discriminate(real), self.discriminate(fake.detach()))}
+
+    def penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the own discriminator."""
+        image = self.seen[0].detach().requires_grad_()
+        logits, _ = self.networks["discriminator"](image)
+        return {"penalty": self.losses.r1_image * gradient_penalty(logits, [image])}
+
+    def cut(self, image: Image, mask: Mask, step: Step) -> Float[Tensor, "n count 3 p p"]:
+        """Return texture patches of pictures."""
+        return patches(image, mask, self.losses.n_patches, step.rng)
+
+    def patch_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Patches of the photo that the others are from, against those of the mix that took its texture."""
+        net, now, given = self.networks["patch_discriminator"], self.shared, self.given(batch)
+        with self.precision():
+            reference = net.vectors(self.cut(*given, step))
+            real = net(self.cut(*given, step), reference)
+            fake = net(self.cut(now.mixes.image.detach(), now.mixes.mask, step), reference)
+        return {"loss": critic_loss(real, fake)}
+
+    def patch_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the patch discriminator on real patches."""
+        net, given = self.networks["patch_discriminator"], self.given(batch)
+        reference = net.vectors(self.cut(*given, step)).detach()
+        cut = self.cut(*given, step).detach().requires_grad_()
+        return {"penalty": self.losses.r1_patches * gradient_penalty(net(cut, reference).mean(1), [cut])}
+
+    def given(self, batch: Batch) -> tuple[Image, Mask]:
+        """Return the photos that gave the mixes their texture, with their masks."""
+        assert batch.mask is not None
+        return batch.image[self.shared.texture_from], batch.mask[self.shared.texture_from]
+
+    # Generator and encoders
+
+    def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return all that the generator and the encoders learn from."""
+        weights, now = self.losses, self.shared
+        assert batch.mask is not None
+        net = self.networks["patch_discriminator"]
+        with self.precision():
+            reference = net.vectors(self.cut(*self.given(batch), step)).detach()
+            by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
+        terms = {
+            "image": weights.image * painter_loss(self.discriminate(self.seen[1])),
+            "patches": weights.patches * painter_loss(by_patch),
+            "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
+            "mask": weights.mask * mask_loss(now.rebuilt.mask, batch.mask),
+            "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
+            "shading": weights.shading * clay(now.rebuilt.parent, batch.image, now.rebuilt.mask),
+            "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),
+            "cycle": weights.cycle * self.cycle(),
+        }
+        if self.projected is not None:
+            terms |= self.projected.generator_losses()
+            n = len(batch.image)
+            real, fake = ([x[:n] for x in maps[:3]] for maps in (self.projected.real, self.projected.fake))
+            terms["perceptual"] = weights.perceptual * perceptual_distance(fake, real).mean()
+        return terms
+
+    def cycle(self) -> Tensor:
+        """Return how far codes read from the mixes are from those they were made of: shape of those by codes, and
+        texture without its map, which moves with the shape."""
+        now, half, size = self.shared, len(self.shared.mixed.z) // 2, self.config.generator.texture_dim
+        image, mask, mixed = now.mixes.image, now.mixes.mask.detach(), now.mixed
+        with self.precision():
+            shape = self.generator.shape_encoder(image[:half], mixed.z[:half])
+            texture = self.generator.texture_encoder(image, mask, mixed.z)[:, :size]
+        shape_off = (shape - mixed.p[:half].detach()).square().mean()
+        return shape_off + (texture - mixed.c[:, :size].detach()).square().mean()
+
+    @torch.no_grad()
+    def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
+        """Return photos, what is rebuilt of them in both modes and their masks; mixes of textures; free samples."""
+        assert isinstance(generator, Generator)
+        photos = batch.image[:8]
+        codes = generator.encode(photos)
+        feature = generator.shape_feature(photos)
+        by_code, by_outline = generator(codes), generator(codes, feature)
+        masks = [(layers.mask * 2 - 1).expand(-1, 3, -1, -1) for layers in (by_code, by_outline)]
+        shifted = [replace(codes, c=codes.c.roll(k, 0)) for k in range(1, 4)]
+        free = generator.sample(32, torch.Generator().manual_seed(1))
+        return {
+            "photos": torch.cat([photos, by_code.image, by_outline.image, *masks, by_outline.background]),
+            "textures": torch.cat([photos, *(generator(mix, feature).image for mix in shifted)]),
+            "samples": generator(free).image,
+        }

@@ -1,0 +1,146 @@
+"""The stages of the generator: background, shape, texture (MixNMatch Fig. 2; stages of FineGAN Sec. 3)."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.continuous.config import CELLS, GeneratorConfig
+from mixnmatch.continuous.frame import Pose, placed
+from training.draws import randn
+from training.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.types import Image, Mask
+
+
+def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+    """Return the map at twice the side, bilinear."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+OUTSIDE = 10.0
+"""Logit of the mask outside the object's frame, negative."""
+
+
+def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
+    """Return the mask that a parent feature holds, at the picture's side."""
+    return F.pixel_shuffle(feature[:, :4].float(), 2)
+
+
+class Noise(nn.Module):
+    """Noise of a learnt strength a channel (StyleGAN Sec. 2): grain that no code needs to hold.
+
+    In training it is drawn anew; else it is the same in every picture, so that codes alone decide.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, n: int, side: int, rng: torch.Generator | None) -> Float[Tensor, "m c side side"]:
+        """Return noise for `n` pictures of `side`; `rng` draws it, None takes the fixed one."""
+        if rng is None:
+            noise = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(side))
+        else:
+            noise = randn(n, 1, side, side, rng=rng)
+        return self.strength * noise.to(self.strength.device)
+
+
+class BackgroundStage(nn.Module):
+    """The background code, a map, to the picture of what is behind the object: two convolutions a level."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        channels, levels = config.background_channels, (config.resolution // CELLS).bit_length()
+        widths = (config.background_widths + (config.background_widths[-1],) * levels)[:levels]
+        self.first = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
+        self.second = nn.ModuleList(EqualConv2d(o, o, 3) for o in widths)
+        self.noises = nn.ModuleList(Noise(o) for o in widths)
+        self.to_rgb = EqualConv2d(widths[-1], 3, 3)
+
+    def forward(self, b: Float[Tensor, "n b"], rng: torch.Generator | None = None) -> Image:
+        """Return the background alone."""
+        x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
+        for i, (first, second, noise) in enumerate(zip(self.first, self.second, self.noises, strict=True)):
+            x = first.activated(x)
+            x = x if i == 0 else double(x)
+            x = second.activated(x, noise(len(x), x.shape[-1], rng))
+        return torch.tanh(self.to_rgb(x).float())
+
+
+class ShapeStage(nn.Module):
+    """The shape code to the object in its own frame, placed in the picture by the pose."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.side = config.resolution // 2
+        widths = config.shape_channels
+        self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
+        self.convs = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise(widths))
+        self.last = EqualConv2d(widths[-1], 1 + config.feature_dim - 4, 3)
+        line = (torch.arange(32) + 0.5) / 16 - 1
+        radius = (line[None, :] ** 2 + line[:, None] ** 2).sqrt()
+        self.register_buffer("ellipse", 4 * (0.8 - radius)[None, None])
+        self.read = EqualConv2d(config.feature_dim, 24, 3)
+        self.shading = EqualConv2d(24, 1, 3)
+
+    ellipse: Tensor
+
+    def feature(self, z: Pose, p: Float[Tensor, "n p"]) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature at half the picture's side: the mask, folded by two, and what it encloses."""
+        x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = double(conv.activated(x))
+        x = self.last(x).float()
+        logit = 2 * x[:, :1] + self.ellipse
+        inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side)
+        # logits are placed, not shares: between two cells the edge of the sum is as sharp as at one
+        mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side) - OUTSIDE))
+        return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
+
+    def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
+        """Return the shape's grey foreground and its mask."""
+        x = self.read.activated(feature.contiguous(memory_format=torch.channels_last))
+        grey = torch.tanh(double(self.shading(x)).float())
+        return grey.expand(-1, 3, -1, -1), unfolded(feature)
+
+
+class TextureStage(nn.Module):
+    """The parent feature and the texture code to the object's picture."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide, narrow = config.texture_widths
+        style = config.style_dim
+        self.mapping = EqualLinear(config.texture_dim, style, activate=True)
+        widths = (config.feature_dim + config.texture_channels, wide, wide)
+        self.convs = nn.ModuleList(ModulatedConv2d(i, o, 3, style) for i, o in pairwise(widths))
+        self.biases = nn.ParameterList(torch.zeros(1, o, 1, 1) for o in widths[1:])
+        self.narrow = EqualConv2d(wide, narrow, 3)
+        self.fine = EqualConv2d(narrow, narrow, 3)
+        self.shift = EqualLinear(style, narrow)
+        self.noises = nn.ModuleList(Noise(o) for o in (wide, wide, narrow))
+        self.to_rgb = EqualConv2d(narrow, 3, 3)
+        self.tint = EqualLinear(style, 3)
+
+    def forward(
+        self,
+        feature: Float[Tensor, "n feature s s"],
+        z: Pose,
+        c: Float[Tensor, "n c"],
+        rng: torch.Generator | None = None,
+    ) -> Image:
+        """Return the object painted, also a little beyond its outline."""
+        config = self.config
+        style = self.mapping(c[:, : config.texture_dim])
+        map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])
+        x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
+        n, cells = len(c), x.shape[-1]
+        for conv, bias, noise in zip(self.convs, self.biases, self.noises, strict=False):
+            y = conv(x, style)
+            x = leaky(y + (bias + noise(n, cells, rng)).to(y.dtype))
+        x = double(self.narrow.activated(x))
+        x = self.fine.activated(x, self.noises[2](n, 2 * cells, rng) + self.shift(style)[:, :, None, None])
+        return torch.tanh(self.to_rgb(x).float() + self.tint(style)[:, :, None, None])
