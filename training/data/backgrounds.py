@@ -16,7 +16,7 @@ MOST_ENLARGED = 3.0
 """Times that a patch of a photo is enlarged at most; smaller patches are mirrored first."""
 
 
-def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "h w 3"]]:
+def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "map_h map_w 3"]]:
     """Return name -> radiance (linear, equirectangular, zenith first) of a folder's .npz maps. Raises: ValueError."""
     maps = {path.stem: np.load(path)["radiance"].astype(np.float32) for path in sorted(folder.glob("*.npz"))}
     if not maps:
@@ -24,7 +24,7 @@ def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "h w 3"]]:
     return maps
 
 
-def view(radiance: Float[np.ndarray, "h w 3"], size: tuple[int, int], rng: np.random.Generator) -> Picture:
+def view(radiance: Float[np.ndarray, "map_h map_w 3"], size: tuple[int, int], rng: np.random.Generator) -> Picture:
     """Return what a camera sees of an environment, width x height `size`.
 
     It looks any way around, about level, 60 to 110 degrees wide, and exposes by the median.
@@ -122,7 +122,7 @@ def cloud(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, 
 
 def background(
     size: tuple[int, int],
-    maps: Sequence[Float[np.ndarray, "h w 3"]],
+    maps: Sequence[Float[np.ndarray, "map_h map_w 3"]],
     photos: Sequence[CocoSet],
     rng: np.random.Generator,
 ) -> Picture:

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-Outline = Float[np.ndarray, "points 2"]
-"""Corners x, y of a closed line, pixel edges at whole numbers."""
+Outline = Float[np.ndarray, "_ 2"]
+"""Corners x, y of a closed line, pixel edges at whole numbers; any number of them."""
 
 
 def trace(mask: Bool[np.ndarray, "h w"], tolerance: float = 0.0) -> list[Outline]:

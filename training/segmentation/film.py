@@ -8,7 +8,9 @@ import json
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -171,6 +173,7 @@ def track_film(
     path: Path,
     out: Path,
     *,
+    keep: Callable[[list[Instance]], list[Instance]] = list,
     tracking: TrackingConfig | None = None,
     paint: Callable[[Pixels, list[Tracked]], Pixels] | None = None,
     quality: int = 23,
@@ -178,20 +181,20 @@ def track_film(
     """Write a film with its objects painted, and OUT.json with every frame's boxes and identities.
 
     Args:
+        keep: chooses among a frame's instances.
+        tracking: when instances of different frames are one object.
         paint: makes a written frame of a frame and its objects; `painted` if not given.
         quality: x264's constant rate factor; lower is finer and larger.
 
     Returns: frames, seconds, identities and labels. Raises: FilmError.
     """
-    import time
-
     film, tracker, paint = probe(path), Tracker(tracking), paint or painted
     began, count = time.perf_counter(), 0
     lines: list[dict[str, Any]] = []
     identities: dict[int, str] = {}
     with whole_file(out) as temporary, _Encoder(temporary, film, quality) as encoder:
         for frame, instances in instances_of(segmenter, read_film(path)):
-            tracked = tracker(frame, instances)
+            tracked = tracker(frame, keep(instances))
             encoder.write(paint(frame, tracked))
             count += 1
             identities |= {item.identity: item.label for item in tracked}
@@ -254,8 +257,6 @@ def cut_out_on(colour: tuple[int, int, int]) -> Callable[[Pixels, list[Tracked]]
 
 def colour_of(identity: int) -> tuple[int, int, int]:
     """Return a light colour that neighbours in number do not share."""
-    from colorsys import hsv_to_rgb
-
     red, green, blue = hsv_to_rgb(identity * 0.381966 % 1, 0.65, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
