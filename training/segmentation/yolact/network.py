@@ -184,9 +184,7 @@ class Yolact(Model):
 
     def predict(self, levels: Sequence[Map]) -> Predictions:
         """Return the predictions that pyramid levels give."""
-        rows = [self.prediction_layers[0](level) for level in levels]
-        code, logits, coefficients = (torch.cat(column, 1) for column in zip(*rows, strict=True))
-        prototypes = F.relu(self.proto_net(levels[0])).permute(0, 2, 3, 1)
+        code, logits, coefficients, prototypes = self.raw(levels)
         return Predictions(
             box_code=code,
             logits=logits,
@@ -194,6 +192,12 @@ class Yolact(Model):
             prototypes=prototypes,
             anchors=self.anchors(levels).to(code.device),
         )
+
+    def raw(self, levels: Sequence[Map]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return box codes, logits, coefficients and prototypes, shaped as in `Predictions`."""
+        rows = [self.prediction_layers[0](level) for level in levels]
+        code, logits, coefficients = (torch.cat(column, 1) for column in zip(*rows, strict=True))
+        return code, logits, coefficients, F.relu(self.proto_net(levels[0])).permute(0, 2, 3, 1)
 
     def anchors(self, levels: Sequence[Map]) -> Float[Tensor, "anchors 4"]:
         """Return the anchors of levels, made once for their sizes."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.segmentation.contract import Instance, PixelBox, Pixels
 from training.segmentation.yolact.detection import DetectionConfig, Detections, detect
+from training.segmentation.yolact.export import OnnxNetwork
 from training.segmentation.yolact.masks import MaskConfig, Patch, assemble, crop, patches
 from training.segmentation.yolact.network import Predictions, Yolact
 from training.segmentation.yolact.photos import Placement, prepare
@@ -57,8 +58,8 @@ class Found:
 class YolactSegmenter:
     """Finds objects with a YOLACT network; a `Segmenter`."""
 
-    def __init__(self, network: Yolact, config: FinderConfig | None = None) -> None:
-        self.network = network.eval()
+    def __init__(self, network: Yolact | OnnxNetwork, config: FinderConfig | None = None) -> None:
+        self.network: Yolact | OnnxNetwork = network.eval()
         self.config = config or FinderConfig()
 
     @property
@@ -104,7 +105,7 @@ class YolactSegmenter:
 
     def _expected_iou(self, prototypes: Float[Tensor, "h w k"], found: Detections) -> Float[Tensor, " n"]:
         """Return the IoU that the network expects of each mask; 1 where it does not guess it."""
-        if not self.network.config.mask_rescoring or not len(found):
+        if not (isinstance(self.network, Yolact) and self.network.config.mask_rescoring and len(found)):
             return torch.ones_like(found.score)
         soft = crop(assemble(prototypes, found.coefficients), found.box)
         return self.network.maskiou_net(soft[:, None]).gather(1, found.label[:, None])[:, 0]
