@@ -15,6 +15,8 @@ from .contract import Instance, PixelBox
 
 SIDE = 96
 """Side of the squares that masks are compared at, so that the work does not depend on the film's size."""
+PARTLY = 0.7
+"""Share of an object's area below which it is taken to be partly hidden."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,8 @@ class _Track:
     box: Float[np.ndarray, "4"]
     speed: Float[np.ndarray, "2"]
     colour: Float[np.ndarray, " bins"]
+    area: float
+    """Of the small mask where nothing hides the object."""
     votes: dict[str, float] = field(default_factory=dict)
     hidden: int = 0
     seen: int = 1
@@ -61,6 +65,11 @@ class _Track:
         """Return the box where the object is expected now."""
         moved = self.speed * (self.hidden + 1)
         return self.box + np.concatenate([moved, moved])
+
+    def expected(self, size: tuple[int, int]) -> Bool[np.ndarray, "s s"]:
+        """Return the small mask where the object is expected now, in a frame of width, height `size`."""
+        moved = self.speed * (self.hidden + 1) * SIDE / np.array(size)
+        return _shifted(self.mask, np.round(moved).astype(int).tolist())
 
 
 class Tracker:
@@ -91,9 +100,9 @@ class Tracker:
         for k, instance in enumerate(instances):
             if k in matched:
                 track = tracks[matched[k]]
-                self._go_on(track, seen[k], boxes[k], colours[k])
+                self._go_on(track, seen[k], boxes[k], colours[k], size)
             elif instance.score >= self.config.sure:
-                track = _Track(self._next, seen[k], boxes[k], np.zeros(2), colours[k])
+                track = _Track(self._next, seen[k], boxes[k], np.zeros(2), colours[k], float(seen[k].sum()))
                 self._next += 1
                 self._tracks.append(track)
             else:
@@ -116,16 +125,16 @@ class Tracker:
         size: tuple[int, int],
     ) -> float:
         """Return in [0, 1] how likely an instance is a track: by overlap where the track is expected, and colour."""
-        ahead = track.ahead()
-        moved = (ahead[:2] + ahead[2:] - track.box[:2] - track.box[2:]) / 2 * SIDE / np.array(size)
-        expected = _shifted(track.mask, np.round(moved).astype(int).tolist())
-        union = (expected | mask).sum()
-        overlap = max((expected & mask).sum() / union if union else 0.0, _iou(ahead, box))
+        ahead, expected = track.ahead(), track.expected(size)
+        shared, area = float((expected & mask).sum()), float(mask.sum())
+        overlap = max(shared / max(1.0, float((expected | mask).sum())), _iou(ahead, box))
+        if area < PARTLY * track.area:  # what is seen may be a part: it need only lie where the whole is expected
+            overlap = max(overlap, 0.8 * shared / max(1.0, area))
         same = float(np.minimum(track.colour, colours).sum())
         gap = np.hypot(*((ahead[:2] + ahead[2:]) - (box[:2] + box[2:]))) / 2
-        extent = float(np.sqrt(max((box[2] - box[0]) * (box[3] - box[1]), 1.0)))
+        extent = float(np.sqrt(max(_area(ahead), _area(box), 1.0)))
         near = float(np.exp(-((gap / (extent * (0.5 + 0.1 * track.hidden))) ** 2)))
-        return 0.5 * float(overlap) + 0.3 * same * near + 0.2 * near
+        return 0.4 * float(overlap) + 0.4 * same * near + 0.2 * near
 
     def _go_on(
         self,
@@ -133,14 +142,18 @@ class Tracker:
         mask: Bool[np.ndarray, "s s"],
         box: Float[np.ndarray, "4"],
         colours: Float[np.ndarray, " bins"],
+        size: tuple[int, int],
     ) -> None:
-        """Move a track to where its object is now."""
-        moved = ((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])) / 2 / (track.hidden + 1)
-        share = 0.4 if track.seen > 1 else 1.0
-        track.speed = track.speed + share * (moved - track.speed)
-        track.mask, track.box = mask, box
-        track.colour = 0.8 * track.colour + 0.2 * colours
+        """Move a track to where its object is now; while something hides a part of it, along its way."""
+        area = float(mask.sum())
         track.seen += 1
+        if area < PARTLY * track.area:
+            track.mask, track.box, track.area = track.expected(size), track.ahead(), 0.97 * track.area
+            return
+        moved = ((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])) / 2 / (track.hidden + 1)
+        track.speed = track.speed + max(0.2, 1 / track.seen) * (moved - track.speed)
+        track.mask, track.box, track.area = mask, box, max(area, 0.9 * track.area + 0.1 * area)
+        track.colour = 0.8 * track.colour + 0.2 * colours
 
 
 def _small(mask: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "s s"]:
@@ -173,5 +186,8 @@ def _iou(a: Float[np.ndarray, "4"] | PixelBox, b: Float[np.ndarray, "4"] | Pixel
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if wide <= 0 or high <= 0:
         return 0.0
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return float(wide * high / (areas - wide * high))
+    return float(wide * high / (_area(a) + _area(b) - wide * high))
+
+
+def _area(box: Float[np.ndarray, "4"] | PixelBox) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
