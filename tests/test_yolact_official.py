@@ -13,7 +13,7 @@ from training.__main__ import main
 from training.checkpoint import load_model
 from training.official import read_official
 from training.segmentation.yolact.network import Yolact
-from training.segmentation.yolact.official import for_other_classes, read, state_of, write
+from training.segmentation.yolact.official import _named, at_size, for_other_classes, read, state_of, write
 from training.segmentation.yolact.presets import FAST
 from training.segmentation.yolact.published import NETWORKS
 
@@ -116,6 +116,30 @@ def test_files_of_unknown_name_say_what_is_assumed(tmp_path, caplog):
         network = read(saved(blank(EDGE), tmp_path, "mine.pth"))
     assert network.config == NETWORKS[EDGE]
     assert "input of 550 pixels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stem", "known"),
+    [
+        ("yolact_base_54_800000", NETWORKS["yolact_base"]),
+        ("yolact_base", NETWORKS["yolact_base"]),
+        ("yolact_im400_54_800000", NETWORKS["yolact_im400"]),
+        ("yolact_resnet50_pascal_120_100", NETWORKS["yolact_resnet50_pascal"]),
+        ("yolact_resnet50_54_800000_interrupt", NETWORKS["yolact_resnet50"]),
+        ("yolact_edge_vid_resnet50_847_50000", NETWORKS["yolact_edge_vid_resnet50"]),
+        ("yolact_darknet53_400_54_800000", at_size(NETWORKS["yolact_darknet53"], 400)),
+        ("yolact_darknet53_im400_54_800000", at_size(NETWORKS["yolact_darknet53"], 400)),
+        ("yolact_resnet18", None),
+        ("cats", None),
+    ],
+)
+def test_names_of_files(stem, known):
+    assert _named(Path(f"{stem}.pth")) == known
+
+
+def test_scales_of_other_sizes_are_the_published_ones():
+    for name in ("yolact_im400", "yolact_im700"):
+        assert at_size(NETWORKS["yolact_base"], NETWORKS[name].size) == NETWORKS[name]
 
 
 def test_a_name_that_contradicts_the_tensors_is_refused(tmp_path):

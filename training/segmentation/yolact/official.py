@@ -33,8 +33,10 @@ _SPLIT = (
 _JOIN = r"^fpn_phase_[12]\."
 
 
-def read(path: Path) -> Yolact:
+def read(path: Path, known: NetworkConfig | None = None) -> Yolact:
     """Return the network that an official weights file holds, in evaluation mode on the CPU.
+
+    `known` gives the input's size and the anchors; by default the config that the file's name begins with does.
 
     Raises: ValueError for a file that is damaged, of the trunk alone, or with a key that is missing, surplus or of
     another shape; the key is named.
@@ -50,7 +52,8 @@ def read(path: Path) -> Yolact:
             f"{path.name} holds a pretrained trunk alone, from which training begins; wanted is a whole "
             f"network's file, CONFIG_EPOCH_ITERATION.pth"
         )
-    config = _of_name(path, _structure(state, path.name))
+    structure = _structure(state, path.name)
+    config = _of_name(path, structure) if known is None else like(structure, known)
     with torch.device("meta"):  # shapes only: nothing is allocated for a file that does not fit
         network = Yolact(config)
     network.load_state_dict(_checked(state, network, path.name), assign=True)
@@ -173,17 +176,31 @@ def _interval(state: State, name: str) -> int:
     return interval
 
 
+def at_size(config: NetworkConfig, size: int) -> NetworkConfig:
+    """Return a config for inputs of another side: scales of anchors in proportion, cut to whole pixels."""
+    scales = tuple(float(int(scale * size / config.size)) for scale in config.scales)
+    return config if size == config.size else replace(config, size=size, scales=scales)
+
+
+def _named(path: Path) -> NetworkConfig | None:
+    """Return the published config that a file's name begins with, if any: CONFIG[_SIZE or _imSIZE]_EPOCH_ITERATION."""
+    for name in sorted(NETWORKS, key=len, reverse=True):
+        pattern = rf"{name}(?:_im(?P<im>\d+)|_(?P<size>\d+)(?=_\d+_\d+))?(?:_\d.*)?"
+        if found := re.fullmatch(pattern, path.stem):
+            size = found["im"] or found["size"]
+            return at_size(NETWORKS[name], int(size)) if size else NETWORKS[name]
+    return None
+
+
 def _of_name(path: Path, structure: NetworkConfig) -> NetworkConfig:
     """Return the structure with the input and the anchors of the config that the file's name begins with."""
-    named = [name for name in NETWORKS if re.match(rf"{name}(?![a-z0-9])(?!_[a-z])", path.stem)]
-    if named:
-        known = NETWORKS[max(named, key=len)]
-        if known.n_anchors != structure.n_anchors:
-            raise ValueError(
-                f"{path.name} has {structure.n_anchors} anchors a place in 'prediction_layers.0.bbox_layer.weight', "
-                f"{max(named, key=len)} has {known.n_anchors}; name the file after its own config"
-            )
-    else:
+    known = _named(path)
+    if known is not None and known.n_anchors != structure.n_anchors:
+        raise ValueError(
+            f"{path.name} has {structure.n_anchors} anchors a place in 'prediction_layers.0.bbox_layer.weight', the "
+            f"config of that name has {known.n_anchors}; name the file after its own config"
+        )
+    if known is None:
         if structure.n_anchors not in (3, 9):
             raise ValueError(
                 f"{path.name} has {structure.n_anchors} anchors a place in 'prediction_layers.0.bbox_layer.weight', "
@@ -196,6 +213,11 @@ def _of_name(path: Path, structure: NetworkConfig) -> NetworkConfig:
             "wrong, name the file CONFIG_EPOCH_ITERATION.pth, with one of %s",
             path.name, known.size, known.scales, anchors, ", ".join(NETWORKS),
         )  # fmt: skip
+    return like(structure, known)
+
+
+def like(structure: NetworkConfig, known: NetworkConfig) -> NetworkConfig:
+    """Return the structure with the input and the anchors of another config: what no file says."""
     return replace(
         structure,
         size=known.size,
