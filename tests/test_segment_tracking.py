@@ -1,5 +1,7 @@
 """Identities over the frames of a film: kept through crossings, and through being hidden."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -126,6 +128,6 @@ def test_the_label_is_what_most_frames_say():
 
 
 def test_tracking_needs_sensible_numbers():
-    for wrong in ({"least": 2.0}, {"patience": -1}, {"confirm": 0}, {"sure": -0.1}):
+    for field, value in (("least", 2.0), ("patience", -1), ("confirm", 0), ("sure", -0.1)):
         with pytest.raises(ValueError, match="expected"):
-            TrackingConfig(**wrong)
+            replace(TrackingConfig(), **{field: value})

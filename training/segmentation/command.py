@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -222,12 +223,19 @@ def _entry(instance: Instance) -> dict[str, Any]:
 
 def _quantised(network: Any, out: Path, data: Path, pictures: int) -> None:
     """Write a network with 8-bit weights and activations, calibrated on training pictures."""
+    import torch
+
     from ..data.coco import find_split
     from .yolact import export
+    from .yolact.photos import prepare
 
-    found = find_split(data, "train")
+    found, settings = find_split(data, "train"), network.config
     chosen = np.unique(np.linspace(0, len(found) - 1, min(pictures, len(found))).round().astype(int)).tolist()
-    export.export_int8(network, out, (found.load(i).image for i in chosen))
+    shown = (prepare(torch.tensor(found.load(i).image), settings.size, letterbox=settings.letterbox)[0] for i in chosen)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "float.onnx"
+        export.export(network, plain)
+        export.quantise(plain, out, shown)
 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
