@@ -30,6 +30,8 @@ RECIPES: dict[str, str] = {
     "mixnmatch_continuous": "mixnmatch.continuous.recipe:Recipe",
     "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
     "yolact": "training.segmentation.yolact.recipe:Recipe",
+    "yolact_flow": "training.segmentation.yolact.recipe_video:FlowRecipe",
+    "yolact_video": "training.segmentation.yolact.recipe_video:VideoRecipe",
 }
 """Family -> dotted name of the recipe class, built from a `TrainConfig`."""
 
@@ -71,6 +73,10 @@ PRESETS: dict[str, str] = {
             "yolact_edge_resnet50",
             "yolact_edge_mobilenetv2",
             "yolact_edge_youtubevis_resnet50",
+            "yolact_edge_trainflow",
+            "yolact_edge_trainflow_resnet50",
+            "yolact_edge_vid",
+            "yolact_edge_vid_resnet50",
         )
     },
 }

@@ -109,6 +109,10 @@ class Batch:
     """The object's mask in `image`: for evaluation only, no loss may read it."""
     index: tuple[int, ...] = ()
     """Positions of the pictures in their set."""
+    previous: Image | None = None
+    """An earlier frame of the film that `image` is of; for flow, the frame that it leads to."""
+    flow: Float[Tensor, "n 2 h w"] | None = None
+    """Pixels, x then y, from each place in `image` to the same thing in `previous`."""
     instances: tuple[Instances, ...] | None = None
     """The objects of each picture; None where the set has no such lists."""
 

@@ -67,8 +67,8 @@ class NetworkConfig:
         for name in ("pyramid_dim", "protonet_dim", "protonet_depth", "n_prototypes"):
             if not 1 <= getattr(self, name) <= 2048:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 1 to 2048")
-        if self.video and not (self.split_pyramid and self.backbone.startswith("resnet") and self.pyramid_dim == 256):
-            raise ValueError("video needs a ResNet, split_pyramid and pyramid_dim 256: no other video network exists")
+        if self.video and not (self.split_pyramid and self.backbone.startswith("resnet")):
+            raise ValueError("video needs a ResNet and split_pyramid: there is no other network for it")
 
     @property
     def n_anchors(self) -> int:

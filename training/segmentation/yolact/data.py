@@ -35,6 +35,8 @@ class InstanceDataConfig:
     split: str = "train"
     classes: tuple[str, ...] = ()
     """Categories that are learnt, in the order of the network's classes; empty for all of the set's."""
+    partial: bool = False
+    """Whether the set may lack some of the classes."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def open(self, path: Path) -> "InstanceSet":
@@ -59,7 +61,8 @@ class InstanceSet:
         """The file that lists the pictures."""
         names = self.coco.categories
         classes = config.classes or names
-        if missing := [name for name in classes if name not in names]:
+        missing = [name for name in classes if name not in names]
+        if missing and not (config.partial and len(missing) < len(classes)):
             raise ValueError(f"{self.index} has no category {missing[0]!r}; it has {', '.join(names)}")
         self._place = np.array([classes.index(name) if name in classes else -1 for name in names])
         if not len(self.coco):

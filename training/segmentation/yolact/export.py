@@ -20,9 +20,11 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from training.checkpoint import write_whole
+from training.segmentation.contract import Pixels
 from training.segmentation.yolact.anchors import make_anchors
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.network import Predictions, Yolact
+from training.segmentation.yolact.photos import prepare
 from training.types import Image
 
 OUTPUTS = ("box_code", "logits", "coefficients", "prototypes")
@@ -66,6 +68,16 @@ def export(network: Yolact, path: Path) -> None:
     entry.key, entry.value = "config", json.dumps(asdict(network.config))
     onnx.checker.check_model(model)
     write_whole(path, model.SerializeToString())
+
+
+def export_int8(network: Yolact, path: Path, photos: Iterable[Pixels]) -> None:
+    """Write the network as ONNX in 8 bits, calibrated on photos; see `export` and `quantise`."""
+    config = network.config
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "float.onnx"
+        export(network, whole)
+        tensors = (torch.from_numpy(np.ascontiguousarray(photo)) for photo in photos)
+        quantise(whole, path, (prepare(photo, config.size, letterbox=config.letterbox)[0] for photo in tensors))
 
 
 def quantise(source: Path, path: Path, pictures: Iterable[Image]) -> None:

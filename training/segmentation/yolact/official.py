@@ -251,17 +251,25 @@ CLASS_LAYERS = re.compile(
 """Weights that depend on the classes: the only ones that may differ where training goes on with others."""
 
 
-def for_other_classes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> State:
-    """Return those of `theirs` with which a network of other classes begins: all but the layers of the classes, where
-    their shapes differ.
+VIDEO_LAYERS = re.compile(rf"{CLASS_LAYERS.pattern}|(flow_net|flow_net_pre_convs|spa)\..*")
+"""The same, and the layers that networks for single pictures lack."""
+
+
+def for_other_classes(
+    theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], anew: re.Pattern[str] = CLASS_LAYERS
+) -> State:
+    """Return those of `theirs` with which a network of other classes begins: all but those of the layers `anew` that
+    are missing or of another shape. The pyramid may be named as YOLACT or as YolactEdge does.
 
     Raises: ValueError that names the first other key that is missing, surplus or of another shape.
     """
+    split = any(key.startswith("fpn_phase_") for key in ours)
+    theirs = {_renamed(key, split): tensor for key, tensor in theirs.items()}
     kept: State = {}
     for key in sorted(theirs.keys() | ours.keys()):
         if key in theirs and key in ours and theirs[key].shape == ours[key].shape:
             kept[key] = theirs[key]
-        elif not CLASS_LAYERS.fullmatch(key):
+        elif not anew.fullmatch(key):
             a, b = (tuple(side[key].shape) if key in side else "missing" for side in (theirs, ours))
             raise ValueError(f"these weights are of another network: {key!r} is {a} there and {b} here")
     return kept

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from training.data.coco import find_split
 from training.loop import LoopConfig
 from training.segmentation.yolact.augment import AugmentConfig
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.data import InstanceDataConfig
+from training.segmentation.yolact.data_video import FlowDataConfig, VideoDataConfig
 from training.segmentation.yolact.losses import LossWeights
 from training.segmentation.yolact.matching import MatchConfig
 from training.segmentation.yolact.published import NETWORKS
@@ -45,12 +47,13 @@ class RateConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How a network learns to find objects."""
+class Settings:
+    """What all stages of training are described by."""
 
-    family: str = "yolact"
+    family: str
+    """Name of the recipe in `training.registry.RECIPES`."""
     loop: LoopConfig
-    data: InstanceDataConfig
+    data: Any
     network: NetworkConfig
     losses: LossWeights = field(default_factory=LossWeights)
     matching: MatchConfig = field(default_factory=MatchConfig)
@@ -74,9 +77,44 @@ class TrainConfig:
         if data.classes and data.classes != ours.classes:
             raise ValueError(f"data.classes {data.classes} must be those of the network: {ours.classes}")
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Settings):
+    """How a network learns to find objects in pictures."""
+
+    family: str = "yolact"
+    data: InstanceDataConfig
+
     def for_folder(self, path: Path) -> "TrainConfig":
         """Return this config for the categories of a COCO folder."""
         classes = self.data.classes or find_split(path, self.data.split).categories
+        return replace(self, network=replace(self.network, classes=classes), data=replace(self.data, classes=classes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowTrainConfig(Settings):
+    """How the flow of a network for video is learnt, before the network itself learns from films."""
+
+    family: str = "yolact_flow"
+    data: FlowDataConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoTrainConfig(Settings):
+    """How a network for video learns from films; its trunk and the pyramid's first phase stand still."""
+
+    family: str = "yolact_video"
+    data: VideoDataConfig
+    pictures: Path | None = None
+    """A COCO folder that each step learns from besides, as published: of its categories those that the films know."""
+    feature: float = 1.0
+    """Weight of W."""
+    published_slip: bool = False  # paper: W sends x5 through P3's convolution; here through its own, P5's
+    """Compute W as the published program does."""
+
+    def for_folder(self, path: Path) -> "VideoTrainConfig":
+        """Return this config for the categories of a folder of films."""
+        classes = self.data.classes or self.data.open(path).categories
         return replace(self, network=replace(self.network, classes=classes), data=replace(self.data, classes=classes))
 
 
@@ -105,6 +143,36 @@ EDGE_MOBILENETV2 = _published("yolact_edge_mobilenetv2")
 EDGE_YOUTUBEVIS_RESNET50 = _published(
     "yolact_edge_youtubevis_resnet50", 500_000, rate=RateConfig(learning_rate=5e-4, drops=(), cosine=True)
 )
+
+
+def _of_flow(name: str) -> FlowTrainConfig:
+    """Return how the authors taught the flow: FlyingChairs, 400,000 steps."""
+    loop = LoopConfig(
+        images=8 * 400_000, batch=8, ema_half_life=1, bf16=False, save_every=80_000, grid_every=80_000, keep=2
+    )
+    rate = RateConfig(learning_rate=2e-4, drops=(), cosine=True)
+    network = NETWORKS[name]
+    return FlowTrainConfig(
+        loop=loop, data=FlowDataConfig(size=network.size), network=network, rate=rate, pretrained=False
+    )
+
+
+def _of_video(name: str) -> VideoTrainConfig:
+    """Return how the authors taught the network for video: films and COCO together, 200,000 steps."""
+    loop = LoopConfig(
+        images=8 * 200_000, batch=8, ema_half_life=1, bf16=False, save_every=80_000, grid_every=80_000, keep=2
+    )
+    rate = RateConfig(learning_rate=2e-4, drops=(), cosine=True, warm_up_from=0.0)
+    network = NETWORKS[name]
+    return VideoTrainConfig(
+        loop=loop, data=VideoDataConfig(size=network.size), network=network, rate=rate, pretrained=False
+    )
+
+
+EDGE_TRAINFLOW = _of_flow("yolact_edge_vid")
+EDGE_TRAINFLOW_RESNET50 = _of_flow("yolact_edge_vid_resnet50")
+EDGE_VID = _of_video("yolact_edge_vid")
+EDGE_VID_RESNET50 = _of_video("yolact_edge_vid_resnet50")
 
 FAST = NetworkConfig(
     classes=("car", "cat", "dog", "fruit"),

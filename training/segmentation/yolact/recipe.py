@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from training.segmentation.yolact.detection import DetectionConfig
 from training.segmentation.yolact.losses import losses
 from training.segmentation.yolact.network import Yolact
-from training.segmentation.yolact.official import for_other_classes
+from training.segmentation.yolact.official import CLASS_LAYERS, for_other_classes
 from training.segmentation.yolact.photos import Placement
-from training.segmentation.yolact.presets import RateConfig, TrainConfig
+from training.segmentation.yolact.presets import RateConfig, Settings
 from training.segmentation.yolact.segmenter import FinderConfig, YolactSegmenter
 from training.segmentation.yolact.trunks import folded_name, load_trunk
 from training.types import Batch, Image, Instances, Phase, Step, fields_of
@@ -40,7 +40,10 @@ def initialise(network: Yolact) -> None:
 class Recipe:
     """One phase: all losses at once, by SGD."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    anew = CLASS_LAYERS
+    """Weights that another network need not have to begin with it."""
+
+    def __init__(self, config: Settings, device: torch.device) -> None:
         settings = config.network
         if config.pretrained and settings.backbone in ("mobilenetv2-same", "mobilenetv2-folded"):
             settings = replace(settings, backbone=folded_name(config.trunk))
@@ -61,7 +64,7 @@ class Recipe:
         rate = self.config.rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.generator.named_parameters():
-            if self._of_norm(name) and not self._norm_learns():
+            if not self._learns(name):
                 continue
             small = parameter.ndim == 1
             lr = rate.learning_rate * (rate.trunk if name.startswith("backbone.") else 1.0)
@@ -69,9 +72,10 @@ class Recipe:
             groups.setdefault((lr, decay), []).append(parameter)
         return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
-    def _of_norm(self, name: str) -> bool:
+    def _learns(self, name: str) -> bool:
+        """Return whether a weight of the generator learns."""
         owner = self.generator.get_submodule(name.rpartition(".")[0])
-        return isinstance(owner, nn.BatchNorm2d)
+        return self._norm_learns() or not isinstance(owner, nn.BatchNorm2d)
 
     def _norm_learns(self) -> bool:
         return self.config.loop.batch >= self.config.norm_from
@@ -101,9 +105,12 @@ class Recipe:
 
     def losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return B, C, M, S and, with mask re-scoring, I."""
-        network = self.generator
         image = batch.image.contiguous(memory_format=torch.channels_last) if self.config.channels_last else batch.image
-        levels = network.pyramid(image)
+        return self.losses_of(self.generator.pyramid(image), batch, step)
+
+    def losses_of(self, levels: list[Tensor], batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the losses of what pyramid levels give against a batch's objects."""
+        network = self.generator
         return losses(
             network.predict(levels),
             network.semantic_seg_conv(levels[0]),
@@ -121,7 +128,7 @@ class Recipe:
         """
         prefix = "generator."
         named = {key.removeprefix(prefix): tensor for key, tensor in theirs.items() if key.startswith(prefix)}
-        kept = for_other_classes(named, self.generator.state_dict())
+        kept = for_other_classes(named, self.generator.state_dict(), self.anew)
         return {f"{prefix}{key}": tensor for key, tensor in kept.items()}
 
     @torch.no_grad()
@@ -139,7 +146,7 @@ class Recipe:
             found.append(_painted(image, masks, [thing.label for thing in objects]))
         truth = truth_of(batch)
         true = [_painted(image, list(t.mask), t.label.tolist()) for image, t in zip(batch.image, truth, strict=True)]
-        return {"truth": _rows_of_eight(true), "found": _rows_of_eight(found)}
+        return {"truth": rows_of_eight(true), "found": rows_of_eight(found)}
 
 
 def truth_of(batch: Batch) -> list[Instances]:
@@ -160,7 +167,7 @@ def _painted(image: Tensor, masks: list[Tensor], labels: list[int]) -> Tensor:
     return painted
 
 
-def _rows_of_eight(pictures: list[Tensor]) -> Image:
+def rows_of_eight(pictures: list[Tensor]) -> Image:
     """Return pictures as a batch whose length is a multiple of 8, black ones added."""
     missing = -len(pictures) % 8
     return torch.stack(pictures + [torch.full_like(pictures[0], -1)] * missing)
