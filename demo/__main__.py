@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import tyro
 import uvicorn
 
 from .app import configure, serve
+from .files import server_folder
 from .shelf import Shelf, bundled, load_model
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ class Demo:
     """Another address opens the page to other machines and needs a password."""
     password: str | None = None
     """Asked for before anything is shown; the name beside it may be any."""
+    root_path: str = os.environ.get("GRADIO_ROOT_PATH", "")
+    """Where a reverse proxy shows the page: a path (/knobs), or the whole address (https://example.org/knobs). Proxies
+    that send X-Forwarded-Prefix and X-Forwarded-Host need none."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     open: bool = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
     """Open the page in a browser; on a machine without a screen it is not."""
@@ -66,6 +71,26 @@ def open_page(host: str, port: int, address: str, patience: float = 30.0) -> Non
             return
 
 
+def end_in_time(seconds: float = 3.0) -> None:
+    """Make SIGTERM end the process after `seconds` at the latest, whatever it does; its folder is removed then too.
+
+    The signal's own handler runs between two steps of the main thread, which may wait for a job that takes minutes.
+    """
+    told, tells = socket.socketpair()
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        with tells:  # which must stay open until the end
+            while signal.SIGTERM not in told.recv(64):
+                pass
+            time.sleep(seconds)
+            shutil.rmtree(server_folder(), ignore_errors=True)
+            os._exit(0)
+
+    Thread(target=wait, daemon=True, name="end in time").start()
+
+
 def main(args: Demo) -> None:
     """Load the generators and serve until interrupted."""
     start = time.perf_counter()
@@ -76,11 +101,12 @@ def main(args: Demo) -> None:
         raise ValueError(f"--device {args.device} cannot be used here ({reason}); give --device cpu") from error
     port = free_port(args.host, args.port)
     shelf = Shelf([load_model(path, args.device) for path in args.checkpoint or bundled()])
-    app = serve(shelf, host=args.host, password=args.password)
+    app = serve(shelf, host=args.host, password=args.password, root_path=args.root_path)
     address = f"http://{args.host if ':' not in args.host else f'[{args.host}]'}:{port}"
     log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
     if args.open:
         Thread(target=open_page, args=(args.host, port, address), daemon=True).start()
+    end_in_time()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that temporary files are removed then too
     try:
         uvicorn.run(app, host=args.host, port=port, **configure())

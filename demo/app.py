@@ -1,18 +1,9 @@
 """The web page: two tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
 
-import atexit
 import os
-import shutil
-import tempfile
 
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")  # before gradio
-if "GRADIO_TEMP_DIR" not in os.environ:  # a folder of our own, gone when the server stops
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="knobs-")
-    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
-import secrets
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,22 +11,26 @@ import fastapi
 import gradio as gr
 from gradio import themes
 from gradio.events import api
-from starlette.datastructures import Headers
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .audience import Audience
+from .connections import configure
 from .describe import about, slot_label
 from .events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
+from .files import Files, server_folder
 from .films import MAX_FRAMES
 from .knobs import turnable
 from .live import BusyError, Live, say
+from .security import LOOPBACK, Guard
 from .shelf import Model, Shelf
+from .transfer import Transfer
+
+__all__ = ["configure", "page", "serve"]
 
 TITLE = "Knobs without labels"
 SCRIPTS = ("main", "knobs", "photos", "studio", "stage", "live", "history", "crop", "dom", "icons")
-HEAD = '<link rel="stylesheet" href="/page/page.css"><script type="module" src="/page/main.js"></script>' + "".join(
-    f'<link rel="modulepreload" href="/page/{name}.js">' for name in SCRIPTS
+HEAD = '<link rel="stylesheet" href="page/page.css"><script type="module" src="page/main.js"></script>' + "".join(
+    f'<link rel="modulepreload" href="page/{name}.js">'
+    for name in SCRIPTS  # below the page, wherever that is
 )
 THEME = themes.Default(  # the bundled semi-bold faces lack most letters: regular and bold only
     primary_hue="indigo",
@@ -43,26 +38,16 @@ THEME = themes.Default(  # the bundled semi-bold faces lack most letters: regula
     font=[themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-POLICY = "; ".join(  # no request leaves this server, whatever a component would like
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "frame-ancestors 'self'",
-    )
-)
+MOST_SESSIONS = 256
+"""Of visitors' choices that Gradio remembers; one takes some kilobytes."""
+MOST_UNFETCHED = 4000
+"""Sessions whose events have not been fetched, more than Gradio keeps answers of."""
 WIDTHS = ["As it is", "256 pixels", "512 pixels"]
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
-def page(shelf: Shelf) -> gr.Blocks:
+def page(shelf: Shelf, files: Files | None = None, audience: Audience | None = None) -> gr.Blocks:
     """Return the layout for a shelf of generators."""
-    events = Events(shelf)
+    events = Events(shelf, files, audience)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
@@ -210,21 +195,26 @@ def _with_recipes(studio: str, count: int) -> str:
     return f"(...given) => [...window.{studio}.recipes().slice(0, {count}), ...given.slice({count})]"
 
 
-def serve(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None) -> fastapi.FastAPI:
-    """Return the web application.
+def serve(
+    shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None, root_path: str = ""
+) -> fastapi.FastAPI:
+    """Return the web application; `root_path` is where a reverse proxy shows it, a path or a whole address.
 
-    Raises: ValueError if `host` is open to other machines and there is no password.
+    Raises: ValueError if `host` is open to other machines and there is no password, or `root_path` is neither.
     """
     if host not in LOOPBACK and not password:
         raise ValueError(f"{host} is open to other machines; give --password as well, or leave --host out")
-    live = Live(shelf)
+    files, audience = Files(server_folder()), Audience()
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(live.router)
+    app.include_router(Live(shelf).router)
+    app.include_router(Transfer(files).router)
     for kind in (ValueError, BusyError, Exception):
         app.add_exception_handler(kind, say)
+    blocks = page(shelf, files, audience)
+    blocks.state_session_capacity = MOST_SESSIONS
     gr.mount_gradio_app(
         app,
-        page(shelf),
+        blocks,
         path="/",
         server_name=host,
         footer_links=[],
@@ -237,53 +227,31 @@ def serve(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None)
         theme=THEME,
         head=HEAD,
     )
-    app.add_middleware(Guard, password=password)
-    if host in LOOPBACK:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))  # against DNS rebinding
+    blocks.has_launched = True  # mounting does not set it, and Gradio checks no file's place until then
+    app.add_middleware(
+        Guard,
+        files=files,
+        audience=audience,
+        password=password,
+        hosts=LOOPBACK if host in LOOPBACK else None,  # against DNS rebinding
+        root=root_path,
+        title=TITLE,
+        waiting=lambda: waiting(blocks),
+        known=lambda session: session in blocks._queue.pending_messages_per_session,
+    )
     return app
 
 
-class Guard:
-    """Asks for the password, if there is one, and tells browsers to keep to this server."""
-
-    def __init__(self, app: ASGIApp, password: str | None) -> None:
-        self.app = app
-        self.password = password
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if self.password is not None and not self._known(Headers(scope=scope).get("authorization", "")):
-            ask = {"WWW-Authenticate": f'Basic realm="{TITLE}", charset="UTF-8"'}
-            await PlainTextResponse("A password is needed.", 401, ask)(scope, receive, send)
-            return
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"no-referrer"),
-                ]
-            await send(message)
-
-        await self.app(scope, receive, guarded)
-
-    def _known(self, header: str) -> bool:
-        """Whether an Authorization header holds the password; the name before it may be any."""
-        kind, _, code = header.partition(" ")
-        if kind.lower() != "basic" or self.password is None:
-            return False
-        try:
-            _, _, given = b64decode(code).decode().partition(":")
-        except (Base64Error, UnicodeDecodeError):
-            return False
-        return secrets.compare_digest(given.encode(), self.password.encode())
-
-
-def configure(**settings: Any) -> dict[str, Any]:
-    """Return settings for uvicorn: quiet, and strangers' slow connections closed."""
-    return {"log_level": "warning", "timeout_keep_alive": 30, **settings}
+def waiting(blocks: gr.Blocks) -> list[tuple[str, int]]:
+    """Return the visitor and the bytes of each event that Gradio has yet to finish."""
+    queue = blocks._queue
+    if (
+        len(queue.pending_event_ids_session) > MOST_UNFETCHED
+    ):  # Gradio forgets the answers of these, but not their names
+        kept = queue.pending_messages_per_session
+        for session in [session for session in queue.pending_event_ids_session if session not in kept]:
+            del queue.pending_event_ids_session[session]
+    events = [event for each in queue.event_queue_per_concurrency_id.values() for event in each.queue]
+    events += [event for job in queue.active_jobs for event in job or ()]
+    states = [event.request.state for event in events]
+    return [(state.visitor.id, state.size) for state in states if hasattr(state, "visitor")]

@@ -24,10 +24,8 @@ With Gradio's client, while `python -m demo` runs:
 import base64
 import functools
 import inspect
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, get_args, no_type_check
 
 import gradio as gr
@@ -36,8 +34,10 @@ import torch
 from training.pictures import from_pil, to_pil
 
 from . import films, recipes, uploads
+from .audience import Audience
 from .describe import describe
 from .export import layer_png, open_raster, parts
+from .files import Files, Visitor, server_folder
 from .films import Frame, Kind
 from .live import sentence
 from .recipes import Recipe, Slot
@@ -67,6 +67,7 @@ def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
         except ValueError as error:
             raise _said(error) from error
 
+    vars(generator).pop("__no_type_check__", None)  # by which Gradio's search for gr.Request would see no annotations
     return generator if inspect.isgeneratorfunction(inspect.unwrap(event)) else function
 
 
@@ -77,8 +78,11 @@ def _said(error: ValueError) -> gr.Error:
 class Events:
     """The functions behind the buttons, over one shelf of generators."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, files: Files | None = None, audience: Audience | None = None) -> None:
+        """Take the registry of visitors' files, and who listens: with `audience`, nothing is drawn for nobody."""
         self.shelf = shelf
+        self.files = files or Files(server_folder())
+        self.audience = audience
         self._opening = threading.Lock()  # one photo at a time, as in demo.live
 
     def render(self, recipe: dict) -> dict:  # type: ignore[type-arg]
@@ -124,6 +128,7 @@ class Events:
         fps: float,
         width: str,
         kind: str,
+        request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds its progress bar by this default)
     ) -> Iterator[Any]:
         """Make a film; recipes as JSON text, `story` one of "One knob", "Once around" and "From A to B"."""
@@ -142,7 +147,8 @@ class Events:
             return films.sweep(model, start, knob, count)
 
         name = f"{model.name}-film"
-        yield from self._made(name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, progress)
+        self._awaited(request)
+        yield from self._made(name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, request, progress)
 
     def grid(
         self,
@@ -151,16 +157,18 @@ class Events:
         down: str,
         photos: float,
         width: str,
+        request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
         """Make a sheet of mixes over the first examples: one slot changes along a row, another from row to row."""
         now = recipes.parse(recipe)
         model = self.shelf[now.checkpoint]
+        self._awaited(request)
         slots = [self._slot(model, i) for i in range(min(int(photos), MAX_PHOTOS, len(examples_of(model))))]
         if not slots:
             raise ValueError(f"{model.name} has no example photos to mix")
         frames, columns = films.grid(model, now, "" if down == NOTHING else down, across, slots)
-        yield from self._made(f"{model.name}-mixes", frames, "png", _width(width), 1, columns, progress)
+        yield from self._made(f"{model.name}-mixes", frames, "png", _width(width), 1, columns, request, progress)
 
     def follow(
         self,
@@ -170,19 +178,37 @@ class Events:
         fps: float,
         width: str,
         kind: str,
+        request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
         """Make a film whose pose follows a video."""
         if not video:
             raise ValueError("no video is chosen; choose an MP4 or WebM file")
+        sent = self.files.may(_visitor(request), str(video))
+        if sent is None:
+            raise ValueError("this video was not sent by you; choose it again")
         now = recipes.parse(recipe)
-        pictures = films.photos_of(Path(video), _count(frames))
+        self._awaited(request)
+        pictures = films.photos_of(sent, _count(frames))
         model = self.shelf[now.checkpoint]
         plan = films.follow(model, now, pictures)
-        yield from self._made(f"{model.name}-film", plan, _kind(kind), _width(width), int(fps), 8, progress)
+        yield from self._made(f"{model.name}-film", plan, _kind(kind), _width(width), int(fps), 8, request, progress)
+
+    def _awaited(self, request: gr.Request) -> None:
+        """Raise ValueError if nobody comes to fetch what an event makes."""
+        if self.audience is not None and not self.audience.comes(request.session_hash or ""):
+            raise ValueError("nobody fetched this in time; ask for the event's answers as soon as it is started")
 
     def _made(
-        self, name: str, plan: Sequence[Frame], kind: Kind, width: int, fps: int, columns: int, progress: gr.Progress
+        self,
+        name: str,
+        plan: Sequence[Frame],
+        kind: Kind,
+        width: int,
+        fps: int,
+        columns: int,
+        request: gr.Request,
+        progress: gr.Progress,
     ) -> Iterator[Any]:
         """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it.
 
@@ -195,14 +221,14 @@ class Events:
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")
         pictures = films.enlarged(torch.cat(made), width)
-        with tempfile.TemporaryDirectory(prefix="film-") as folder:  # Gradio takes its own copy, removed in time
-            target = Path(folder) / f"{name}.{kind}"
-            films.write(target, pictures, kind, fps=min(60, max(1, fps)), columns=columns)
-            moving = kind == "mp4"
-            yield (
-                gr.update(value=str(target) if moving else None, visible=moving),
-                gr.update(value=None if moving else str(target), visible=not moving),
-            )
+        target = self.files.place(f"{name}.{kind}")  # where Gradio takes no copy
+        films.write(target, pictures, kind, fps=min(60, max(1, fps)), columns=columns)
+        self.files.own(_visitor(request), target)
+        moving = kind == "mp4"
+        yield (
+            gr.update(value=str(target) if moving else None, visible=moving),
+            gr.update(value=None if moving else str(target), visible=not moving),
+        )
 
     def _drawn(self, recipe: Any) -> tuple[Recipe, Any]:
         parsed = recipes.parse(recipe)
@@ -214,6 +240,11 @@ class Events:
         example = examples_of(model)[place]
         _, _, crop = uploads.cut(model, example.path.read_bytes(), example.caption, example.box)
         return Slot(picture=base64.b64encode(recipes.png(crop)).decode())
+
+
+def _visitor(request: gr.Request) -> Visitor:
+    """Return who asked for an event, as the guard found."""
+    return request.request.state.visitor if request.request is not None else Visitor("", "")
 
 
 def _kept(text: str, name: str) -> Recipe:

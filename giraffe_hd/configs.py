@@ -160,8 +160,8 @@ class TrainConfig:
     pose_ramp: tuple[int, int] = (80_000, 100_000)
     """Pictures over which the late weights and share come in."""
     cutouts: float = 0.0
-    """Weight of a comparison of objects on flat colours, drawn ones with those cut out of photos by the set's masks: the
-    object has to be whole, so the background need not draw its rest. For sets with masks."""
+    """Weight of a comparison of objects on flat colours, generated ones with those cut out of photos by the set's
+    masks: the object has to be whole, so that the background need not draw its rest. For sets with masks."""
     condition_since: int = 20_000
     """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
     condition_full: int = 40_000

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from giraffe_hd.paper.config import GeneratorConfig, PriorConfig, VolumeConfig
 from giraffe_hd.paper.generator import Generator
+from training.foreign import tables
 from training.official import read_plain
 
 RENAMED = (
@@ -79,12 +80,16 @@ def read(path: str | Path) -> Generator:
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of `g_ema` and the arguments."""
     content = read_plain(path)
-    if not isinstance(content, Mapping) or "g_ema" not in content or "args" not in content:
+    found = [table for _, table in tables(content)]
+    state = next((table["g_ema"] for table in found if "g_ema" in table), None)
+    args = next((table["args"] for table in found if "args" in table), None)
+    if state is None or args is None:
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: it has no entries g_ema and args")
-    state, args = content["g_ema"], content["args"]
     if not isinstance(args, argparse.Namespace | Mapping):
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: its args are a {type(args).__name__}")
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    within = [table for _, table in tables(state)]
+    state = next((t for t in within if any(isinstance(v, Tensor) for v in t.values())), within[0] if within else None)
+    if state is None or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path.name} is not a GIRAFFE HD checkpoint: its g_ema is not a table of tensors")
     args = dict(args) if isinstance(args, Mapping) else dict(vars(args))
     missing = [name for name in REQUIRED if name not in args]

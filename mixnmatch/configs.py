@@ -1,7 +1,7 @@
 """Configs of the `fast` MixNMatch: its networks, its losses, and one train config for each bundled model."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from training.critic import check_levels
 from training.data.folder import DataConfig
@@ -53,6 +53,8 @@ class PoseConfig:
 class GeneratorConfig:
     """The painter, the encoders and the feature extractor of the `fast` MixNMatch."""
 
+    RETIRED: ClassVar[dict[str, Any]] = {"extent": [1.0, 1.0, 1.0]}
+    """Fields that files of earlier versions may have, each with the only value that is built now."""
     resolution: int = 64
     """Side of the picture in pixels: a power of two, at least 32."""
     z_dim: int = 8

@@ -7,13 +7,13 @@ are read from the shapes of the weights: the files do not say for which set they
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixnmatch.paper.config import GeneratorConfig
 from mixnmatch.paper.generator import Generator
+from training.foreign import tables
 from training.official import read_plain
 
 
@@ -41,13 +41,13 @@ def read(*paths: Path) -> Generator:
     """
     found: dict[str, dict[str, Tensor]] = {}
     for path in paths:
-        state = _state_dict(read_plain(path), path)
-        kind = next((name for name, kind in _KINDS.items() if kind.mark in state), None)
-        if kind is None:
+        parts = [(kind, state) for state in _state_dicts(path) for kind, k in _KINDS.items() if k.mark in state]
+        if not parts:
             raise ValueError(f"{path.name} holds none of MixNMatch's networks; wanted are {_FILES}")
-        if kind in found:
-            raise ValueError(f"two of the files hold MixNMatch's {kind}; give one each of {_FILES}")
-        found[kind] = state
+        for kind, state in parts:
+            if kind in found:
+                raise ValueError(f"two of the files hold MixNMatch's {kind}; give one each of {_FILES}")
+            found[kind] = state
     for kind in ("G", "E"):
         if kind not in found:
             raise ValueError(f"{kind}.pth is missing; give {_FILES} (EX.pth may be left out: then no feature mode)")
@@ -59,12 +59,16 @@ def read(*paths: Path) -> Generator:
     return generator.requires_grad_(False).eval()
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
-    ):
+def _state_dicts(path: Path) -> list[dict[str, Tensor]]:
+    """Return the tables of tensors in a file: itself, or what other programs wrapped it in, such as `state_dict`."""
+    found = [
+        {str(key): tensor for key, tensor in table.items()}
+        for _, table in tables(read_plain(path))
+        if table and all(isinstance(tensor, Tensor) for tensor in table.values())
+    ]
+    if not found:
         raise ValueError(f"{path.name} is no state dict; wanted are {_FILES}")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+    return found
 
 
 def _config(found: Mapping[str, Mapping[str, Tensor]]) -> GeneratorConfig:
@@ -95,6 +99,9 @@ def _checked(state: dict[str, Tensor], config: GeneratorConfig) -> dict[str, Ten
     """Return `state` if it is what a generator of this config needs, as float32; ValueError if not."""
     with torch.device("meta"):  # shapes only: nothing is allocated for a file that does not fit
         wanted = Generator(config).state_dict()
+    for key in wanted.keys() - state.keys():
+        if key.endswith("num_batches_tracked"):  # programs before PyTorch 0.4.1 did not count; a trained model does not
+            state[key] = torch.zeros((), dtype=torch.long)
     missing, surplus = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     if missing or surplus:
         what = f"lack {min(missing)!r}" if missing else f"hold {min(surplus)!r} besides"

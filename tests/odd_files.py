@@ -65,6 +65,17 @@ def half_transparent() -> bytes:
     return as_file(picture)
 
 
+def many_scans(n: int) -> bytes:
+    """Return a small progressive JPEG whose last scan comes `n` times: decoding takes as long as `n` pictures."""
+    whole = as_file(gradient(), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * n + whole[-2:]
+
+
+def with_profile(picture: PIL.Image.Image, profile: bytes, kind: str = "PNG") -> bytes:
+    return as_file(picture, kind, icc_profile=profile)
+
+
 BAD: dict[str, bytes] = {
     "text as PNG": b"hello, I am no picture",
     "empty": b"",
@@ -75,6 +86,8 @@ BAD: dict[str, bytes] = {
     "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) run\n",
     "20000 x 20000": png_of_zeros(20_000, 20_000),
     "12000 x 12000": png_of_zeros(12_000, 12_000),
+    "1 x 15.9 million": png_of_zeros(1, 15_900_000),
+    "20,000 scans": many_scans(20_000),
     "truncated JPEG": as_file(gradient(640, 480), "JPEG")[:2000],
     "truncated PNG": as_file(gradient(640, 480))[:300],
     "damaged PNG": as_file(gradient()).replace(b"IDAT", b"IDAX"),
@@ -95,6 +108,8 @@ GOOD: dict[str, bytes] = {
     "EXIF": turned_by_exif(),
     "long and thin": as_file(PIL.Image.new("RGB", (6000, 4), "red")),
     "16 megapixels": as_large_as_allowed(),
+    "24 megapixels": as_file(gradient(6000, 4000), "JPEG", quality=60),
+    "damaged profile": with_profile(gradient(), b"no profile"),
 }
 """What becomes a picture all the same."""
 
@@ -104,7 +119,7 @@ def check(name: str, view: PIL.Image.Image) -> None:
     pixels = np.asarray(view).astype(int)
     third = max(1, pixels.shape[1] // 3)
     left, right = pixels[:, :third].mean((0, 1)), pixels[:, -third:].mean((0, 1))
-    if name in ("CMYK", "palette", "16 megapixels"):
+    if name in ("CMYK", "palette", "16 megapixels", "24 megapixels", "damaged profile"):
         assert left[0] > left[2] and right[2] > right[0]
     if name == "EXIF":  # turned clockwise: what was left is now up
         assert view.size == (64, 96)

@@ -30,13 +30,13 @@ def toy_shelf() -> Shelf:
 
 
 @contextmanager
-def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None) -> Iterator[str]:
+def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None, root_path: str = "") -> Iterator[str]:
     """Serve a page on a free port while the block runs; gives its address."""
     started = queue.Queue()
 
     async def run() -> None:  # Gradio leaves event loops open when it lays out a page where none runs
         try:
-            app = serve(shelf, host=host, password=password)
+            app = serve(shelf, host=host, password=password, root_path=root_path)
         except Exception as error:
             started.put(error)
             raise
@@ -55,7 +55,7 @@ def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://{host}:{port}"
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
         server.should_exit = True
         thread.join(10)

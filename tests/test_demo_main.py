@@ -55,6 +55,26 @@ def test_it_serves_a_file_of_ones_own_and_leaves_nothing_behind(tmp_path: Path):
     assert f"http://127.0.0.1:{port} is ready" in told.decode()
 
 
+def test_a_signal_ends_it_in_time_whatever_it_does():
+    """Here the main thread sleeps on, and a thread that must be waited for works."""
+    script = """
+import signal, threading, time
+from demo.__main__ import end_in_time
+signal.signal(signal.SIGTERM, lambda *_: None)
+threading.Thread(target=time.sleep, args=(100,)).start()
+end_in_time(0.5)
+print("ready", flush=True)
+time.sleep(100)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

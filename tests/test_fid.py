@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from training.data.folder import DataConfig, PictureSet
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
+from training.metrics import weights as weights_module
 from training.metrics.features import INCEPTION_SIDE, Features, load_features, resize_clean
 from training.metrics.fid import Fid, distances, drawn, published_statistics, real_statistics, statistics, taken
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
-from training.metrics.weights import WeightsMissingError
+from training.metrics.weights import WeightsMissingError, sha256
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob
 
@@ -206,7 +207,8 @@ def test_kid_and_features_are_clean_fids_from_its_own_place(tmp_path: Path, monk
     torch.manual_seed(0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platform, "system", lambda: "Windows")  # there clean-fid's place is the working folder
-    scripted(RandomInception(), tmp_path / "inception-2015-12-05.pt")
+    theirs_file = scripted(RandomInception(), tmp_path / "inception-2015-12-05.pt")
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(theirs_file))  # as if this were the published one
     n = 60
     folders = [saved(tmp_path / "real", Toy(0.2), n), saved(tmp_path / "drawn", Toy(), n)]
     with warnings.catch_warnings():
@@ -328,6 +330,48 @@ def test_without_weights_and_internet_the_message_says_what_to_do(
     with pytest.raises(WeightsMissingError, match="cannot be reached"):
         monkeypatch.setattr(fid_module, "PUBLISHED_URL", "http://127.0.0.1:9/")
         published_statistics("nosuchset/64/train")
+
+
+def test_only_the_published_network_is_taken_from_the_temporary_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody may write there, and a TorchScript file runs as a program."""
+    monkeypatch.setattr(features_module, "INCEPTION_URL", "http://127.0.0.1:9/inception.pt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platform, "system", lambda: "Windows")  # there clean-fid's place is the working folder
+    planted = scripted(SmallNetwork(4), tmp_path / "inception-2015-12-05.pt")
+    kept = tmp_path / "cache" / "knobs-without-labels" / planted.name
+    monkeypatch.setattr("torch.jit.load", lambda *a, **o: pytest.fail("the planted network ran"))
+    with pytest.raises(WeightsMissingError, match="cannot be reached"):
+        load_features()
+    assert "is not the published Inception and is left alone" in caplog.text
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(planted))
+    assert features_module.find_inception() == kept
+    assert kept.read_bytes() == planted.read_bytes()
+    planted.unlink()
+    kept.write_bytes(b"another")  # in the cache too
+    with pytest.raises(WeightsMissingError, match="cannot be reached"):
+        load_features()
+    planted.symlink_to("/dev/zero")
+    with pytest.raises(WeightsMissingError, match="cannot be reached"):
+        load_features()
+
+
+def test_a_cache_that_cannot_be_written_or_is_nowhere_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    path = weights_module.keep(weights_module.cache_dir() / "statistics" / "x", b"content")
+    assert path.read_bytes() == b"content"
+    assert "cannot be kept in the cache" in caplog.text
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # what pathlib says of a user without a name
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert weights_module.keep(weights_module.cache_dir() / "y", b"more").read_bytes() == b"more"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network"])

@@ -58,6 +58,10 @@ def assert_same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> N
         assert torch.equal(tensor, two[name]), name
 
 
+def state_at(images: int) -> dict[str, Any]:
+    return {"index": images, "images": images, "networks": {}, "average": {}, "optimizers": {}}
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, pictures, tmp_path):
     train(config, pictures, tmp_path / "whole", device="cpu")
     part = replace(config, loop=replace(config.loop, images=12))
@@ -79,11 +83,11 @@ def test_a_damaged_newest_state_is_passed_over_and_nothing_is_lost(config, pictu
 
 def test_only_the_newest_states_are_kept_and_all_damaged_is_an_error(tmp_path):
     for images in range(5):
-        save_state(tmp_path, images, {"x": torch.tensor(images)}, keep=3)
+        save_state(tmp_path, images, state_at(images), keep=3)
     assert len(list(tmp_path.iterdir())) == 3
     found = newest_state(tmp_path)
     assert found is not None
-    assert found[0]["x"] == 4
+    assert found[0]["images"] == 4
     for path in tmp_path.iterdir():
         path.write_bytes(b"?")
     with pytest.raises(CheckpointError, match=r"no resume state .* is whole"):
@@ -188,9 +192,9 @@ def test_half_of_the_rate_is_half_of_the_step():
     assert phase.optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_killed_runs_go_on_and_end_as_if_undisturbed(tmp_path):
-    found = Kills(kills=3, longest=2.0, seed=1, out=tmp_path).run()
-    assert found["kills"] == 3
+def test_killed_commands_run_again_and_end_as_if_undisturbed(tmp_path):
+    found = Kills(kills=6, longest=2.0, seed=1, commands=("train", "publish"), out=tmp_path).run()
+    assert found["kills"] == 6
     assert (found["lost"], found["wrong"]) == (0, 0)
 
 

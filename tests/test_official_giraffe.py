@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from giraffe_hd.paper.generator import Generator
 from giraffe_hd.paper.prior import elevation_of
 from tests.conformance.cases import fill, load_case, relative_error
 from training.checkpoint import load_generator, save_generator
+from training.official import family_of
 
 TARGET = 5e-3
 """Root mean square of the difference over the output's standard deviation, as the case's own notes ask."""
@@ -307,3 +309,32 @@ def test_defaults_are_the_authors():
     args = {name: ARGS[name] for name in official.REQUIRED}
     config = config_of(args | {"size": 256}, {})
     assert config == GeneratorConfig(size=256, prior=config.prior, joint_cameras=True)
+
+
+@pytest.mark.parametrize("form", ["module", "state_dict", "model", "numpy"])
+def test_the_forms_that_programs_save_it_in(tmp_path, form):
+    torch.manual_seed(0)
+    state = authors_state(Generator(config_of(ARGS, {})).eval())
+    args = argparse.Namespace(**ARGS)
+    content: dict[str, Any] = {"g_ema": state, "args": args}
+    if form == "module":
+        content["g_ema"] = {f"module.{name}": tensor for name, tensor in state.items()}
+    elif form == "state_dict":
+        content["g_ema"] = {"state_dict": state, "step": 4}
+    elif form == "model":
+        content = {"model": content, "where": Path("runs")}
+    else:
+        args.fov, args.rotation_range = np.float32(10), np.array([0.0, 1.0])
+        content |= {"ada_aug_p": np.float64(0.1), "seen": np.int64(3), "kind": np.str_("car"), "done": np.bool_(True)}
+    torch.save({"g_ema": state, "args": argparse.Namespace(**ARGS)}, tmp_path / "plain.pt")
+    torch.save(content, tmp_path / "g.pt")
+    ours, theirs = read(tmp_path / "g.pt"), read(tmp_path / "plain.pt")
+    assert ours.config == theirs.config
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, ours.state_dict()[name]), name
+
+
+def test_the_raw_generator_alone_is_told_to_lack_the_average(tmp_path):
+    torch.save({"g": {"x": torch.zeros(1)}, "args": argparse.Namespace(**ARGS)}, tmp_path / "g.pt")
+    with pytest.raises(ValueError, match=r"its entries are g, args; GIRAFFE HD's has g_ema"):
+        family_of(tmp_path / "g.pt")

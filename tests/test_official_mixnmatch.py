@@ -7,9 +7,12 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -322,3 +325,60 @@ def test_reading_returns_a_generator_ready_for_use(tiny: list[Path]):
     assert not any(parameter.requires_grad for parameter in generator.parameters())
     codes = generator.sample(1, torch.Generator().manual_seed(0))
     assert isinstance(codes, Codes)
+
+
+def rewritten(files: list[Path], folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> list[Path]:
+    folder.mkdir()
+    for path in files:
+        torch.save(change(torch.load(path, weights_only=True)), folder / path.name)
+    return [folder / path.name for path in files]
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "model, in bytes of NumPy": lambda s: {"model": s, "best": np.float32(0.5), "losses": np.arange(3.0)},
+    "twice": lambda s: {"checkpoint": {"net": s}},
+    "compiled and parallel": lambda s: {f"_orig_mod.{key}": tensor for key, tensor in s.items()},
+    "not counted": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+    "half": lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_the_forms_that_programs_save_them_in(tiny: list[Path], tmp_path: Path, form: str):
+    theirs, ours = read(*tiny).state_dict(), read(*rewritten(tiny, tmp_path / "new", WRAPPED[form])).state_dict()
+    for name, tensor in theirs.items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(ours[name], tensor.half().float() if form == "half" else tensor)
+
+
+def test_all_networks_in_one_file(tiny: list[Path], tmp_path: Path):
+    torch.save({p.stem: torch.load(p, weights_only=True) for p in tiny}, tmp_path / "all.pth")
+    theirs, ours = read(*tiny).state_dict(), read(tmp_path / "all.pth").state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"zip", r"is a zip archive; unpack it and give the checkpoint files"),
+        (b"\x1f\x8b" + bytes(100), "is a gzip archive; unpack it"),
+        (b"<!DOCTYPE html><html>quota</html>", "is a web page, not a checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_what_downloads_yield_instead_is_told(tiny: list[Path], tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "models"
+    path.write_bytes(content)
+    if content == b"zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in tiny:
+                archive.write(file, file.name)
+    with pytest.raises(ValueError, match=message):
+        read_official([path])
+
+
+def test_a_file_of_one_repeated_number_takes_no_memory(tmp_path: Path):
+    torch.save({"background_stage.fc.0.weight": torch.zeros(1).half().expand(10**10)}, tmp_path / "G.pth")
+    with pytest.raises(ValueError, match="not a whole PyTorch checkpoint"):
+        read_official([tmp_path / "G.pth"])

@@ -27,6 +27,15 @@ def photo(path: Path, width: int = 200, height: int = 150, mode: str = "RGB") ->
     return path
 
 
+def mask_of(path: Path, width: int = 200, height: int = 150) -> Path:
+    """A mask of a rectangle in the middle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = PIL.Image.new("L", (width, height))
+    mask.paste(255, (width // 4, height // 4, 3 * width // 4, 3 * height // 4))
+    mask.save(path)
+    return path
+
+
 def prepared(source: Path, **options) -> list[dict[str, str]]:
     """Prepare a source into a folder beside it; return the lines of its index."""
     out = source.parent / "prepared"
@@ -145,7 +154,7 @@ def test_clothing_examples_of_this_project(tmp_path):
 def test_clothing_leaves_out_bad_masks(source):
     for name in "ab":
         photo(source / "images" / f"{name}.jpg")
-        photo(source / "masks" / f"{name}.png", mode="L")
+        mask_of(source / "masks" / f"{name}.png")
     head = "file,split,garment,width,height,x0,y0,x1,y1,mask_fraction\n"
     (source / "index.csv").write_text(
         head + "a.jpg,train,hat,200,150,1,1,9,9,0.5\nb.jpg,train,hat,200,150,1,1,9,9,0.95\n"
@@ -158,7 +167,7 @@ def cub(source) -> Path:
     names = ["001.Albatross/a.jpg", "001.Albatross/b.jpg", "002.Auklet/c.jpg"]
     for name in names:
         photo(source / "images" / name)
-        photo((source / "segmentations" / name).with_suffix(".png"), mode="L")
+        mask_of((source / "segmentations" / name).with_suffix(".png"))
     lists = {
         "images": names,
         "bounding_boxes": ["20.0 15.0 100.0 60.0", "0.0 0.0 200.0 150.0", "50 30 100 90"],
@@ -377,7 +386,7 @@ def test_names_that_are_no_utf8_and_kinds_that_cannot_be_read(plain, capsys, cap
 
 
 def test_masks_that_do_not_fit_are_left_out(cub):
-    photo(cub / "segmentations" / "001.Albatross" / "a.png", 20, 20, "L")
+    mask_of(cub / "segmentations" / "001.Albatross" / "a.png", 20, 20)
     (cub / "segmentations" / "001.Albatross" / "b.png").unlink()
     assert [row["source"] for row in prepared(cub)] == ["002.Auklet/c.jpg"]
 

@@ -27,6 +27,11 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""
 
+NO_MEMORY = (
+    "memory does not suffice; train with a smaller --loop.batch or a larger --loop.accumulate, measure or draw fewer "
+    "pictures at once (--batch), or end other programs"
+)
+
 
 def usage() -> str:
     """Return the list of verbs and presets."""
@@ -88,7 +93,21 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(f"error: {NO_MEMORY}", file=sys.stderr)
+        return 2
     return 0
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether `error` says that memory does not suffice."""
+    if isinstance(error, MemoryError):
+        return True
+    from training.devices import out_of_memory  # a RuntimeError of torch's, which is there then
+
+    return out_of_memory(error)
 
 
 if __name__ == "__main__":

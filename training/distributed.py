@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from training.devices import pick_device
+
 
 def rank() -> int:
     """Return this process's number, 0 for the one that writes."""
@@ -34,13 +36,13 @@ def size() -> int:
 def joined(device: str | None = None) -> Iterator[torch.device]:
     """Join the other processes that torchrun started, if it did, and leave them at the end; yield this one's device.
 
-    A GPU each over NCCL where there are GPUs, else gloo. Raises: ValueError for more processes than GPUs.
+    A GPU each over NCCL where there are GPUs, else gloo. Raises: ValueError for more processes than GPUs, or a device
+    that is not there.
     """
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield torch.device(name)
+        yield where
         return
-    where = torch.device(name)
     if where.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():

@@ -6,10 +6,13 @@ A run folder holds `config.json`, `data.json`, the last resume states, `generato
 
 import contextlib
 import copy
+import errno
 import hashlib
+import io
 import json
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,11 +25,13 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.checkpoint import newest_state, read_card, save_generator, save_state, write_whole
+from training.checkpoint import newest_state, read_card, save_generator, save_state
 from training.data.folder import PictureSet
+from training.devices import out_of_memory
 from training.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
 from training.draws import Draws, draws, own
 from training.early import WHEN, look
+from training.files import append_line, check_folder, locked, read_plain_file, write_whole
 from training.growth import learnt, take_over
 from training.heap import keep_memory
 from training.pictures import tile
@@ -267,14 +272,15 @@ class Run:
             )
         if found is None:
             return False
-        state, damaged = found
-        for name in damaged:
-            log.warning("%s is damaged and was passed over", name)
+        state, _ = found
         try:
             self._take(state)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            if out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"the run in {self.out} has other networks than asked for ({str(error).splitlines()[0]}); give its own "
+                f"the run in {self.out} has other networks than asked for ({reason}); give its own "
                 f"options to go on with it, or another folder, and this one as --start-from, to begin from it"
             ) from error
         self.index, self.images = state["index"], state["images"]
@@ -290,6 +296,9 @@ class Run:
         for name, optimizer in self.optimizers().items():
             ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, moments in optimizer.state.items():
+                if any(isinstance(m, Tensor) and m.ndim and m.shape != parameter.shape for m in moments.values()):
+                    raise ValueError(f"the moments of the optimiser of {name} are of other shapes than its weights")
             for group, own_values in zip(optimizer.param_groups, ours, strict=True):
                 group.update(own_values)
 
@@ -342,15 +351,15 @@ def train(
     """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
 
     A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, run folders or
-    generator files, wherever their shapes fit, those of later ones over those of earlier ones. Ctrl-C and SIGTERM end
-    the run after the step at hand, its state saved; a full disk stops the writing only; losses that are not finite take
-    the run back to its last state, at half the learning rate. Under torchrun each process takes its share of
-    `loop.batch`; the first one alone reads and writes the run folder.
+    generator files, wherever their shapes fit, those of later ones over those of earlier ones. SIGINT, SIGTERM or
+    SIGHUP ends the run after the step at hand, its state saved; a full disk stops the writing only; losses that are not
+    finite take the run back to its last state, at half the learning rate. Under torchrun each process takes its share
+    of `loop.batch`; the first one alone reads and writes the run folder.
 
     Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
     """
     keep_memory()
-    with joined(device) as where:
+    with joined(device) as where, _folder_of_run(out):
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
             log.setLevel(logging.ERROR)  # one voice
@@ -379,6 +388,39 @@ def train(
     return out / "generator.safetensors"
 
 
+@contextlib.contextmanager
+def _folder_of_run(out: Path) -> Iterator[None]:
+    """Keep the run folder to this command inside the block; of several processes the first one does.
+
+    Raises: ValueError, before any work, for a folder that another `train` has, that cannot be written to, or that holds
+    a generator and no state to go on from.
+    """
+    if rank() > 0:
+        yield
+        return
+    new = not out.exists()
+    check_folder(out)
+    with _unless_empty(out, new), locked(out, "train.lock", "`train`"):
+        made = next(iter(sorted(out.glob("*.safetensors"))), None)
+        if made is not None and not any(out.glob("state-*.pt")):
+            raise ValueError(
+                f"{out} holds {made.name} but no resume state to go on from, and training would replace it; give "
+                f"another --out, with --start-from {made} to begin from its weights"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _unless_empty(out: Path, new: bool) -> Iterator[None]:
+    """Remove a `new` folder in which nothing was written inside the block, as after a mistake in other options."""
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
 def _train(run: Run, pictures: Any) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
@@ -390,7 +432,9 @@ def _train(run: Run, pictures: Any) -> None:
     with (
         contextlib.closing(Board(run)) if first else contextlib.nullcontext() as board,
         _stop_signals() as stopped,
-        tqdm(total=loop.images, initial=run.images, unit="img", smoothing=0.05, disable=not first) as bar,
+        tqdm(
+            total=loop.images, initial=run.images, unit="img", smoothing=0.05, disable=not first, file=_Unread()
+        ) as bar,
     ):
         sums: dict[str, list[Tensor]] = {}
         while run.images < loop.images and not any_of(bool(stopped)):
@@ -457,6 +501,23 @@ class Board:
         if self.writer is not None:
             with contextlib.suppress(OSError):
                 self.writer.close()
+
+
+class _Unread:
+    """Standard error for the progress bar: training goes on where nobody reads it any more, as after `2>&1 | head`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> None:
+        """Write `text` if somebody reads."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush if somebody reads."""
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -528,15 +589,26 @@ def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, 
         log.warning("no best kept: loop.best_by is %r, this generator's figures are %s", loop.best_by, names)
         return
     path = run.out / "best.safetensors"
-    so_far = read_card(path, beside=False)["figures"][loop.best_by] if path.is_file() else None
+    so_far = _best_so_far(path, loop.best_by)
     if so_far is None or better(loop.best_by, found[loop.best_by], so_far):
         save_generator(path, run.average, card=run.card() | {"figures": found})
 
 
+def _best_so_far(path: Path, figure: str) -> float | None:
+    """Return the figure of the best generator kept; None if there is none that can be read."""
+    if not path.is_file() or path.is_symlink():
+        return None
+    try:
+        value = read_card(path, beside=False).get("figures", {}).get(figure)
+    except ValueError as error:
+        log.warning("%s is replaced: %s", path.name, error)
+        return None
+    return value if isinstance(value, int | float) else None
+
+
 def _write_log(run: Run, means: dict[str, float], board: Board) -> None:
     line = json.dumps({"images": run.images, **{k: float(f"{v:.5g}") for k, v in means.items()}})
-    with (run.out / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append_line(run.out / "log.jsonl", line)
     for name, value in means.items():
         board.add("scalar", name, value)
 
@@ -550,21 +622,30 @@ def _crossed(images: int, batch: int, every: int) -> bool:
 def _write_grids(run: Run, fixed: Batch, board: Board) -> None:
     for name, pictures in run.recipe.grids(run.average, fixed).items():
         picture = tile(pictures, 8)
+        content = io.BytesIO()
+        picture.save(content, "PNG")
         folder = run.out / "grids"
-        folder.mkdir(exist_ok=True)
-        picture.save(folder / f"{run.images:09d}-{name}.png")
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link, which is not followed", str(folder))
+        write_whole(folder / f"{run.images:09d}-{name}.png", content.getvalue())
         board.add("images", name, (pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2)
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, so that the step at hand ends whole."""
+    """Collect Ctrl-C, SIGTERM and a closed terminal's SIGHUP in a list, so that the step at hand ends whole.
+
+    Under `nohup` SIGHUP stays ignored.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:
@@ -584,7 +665,7 @@ def _keep_data(pictures: TrainingSet, out: Path) -> None:
     path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _learns_from(path)
         if before["index_sha256"] != index and before["path"] != ours["path"]:
             raise ValueError(
                 f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
@@ -603,11 +684,27 @@ def _index(pictures: TrainingSet) -> Path:
     return getattr(pictures, "index", pictures.path / "index.csv")
 
 
+def _learns_from(path: Path) -> dict[str, str]:
+    """Return what a run's `data.json` says of its set; ValueError if that cannot be read."""
+    try:
+        said = json.loads(read_plain_file(path, 2**20))
+        if isinstance(said, dict) and all(isinstance(said.get(name), str) for name in ("path", "index_sha256")):
+            return said
+        reason = "path and index_sha256 are not in it"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"{path} does not say which set the run learns from ({reason}); remove it if --data is that set")
+
+
 def _keep_config(config: Any, out: Path) -> None:
     """Write the run's config; where the folder's run had another, say which fields changed."""
     path, ours = out / "config.json", asdict(config)
     if path.is_file():
-        before, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(ours)
+        try:
+            before, now = _flat(json.loads(read_plain_file(path, 2**20))), _flat(ours)
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("%s cannot be read and is written anew (%s)", path, error)
+            before = now = {}
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):
                 was, is_ = before.get(name, "not there"), now.get(name, "not there")

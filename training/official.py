@@ -4,24 +4,51 @@ They are pickles. Only tensors and plain values are taken from them; code in the
 """
 
 import argparse
+import codecs
+import contextlib
 import hashlib
 import json
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 
 from training.checkpoint import save_generator
+from training.files import check_folder
+from training.foreign import check_archive, check_content, python_numbers, tables
 from training.registry import OFFICIAL, preset, resolve
 from training.types import Model
 
-PLAIN: list[Any] = [argparse.Namespace]
+
+def _numpy_types() -> list[Any]:
+    """Return NumPy's scalars and arrays of numbers, under the names that its versions 1 and 2 give their makers."""
+    made = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
+    named = [(made[n], f"numpy.{core}.multiarray.{n}") for n in made for core in ("core", "_core")]
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDSU"}
+    return [*named, np.ndarray, np.dtype, *kinds, (codecs.encode, "_codecs.encode")]
+
+
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    *_numpy_types(),
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+]
 """Types beyond tensors, numbers, strings and containers of them that may occur in a file: settings of its training."""
+
+PACKED = {
+    b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a rar archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+}  # fmt: skip
+"""How archives begin, and what they are."""
 
 
 def read_plain(path: Path) -> Any:
@@ -32,10 +59,15 @@ def read_plain(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}; give the authors' checkpoint")
+    _check_kind(path)
     try:
-        _check_archive(path)
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):  # files from before PyTorch 1.6 are no archives
+            check_archive(path, size)
         with torch.serialization.safe_globals(PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(content, size)
+        return python_numbers(content)
     except Exception as error:  # foreign bytes can fail in any way; whichever, the file is not one we read
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign is not None:
@@ -47,29 +79,47 @@ def read_plain(path: Path) -> Any:
         ) from error
 
 
-def _check_archive(path: Path) -> None:
-    """Raise ValueError for an archive that would unpack to more than it is, or whose checksums do not hold.
+def _check_kind(path: Path) -> None:
+    """Raise ValueError, with what to do, for what a download often yields in a checkpoint's place."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    kind = next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None)
+    if kind is None and start[257:262] == b"ustar":
+        kind = "a tar archive"
+    if kind == "a zip archive" and zipfile.is_zipfile(path):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/data.pkl") for name in archive.namelist()):
+                return  # what torch.save writes
+    elif kind is None or kind in ("a zip archive", "a tar archive"):
+        text = start.lstrip().lower()
+        if text.startswith((b"<!doctype html", b"<html")):
+            raise ValueError(f"{path.name} is a web page, not a checkpoint; follow the download on that page")
+        if text.startswith(b"version https://git-lfs"):
+            raise ValueError(f"{path.name} is a pointer of Git LFS, not the checkpoint; fetch it with `git lfs pull`")
+        if kind != "a tar archive" or _old_torch(path):
+            return
+    raise ValueError(f"{path.name} is {kind}; unpack it and give the checkpoint files that are in it")
 
-    Checkpoints are stored uncompressed; PyTorch itself does not look at the checksums. Files from before PyTorch 1.6
-    are no archives.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("it is compressed")
-            if archive.testzip() is not None:
-                raise ValueError("its checksums do not hold")
+
+def _old_torch(path: Path) -> bool:
+    """Return whether a tar archive is a checkpoint of PyTorch before 0.1.10."""
+    with contextlib.suppress(tarfile.TarError), tarfile.open(path) as archive:
+        return "storages" in archive.getnames()
+    return False
 
 
 def family_of(path: Path) -> str:
     """Return the family whose official checkpoint a file is, by the keys in it; ValueError if it is none."""
     content = read_plain(path)
-    keys = [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
     for family, official in OFFICIAL.items():
-        if any(re.fullmatch(official.marks, key) for key in keys):
-            return family
+        for _, table in tables(content):
+            if any(isinstance(key, str) and re.fullmatch(official.marks, key) for key in table):
+                return family
+    keys = [str(key)[:40] for key in content] if isinstance(content, Mapping) else []
+    shown = f"its entries are {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" if keys else "it is no table"
     raise ValueError(
-        f"{path.name} is no official checkpoint of {' or '.join(OFFICIAL)}: none of their networks is in it"
+        f"{path.name} is no official checkpoint: {shown}; GIRAFFE HD's has g_ema (the averaged generator, not "
+        f"`g`) and args, MixNMatch's G.pth, E.pth and EX.pth have its networks' weights"
     )
 
 
@@ -108,6 +158,7 @@ class ImportOfficial:
             raise ValueError("no file to import was named; give the authors' checkpoint")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
+        check_folder(self.out.parent)
         generator = read_official(self.files)
         sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
         cut = asdict(preset(OFFICIAL[generator.family].preset).data) | {"size": generator.resolution}

@@ -1,33 +1,37 @@
 """Between pictures as people have them and tensors as networks want them: reading, cropping, tiling, writing."""
 
-import io
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import imageio.v2 as imageio
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from .imaging.decoders import DECODERS
+from .imaging.read import Limits, PictureError, opened, upright_rgb
 from .types import Image
 
-MAX_BYTES = 10 * 1000 * 1000
-"""Files above this are refused unread."""
-MAX_PIXELS = 16 * 1000 * 1000
-"""Pictures above this are refused undecoded."""
+__all__ = ["PictureError", "opened", "upright_rgb"]
+
+OF_UPLOADS = Limits()
+"""What a photo that somebody sends may cost."""
+MAX_BYTES = 10_000_000
+"""The page takes no larger files."""
+OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
+"""What a photo on one's own disk may cost."""
 MOST_MIRRORED = 2048
 """Side of the largest square that is filled up with mirrored picture; what asks for a larger one is made smaller."""
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")
-"""What `open_picture` reads; nothing here starts another program, as EPS would."""
 FILMS = (".mp4", ".webp", ".gif")
+LEAST_SHOWN = 20
+"""Milliseconds that each picture of a .gif or .webp is shown at least."""
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 """Endings of films, and of sheets of pictures; a .webp can be either."""
 TIGHT = 1.15
@@ -44,10 +48,6 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, at most `size`."""
         ...
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used, in one sentence for the person who chose it."""
 
 
 def to_uint8(image: Image) -> UInt8[Tensor, "n h w 3"]:
@@ -70,75 +70,38 @@ def from_pil(picture: PIL.Image.Image, size: int | None = None) -> Image:
 
 
 def open_picture(
-    source: Path | bytes | Readable, *, name: str = "", max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    source: Path | bytes | Readable,
+    *,
+    name: str = "",
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+    keep_pixels: int = 16_000_000,
 ) -> PIL.Image.Image:
-    """Return a picture as a person sees it: RGB, upright, over white where transparent, the first frame if it moves.
+    """Return a picture as a person sees it: sRGB, upright, over white where transparent, the first frame if it moves.
+
+    It is decoded by a process of its own, within limits of time and memory.
 
     Args:
         source: a file, its bytes, or an open binary file.
         name: what to call it in messages; a file's own name (never its folder) if empty.
-        max_bytes: larger files are refused unread.
-        max_pixels: larger pictures are refused undecoded.
+        max_bytes: larger files are refused unread; by default 100 MB of files on disk and 30 MB of others.
+        max_pixels: larger pictures are refused undecoded; by default 150 and 60 megapixels.
+        keep_pixels: larger pictures are made smaller.
 
     Raises: PictureError for what is too large, cut short, or no picture.
     """
+    limits = OF_FILES if isinstance(source, Path) else OF_UPLOADS
+    limits = replace(
+        limits,
+        max_bytes=limits.max_bytes if max_bytes is None else max_bytes,
+        max_pixels=limits.max_pixels if max_pixels is None else max_pixels,
+        keep_pixels=keep_pixels,
+    )
     if isinstance(source, Path):
         name = name or source.name
-    name = name or "this picture"
-    limit = f"the limit is {max_bytes // 1_000_000} MB and {max_pixels // 1_000_000} megapixels"
-    try:
-        data = _bytes_of(source, max_bytes + 1)
-        if len(data) > max_bytes:
-            raise PictureError(
-                f"{name} is a file of more than {max_bytes} bytes; {limit}, please choose a smaller one."
-            )
-        with opened(io.BytesIO(data)) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise PictureError(f"{name} has {width} x {height} pixels; {limit}, please choose a smaller one.")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like do not stop a picture
-                return upright_rgb(picture)
-    except PictureError:
-        raise
-    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{name} has too many pixels; {limit}, please choose a smaller one.") from error
-    except PIL.UnidentifiedImageError as error:
-        wanted = "JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF"
-        raise PictureError(f"{name} is not a picture that can be read; please choose a {wanted} file.") from error
-    except FileNotFoundError as error:
-        raise PictureError(f"{name} does not exist; please check its name.") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, ... on damaged files
-        raise PictureError(f"{name} is damaged or cut short and cannot be read; please choose another file.") from error
-
-
-def _bytes_of(source: Path | bytes | Readable, limit: int) -> bytes:
-    """Return a source's bytes, at most `limit` of them from a file."""
-    if isinstance(source, bytes):
-        return source
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return file.read(limit)
-    return source.read(limit)
-
-
-def upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a decoded, upright RGB copy of any mode of picture."""
-    picture.load()
-    picture = PIL.ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits a sample; Pillow itself would clip them
-        values = np.asarray(picture).astype(np.float64)
-        values = values / 257 if values.max(initial=0) > 255 else values
-        picture = PIL.Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    elif picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture))
-        values = values * 255 if values.max(initial=0) <= 1 else values
-        picture = PIL.Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+    elif not isinstance(source, bytes):
+        source = source.read(limits.max_bytes + 1)
+    return DECODERS.photo(source, name or "this picture", limits).picture
 
 
 def square_region(width: int, height: int, box: Box | None, *, margin: float = 1.5) -> tuple[int, int, int]:
@@ -205,12 +168,6 @@ def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: 
     return grid.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
-def opened(source: Path | io.BytesIO) -> PIL.Image.Image:
-    """Return a picture of one of `FORMATS`, whatever its name says: Pillow starts other programs for others, as EPS."""
-    PIL.Image.init()
-    return PIL.Image.open(source, formats=[f for f in FORMATS if f in PIL.Image.OPEN])
-
-
 def write_sheet(path: Path, image: Image, columns: int) -> None:
     """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
     if path.suffix.lower() not in SHEETS:
@@ -249,10 +206,28 @@ def write_animation(path: Path, frames: Image, *, fps: float) -> None:
         if kind == ".mp4":
             _write_mp4(temporary, frames, fps)
             return
-        first, *rest = to_pil(frames)
+        times = _paced(len(frames), fps, step=10 if kind == ".gif" else 1)
+        first, *rest = to_pil(frames[[frame for frame, _ in times]])
         options: dict[str, Any] = {"quality": 90, "method": 4} if kind == ".webp" else {"disposal": 1}
-        duration = round(1000 / fps)
+        duration = [shown for _, shown in times]
         first.save(temporary, save_all=True, append_images=rest, duration=duration, loop=0, **options)
+
+
+def _paced(n: int, fps: float, *, step: int) -> list[tuple[int, int]]:
+    """Return which of `n` frames a film shows and for how many milliseconds each, in whole multiples of `step`.
+
+    Players take less than 20 ms for 100: of faster films some frames are dropped, so that the length stays.
+    """
+    shown: list[tuple[int, int]] = []
+    end = 0
+    for i in range(n):
+        until = round((i + 1) * 1000 / fps / step) * step
+        if until - end >= LEAST_SHOWN:
+            shown.append((i, until - end))
+            end = until
+    if not shown:
+        return [(0, LEAST_SHOWN)]
+    return shown
 
 
 def _write_mp4(path: Path, frames: Image, fps: float) -> None:

@@ -1,7 +1,7 @@
 """Turn a run into a bundled model: weights in half the space and a card that says what they are and how good."""
 
 import json
-import tempfile
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +11,18 @@ import torch
 
 from training.checkpoint import (
     CheckpointError,
+    generator_file,
     load_generator,
     newest_state,
     read_card,
-    save_generator,
+    read_card_beside,
     save_state,
-    write_whole,
+    tensors_sha256,
 )
+from training.files import check_folder, write_whole
 from training.metrics.report import MEASURED_ON
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_BYTES = 20_000_000
@@ -57,6 +61,9 @@ class Publish:
         """Write both files, each whole or not at all; print the card."""
         if self.out.suffix != ".safetensors":
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
+        if self.out.is_dir():
+            raise ValueError(f"{self.out} is a folder; give the name of a file, such as {self.out / 'car.safetensors'}")
+        check_folder(self.out.parent)
         source = self.run_dir / self.generator
         generator, seen = load_generator(source), read_card(source)
         report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
@@ -80,23 +87,38 @@ class Publish:
             "measured_on": {name: report[name] for name in MEASURED_ON if name in report},
             "config": seen.get("config", {}),
         }
-        if start := read_card(self.out).get("start") if self.out.is_file() else None:
+        if start := _start_of(self.out):
             card["start"] = start
         found = newest_state(self.run_dir) if self.state else None
         if self.state and found is None:
             raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
-        with tempfile.TemporaryDirectory() as aside:
-            trial = Path(aside) / self.out.name
-            save_generator(trial, generator, card={"title": self.title}, dtype=DTYPES[self.dtype])
-            size = trial.stat().st_size
-            if size > MOST_BYTES:
-                raise CheckpointError(f"{self.out.name} would be {size / 1e6:.1f} MB; a bundled model has under 20 MB")
-            card |= {"bytes": size, "sha256": read_card(trial)["sha256"]}
-            if self.state and found is not None:
-                save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
-            write_whole(self.out, trial.read_bytes())
+        if self.state:
+            check_folder(self.state, "--state")
+        # the card is inside too: a kill before the one beside it is written loses nothing
+        content = generator_file(generator, card=card, dtype=DTYPES[self.dtype])
+        if len(content) > MOST_BYTES:
+            raise CheckpointError(
+                f"{self.out.name} would be {len(content) / 1e6:.1f} MB; a bundled model has under 20 MB"
+            )
+        card |= {"bytes": len(content), "sha256": tensors_sha256(content)}
+        if self.state and found is not None:
+            save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
+        write_whole(self.out, content)
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _start_of(out: Path) -> dict[str, Any]:
+    """Return the knobs that a published model begins with: those of the card beside it, whichever weights it is of, for
+    an earlier `publish` may have been killed between the two; else those of the card inside."""
+    for read, path in ((read_card_beside, out.with_suffix(".json")), (read_card, out)):
+        if path.is_file():
+            try:
+                if start := read(out).get("start"):
+                    return start
+            except CheckpointError as error:
+                log.warning("%s is replaced: %s", path.name, error)
+    return {}
 
 
 def _halved(state: Any) -> Any:

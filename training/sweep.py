@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
-from training.checkpoint import write_whole
+from training.files import check_folder, locked, read_plain_file, write_whole
 from training.registry import preset
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,11 @@ class Sweep:
         if not 0 < self.grace <= 1:
             raise ValueError(f"--grace is {self.grace}; wanted a share of a trial, above 0 and at most 1")
         grid = trials(self.preset, self.vary, self.data)
-        _keep_request(self, [name for name, _ in grid])
-        _tune(self, grid)
-        print(write_results(self.out))
+        check_folder(self.out)
+        with locked(self.out, "sweep.lock", "`sweep`"):
+            _keep_request(self, [name for name, _ in grid])
+            _tune(self, grid)
+            print(write_results(self.out))
 
 
 def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tuple[str, Any]]:
@@ -137,7 +139,9 @@ def _keep_request(sweep: Sweep, names: list[str]) -> None:
     asked = {"preset": sweep.preset, "vary": list(sweep.vary), "metric": sweep.metric, "mode": sweep.mode}
     asked |= {"data": str(sweep.data), "trials": names}
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = json.loads(read_plain_file(path, 2**24))
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} is not a sweep's own; give another --out")
         changed = [name for name in asked if before.get(name) != asked[name]]
         if changed:
             raise ValueError(

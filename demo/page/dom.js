@@ -2,6 +2,7 @@
 
 import { icon } from "./icons.js";
 
+const ROOT = new URL("..", import.meta.url); // where the page is, also below a path of a reverse proxy
 const LARGEST = 10_000_000; // bytes, training.pictures.MAX_BYTES
 
 /** Return a new element; `children` are nodes or text, `on*` properties listen. */
@@ -31,12 +32,15 @@ let count = 0;
 /** Return an id that no other element has. */
 export const fresh = (stem) => `${stem}-${++count}`;
 
-/** Send JSON or bytes and return the answer; throws an Error whose message a person can read. */
-export async function send(url, body, signal) {
+/** Return the address of a route of this server. */
+export const address = (route) => new URL(route, ROOT).href;
+
+/** Send JSON or bytes to a route and return the answer; throws an Error whose message a person can read. */
+export async function send(route, body, signal) {
   let answer;
   try {
     const data = body instanceof Blob ? body : JSON.stringify(body);
-    answer = await fetch(url, { method: "POST", body: data, signal });
+    answer = await fetch(address(route), { method: "POST", body: data, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw Object.assign(new Error("The server does not answer; is it still running?"), { away: true });

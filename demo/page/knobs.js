@@ -180,7 +180,7 @@ export class KnobStudio extends Studio {
       const pull = (from = { ...this.stage.place(event.clientX, event.clientY), knobs: this.recipe.knobs });
       canvas.classList.add("pulling");
       try {
-        const found = await (await send(`/live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();
+        const found = await (await send(`live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();
         if (from === pull) axes = found;
       } catch (error) {
         this.say(error.message);

@@ -27,7 +27,7 @@ export class Live {
     while (this.wanted !== shown) {
       const recipe = this.wanted;
       try {
-        const answer = await send("/live/picture", recipe);
+        const answer = await send("live/picture", recipe);
         const strip = await createImageBitmap(await answer.blob());
         this.show(strip, recipe, Number(answer.headers.get("X-Milliseconds")));
         if (this.failed) this.say("");

@@ -1,7 +1,7 @@
 // The tab "Mix photos": a photo for each slot, and the picture that is mixed from them.
 
 import { CropTool } from "./crop.js";
-import { anySeed, button, contents, firstFile, fresh, make, send } from "./dom.js";
+import { address, anySeed, button, contents, firstFile, fresh, make, send } from "./dom.js";
 import { icon } from "./icons.js";
 import { Studio } from "./studio.js";
 
@@ -50,7 +50,7 @@ export class PhotoStudio extends Studio {
     else if (box) query.set("box", box.map((edge) => edge.toFixed(5)).join(","));
     if (source.example) query.set("example", source.example);
     const file = source.file && (await contents(source.file));
-    const answer = await (await send(`/live/photo?${query}`, file ?? new Blob())).json();
+    const answer = await (await send(`live/photo?${query}`, file ?? new Blob())).json();
     this.known.set(answer.picture, { ...source, file, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
     return { picture: answer.picture, codes: answer.codes };
   }
@@ -101,7 +101,7 @@ export class PhotoStudio extends Studio {
     this.crop = new CropTool((box) => this.recrop(box));
     this.cropFold = make("details", { class: "fold" }, make("summary", {}, "Box around the object"), this.crop.element);
     const examples = this.model.examples.map(({ name, caption }) => {
-      const picture = make("img", { src: `/live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`, alt: "", draggable: "false" });
+      const picture = make("img", { src: address(`live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`), alt: "", draggable: "false" });
       return make("button", {
         type: "button", class: "example", title: caption, "aria-label": `Example: ${caption}`, draggable: "true", "data-example": name,
         onclick: () => this.fill({ example: name, caption }),

@@ -1,6 +1,6 @@
 // What both tabs share: a checkpoint, a live picture with its layers, history, A and B, files out and in.
 
-import { button, contents, firstFile, fresh, make, offer, send } from "./dom.js";
+import { address, button, contents, firstFile, fresh, make, offer, send } from "./dom.js";
 import { History } from "./history.js";
 import { Live } from "./live.js";
 import { Stage, labelOf, paint } from "./stage.js";
@@ -10,7 +10,7 @@ const SETTLED = 400; // milliseconds without a change after which a state enters
 let asked = null;
 /** Return the models on this page; asked for once. */
 export function models() {
-  asked ??= fetch("/live/models").then((answer) => answer.json());
+  asked ??= fetch(address("live/models")).then((answer) => answer.json());
   return asked;
 }
 
@@ -273,12 +273,12 @@ export class Studio extends HTMLElement {
   async download(what) {
     try {
       if (what === "recipe") {
-        const answer = await send("/live/recipe", this.recipe);
+        const answer = await send("live/recipe", this.recipe);
         const text = JSON.stringify((await answer.json()).recipe, null, 1);
         offer(new Blob([text], { type: "application/json" }), `${this.model.name}-recipe.json`); // without -recipe it is the name of the card
         return;
       }
-      const answer = await send(`/live/file/${what}`, this.recipe);
+      const answer = await send(`live/file/${what}`, this.recipe);
       offer(await answer.blob(), what === "ora" ? `${this.model.name}.ora` : `${this.model.name}-${what}.png`);
     } catch (error) {
       this.say(error.message);
@@ -289,7 +289,7 @@ export class Studio extends HTMLElement {
   async open(file) {
     if (!file) return;
     try {
-      const answer = await send(`/live/recipe?name=${encodeURIComponent(file.name)}`, await contents(file));
+      const answer = await send(`live/recipe?name=${encodeURIComponent(file.name)}`, await contents(file));
       const { recipe, note } = await answer.json();
       const mine = this.models.some((each) => each.name === recipe.checkpoint);
       const studio = mine ? this : await this.otherTab();

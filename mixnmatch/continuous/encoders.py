@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, filled
-from training.layers import EqualConv2d, EqualLinear
+from training.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48
@@ -130,18 +130,20 @@ class Outline(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         widths = (*config.encoder_widths, config.encoder_widths[-1])
-        self.mask = UNet(3, widths, 4)
+        self.mask = UNet(3, widths, 8)
+        self.edge = EqualConv2d(8, 1, 3)
         self.box = EqualLinear(widths[-1] * 16, 4)
         self.seams = nn.ModuleList([EqualConv2d(4, 32, 3), EqualConv2d(32, 32, 3)])
         self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
         """Return the parent feature, at half the picture's side, and the pose of the object's box."""
-        folded, deepest = self.mask(small(image))
+        coarse, deepest = self.mask(small(image))
         x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
         for conv in self.seams:
             x = conv.activated(x)
-        logit, feature = F.pixel_shuffle(folded.float(), 2), self.feature(x).float()
+        wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        logit, feature = self.edge(wide).float(), self.feature(x).float()
         if (side := image.shape[-1]) != logit.shape[-1]:
             logit = F.interpolate(logit, size=(side, side), mode="bilinear", align_corners=False)
         if side // 2 != feature.shape[-1]:

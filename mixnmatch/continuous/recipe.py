@@ -17,6 +17,7 @@ from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
+from mixnmatch.continuous.stages import unfolded
 from mixnmatch.losses import clay, critic_loss, gradient_penalty, painter_loss, unlike
 from training import types
 from training.augment import augment
@@ -38,6 +39,12 @@ def mask_loss(mask: Mask, given: Mask) -> Scalar:
     return entropy + (1 - (2 * both + 1) / (all_ + 1)).mean()
 
 
+def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feature s s"]:
+    """Return parent features whose masks pass no gradient: an outline learns from masks alone, not from what
+    discriminators would like it to be."""
+    return torch.cat([feature[:, :4].detach(), feature[:, 4:]], 1)
+
+
 @dataclass(kw_only=True, slots=True)
 class Shared:
     """What the phases of one step have in common."""
@@ -52,6 +59,8 @@ class Shared:
     """Which photo gave each mix its texture."""
     pose: Pose
     """Read from the photos."""
+    outline: Mask
+    """The masks read from the photos."""
 
 
 class Recipe:
@@ -147,7 +156,8 @@ class Recipe:
             by_code = generator.shape.feature(
                 torch.cat([z[:half], mixed.z[:half]]), torch.cat([codes.p[:half], mixed.p[:half]])
             )
-            feature = torch.cat([by_code[:half], outline[half:], by_code[half:], outline[shape[half:]]])
+            told = outline_of(outline)
+            feature = torch.cat([by_code[:half], told[half:], by_code[half:], told[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b, step.rng)  # a mix has the same behind it as the photo it is from
             layers = generator.composed(
@@ -165,6 +175,7 @@ class Recipe:
             mixed=mixed,
             texture_from=texture,
             pose=pose,
+            outline=unfolded(outline),
         )
         self.look(image, step)
 
@@ -228,7 +239,7 @@ class Recipe:
         """Return all that the generator and the encoders learn from."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
-        net = self.networks["patch_discriminator"]
+        net, half = self.networks["patch_discriminator"], len(batch.image) // 2
         with self.precision():
             reference = net.vectors(self.cut(*self.given(batch), step)).detach()
             by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
@@ -236,7 +247,8 @@ class Recipe:
             "image": weights.image * painter_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * painter_loss(by_patch),
             "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
-            "mask": weights.mask * mask_loss(now.rebuilt.mask, batch.mask),
+            "mask": weights.mask
+            * (mask_loss(now.rebuilt.mask[:half], batch.mask[:half]) + mask_loss(now.outline, batch.mask)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
             "shading": weights.shading * clay(now.rebuilt.parent, batch.image, now.rebuilt.mask),
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),

@@ -5,11 +5,11 @@ A prepared set is a folder with `images/`, optional `masks/<stem>.png`, `index.c
 is known); every further column of numbers is a factor. `python -m training prepare` writes such folders.
 """
 
-import csv
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from ..draws import rand
 from ..pictures import Box, PictureError, opened, square_crop, square_region
 from ..types import Batch, Boxes, Image
+from .tables import DECIMAL_COMMA, read_rows
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
 """Columns that every index has."""
@@ -102,7 +103,7 @@ class PictureSet:
         self.labels: Int[Tensor, " n"] = torch.tensor([number[row.label] for row in rows])
         """The label of each picture, as its place in `label_names`."""
         self.factors: dict[str, Tensor] = columns
-        """Further columns of the index that hold numbers only, by name, float64 `(n,)`."""
+        """Further columns of the index that hold numbers only, by name, float64 `(n,)`; NaN where one is empty."""
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pictures")
         self._memory: list[_Decoded] | None = None
         if len(rows) * _bytes_a_picture(config, self.has_masks) <= memory:
@@ -290,12 +291,15 @@ def _lines_of(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         raise ValueError(
             f"{path} is no prepared set: it has no index.csv; make one with `python -m training prepare photos`"
         )
-    with index.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        names = list(reader.fieldnames or ())
-        if missing := [name for name in COLUMNS if name not in names]:
-            raise ValueError(f"{index} lacks the column {', '.join(missing)}; prepare the set again")
-        return list(reader), names
+    (names, *rows), separator, _ = read_rows(index, ", ".join(COLUMNS))
+    names = [name.strip() for name in names]
+    if missing := [name for name in COLUMNS if name not in names]:
+        raise ValueError(
+            f"{index} lacks the column {', '.join(missing)}; prepare the set again, or save it in UTF-8 with commas"
+        )
+    if separator != ",":  # a spreadsheet's, whose numbers may have decimal commas
+        rows = [[v.replace(",", ".") if DECIMAL_COMMA.fullmatch(v) else v for v in row] for row in rows]
+    return [dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in rows], names
 
 
 def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Tensor]]:
@@ -310,8 +314,10 @@ def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Te
     for name in names:
         if name not in COLUMNS:
             numbers = [_number(line[name]) for line in lines]
-            if all(value is not None for value in numbers):
-                factors[name] = torch.tensor(numbers, dtype=torch.float64)
+            known = [value is not None or not line[name] for value, line in zip(numbers, lines, strict=True)]
+            if all(known) and any(value is not None for value in numbers):
+                values = [math.nan if value is None else value for value in numbers]
+                factors[name] = torch.tensor(values, dtype=torch.float64)
     return rows, factors
 
 

@@ -1,225 +1,219 @@
-"""How known data sets lie on disk: each layout is a function from a folder to the photos that it lists.
+"""How sources lie on disk: each layout is a function from a folder to the photos that it lists.
 
 A listing that is missing or lacks a column stops everything, with a ValueError that names the file; what is wrong with
 single photos comes out when they are read.
 """
 
-import csv
-import hashlib
-import os
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import scipy.io
+from ..imaging.decoders import DECODERS
+from ..imaging.read import PictureError
+from .known_sets import afhq, cars, compcars, cub, dogs, ffhq
+from .pairing import pair
+from .photo_writer import LIMITS
+from .sources import (
+    PHOTO_FOLDERS,
+    SPLITS,
+    Layout,
+    Names,
+    Photo,
+    PixelBox,
+    Reading,
+    known_split,
+    label_of,
+    pictures,
+    several,
+    split_depth,
+)
+from .tables import Corners, Table, boxes_of, number, read_table, texts
 
-SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
-}  # fmt: skip
-UNREADABLE = {".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
-"""Photos that cannot be read: they are named, not passed over without a word."""
 MASK_FRACTIONS = (0.05, 0.9)
-"""Masks of the clothing photos that cover less or more than this were not found well, nor were their boxes."""
-
-PixelBox = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Photo:
-    """One photo of a source and what is known about it."""
-
-    path: Path
-    name: str
-    """Its place in the source, for people."""
-    split: str
-    label: str = ""
-    box: PixelBox | None = None
-    """x0 y0 x1 y1 in pixels, y down."""
-    mask: Path | None = None
-    problem: str = ""
-    """Why it has to be left out, if the listing already tells."""
-
-
-Layout = Callable[[Path, float], list[Photo]]
-"""Lists a source's photos; the number is the share to hold out for testing where the source has no splits."""
+"""Masks that cover less or more than this, by a listing of our clothing photos, were not found well."""
+LABEL_COLUMNS = ("label", "class", "garment", "category", "species", "breed", "kind")
+"""Columns of a table that are taken for labels if nobody says which, the first that is there."""
+OWN = {"file", "split", "label", "mask", "width", "height", "source", "box_from", "x0", "y0", "x1", "y1"}
+"""Columns that a prepared set has of its own, or that are read otherwise."""
 
 
 def detect(source: Path) -> str:
     """Return the name of the layout that a folder has; `plain` if it looks like no other."""
     for name, marks in MARKS.items():
         if all(any(source.glob(mark)) for mark in marks):
+            if name == "table" and {"garment", "mask_fraction"} <= set(read_table(source / "index.csv").columns):
+                return "clothing"
             return name
     return "plain"
 
 
-def clothing(source: Path, held_out: float) -> list[Photo]:
-    """List `images/`, `masks/` and `index.csv` with file, split, garment, x0, y0, x1, y1, mask_fraction."""
-    wanted = ("file", "split", "garment", "x0", "y0", "x1", "y1", "mask_fraction")
-    photos = []
-    for line in read_table(source / "index.csv", wanted):
-        fraction = _number(line["mask_fraction"], source / "index.csv", line["file"])
-        bad = not MASK_FRACTIONS[0] <= fraction <= MASK_FRACTIONS[1]
-        photos.append(
-            Photo(
-                path=source / "images" / line["file"],
-                name=line["file"],
-                split=line["split"],
-                label=line["garment"],
-                box=_box(line, ("x0", "y0", "x1", "y1"), source / "index.csv", line["file"]),
-                mask=source / "masks" / f"{Path(line['file']).stem}.png",
-                problem=f"its mask covers {fraction:.0%} of it, which marks a bad one" if bad else "",
-            )
-        )
-    return photos
+def table(source: Path, reading: Reading) -> list[Photo]:
+    """List a folder with `index.csv`: file, and optionally split, label, a box, mask; prepared sets are such folders.
 
-
-def cub(source: Path, held_out: float) -> list[Photo]:
-    """List a CUB-200-2011 tree: images.txt and its companions, `images/`, and `segmentations/` where it is there."""
-    files = _numbered(source / "images.txt", 1)
-    boxes = _numbered(source / "bounding_boxes.txt", 4)
-    labels = _numbered(source / "image_class_labels.txt", 1)
-    training = _numbered(source / "train_test_split.txt", 1)
-    segmentations = (source / "segmentations").is_dir()
-    photos = []
-    for number, (file,) in files.items():
-        for table, name in ((boxes, "bounding_boxes"), (labels, "image_class_labels"), (training, "train_test_split")):
-            if number not in table:
-                raise ValueError(f"{source / name}.txt has no line for image {number}, {file}")
-        x, y, width, height = (_number(text, source / "bounding_boxes.txt", file) for text in boxes[number])
-        photos.append(
-            Photo(
-                path=source / "images" / file,
-                name=file,
-                split="train" if training[number][0] == "1" else "test",
-                label=Path(file).parent.name,
-                box=(x, y, x + width, y + height),
-                mask=source / "segmentations" / Path(file).with_suffix(".png") if segmentations else None,
-            )
-        )
-    return photos
-
-
-def dogs(source: Path, held_out: float) -> list[Photo]:
-    """List a Stanford Dogs tree: `Images/`, `Annotation/` (the largest box of each photo), and its lists if present."""
-    splits: dict[str, str] = {}
-    for split in ("train", "test"):
-        matlab = source / f"{split}_list.mat"
-        if matlab.is_file():
-            splits |= {str(row.item()): split for row in _matlab(matlab, "file_list")["file_list"].ravel()}
-    photos = []
-    for path, name in _pictures(source / "Images"):
-        split = splits.get(name) or _split(name, held_out)
-        annotation = source / "Annotation" / path.parent.name / path.stem
-        box, problem = None, ""
-        try:
-            box = _largest_box(annotation)
-        except (OSError, ET.ParseError, ValueError) as error:
-            problem = f"its annotation {annotation.name} cannot be used ({type(error).__name__})"
-        label = path.parent.name.partition("-")[2]
-        photos.append(Photo(path=path, name=name, split=split, label=label, box=box, problem=problem))
-    return photos
-
-
-def cars(source: Path, held_out: float) -> list[Photo]:
-    """List a Stanford Cars tree: `cars_train/` and `cars_test/` with the development kit's .mat files, `car_ims/` with
-    `cars_annos.mat`, or CSV files `anno_train.csv` and `anno_test.csv` (file, x0, y0, x1, y1, class)."""
-    tables = sorted(source.glob("**/anno*train*.csv")) + sorted(source.glob("**/anno*test*.csv"))
-    matlab = [path for path in sorted(source.glob("**/cars_*annos*.mat")) if not _has_labels(path)]
-    if tables:
-        rows = [row for table in tables for row in _cars_csv(table)]
-    elif matlab:
-        rows = [row for path in matlab for row in _cars_matlab(path)]
+    Photos lie in `images/` or where `file` says, masks in `masks/` under the same stem or where `mask` says. Empty
+    boxes and masks are unknown ones; further columns are kept.
+    """
+    listing = read_table(source / "index.csv", ("file",))
+    for sentence in listing.said:
+        reading.say(f"{listing.path.name}: {sentence}")
+    found = [(path, name) for path, name in pictures(source, reading) if name not in ("sheet.jpg", "index.jpg")]
+    everything = {name: path for path, name in found}
+    listed, masks = pair(found, reading, _look)
+    files = {name: path for path, name in listed}
+    names, all_names = Names(files, source), Names(everything, source)
+    label = _label_column(listing, reading)
+    if listing.box_columns(reading.box) is None and not reading.box:
+        boxes, fractions = [None] * len(listing.lines), False
     else:
-        raise ValueError(f"{source} has no anno_train.csv and no cars_annos.mat or cars_train_annos.mat")
-    found: dict[str, list[Path]] = {}
-    for path, name in _pictures(source):
-        for key in (name, f"{_cars_split(name)}/{path.name}"):
-            found.setdefault(key, []).append(path)
-    photos = []
-    for file, split, label, box in rows:
-        paths = found.get(file) or found.get(f"{split}/{Path(file).name}") or [source / file]
-        photos.append(Photo(path=paths[0], name=file, split=split, label=label, box=box))
+        boxes, fractions = boxes_of(listing, reading.box_form, reading.box)
+    photos, taken = [], set()
+    for line, box in zip(listing.lines, boxes, strict=True):
+        photo = _listed(line, box, fractions, label, reading)
+        file, problem = _found(names, photo.name, listing)
+        if file in taken:
+            problem = f"{listing.path.name} names it twice"
+        taken.add(file)
+        mask, missing = masks.get(file), ""
+        if "mask" in line:
+            mask, missing = _named_mask(line["mask"], all_names, everything)
+        fraction = listing.number(line["mask_fraction"], photo.name) if line.get("mask_fraction") else None
+        if reading.bad_masks and fraction is not None and not MASK_FRACTIONS[0] <= fraction <= MASK_FRACTIONS[1]:
+            problem = problem or f"its mask covers {fraction:.0%} of it, which marks a bad one"
+        path = files.get(file, source / photo.name)
+        photos.append(replace(photo, path=path, mask=mask, problem=photo.problem or problem or missing))
+    if unlisted := sorted(set(files) - taken):
+        reading.passed_over[f"not in {listing.path.name}"] += len(unlisted)
+        reading.say(f"{len(unlisted)} pictures are not in {listing.path.name} and were passed over: {texts(unlisted)}")
     return photos
 
 
-def compcars(source: Path, held_out: float) -> list[Photo]:
-    """List a CompCars tree: `image/`, `label/` (viewpoint, count, box), `train_test_split/classification/` if there."""
-    root = source / "data" if (source / "data" / "image").is_dir() else source
-    splits: dict[str, str] = {}
-    for split in ("train", "test"):
-        table = root / "train_test_split" / "classification" / f"{split}.txt"
-        if table.is_file():
-            splits |= dict.fromkeys(table.read_text().split(), split)
-    photos = []
-    for path, name in _pictures(root / "image"):
-        table = root / "label" / Path(name).with_suffix(".txt")
-        box, problem = None, ""
-        try:
-            x0, y0, x1, y1 = (float(text) for text in table.read_text().splitlines()[2].split())
-            box = (x0, y0, x1, y1)
-        except (OSError, ValueError, IndexError) as error:
-            problem = f"its label file {table.name} cannot be used ({type(error).__name__})"
-        split = splits.get(name) or _split(name, held_out)
-        photos.append(Photo(path=path, name=name, split=split, label=Path(name).parts[0], box=box, problem=problem))
-    return photos
+def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: str, reading: Reading) -> Photo:
+    """Return what a line tells of its photo; where that lies is still to be found."""
+    name = line["file"]
+    width, height = line.get("width", ""), line.get("height", "")
+    return Photo(
+        path=Path(name),
+        name=name,
+        split=known_split(line.get("split", "")),
+        label=line.get(label, ""),
+        box=box,
+        fractions=fractions,
+        size=(int(width), int(height)) if width.isdigit() and height.isdigit() and not fractions else None,
+        values={k: v for k, v in line.items() if k not in OWN},
+        problem="" if name else "a line of the table names no file",
+    )
 
 
-def ffhq(source: Path, held_out: float) -> list[Photo]:
-    """List FFHQ: numbered photos; the last seventh, from 60000 on, is its validation set."""
-    photos = []
-    for path, name in _pictures(source):
-        number = int(path.stem) if path.stem.isdigit() else -1
-        photos.append(Photo(path=path, name=name, split="validation" if number >= 60_000 else "train"))
-    return photos
+def _label_column(listing: Table, reading: Reading) -> str:
+    """Return the column of labels: the one asked for, else the first that bears a usual name; "" for none."""
+    if reading.label is not None:
+        asked = reading.label.strip().lower()
+        if asked not in listing.columns:
+            raise ValueError(f"{listing.path} has no column {reading.label}; it has {', '.join(listing.columns)}")
+        return asked
+    known = [name for name in LABEL_COLUMNS if name in listing.columns]
+    if not known:
+        return ""
+    if known[0] != "label":
+        others = f" (also there: {', '.join(known[1:])}; --label chooses)" if known[1:] else ""
+        reading.say(f"labels are those of the column {known[0]}{others}")
+    return known[0]
 
 
-def afhq(source: Path, held_out: float) -> list[Photo]:
-    """List AFHQ: `train/`, and `val/` or `test/`, with a folder for each kind of animal."""
-    names = {"train": "train", "val": "validation", "test": "test"}
-    photos = []
-    for folder, split in names.items():
-        if (source / folder).is_dir():
-            photos += [
-                Photo(path=path, name=f"{folder}/{name}", split=split, label=Path(name).parent.name)
-                for path, name in _pictures(source / folder)
-            ]
-    if not photos:
-        raise ValueError(f"{source} has no folder train, val or test; is it AFHQ?")
-    return photos
+def _found(names: Names, written: str, listing: Table) -> tuple[str, str]:
+    """Return the file that a listing means, or its own word and why that is none."""
+    found = names.find(written)
+    if len(found) == 1:
+        return next(iter(found)), ""
+    if found:
+        return written, f"{listing.path.name} may mean {several(found)}; write which"
+    return written, f"{listing.path.name} names it, but it is not there"
 
 
-def whole(source: Path, held_out: float) -> list[Photo]:
-    """List every picture under a folder, labelled by its own folder: CelebA-HQ, LSUN as pictures, or any other."""
+def _named_mask(written: str, names: Names, files: dict[str, Path]) -> tuple[Path | None, str]:
+    """Return where the mask lies that a line names (None: it names none), and what is wrong with that."""
+    if not written:
+        return None, ""
+    found = names.find(written)
+    if len(found) == 1:
+        return files[next(iter(found))], ""
+    return None, f"its mask may be {several(found)}" if found else f"its mask {written} is not there"
+
+
+def _look(path: Path, name: str) -> bool | None:
+    """Return whether a picture looks like a mask, None if it cannot be read."""
+    try:
+        return DECODERS.is_mask(path, name, LIMITS)
+    except PictureError:
+        return None
+
+
+def clothing(source: Path, reading: Reading) -> list[Photo]:
+    """List our clothing photos: a table with the columns garment and mask_fraction, which tells the bad masks."""
+    label = "garment" if reading.label is None else reading.label
+    return table(source, replace(reading, label=label, bad_masks=True))  # what is noticed is shared
+
+
+def whole(source: Path, reading: Reading) -> list[Photo]:
+    """List every picture under a folder, labelled by its own folder: CelebA-HQ, LSUN as pictures, or any other.
+
+    Folders train, test, val and their like decide the splits.
+    """
     if any(source.glob("**/data.mdb")):
         raise ValueError(f"{source} holds a database (data.mdb), not pictures; export its pictures into a folder first")
-    pictures = list(_pictures(source))
-    masks = _masks_beside([name for _, name in pictures])
-    hidden = set(masks.values())
-    return [
-        Photo(
-            path=path,
-            name=name,
-            split=_split(name, held_out),
-            label="" if masks else Path(name).parent.name,
-            mask=source / masks[name] if name in masks else None,
+    files, masks = pair(pictures(source, reading), reading, _look)
+    beside = next((f for f in source.absolute().parent.iterdir() if f.name.lower() in ("masks", "mask")), None)
+    if not masks and beside is not None and beside.is_dir() and source.absolute().name.lower() in PHOTO_FOLDERS:
+        reading.say(
+            f"masks lie beside {source.name}/, in {beside.name}/; they are read if --source is the folder above"
         )
-        for path, name in pictures
-        if name not in hidden
-    ]
+    depth = split_depth(name for _, name in files)
+    if depth is not None:
+        reading.say(
+            "splits are those of the folders "
+            + texts(sorted({Path(n).parts[depth] for _, n in files if len(Path(n).parts) > depth + 1}))
+        )
+    photos = []
+    for path, name in files:
+        parts = Path(name).parts
+        split = SPLITS.get(parts[depth].lower(), "") if depth is not None and len(parts) > depth + 1 else ""
+        photos.append(Photo(path=path, name=name, split=split, label=label_of(name, depth), mask=masks.get(name)))
+    return _with_yolo(photos, reading)
 
 
-def _masks_beside(names: list[str]) -> dict[str, str]:
-    """Return the masks of a folder that holds nothing but `images/` and `masks/`: photo -> mask of the same stem."""
-    by_stem = {Path(name).stem: name for name in names if Path(name).parent.as_posix() == "masks"}
-    photos = [name for name in names if Path(name).parts[0] == "images"]
-    if not by_stem or len(photos) + len(by_stem) < len(names):
-        return {}
-    return {name: by_stem[Path(name).stem] for name in photos if Path(name).stem in by_stem}
+def _with_yolo(photos: list[Photo], reading: Reading) -> list[Photo]:
+    """Return photos with the largest box of their YOLO label files (class, centre, size in fractions) if they have any.
+
+    Such a file lies beside its photo, or in `labels/` where the photo lies in `images/`.
+    """
+    boxes = {photo.name: box for photo in photos if (box := _yolo_box(photo.path)) is not None}
+    if not boxes:
+        return photos
+    reading.say(f"{len(boxes)} photos have their box from YOLO label files, the largest of each: {texts(boxes)}")
+    return [replace(p, box=boxes[p.name], fractions=True) if p.name in boxes else p for p in photos]
+
+
+def _yolo_box(path: Path) -> Corners | None:
+    """Return the largest box of a photo's label file as corners in fractions; None if it has no such file."""
+    labels = [path.with_suffix(".txt")]
+    for i in [i for i, part in enumerate(path.parts[:-1]) if part.lower() in PHOTO_FOLDERS][-1:]:
+        labels.append(Path(*path.parts[:i], "labels", *path.parts[i + 1 :]).with_suffix(".txt"))
+    for label in labels:
+        if not label.is_file() or label.stat().st_size > 100_000:
+            continue
+        rows = [
+            line.split() for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
+        values = [[number(text, commas=False) for text in row] for row in rows]
+        boxes = [(v[1], v[2], v[3], v[4]) for v in values if len(v) == 5]
+        known = [b for b in boxes if all(edge is not None and 0 <= edge <= 1 for edge in b)]
+        if known and len(known) == len(rows):
+            cx, cy, w, h = max(known, key=lambda b: (b[2] or 0) * (b[3] or 0))
+            return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2  # type: ignore[operator]
+    return None
 
 
 LAYOUTS: dict[str, Layout] = {
+    "table": table,
     "clothing": clothing,
     "cub": cub,
     "dogs": dogs,
@@ -232,7 +226,7 @@ LAYOUTS: dict[str, Layout] = {
     "plain": whole,
 }
 MARKS: dict[str, tuple[str, ...]] = {
-    "clothing": ("images/", "masks/", "index.csv"),
+    "table": ("index.csv",),
     "cub": ("images.txt", "bounding_boxes.txt"),
     "dogs": ("Images/", "Annotation/"),
     "compcars": ("image/", "label/"),
@@ -242,150 +236,44 @@ MARKS: dict[str, tuple[str, ...]] = {
 MARKS |= {"cars": ("**/cars_*annos*.mat",)}
 
 
-def with_boxes(photos: list[Photo], source: Path, table: Path) -> list[Photo]:
+def with_boxes(photos: list[Photo], source: Path, path: Path, reading: Reading) -> list[Photo]:
     """Return photos with the boxes (and splits and labels, where it has them) of a CSV: file, x0, y0, x1, y1.
 
-    Files are named from `source`; a line whose file is not there becomes a photo with a problem.
+    Files are named from `source`; a line whose file is not there becomes a photo with a problem. Of several lines of
+    one photo, the largest box is taken and said.
     """
-    lines = {line["file"]: line for line in read_table(table, ("file", "x0", "y0", "x1", "y1"))}
-    result = []
-    for photo in photos:
-        line = lines.pop(photo.name, None)
-        result.append(photo if line is None else _with_line(photo, line, table))
-    for file in lines:
-        result.append(
-            Photo(path=source / file, name=file, split="train", problem=f"{table.name} names it, but it is not there")
+    listing = read_table(path, ("file",))
+    boxes, fractions = boxes_of(listing, reading.box_form)
+    for sentence in listing.said:
+        reading.say(f"{path.name}: {sentence}")
+    names = Names((photo.name for photo in photos), source)
+    chosen: dict[str, tuple[dict[str, str], PixelBox | None]] = {}
+    lost, twice = [], []
+    for line, box in zip(listing.lines, boxes, strict=True):
+        name, problem = _found(names, line["file"], listing)
+        if problem:
+            lost.append(Photo(path=source / line["file"], name=line["file"], split="train", problem=problem))
+        elif name not in chosen:
+            chosen[name] = (line, box)
+        else:
+            twice.append(name)
+            if _area(box) > _area(chosen[name][1]):
+                chosen[name] = (line, box)
+    if twice:
+        reading.say(f"{path.name} names {len(set(twice))} photos twice, their largest box is taken: {texts(twice)}")
+    if lost:
+        reading.say(
+            f"{path.name} names {len(lost)} files that are not in the source: {texts(photo.name for photo in lost)}"
         )
-    return result
+    found = [_with_line(photo, *chosen[photo.name], fractions) if photo.name in chosen else photo for photo in photos]
+    return found + lost
 
 
-def _with_line(photo: Photo, line: dict[str, str], table: Path) -> Photo:
+def _area(box: PixelBox | None) -> float:
+    return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _with_line(photo: Photo, line: dict[str, str], box: PixelBox | None, fractions: bool) -> Photo:
     """Return a photo with what its line of a boxes CSV says."""
-    return Photo(
-        path=photo.path,
-        name=photo.name,
-        split=line.get("split") or photo.split,
-        label=line.get("label") or photo.label,
-        box=_box(line, ("x0", "y0", "x1", "y1"), table, photo.name),
-        mask=photo.mask,
-    )
-
-
-def read_table(path: Path, wanted: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the lines of a CSV by column name; ValueError that names the file if it or a column is missing."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; wanted a CSV with the columns {', '.join(wanted)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path} lacks the column {', '.join(missing)}; wanted {', '.join(wanted)}")
-        return [{k: v or "" for k, v in line.items() if k is not None} for line in reader]
-
-
-def _pictures(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Go through the pictures under a folder in order, each with its place in the folder."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; wanted one with pictures")
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix.lower() in SUFFIXES | UNREADABLE and path.is_file() and not hidden:
-            yield path, name.as_posix()
-
-
-def _split(name: str, held_out: float) -> str:
-    """Return the split of a photo from its name alone: it stays there when others come or go."""
-    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
-    return "test" if place < held_out else "train"
-
-
-def _number(text: str, table: Path, name: str) -> float:
-    """Return a number of a listing; ValueError that names the file."""
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{table}: {text!r} in the line of {name} is not a number") from None
-
-
-def _box(line: dict[str, str], columns: tuple[str, str, str, str], table: Path, name: str) -> PixelBox | None:
-    """Return a line's box, None if all four are empty."""
-    texts = [line[column].strip() for column in columns]
-    if not any(texts):
-        return None
-    x0, y0, x1, y1 = (_number(text, table, name) for text in texts)
-    return x0, y0, x1, y1
-
-
-def _numbered(path: Path, values: int) -> dict[str, list[str]]:
-    """Return the lines of one of CUB's listings, a number and `values` values, by the number."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; CUB-200-2011 comes with it")
-    table = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            number, *rest = line.split(maxsplit=values)
-            if len(rest) != values:
-                raise ValueError(f"{path}: the line {line!r} lacks values; wanted a number and {values} more")
-            table[number] = rest
-    return table
-
-
-def _largest_box(annotation: Path) -> PixelBox:
-    """Return the largest box of an annotation in Pascal VOC's XML."""
-    boxes = []
-    for element in ET.parse(annotation).iter("bndbox"):
-        x0, y0, x1, y1 = (float(element.findtext(name) or "nan") for name in ("xmin", "ymin", "xmax", "ymax"))
-        boxes.append((x0, y0, x1, y1))
-    if not boxes:
-        raise ValueError("no box")
-    return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-
-
-def _matlab(path: Path, variable: str) -> dict[str, Any]:
-    """Return the variables of a .mat file; ValueError if `variable` is not one of them."""
-    try:
-        content = scipy.io.loadmat(path)
-    except Exception as error:  # a damaged file raises whatever its reader met
-        raise ValueError(f"{path} cannot be read as a MATLAB file ({type(error).__name__})") from error
-    if variable not in content:
-        raise ValueError(f"{path} lacks the variable {variable}")
-    return content
-
-
-def _has_labels(path: Path) -> bool:
-    """Whether a better file lies beside a test listing: the one with labels."""
-    return (path.parent / f"{path.stem}_withlabels.mat").is_file()
-
-
-def _cars_matlab(path: Path) -> Iterator[tuple[str, str, str, PixelBox]]:
-    """Go through a listing of Stanford Cars: file, split, label, box."""
-    annotations = _matlab(path, "annotations")["annotations"].ravel()
-    names = annotations.dtype.names or ()
-    file = "relative_im_path" if "relative_im_path" in names else "fname"
-    corners = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-    missing = [name for name in (file, *corners) if name not in names]
-    if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}")
-    for row in annotations:
-        x0, y0, x1, y1 = (float(row[name].item()) for name in corners)
-        split = ("test" if row["test"].item() else "train") if "test" in names else _cars_split(path.name)
-        label = str(row["class"].item()) if "class" in names else ""
-        yield str(row[file].item()), split, label, (x0, y0, x1, y1)
-
-
-def _cars_csv(path: Path) -> Iterator[tuple[str, str, str, PixelBox]]:
-    """Go through a listing of Stanford Cars without a header: file, x0, y0, x1, y1, class."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for number, line in enumerate(csv.reader(file)):
-            if number == 0 and len(line) > 1 and not line[1].strip().lstrip("-").isdigit():
-                continue  # some copies have a header
-            if len(line) < 6:
-                raise ValueError(f"{path} lacks a column in line {number + 1}; wanted file, x0, y0, x1, y1, class")
-            x0, y0, x1, y1 = (_number(text, path, line[0]) for text in line[1:5])
-            yield line[0], _cars_split(path.name), line[5], (x0, y0, x1, y1)
-
-
-def _cars_split(name: str) -> str:
-    """Return the split that a file's or folder's name tells."""
-    return "test" if "test" in name else "train"
+    split, label = known_split(line.get("split", "")), line.get("label")
+    return replace(photo, split=split or photo.split, label=label or photo.label, box=box, fractions=fractions)

@@ -1,6 +1,8 @@
 """Feature networks under FID and its relatives: clean-fid's Inception, or any TorchScript file (Parmar et al. 2022)."""
 
 import functools
+import hashlib
+import io
 import logging
 import platform
 import warnings
@@ -13,7 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from training.metrics.weights import cache_dir, download, sha256
+from training.devices import out_of_memory
+from training.files import read_plain_file
+from training.metrics.weights import cache_dir, download, keep, sha256
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,8 @@ INCEPTION_URL = (
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"  # clean-fid's
 )
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+MOST_INCEPTION = 200_000_000
+"""Bytes of a file that may be it; it has half of them."""
 INCEPTION_SIDE = 299
 REMEDY = (
     "Fetch that file on a machine with internet and pass it with --weights FILE, or compare with any TorchScript "
@@ -106,35 +112,50 @@ def load_features(
     Raises: ValueError if a named file is missing or no TorchScript; WeightsMissingError if Inception is not to be had.
     """
     path = features or weights or find_inception()
-    network = _load(path, torch.device(device))
-    digest = sha256(path)
-    if features is None:
-        if not hasattr(network, "layers"):
-            raise ValueError(f"{path} is not FID's Inception (it has no 'layers'); pass other networks with --features")
-        if digest != INCEPTION_SHA256:
-            log.warning("%s is not the published Inception: compare its FID only with FID by the same file", path)
+    if not path.is_file():
+        raise ValueError(f"no file {path}: a TorchScript network was expected there")
+    content = path.read_bytes()  # once: what was checked is what runs
+    digest = hashlib.sha256(content).hexdigest()
+    if features is None and digest != INCEPTION_SHA256:
+        if weights is None:
+            raise ValueError(f"{path} is not the published Inception (its sha256 differs); remove it. {REMEDY}")
+        log.warning("%s is not the published Inception: compare its FID only with FID by the same file", path)
+    network = _load(path, content, torch.device(device))
+    if features is None and not hasattr(network, "layers"):
+        raise ValueError(f"{path} is not FID's Inception (it has no 'layers'); pass other networks with --features")
     return Features(
         network=network, device=torch.device(device), inception=features is None, digest=digest, stem=path.stem
     )
 
 
 def find_inception() -> Path:
-    """Return the path of FID's Inception, downloaded into the user's cache unless clean-fid has it already."""
+    """Return the path of FID's Inception in the user's cache, from where clean-fid keeps its own or downloaded.
+
+    A TorchScript file runs as a program, and anybody may write to a temporary folder: only the published file is taken
+    from there.
+    """
     ours = cache_dir() / "inception-2015-12-05.pt"
     theirs = Path("." if platform.system() == "Windows" else "/tmp") / ours.name  # where clean-fid keeps it
-    if not ours.is_file() and theirs.is_file():
-        return theirs
+    if not (ours.is_file() and sha256(ours) == INCEPTION_SHA256):
+        try:
+            content = read_plain_file(theirs, MOST_INCEPTION)
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() == INCEPTION_SHA256:
+            return keep(ours, content)
+        if content:
+            log.warning("%s is not the published Inception and is left alone", theirs)
     return download(INCEPTION_URL, ours, digest=INCEPTION_SHA256, what="The Inception weights of FID", remedy=REMEDY)
 
 
-def _load(path: Path, device: torch.device) -> Any:
-    if not path.is_file():
-        raise ValueError(f"no file {path}: a TorchScript network was expected there")
+def _load(path: Path, content: bytes, device: torch.device) -> Any:
     try:
         with warnings.catch_warnings():
             # the published Inception exists as TorchScript only, so its loader stays until torch drops it
             warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit.load.* is deprecated", category=DeprecationWarning)
-            return torch.jit.load(path, map_location=device).eval()
+            return torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except RuntimeError as problem:
+        if out_of_memory(problem):
+            raise
         raise ValueError(f"{path} is not a TorchScript file: {str(problem).splitlines()[0]}") from None

@@ -19,13 +19,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from training.checkpoint import load_generator, read_card, write_whole
+from training.checkpoint import load_generator, read_card
 from training.data.folder import DataConfig, PictureSet
 from training.distributed import any_of, joined, rank, size
 from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
-from training.metrics.weights import cache_dir, download
+from training.metrics.weights import cache_dir, download, keep
 from training.pictures import to_uint8
 from training.types import Generator, Image, rows
 
@@ -120,7 +120,7 @@ def real_statistics(
         return kept
     result = statistics(taken(pictures, n), n, features, kernel=kernel, frechet=frechet, what="real pictures")
     if rank() == 0:
-        write_whole(path, save({"mean": result.mean, "covariance": result.covariance, "vectors": result.vectors}))
+        keep(path, save({"mean": result.mean, "covariance": result.covariance, "vectors": result.vectors}))
     return result
 
 

@@ -15,8 +15,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from training.checkpoint import load_generator, read_card, write_whole
+from training.checkpoint import load_generator, read_card, read_card_beside
 from training.data.folder import DataConfig, PictureSet, splits_of
+from training.devices import pick_device
+from training.files import check_folder, write_whole
 from training.heap import keep_memory
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
@@ -279,7 +281,10 @@ class Evaluate:
             raise ValueError(f"n is {self.n}; a report on fewer than 32 pictures says nothing")
         if self.segmenter not in (None, *CLASSES):
             raise ValueError(f"--segmenter is {self.segmenter!r}; DeepLab finds {', '.join(sorted(CLASSES))}")
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = pick_device(self.device)
+        check_folder(self.out)
+        if self.card:
+            check_folder(self.checkpoint.parent, "the checkpoint's folder")
         keep_memory()
         generator = load_generator(self.checkpoint, device)
         card = read_card(self.checkpoint)
@@ -353,7 +358,7 @@ class Evaluate:
         write_page(self.out / "report.html", report, found)
         if self.card:
             path = self.checkpoint.with_suffix(".json")
-            card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            card = read_card_beside(self.checkpoint) if path.is_file() else {}
             card["figures"] = card.get("figures", {}) | found
             card["measured_on"] = {name: getattr(report, name) for name in MEASURED_ON}
             write_whole(path, (json.dumps(card, indent=1) + "\n").encode())

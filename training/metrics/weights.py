@@ -1,11 +1,17 @@
 """Weights that others published: where they are looked for, how fetched, and what is said if they are not to be had."""
 
+import atexit
 import hashlib
+import logging
 import os
+import shutil
+import tempfile
 import urllib.request
 from pathlib import Path
 
-from training.checkpoint import write_whole
+from training.files import write_whole
+
+log = logging.getLogger(__name__)
 
 
 class WeightsMissingError(ValueError):
@@ -13,8 +19,40 @@ class WeightsMissingError(ValueError):
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder of this toolkit (not made yet): `$XDG_CACHE_HOME` or `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knobs-without-labels"
+    """Return the user's cache folder of this toolkit (not made yet): `$XDG_CACHE_HOME` or `~/.cache`.
+
+    A user without a home, as in many containers, has none: a folder that lasts as long as this process takes its place.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knobs-without-labels"
+    except RuntimeError:
+        return _passing_folder()
+
+
+_passing: list[Path] = []
+
+
+def _passing_folder() -> Path:
+    """Return a folder of this process alone, which goes when it ends."""
+    if not _passing:
+        _passing.append(Path(tempfile.mkdtemp(prefix="knobs-without-labels-")))
+        atexit.register(shutil.rmtree, _passing[0], ignore_errors=True)
+        log.warning("there is no cache folder that can be written to: what is fetched or counted is not kept")
+    return _passing[0]
+
+
+def keep(path: Path, content: bytes) -> Path:
+    """Write `content` to `path` in the cache; where that cannot be, warn, and keep it while this process lasts.
+
+    Returns where it is.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        log.warning("%s cannot be kept in the cache (%s)", path, error.strerror)
+        path = _passing_folder() / path.name
+        write_whole(path, content)
+    return path
 
 
 def sha256(path: Path) -> str:
@@ -29,7 +67,9 @@ def download(url: str, path: Path, *, digest: str | None, what: str, remedy: str
     Raises: WeightsMissingError with what is missing and the `remedy`, if `url` is out of reach or sends another file.
     """
     if path.is_file():
-        return path
+        if digest is None or sha256(path) == digest:
+            return path
+        log.warning("%s is not %s (its sha256 differs) and is fetched anew", path, what.lower())
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
             data = answer.read()
@@ -40,5 +80,4 @@ def download(url: str, path: Path, *, digest: str | None, what: str, remedy: str
         ) from None
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
         raise WeightsMissingError(f"{url} sent a file that is not {what.lower()} (its sha256 differs). {remedy}")
-    write_whole(path, data)
-    return path
+    return keep(path, data)

@@ -186,7 +186,7 @@ class Evaluate:
 
         if not self.models or self.limit < 0 or self.worst < 0 or self.bootstrap < 0:
             raise ValueError("expected at least one model, and no negative numbers")
-        truth, groups = find_split(self.data, self.split), self._groups()
+        groups, truth = self._groups(), find_split(self.data, self.split)
         n = len(truth) if not self.limit else min(self.limit, len(truth))
         chosen = np.unique(np.linspace(0, len(truth) - 1, n).round().astype(int)).tolist()
         if not chosen:

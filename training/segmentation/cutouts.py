@@ -75,9 +75,10 @@ def own_colours(image: Pixels, alpha: SoftMask) -> Pixels:
     Else the cut-out would carry a rim of what was behind.
     """
     sure = alpha > 0.95
-    if not sure.any():
+    core = np.asarray(scipy.ndimage.binary_erosion(sure, border_value=1), bool)  # a photo's edges are blurred too
+    if not core.any():
         return image
-    nearest = scipy.ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
     filled = image[tuple(np.asarray(nearest))]
     return np.where((sure | (alpha == 0))[..., None], image, filled)
 

@@ -29,6 +29,8 @@ AHEAD = 4
 """Frames that wait between two threads at most."""
 MAX_SIDE, MAX_FRAMES = 4096, 200_000
 """Films beyond these are refused, or end there."""
+PATIENCE = 60
+"""Seconds to wait for a film's first frame."""
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,ogg,flv"
 """Containers that are read; none of them names other files, as play lists do."""
 
@@ -69,45 +71,49 @@ class Film:
 
 
 def probe(path: Path) -> Film:
-    """Return a film's size and pace. Raises: FilmError if it is no film, or too large."""
+    """Return a film's size, upright, and pace. Raises: FilmError if it is no film, or too large."""
     if not path.is_file():
         raise FilmError(f"{path} does not exist; give a film such as an .mp4")
-    frames = imageio_ffmpeg.read_frames(str(path), input_params=_safe())
+    first = [*_reading(path), "-frames:v", "1", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
     try:
-        meta: dict[str, Any] = next(frames)
-    except (OSError, RuntimeError, StopIteration, KeyError, IndexError, ValueError) as error:
-        raise FilmError(f"{path.name} is no film that can be read; give an MP4, WebM, MOV, AVI or GIF") from error
-    finally:
-        frames.close()
-    (width, height), fps = meta["size"], float(meta.get("fps") or 0)
-    if min(width, height) < 1 or max(width, height) > MAX_SIDE:
-        raise FilmError(f"{path.name} is {width} x {height}; expected sides of 1 to {MAX_SIDE} pixels")
-    return Film(width, height, fps if 0 < fps <= 1000 else 25.0)
+        answer = subprocess.run(first, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL).stdout
+    except subprocess.TimeoutExpired as error:
+        raise FilmError(f"{path.name} gives no frame within {PATIENCE} seconds; give another film") from error
+    head = answer.partition(b"\n")[0].decode("ascii", "replace").split()
+    if not head or head[0] != "YUV4MPEG2":
+        raise FilmError(f"{path.name} is no film that can be read; give an MP4, WebM, MOV, AVI or GIF")
+    fields = {word[0]: word[1:] for word in head[1:]}
+    width, height = int(fields["W"]), int(fields["H"])
+    if max(width, height) > MAX_SIDE:
+        raise FilmError(f"{path.name} is {width} x {height}; expected sides of at most {MAX_SIDE} pixels")
+    over, _, under = fields.get("F", "25:1").partition(":")
+    fps = int(over) / max(1, int(under or 1))
+    return Film(width, height, fps if 0 < fps <= 240 else 25.0)
 
 
 def read_film(path: Path) -> Iterator[Pixels]:
-    """Yield the frames of a film, upright, RGB. Raises: FilmError if it is no film, or has no frame."""
-    film = probe(path)
-    source = imageio_ffmpeg.read_frames(str(path), input_params=_safe(), pix_fmt="rgb24")
-    count = 0
-    try:
-        next(source)
-        for data in source:
-            if count >= MAX_FRAMES:
-                break
-            count += 1
-            yield np.frombuffer(data, np.uint8).reshape(film.height, film.width, 3)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FilmError(f"{path.name} is damaged after {count} frames") from error
-    finally:
-        source.close()
+    """Yield the frames of a film, upright, RGB, at a steady pace. Raises: FilmError if it has no frame."""
+    film, count = probe(path), 0
+    size = film.width * film.height * 3
+    command = [*_reading(path), "-r", f"{film.fps:.6f}", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, bufsize=size
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while count < MAX_FRAMES and len(data := process.stdout.read(size)) == size:
+                count += 1
+                yield np.frombuffer(data, np.uint8).reshape(film.height, film.width, 3)
+        finally:
+            process.kill()
     if count == 0:
         raise FilmError(f"{path.name} has no frames that can be read")
 
 
-def _safe() -> list[str]:
-    """Return options that keep ffmpeg from opening anything but the file."""
-    return ["-protocol_whitelist", "file", "-format_whitelist", FORMATS]
+def _reading(path: Path) -> list[str]:
+    """Return how ffmpeg reads a film and opens nothing but its file: play lists could name others."""
+    safe = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS]
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *safe, "-i", f"file:{path}", "-map", "0:v:0"]
 
 
 def instances_of(
@@ -281,7 +287,7 @@ class _Encoder:
 
     def __enter__(self) -> "_Encoder":
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        return self
+        return self  # its pipes are closed by `communicate`
 
     def write(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
         """Add a frame. Raises: FilmError if the coder has ended."""

@@ -1,0 +1,121 @@
+"""The account of a prepared set: what was paired, passed over, left out, found suspicious, in exact counts."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .photo_writer import MASK_LIKE, Written
+from .sources import Reading
+from .tables import texts
+
+log = logging.getLogger(__name__)
+NAMED = 10
+"""Photos that are left out for one kind of reason and named."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What became of each photo of a source."""
+
+    reading: Reading
+    written: list[Written] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """One sentence a photo."""
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, result: Written | str) -> None:
+        """Count one photo; name it if it is left out."""
+        if not isinstance(result, str):
+            self.written.append(result)
+            return
+        self.left_out.append(result)
+        reason = reason_of(name, result)
+        self.reasons[reason] += 1
+        if self.reasons[reason] <= NAMED:
+            log.warning("left out: %s", result)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the lines of the index."""
+        return [one.row for one in self.written]
+
+    @property
+    def odd(self) -> list[str]:
+        """Return the files of suspicious photos."""
+        return [one.row["file"] for one in self.written if one.odd]
+
+    def masks_among_photos(self) -> list[Written]:
+        """Return photos that look like masks, if most of the set does not; else none: then it shows drawings."""
+        alike = [one for one in self.written if MASK_LIKE in one.odd]
+        return alike if 2 * len(alike) < len(self.written) else []
+
+    def drop(self, one: Written, why: str) -> None:
+        """Take a photo out of the set after all."""
+        self.written.remove(one)
+        self.add(one.row["source"], f"{one.row['source']}: {why}")
+
+    def counts(self, n_masks: int) -> dict[str, Any]:
+        """Return the exact counts, for `set.json`."""
+        rows = self.rows
+        twice, across = self._twice()
+        odd = Counter(why for one in self.written for why in one.odd)
+        if twice:
+            odd["same picture as another"] = twice
+        if across:
+            odd["same picture as one of another split"] = across
+        return {
+            "photos": len(rows) + len(self.left_out),
+            "taken": len(rows),
+            "splits": dict(Counter(row["split"] for row in rows)),
+            "labels": dict(Counter(row["label"] for row in rows).most_common(1000)),
+            "boxes": dict(Counter(row["box_from"] or "none" for row in rows)),
+            "masks": {"with": n_masks, "without": len(rows) - n_masks},
+            "left_out": dict(self.reasons),
+            "passed_over": dict(self.reading.passed_over),
+            "suspicious": dict(odd),
+            "noted": dict(Counter(note for one in self.written for note in one.noted)),
+        }
+
+    def _twice(self) -> tuple[int, int]:
+        """Return how many pictures are there more than once, and how many of these in two splits."""
+        splits: dict[bytes, list[str]] = {}
+        for one in self.written:
+            splits.setdefault(one.digest, []).append(one.row["split"])
+        several = [of_one for of_one in splits.values() if len(of_one) > 1]
+        return sum(len(of_one) - 1 for of_one in several), sum(len(set(of_one)) > 1 for of_one in several)
+
+
+def reason_of(name: str, sentence: str) -> str:
+    """Return the kind of reason in a sentence about one photo: without its name and numbers."""
+    text = sentence.replace(name, "", 1).lstrip(": ")
+    text = re.sub(r"mask \S+\.\w+", "mask", text)
+    text = re.split(r"[;(]", text)[0]
+    return re.sub(r"-?\d[\d.]*( x \d+)?( %|%)?", "N", text).strip(" .:")
+
+
+def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
+    """Show the account as one table; what asks for a look is a warning."""
+    log.info("%s: %d photos in the source", out, counts["photos"])
+    for name, words in (
+        ("taken", _words(counts["splits"])),
+        ("labels", texts((f"{n} {label or 'without'}" for label, n in counts["labels"].items()), 8)),
+        ("boxes", _words(counts["boxes"])),
+        ("masks", _words(counts["masks"])),
+        ("passed over", _words(counts["passed_over"])),
+        ("noted", _words(counts["noted"])),
+    ):
+        if words:
+            log.info("  %-12s %s", name, words)
+    for name in ("left_out", "suspicious"):
+        if counts[name]:
+            log.warning("  %-12s %s", name.replace("_", " "), _words(counts[name]))
+    for sentence in said:
+        log.warning("  %s", sentence)
+
+
+def _words(counts: dict[str, int]) -> str:
+    """Return counts in a line, the largest first."""
+    return ", ".join(f"{n} {name}" for name, n in sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,0 +1,245 @@
+"""One photo of a source becomes one picture of a prepared set: decoded under limits, checked, resized, written."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from ..imaging.decoders import DECODERS
+from ..imaging.masks import looks_like_mask
+from ..imaging.read import TURNS, Decoded, Limits, PictureError
+from ..objects import SURE, WIDE, find_object
+from .sources import Photo, PixelBox
+from .tables import BOX_COLUMNS, number
+
+LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
+"""Photos beyond these are left out."""
+SLACK, CUT_OFF = 2, 0.1
+"""A box may reach out of its picture by so many pixels, since listings round, or by this share of the picture, since
+objects are cut off; it is clipped."""
+CORNERS = ("x0", "y0", "x1", "y1")
+RIM = 0.03
+"""Width of the rim over the shorter side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A photo that is in the set."""
+
+    row: dict[str, Any]
+    """Its line of the index."""
+    odd: tuple[str, ...]
+    """What makes it suspicious."""
+    noted: tuple[str, ...]
+    """What else was done with it."""
+    digest: bytes
+    """Of its pixels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhotoWriter:
+    """Writes the photos of a source into a folder."""
+
+    folder: Path
+    size: int
+    margin: float
+    quality: int
+    find: bool
+    """Whether to look for objects where no box is known."""
+    mask_share: tuple[float, float]
+    mask_rim: float
+
+    def write(self, place: int, photo: Photo) -> Written | str:
+        """Write one photo and its mask; return its line of the index, or what is wrong with it."""
+        if photo.problem:
+            return f"{photo.name}: {photo.problem}"
+        try:
+            shown = DECODERS.photo(photo.path, photo.name, replace(LIMITS, keep_short=4 * self.size))
+            mask, noted = self._mask(photo, shown)
+            box, origin = self._box(photo, shown, mask)
+        except PictureError as error:
+            return str(error)
+        return self._written(f"{place:07d}", photo, shown, mask, box, origin, noted)
+
+    def _written(
+        self,
+        name: str,
+        photo: Photo,
+        shown: Decoded,
+        mask: PIL.Image.Image | None,
+        box: PixelBox | None,
+        origin: str,
+        noted: list[str],
+    ) -> Written:
+        size = kept_size(shown.size, box, self.size, self.margin)
+        kept = shown.picture.resize(size, PIL.Image.Resampling.LANCZOS)
+        kept.save(self.folder / "images" / f"{name}.jpg", quality=self.quality, subsampling=0)
+        odd = []
+        if mask is not None:
+            mask = mask.resize(size, PIL.Image.Resampling.BOX)
+            mask.save(self.folder / "masks" / f"{name}.png")
+            odd += odd_mask(np.asarray(mask) > 127, self.mask_share, self.mask_rim)
+        if looks_like_mask(shown.picture):
+            odd.append(MASK_LIKE)
+        row: dict[str, Any] = {"file": f"{name}.jpg", "split": photo.split, "label": photo.label}
+        row |= {"width": size[0], "height": size[1]}
+        if box is not None:
+            factors = (size[0] / shown.size[0], size[1] / shown.size[1]) * 2
+            row |= {k: round(v * f, 2) for k, v, f in zip(CORNERS, box, factors, strict=True)}
+            if max(row["x1"] - row["x0"], row["y1"] - row["y0"]) * self.margin < self.size / 2:
+                odd.append("object under half the pictures' size")
+        elif min(size) < self.size / 2:
+            odd.append("photo under half the pictures' size")
+        if shown.orientation != 1 and origin == "listing" and not photo.fractions:
+            noted.append("turned by EXIF: its box is taken as one of the upright photo")
+        values = _resized_values(photo.values, shown.size, size)
+        row |= {"source": photo.name, "box_from": origin} | values
+        return Written(row=row, odd=tuple(odd), noted=tuple(noted), digest=hashlib.sha256(kept.tobytes()).digest())
+
+    def _mask(self, photo: Photo, shown: Decoded) -> tuple[PIL.Image.Image | None, list[str]]:
+        """Return a photo's mask, upright. Raises: PictureError if it cannot be read with certainty."""
+        if photo.mask is None:
+            return None, []
+        try:
+            mask = DECODERS.mask(photo.mask, f"mask {photo.mask.name}", LIMITS)
+        except PictureError as error:
+            raise PictureError(f"{photo.name}: its {error}") from error
+        return stood_up(mask, shown, photo.name)
+
+    def _box(self, photo: Photo, shown: Decoded, mask: PIL.Image.Image | None) -> tuple[PixelBox | None, str]:
+        """Return the box in pixels of the photo in its file, and where it comes from."""
+        box = inside(photo, shown.size)
+        if box is not None:
+            return box, "listing"
+        width, height = shown.size
+        if mask is not None:
+            edges = mask.point([255 * (value > 127) for value in range(256)]).getbbox()
+            if edges is None:
+                raise PictureError(f"{photo.name}: its mask is empty")
+            x, y = width / mask.width, height / mask.height
+            return (edges[0] * x, edges[1] * y, edges[2] * x, edges[3] * y), "mask"
+        if not self.find:
+            return None, ""
+        found = find_object(shown.picture)
+        sure = found is not None and found.confidence >= SURE
+        x0, y0, x1, y1 = found.box if found is not None and sure else WIDE
+        return (x0 * width, y0 * height, x1 * width, y1 * height), "found" if sure else "middle"
+
+
+MASK_LIKE = "looks like a mask, two flat colours"
+
+
+def stood_up(mask: Decoded, shown: Decoded, name: str) -> tuple[PIL.Image.Image, list[str]]:
+    """Return a mask as its upright photo stands. Raises: PictureError if it fits in no way, or in two."""
+    picture, noted = mask.picture, []
+    turned = TURNS.get(shown.orientation)
+    if mask.orientation in TURNS:
+        picture = picture.transpose(TURNS[mask.orientation])
+        size = mask.size if mask.orientation < 5 else (mask.size[1], mask.size[0])
+    elif turned is None:
+        size = mask.size
+    else:
+        other = picture.transpose(turned)
+        stored = shown.size if shown.orientation < 5 else (shown.size[1], shown.size[0])
+        fits, fits_stored = _alike(mask.size, shown.size), _alike(mask.size, stored)
+        if fits and fits_stored:
+            same = picture.size == other.size and _overlap(picture, other) > 0.97
+            if not same:
+                raise PictureError(
+                    f"{name} is turned by EXIF, and its mask {mask.size[0]} x {mask.size[1]} fits both ways; "
+                    "save the photo upright"
+                )
+            size = shown.size
+        elif fits_stored:
+            picture, size = other, (mask.size if shown.orientation < 5 else (mask.size[1], mask.size[0]))
+            noted.append("turned by EXIF, and its mask with it")
+        else:
+            size = mask.size
+    if not _alike(size, shown.size):
+        came = f"{size[0]} x {size[1]}"
+        raise PictureError(f"{name}: its mask is {came}, the photo {shown.size[0]} x {shown.size[1]}")
+    if size != shown.size:
+        noted.append("mask of another size but the photo's proportions: scaled")
+    return picture, noted
+
+
+def _alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have the same proportions, to a pixel of the smaller."""
+    small, large = sorted((size, other))
+    return abs(large[0] * small[1] - large[1] * small[0]) <= max(large)
+
+
+def _overlap(one: PIL.Image.Image, two: PIL.Image.Image) -> float:
+    """Return the IoU of two masks."""
+    a, b = np.asarray(one) > 127, np.asarray(two) > 127
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+def odd_mask(mask: np.ndarray, share: tuple[float, float], rim: float) -> list[str]:
+    """Return what makes a mask suspicious: how much of the picture it covers, and how much of its rim."""
+    odd = []
+    covered = mask.mean()
+    if covered < share[0]:
+        odd.append(f"mask under {share[0]:g} of the picture")
+    if covered > share[1]:
+        odd.append(f"mask over {share[1]:g} of the picture")
+    width = max(1, round(RIM * min(mask.shape)))
+    border = np.ones_like(mask)
+    border[width:-width, width:-width] = False
+    if mask[border].mean() > rim:
+        odd.append(f"mask over {rim:g} of the rim")
+    return odd
+
+
+def inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
+    """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than is cut off."""
+    if photo.box is None:
+        return None
+    width, height = size
+    x0, y0, x1, y1 = photo.box
+    if photo.fractions:
+        x0, y0, x1, y1 = x0 * width, y0 * height, x1 * width, y1 * height
+    elif photo.size is not None and photo.size != size:
+        came = f"{photo.size[0]} x {photo.size[1]}"
+        raise PictureError(f"{photo.name}: its box was measured in {came} pixels, but the photo has {width} x {height}")
+    over_x, over_y = (max(SLACK, CUT_OFF * side) for side in size)
+    across = -over_x <= x0 < x1 <= width + over_x and x1 > 0 and x0 < width
+    down = -over_y <= y0 < y1 <= height + over_y and y1 > 0 and y0 < height
+    if not (across and down):
+        wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
+        raise PictureError(
+            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
+        )
+    box = max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
+    if (box[2] - box[0] <= 1 < width) or (box[3] - box[1] <= 1 < height):
+        raise PictureError(
+            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is a pixel or less; wanted pixels, not fractions"
+        )
+    return box
+
+
+def kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin: float) -> tuple[int, int]:
+    """Return the size to keep a photo at: never enlarged, the short side half as long again as the pictures wanted, or
+    longer if the square around the object would be smaller than those, up to three times."""
+    short = min(size)
+    scale = 1.5 * wanted / short
+    if box is not None:
+        side = margin * max(box[2] - box[0], box[3] - box[1])
+        scale = max(scale, min(wanted / side, 3 * wanted / short))
+    scale = min(1.0, scale)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized_values(values: dict[str, str], size: tuple[int, int], kept: tuple[int, int]) -> dict[str, str]:
+    """Return further columns of a listing; further boxes, such as head_x0 ... head_y1, follow the photo's new size."""
+    result = dict(values)
+    for last in [name for name in values if name.endswith("_x0")]:
+        prefix = last.removesuffix("x0")
+        for i, name in enumerate(prefix + corner for corner in BOX_COLUMNS[0][0]):
+            known = number(values.get(name, ""), commas=True)
+            if known is not None:
+                result[name] = f"{known * kept[i % 2] / size[i % 2]:.2f}"
+    return result

@@ -1,0 +1,223 @@
+"""Sources of photos on disk: what lies in a folder, how names in listings find their files, and what was noticed."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from .tables import BoxForm, texts
+
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
+}  # fmt: skip
+RAW = {".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
+"""Photos that mostly cannot be read: they are named, not passed over without a word."""
+SPLITS = {
+    "train": "train", "training": "train", "trn": "train",
+    "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "tst": "test", "held_out": "test", "holdout": "test",
+}  # fmt: skip
+"""What folders and tables call the parts of a set -> what we call them."""
+PHOTO_FOLDERS = {"images", "image", "imgs", "img", "photos", "photo", "pictures", "jpegimages", "rgb", "jpg", "png"}
+"""Folders whose name tells only that photos lie in them: no label."""
+
+PixelBox = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo:
+    """One photo of a source and what is known about it."""
+
+    path: Path
+    name: str
+    """Its place in the source, for people."""
+    split: str = ""
+    """"" if nothing tells it."""
+    label: str = ""
+    box: PixelBox | None = None
+    """x0 y0 x1 y1 in pixels, y down."""
+    fractions: bool = False
+    """Whether the box is in fractions of the photo instead."""
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
+    """Width and height that the listing tells."""
+    values: dict[str, str] = field(default_factory=dict)
+    """Further columns of the listing."""
+    problem: str = ""
+    """Why it has to be left out, if the listing already tells."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """How a source is to be read, and what was noticed on the way."""
+
+    held_out: float = 0.1
+    """Share of the photos to hold out for testing where the source has no splits."""
+    label: str | None = None
+    """Column of a table that holds the labels."""
+    box: str = ""
+    """Prefix of the columns of a table that hold the boxes."""
+    box_form: BoxForm = "auto"
+    bad_masks: bool = False
+    """Whether the column mask_fraction of a table tells which masks are bad."""
+    said: list[str] = field(default_factory=list)
+    """Sentences for the person who prepares, in order."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """What lies in the source and is no photo of the set: reason -> count."""
+
+    def say(self, sentence: str) -> None:
+        """Keep a sentence, once."""
+        if sentence not in self.said:
+            self.said.append(sentence)
+
+
+Layout = Callable[[Path, Reading], list[Photo]]
+"""Lists a source's photos."""
+
+
+def pictures(folder: Path, reading: Reading) -> list[tuple[Path, str]]:
+    """Return the pictures under a folder in order of their names, each with its place in the folder.
+
+    Linked folders are followed, each folder once. Hidden files, prepared sets and other files are counted in `reading`.
+    Raises: ValueError if `folder` is none.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; wanted one with pictures")
+    found: list[tuple[Path, str]] = []
+    _walk(folder, "", {os.path.realpath(folder)}, found, reading)
+    return sorted(found, key=lambda item: PurePosixPath(item[1]).parts)
+
+
+def _walk(folder: Path, place: str, seen: set[str], found: list[tuple[Path, str]], reading: Reading) -> None:
+    """Add the pictures of a folder and of those in it to `found`."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        reading.say(f"{place or folder}: this folder cannot be read ({error.strerror}) and was passed over")
+        return
+    for entry in entries:
+        name, path = f"{place}{entry.name}", folder / entry.name
+        kind = Path(entry.name).suffix.lower()
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            reading.passed_over["hidden"] += 1
+        elif _is(entry, "is_dir"):
+            _enter(path, name, seen, found, reading)
+        elif _is(entry, "is_file"):
+            if kind in SUFFIXES | RAW:
+                found.append((path, name))
+            else:
+                reading.passed_over[f"{kind or 'no ending'}, no picture"] += 1
+        elif entry.is_symlink():
+            reading.say(f"{name} is a link to {path.readlink()}, which is not there: passed over")
+            reading.passed_over["link to nothing"] += 1
+        else:
+            reading.say(f"{name} is neither a file nor a folder: passed over")
+            reading.passed_over["no file"] += 1
+
+
+def _is(entry: os.DirEntry[str], test: str) -> bool:
+    """Ask an entry what it is; what cannot be asked, as links in circles, is nothing."""
+    try:
+        return bool(getattr(entry, test)())
+    except OSError:
+        return False
+
+
+def _enter(path: Path, name: str, seen: set[str], found: list[tuple[Path, str]], reading: Reading) -> None:
+    """Walk a folder below the first, if it is none of a prepared set and was not walked before."""
+    if (path / "index.csv").is_file() and (path / "set.json").is_file():
+        reading.say(f"{name}/ is a prepared set: passed over")
+        reading.passed_over["prepared set"] += 1
+        return
+    real = os.path.realpath(path)
+    if real in seen or any(Path(real) in Path(other).parents for other in seen):
+        reading.say(f"{name}/ is a link to a folder that is in the source already: passed over")
+        reading.passed_over["folder linked again"] += 1
+        return
+    seen.add(real)
+    _walk(path, f"{name}/", seen, found, reading)
+
+
+def split_of(name: str, held_out: float) -> str:
+    """Return the split of a photo from its name alone: it stays there when others come or go."""
+    place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
+    return "test" if place < held_out else "train"
+
+
+def known_split(word: str) -> str:
+    """Return what we call a part of a set; a word that we do not know as it is."""
+    return SPLITS.get(word.strip().lower(), word.strip())
+
+
+def split_depth(names: Iterable[str]) -> int | None:
+    """Return which part of the photos' places names their splits (0: the first folder), None if no part does.
+
+    It does if all folders there bear names of splits; a folder `train` beside `car` and `ship` is a label.
+    """
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    for depth in range(max((len(parts) for parts in folders), default=0)):
+        words = {parts[depth].lower() for parts in folders if len(parts) > depth}
+        if words <= set(SPLITS):
+            return depth
+        if words & {"train", "training"} and words & (set(SPLITS) - {"train", "training", "trn"}) and depth == 0:
+            return depth
+    return None
+
+
+def label_of(name: str, depth: int | None) -> str:
+    """Return the label that a photo's own folder tells, "" where the folder is a split or tells nothing."""
+    folders = [part for i, part in enumerate(PurePosixPath(name).parts[:-1]) if i != depth]
+    while folders and folders[-1].lower() in PHOTO_FOLDERS:
+        folders.pop()
+    return folders[-1] if folders else ""
+
+
+class Names:
+    """Finds the files that a listing means, however it writes their names."""
+
+    def __init__(self, names: Iterable[str], root: Path) -> None:
+        """Take the names of the files, relative to `root`."""
+        self.exact = {name: name for name in names}
+        self.root = root
+        self.alike: dict[str, set[str]] = {}
+        self.endings: dict[str, set[str]] = {}
+        for name in self.exact:
+            self.alike.setdefault(plain(name), set()).add(name)
+            parts = plain(name).split("/")
+            for i in range(len(parts)):
+                self.endings.setdefault("/".join(parts[i:]), set()).add(name)
+
+    def find(self, written: str) -> set[str]:
+        """Return the files that a name may mean: one if it is certain, none, or several."""
+        if written in self.exact:
+            return {written}
+        for root in (str(self.root), str(self.root.absolute()), os.path.realpath(self.root)):
+            if written.startswith(root + "/") and written[len(root) + 1 :] in self.exact:
+                return {written[len(root) + 1 :]}
+        key = plain(written)
+        if found := self.alike.get(key):
+            return found
+        if found := self.endings.get(key):  # the listing names a part of the way
+            return found
+        parts = key.split("/")
+        for i in range(1, len(parts)):  # or more than the way from the source
+            if found := self.alike.get("/".join(parts[i:])):
+                return found
+        return set()
+
+
+def plain(name: str) -> str:
+    """Return a name without what programs write differently: slashes, case, Unicode form, spaces around."""
+    name = unicodedata.normalize("NFC", name.strip().strip("\"'").strip()).replace("\\", "/")
+    name = re.sub(r"^(file://|[a-zA-Z]:)", "", name)
+    parts = [part.strip() for part in name.split("/") if part.strip() not in ("", ".")]
+    return unicodedata.normalize("NFC", "/".join(parts).casefold())
+
+
+def several(found: set[str]) -> str:
+    """Return files that one name may mean, for a sentence."""
+    return texts(sorted(found))
