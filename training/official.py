@@ -119,7 +119,7 @@ def family_of(path: Path) -> str:
     shown = f"its entries are {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" if keys else "it is no table"
     raise ValueError(
         f"{path.name} is no official checkpoint: {shown}; GIRAFFE HD's has g_ema (the averaged generator, not "
-        f"`g`) and args, MixNMatch's G.pth, E.pth and EX.pth have its networks' weights"
+        f"`g`) and args, MixNMatch's G.pth, E.pth and EX.pth have its networks' weights, YOLACT's backbone.* and fpn.*"
     )
 
 

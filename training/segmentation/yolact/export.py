@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from training.checkpoint import write_whole
+from training.files import write_whole
 from training.segmentation.contract import Pixels
 from training.segmentation.yolact.anchors import make_anchors
 from training.segmentation.yolact.config import NetworkConfig

@@ -10,12 +10,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.checkpoint import write_whole
+from training.files import write_whole
+from training.foreign import tables
 from training.official import read_plain
+from training.registry import OFFICIAL
 from training.segmentation.yolact.classes import COCO, PASCAL, YOUTUBE_VIS
 from training.segmentation.yolact.config import BackboneName, NetworkConfig
 from training.segmentation.yolact.network import Yolact
@@ -42,15 +45,22 @@ def read(path: Path, known: NetworkConfig | None = None) -> Yolact:
     another shape; the key is named.
     """
     content = read_plain(path)
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise ValueError(f"{path.name} is no state dict; wanted are the authors' weights, CONFIG_EPOCH_ITERATION.pth")
-    state = _without_leftovers(dict(content))
+    marks = re.compile(OFFICIAL["yolact"].marks)
+    for _, table in tables(content):  # without wrappers, and without the prefix that they put before keys
+        if any(isinstance(key, str) and marks.fullmatch(key) for key in table):
+            return network_of(table, path, known)
+    raise ValueError(f"{path.name} is no state dict of YOLACT; wanted are the authors' CONFIG_EPOCH_ITERATION.pth")
+
+
+def network_of(table: Mapping[Any, Any], path: Path, known: NetworkConfig | None = None) -> Yolact:
+    """Return the network of a state dict that was read from `path`; see `read`."""
+    if strange := [key for key, value in table.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+        raise ValueError(f"{path.name} is no state dict: {strange[0]!r} is no tensor")
+    state = _without_leftovers(dict(table))
     if not any(key.startswith("backbone.") for key in state) and any(key.startswith("layers.") for key in state):
         raise ValueError(
             f"{path.name} holds a pretrained trunk alone, from which training begins; wanted is a whole "
-            f"network's file, CONFIG_EPOCH_ITERATION.pth"
+            f"network's, CONFIG_EPOCH_ITERATION.pth"
         )
     structure = _structure(state, path.name)
     config = _of_name(path, structure) if known is None else like(structure, known)
