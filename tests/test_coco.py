@@ -252,9 +252,9 @@ def test_run_lengths_are_those_of_coco_tools():
             mask = rng.random(size) < share
             theirs: Any = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
             assert to_rle(mask) == {"size": list(size), "counts": theirs["counts"].decode()}
-            assert unpack(pack(run_lengths(mask))) == run_lengths(mask)
+            assert unpack(pack(run_lengths(mask))).tolist() == run_lengths(mask)
             assert (from_run_lengths(run_lengths(mask), size) == mask).all()
-    with pytest.raises(MaskError, match="runs sum to 3"):
+    with pytest.raises(MaskError, match="do not fill"):
         from_run_lengths([1, 2], (2, 2))
 
 

@@ -30,8 +30,7 @@ def from_run_lengths(counts: Sequence[int] | Integer[np.ndarray, " runs"], size:
     """Return the mask (bool, h x w) of runs; `size` is height, width. Raises: MaskError if they do not fill it."""
     height, width = size
     runs = np.asarray(counts, np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise MaskError(f"has a mask whose runs sum to {runs.sum()}, expected {height} x {width} = {height * width}")
+    _filling(runs, size)
     values = (np.arange(len(runs)) % 2).astype(bool)
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
 
@@ -49,23 +48,23 @@ def pack(counts: Sequence[int]) -> str:
     return "".join(letters)
 
 
-def unpack(text: str) -> list[int]:
+def unpack(text: str) -> Integer[np.ndarray, " runs"]:
     """Return the runs of COCO's string. Raises: MaskError for other characters, or a string cut short."""
-    counts: list[int] = []
-    value, shift = 0, 0
-    for letter in text:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64 or shift > 55:
-            raise MaskError(f"has a run-length string that no COCO tool writes (at character {letter!r})")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if not bits & 0x20:
-            if bits & 0x10:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value, shift = 0, 0
-    if shift:
+    bits = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64) - 48
+    if len(bits) == 0 or bits.min() < 0 or bits.max() > 63:
+        raise MaskError("has a run-length string that no COCO tool writes")
+    last = np.flatnonzero(bits < 32)  # the sixth bit says that more follows
+    if len(last) == 0 or last[-1] != len(bits) - 1:
         raise MaskError("has a run-length string that is cut short")
+    first = np.concatenate([[0], last[:-1] + 1])
+    if (last - first).max() > 10:
+        raise MaskError("has a run-length string that no COCO tool writes")
+    place = np.arange(len(bits)) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((bits & 0x1F) << 5 * place, first)
+    negative = bits[last] & 0x10 != 0
+    counts = values - (negative.astype(np.int64) << 5 * (last - first + 1))
+    counts[1::2] = counts[1::2].cumsum()  # each is a difference to the run two before, but for the first three
+    counts[2::2] = counts[2::2].cumsum()
     return counts
 
 
@@ -125,15 +124,20 @@ def check(segmentation: Any, size: tuple[int, int]) -> None:
     if not isinstance(segmentation, dict):
         _polygons(segmentation)
         return
-    runs = _runs(segmentation, size)
-    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
-        wanted = f"{size[0]} x {size[1]} = {size[0] * size[1]}"
-        raise MaskError(f"has a mask whose runs sum to {sum(runs)}, expected {wanted}")
-    if not any(runs[1::2]):
+    runs = np.asarray(_runs(segmentation, size), np.int64)
+    _filling(runs, size)
+    if not runs[1::2].any():
         raise MaskError("has an empty mask")
 
 
-def _runs(segmentation: dict[str, Any], size: tuple[int, int]) -> list[int]:
+def _filling(runs: Integer[np.ndarray, " runs"], size: tuple[int, int]) -> None:
+    """Raise MaskError unless runs fill a picture of height, width `size`."""
+    wanted = size[0] * size[1]
+    if (runs < 0).any() or (runs > wanted).any() or runs.sum() != wanted:
+        raise MaskError(f"has a mask whose runs do not fill its picture of {size[0]} x {size[1]} = {wanted} pixels")
+
+
+def _runs(segmentation: dict[str, Any], size: tuple[int, int]) -> Sequence[int] | Integer[np.ndarray, " runs"]:
     """Return the runs of an RLE, packed or not."""
     if segmentation.get("size") != list(size):
         raise MaskError(f"has a mask of size {segmentation.get('size')}, its picture is {list(size)} (height, width)")
@@ -142,7 +146,7 @@ def _runs(segmentation: dict[str, Any], size: tuple[int, int]) -> list[int]:
     counts = segmentation.get("counts")
     if isinstance(counts, str):
         return unpack(counts)
-    if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+    if not isinstance(counts, list) or not all(type(count) is int and abs(count) < 1 << 40 for count in counts):
         raise MaskError("has run lengths that are neither a string nor a list of whole numbers")
     return counts
 
