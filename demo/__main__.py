@@ -16,9 +16,9 @@ import torch
 import tyro
 import uvicorn
 
-from .app import configure, serve
-from .files import server_folder
-from .shelf import Shelf, bundled, load_model
+from demo.app import configure, serve
+from demo.files import server_folder
+from demo.shelf import Shelf, bundled, load_model
 
 log = logging.getLogger(__name__)
 

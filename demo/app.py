@@ -12,17 +12,17 @@ import gradio as gr
 from gradio import themes
 from gradio.events import api
 
-from .audience import Audience
-from .connections import configure
-from .describe import about, slot_label
-from .events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
-from .files import Files, server_folder
-from .films import MAX_FRAMES
-from .knobs import turnable
-from .live import BusyError, Live, say
-from .security import LOOPBACK, Guard
-from .shelf import Model, Shelf
-from .transfer import Transfer
+from demo.audience import Audience
+from demo.connections import configure
+from demo.describe import about, slot_label
+from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
+from demo.files import Files, server_folder
+from demo.films import MAX_FRAMES
+from demo.knobs import turnable
+from demo.live import BusyError, Live, say
+from demo.security import LOOPBACK, Guard
+from demo.shelf import Model, Shelf
+from demo.transfer import Transfer
 
 __all__ = ["configure", "page", "serve"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Message, Receive, Send
 
-from .files import Visitor
+from demo.files import Visitor
 
 MOST_EACH = 8
 """Streams at once of one visitor; of more, the oldest ends."""

@@ -4,13 +4,12 @@ import math
 from html import escape
 from typing import Any
 
+from demo.export import parts
+from demo.knobs import group_of, reach_of, turnable
+from demo.recipes import Recipe, layers_of, seed_knob
+from demo.samples import examples_of
+from demo.shelf import Model
 from training.types import Knob
-
-from .export import parts
-from .knobs import group_of, reach_of, turnable
-from .recipes import Recipe, layers_of, seed_knob
-from .samples import examples_of
-from .shelf import Model
 
 
 def describe(model: Model) -> dict[str, Any]:

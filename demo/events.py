@@ -31,18 +31,17 @@ from typing import Any, get_args, no_type_check
 import gradio as gr
 import torch
 
+from demo import films, recipes, uploads
+from demo.audience import Audience
+from demo.describe import describe
+from demo.export import layer_png, open_raster, parts
+from demo.files import Files, Visitor, server_folder
+from demo.films import Frame, Kind
+from demo.live import sentence
+from demo.recipes import Recipe, Slot
+from demo.samples import examples_of
+from demo.shelf import Model, Shelf
 from training.pictures import from_pil, to_pil
-
-from . import films, recipes, uploads
-from .audience import Audience
-from .describe import describe
-from .export import layer_png, open_raster, parts
-from .files import Files, Visitor, server_folder
-from .films import Frame, Kind
-from .live import sentence
-from .recipes import Recipe, Slot
-from .samples import examples_of
-from .shelf import Model, Shelf
 
 ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
 NOTHING = "Nothing"

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from demo.recipes import Recipe, png, to_json
+from training.batched import fields_of
 from training.pictures import to_pil
-from training.types import Image, Mask, fields_of
-
-from .recipes import Recipe, png, to_json
+from training.types import Image, Mask
 
 SHARP = 128
 """Side in pixels up to which live pictures are lossless."""

@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
+from demo.recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
+from demo.shelf import Model
+from training.batched import fields_of
+from training.interpolation import between
 from training.pictures import square_crop, tile, whole_file, write_animation
-from training.types import Image, Knob, fields_of
-from training.walks import between
-
-from .knobs import MAX_SEED, Between, Value, changed, turnable, turned
-from .recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
-from .shelf import Model
+from training.types import Image, Knob
 
 Frame = Callable[[], Image]
 """Makes one picture, (1, 3, h, w)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.types import Message, Receive
 
-from .files import Visitor
+from demo.files import Visitor
 
 GRACE_SECONDS = 10.0
 SLOWEST = 50_000

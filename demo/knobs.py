@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.camera import project
-from training.types import Generator, Knob, fields_of
-from training.walks import between
+from training.batched import fields_of
+from training.interpolation import between
+from training.nn.camera import project
+from training.types import Generator, Knob
 
 MAX_SEED = 2**31 - 1
 """Seeds are whole numbers from 0 to this."""
@@ -82,8 +83,8 @@ def drag_axes(
     """Return, for each knob that moves the object at `at` across the picture, what to add to it for a move there.
 
     `at` is right and up of the picture's middle, and the two numbers are for a move to the right and for a move up, all
-    by half of the picture's width; the knobs' effects are measured through the camera (`training.camera.project`). Of
-    several objects the nearest one is meant. Knobs that move it across the picture by less than `reach` of what the
+    by half of the picture's width; the knobs' effects are measured through the camera (`training.nn.camera.project`).
+    Of several objects the nearest one is meant. Knobs that move it across the picture by less than `reach` of what the
     strongest one does, such as towards the camera, stay where they are. Empty for a generator without a camera.
     """
     config = generator.config

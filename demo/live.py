@@ -17,15 +17,14 @@ import fastapi
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
+from demo import recipes, uploads
+from demo.describe import describe
+from demo.export import layer_png, open_raster, quick, strip
+from demo.knobs import codes_for, drag_axes
+from demo.recipes import Recipe
+from demo.samples import Example, examples_of
+from demo.shelf import Model, Shelf
 from training.pictures import MAX_BYTES, Box, from_pil, to_pil
-
-from . import recipes, uploads
-from .describe import describe
-from .export import layer_png, open_raster, quick, strip
-from .knobs import codes_for, drag_axes
-from .recipes import Recipe
-from .samples import Example, examples_of
-from .shelf import Model, Shelf
 
 MAX_RECIPE = 4 * 1000 * 1000
 """Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from .files import Files, Visitor
+from demo.files import Files, Visitor
 
 MOST_PARTS = 20_000
 """Brackets, commas and colons of a JSON text; four photos and three recipes have some hundreds."""

@@ -16,12 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
+from demo.knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
+from demo.shelf import Model
+from training.batched import fields_of
+from training.interpolation import are_shares
 from training.pictures import from_pil, open_picture
-from training.types import Image, fields_of
-from training.walks import are_shares
-
-from .knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
-from .shelf import Model
+from training.types import Image
 
 KEY = "recipe"
 """Name of the text in a PNG file."""

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from demo.shelf import Model
 from training.pictures import Box
-
-from .shelf import Model
 
 FOLDER = Path(__file__).parent / "examples"
 """One folder a data set with `examples.json`: files, relative to the folder of the packages, captions and boxes."""

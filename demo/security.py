@@ -16,12 +16,12 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .audience import Audience, Ending, until_ended
-from .connections import network
-from .files import Files, Visitor
-from .intake import Intake, RefusedError
-from .payloads import ForeignFileError, checked, private_query
-from .throttle import Throttle
+from demo.audience import Audience, Ending, until_ended
+from demo.connections import network
+from demo.files import Files, Visitor
+from demo.intake import Intake, RefusedError
+from demo.payloads import ForeignFileError, checked, private_query
+from demo.throttle import Throttle
 
 POLICY = "; ".join(  # no request leaves this server, whatever a component would like
     (

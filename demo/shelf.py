@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from training.checkpoint import load_generator, read_card
-from training.graphs import Replayed
-from training.memory import Memory
+from training.runtime.cuda_graphs import Replayed
+from training.runtime.result_cache import Memory
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")

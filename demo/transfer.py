@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
-from .files import Files
+from demo.files import Files
 
 SHOWN = ("image/png", "image/webp", "image/gif", "video/mp4", "video/webm")
 """Kinds of files that a browser may show in place; others are only saved."""

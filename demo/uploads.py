@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from demo.recipes import png
+from demo.shelf import Model
 from training.objects import LOOSE, margin_of, propose_box
 from training.pictures import Box, open_picture, square_crop, square_region
-
-from .recipes import png
-from .shelf import Model
 
 VIEW = 640
 """Longest side in pixels of the photo in the crop tool."""

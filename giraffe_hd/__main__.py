@@ -14,12 +14,13 @@ import tyro
 from torch import Tensor
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.fit import FitPrior
+from giraffe_hd.fast.fit_prior import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
-from training import walks
+from training.batched import rows
 from training.checkpoint import load_generator
+from training.interpolation import between
 from training.pictures import is_film, side_by_side, write_animation, write_sheet
-from training.types import Generator, Image, Knob, rows
+from training.types import Generator, Image, Knob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +211,7 @@ def _between(a: Codes, b: Codes, t: float) -> Codes:
     """Return codes on the way from `a` to `b`, which differ in their latents alone."""
     latents = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
     start, end = ({name: getattr(codes, name) for name in latents} for codes in (a, b))
-    return replace(a, **walks.between(start, end, t))
+    return replace(a, **between(start, end, t))
 
 
 def as_picture(name: str, layer: Tensor, size: int) -> Image:

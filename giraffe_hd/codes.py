@@ -1,7 +1,7 @@
 """What GIRAFFE HD's generators take and give: an object in a 3D box, a camera and a background in, layers out.
 
-Conventions of the scene are those of `training.camera`. With several objects (GIRAFFE's CLEVR), every object field has
-an axis of objects behind `n`; with one object it has none, so a one-object scene never shows that axis.
+The scene's conventions are those of `training.nn.camera`. With several objects (GIRAFFE's CLEVR), every object field
+has an axis of objects behind `n`; with one object it has none, so a one-object scene never shows that axis.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from training.nn.volume import Placed
 from training.types import Image, Mask
-from training.volume import Placed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

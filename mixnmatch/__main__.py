@@ -22,13 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixnmatch.codes import Codes
-from mixnmatch.cutting import Crop, Cutter, boxes_for
-from mixnmatch.splitting import Split
+from mixnmatch.fast.split_shape import Split
+from mixnmatch.photos import Crop, Cutter, boxes_for
+from training.batched import repeat
 from training.checkpoint import load_generator, read_card
+from training.interpolation import between
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
-from training.types import Image, repeat
-from training.walks import between
+from training.types import Image
 
 log = logging.getLogger(__name__)
 

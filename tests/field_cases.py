@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from giraffe_hd.ops.field import Composite, Density, Encoding, Mlp, spread
+from training.nn.ops.field import Composite, Density, Encoding, Mlp, spread
 
 FAMILIES = {
     "paper": (Encoding(10, extent=2.0), Density(box=1.1)),

@@ -10,8 +10,8 @@ import json
 
 import torch
 
-from giraffe_hd.ops.field import field_composite, render_field, render_field_reference
 from tests.field_cases import CASES, FieldCase, differences, field_case, leaves_of, run
+from training.nn.ops.field import field_composite, render_field, render_field_reference
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.augment import AdaptiveChance, augment
+from training.nn.augment import AdaptiveChance, augment
 
 
 def test_augment_with_no_chance_is_the_picture_itself():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.camera import box_points, half_width, look_at, pixel_plane, project, world_points
+from training.nn.camera import box_points, half_width, look_at, pixel_plane, project, world_points
 
 
 def test_camera_on_the_x_side_sees_y_to_the_right_and_z_up():

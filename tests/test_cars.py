@@ -1,4 +1,4 @@
-"""Rendered cars: the rasteriser by hand, the conventions of `training.camera`, the same pictures every time."""
+"""Rendered cars: the rasteriser by hand, the conventions of `training.nn.camera`, the same pictures every time."""
 
 import json
 import math
@@ -9,9 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
-from training.camera import project, world_points
-from training.data.cars import render, render_bytes
-from training.data.factors import (
+from training.data.cars.factors import (
     ELEVATION,
     FOV,
     MESHES,
@@ -23,8 +21,10 @@ from training.data.factors import (
     Factors,
     sample_factors,
 )
-from training.data.gltf import read_gltf
-from training.data.raster import rasterise
+from training.data.cars.gltf import read_gltf
+from training.data.cars.raster import rasterise
+from training.data.cars.render import render, render_bytes
+from training.nn.camera import project, world_points
 
 
 def posed(n: int = 1, *, index: int = 0, **chosen) -> Factors:

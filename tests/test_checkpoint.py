@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from giraffe_hd.generator import Generator
+from giraffe_hd.fast.generator import Generator
 from tests.benchmarks.kills import TINY
 from training.checkpoint import (
     CheckpointError,

@@ -10,11 +10,12 @@ from demo.describe import about, describe, described, figures_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
 from demo.recipes import Recipe, layers_of
 from demo.shelf import Model
-from giraffe_hd import configs, generator
+from giraffe_hd.fast import config as configs
+from giraffe_hd.fast import generator
 from tests.toys import Blocks, Patches, scenes
-from training.camera import project
+from training.interpolation import are_shares, between
+from training.nn.camera import project
 from training.types import Knob
-from training.walks import are_shares, between
 
 
 def test_unset_knobs_stand_at_their_defaults():

@@ -17,8 +17,8 @@ import tyro
 
 from demo.__main__ import Demo, free_port, main, open_page
 from demo.shelf import Shelf, load_model
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator
+from giraffe_hd.fast.config import GeneratorConfig
+from giraffe_hd.fast.generator import Generator
 from training.checkpoint import save_generator
 
 

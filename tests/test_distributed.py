@@ -18,13 +18,17 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.multiprocessing.spawn import spawn
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
-from mixnmatch import configs as mixnmatch
-from training import distributed, draws
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
+from mixnmatch.fast import config as mixnmatch
+from mixnmatch.fast.presets import CARS_64 as MIX_CARS_64
 from training.checkpoint import load_generator, newest_state
-from training.data.folder import DataConfig, PictureSet
-from training.distributed import share_of
-from training.loop import LoopConfig, Run, train
+from training.config import DataConfig, LoopConfig
+from training.data.folder import PictureSet
+from training.loop import Run, train
+from training.runtime import distributed
+from training.runtime import sharded_random as draws
+from training.runtime.distributed import share_of
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def mix() -> mixnmatch.TrainConfig:
         binary_ramp=(0, 16),
     )  # fmt: skip
     return replace(
-        mixnmatch.CARS_64,
+        MIX_CARS_64,
         data=DataConfig(size=32, flip=True),
         loop=LoopConfig(images=64, batch=16, bf16=False),
         generator=small,
@@ -183,7 +187,7 @@ def test_each_process_has_cores_of_its_own(monkeypatch, rank, together, cores):
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr("training.distributed.size", lambda: 3)
+    monkeypatch.setattr("training.runtime.distributed.size", lambda: 3)
     with pytest.raises(ValueError, match=r"loop.batch is 16.*3 processes; give a multiple of 3"):
         share_of(16)
 

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
 from training.metrics import weights as weights_module
@@ -293,7 +294,7 @@ def test_freed_memory_is_kept_for_the_next_tensors() -> None:
         """
         import resource
         import torch
-        from training.heap import keep_memory
+        from training.runtime.malloc import keep_memory
 
         def faults():
             for _ in range(20):
@@ -434,7 +435,7 @@ def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) ->
         from pathlib import Path
         import torch
         from training.metrics.features import load_features
-        from training.distributed import joined
+        from training.runtime.distributed import joined
         from training.metrics.fid import drawn, statistics
 
         spec = importlib.util.spec_from_file_location("toys", sys.argv[1])

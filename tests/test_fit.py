@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from giraffe_hd.__main__ import main
-from giraffe_hd.configs import CARS_64, PHOTOS_64, VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
-from giraffe_hd.fit import fitted
-from giraffe_hd.generator import Generator, pose_targets
-from training.critic import Critic
+from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
+from giraffe_hd.fast.fit_prior import fitted
+from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
+from training.config import DataConfig, LoopConfig
 from training.data import prepare
-from training.data.folder import DataConfig, PictureSet
-from training.loop import LoopConfig, train
+from training.data.folder import PictureSet
+from training.loop import train
+from training.nn.discriminator import Critic
 from training.registry import preset
 
 WIDE = PoseConfig(elevation=(0.0, 40.0), rotation=(0.0, 360.0), scale=(0.2, 0.4), y=(-0.1, 0.1), z=(-0.1, 0.1))

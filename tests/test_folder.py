@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mixnmatch.paper.presets import CUB
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.types import Batch
 
 N = 12

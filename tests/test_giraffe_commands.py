@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from giraffe_hd.__main__ import main, values
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator
+from giraffe_hd.fast.config import GeneratorConfig
+from giraffe_hd.fast.generator import Generator
+from giraffe_hd.giraffe2021.config import GeneratorConfig as GiraffeConfig
+from giraffe_hd.giraffe2021.generator import Generator as GiraffeGenerator
+from giraffe_hd.giraffe2021.presets import CLEVR2_256
 from giraffe_hd.paper import config as paper
 from giraffe_hd.paper.generator import Generator as PaperGenerator
-from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
-from giraffe_hd.paper.presets import CLEVR2_256, COMPCAR_256
+from giraffe_hd.paper.presets import COMPCAR_256
 from training.checkpoint import save_generator
 from training.metrics.knobs import BACKGROUND
 from training.types import Generator as AnyGenerator
@@ -43,7 +45,7 @@ def published() -> AnyGenerator:
 
 def clevr() -> AnyGenerator:
     prior = replace(CLEVR2_256.generator.prior, n_objects=3)
-    made = GiraffeGenerator(paper.GiraffeConfig(size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
+    made = GiraffeGenerator(GiraffeConfig(size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
     with torch.no_grad():
         made.object_field.sigma_out.weight.abs_().mul_(1000)  # a field with something in it
     return made

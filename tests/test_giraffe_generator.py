@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, PoseConfig
-from giraffe_hd.generator import Generator, pose_knobs, pose_targets
-from training.camera import half_width
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, PoseConfig
+from giraffe_hd.fast.generator import Generator, pose_knobs, pose_targets
+from giraffe_hd.fast.presets import CARS_64
+from training.batched import rows
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
-from training.data.folder import DataConfig
-from training.types import rows
+from training.config import DataConfig
+from training.nn.camera import half_width
 
 
 @pytest.fixture(scope="module")

@@ -10,32 +10,27 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.paper import giraffe, prior, volume
-from giraffe_hd.paper.config import FieldConfig, GeneratorConfig, GiraffeConfig, PriorConfig, VolumeConfig
-from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator
+from giraffe_hd.giraffe2021 import generator as giraffe
+from giraffe_hd.giraffe2021.config import GeneratorConfig as GiraffeConfig
+from giraffe_hd.giraffe2021.config import TrainConfig as GiraffeTrainConfig
+from giraffe_hd.giraffe2021.discriminator import DCDiscriminator
+from giraffe_hd.giraffe2021.presets import CHAIRS_64, CHURCH_64, CLEVR2_256, CLEVR2345_256
+from giraffe_hd.giraffe2021.recipe import Recipe as GiraffeRecipe
+from giraffe_hd.paper import prior, volume
+from giraffe_hd.paper.config import FieldConfig, GeneratorConfig, PriorConfig, TrainConfig, VolumeConfig
+from giraffe_hd.paper.discriminator import Discriminator
 from giraffe_hd.paper.fields import FeatureField, positional_encoding
 from giraffe_hd.paper.generator import Generator
 from giraffe_hd.paper.losses import bbox_containment, coverage
-from giraffe_hd.paper.presets import (
-    AFHQ_512,
-    CELEBA_256,
-    CHAIRS_64,
-    CHURCH_64,
-    CLEVR2_256,
-    CLEVR2345_256,
-    COMPCAR_256,
-    FFHQ_1024,
-    SETS,
-    SIZES,
-    train_config,
-)
-from giraffe_hd.paper.recipe import GiraffeRecipe, GiraffeTrainConfig, Recipe, TrainConfig
-from training.camera import half_width
+from giraffe_hd.paper.presets import AFHQ_512, CELEBA_256, COMPCAR_256, FFHQ_1024, SETS, SIZES, train_config
+from giraffe_hd.paper.recipe import Recipe
+from training.batched import rows
 from training.checkpoint import load_generator, save_generator
-from training.data.folder import DataConfig
-from training.loop import LoopConfig, train_step
-from training.registry import PRESETS, preset
-from training.types import Batch, Step, rows
+from training.config import DataConfig, LoopConfig
+from training.loop import train_step
+from training.nn.camera import half_width
+from training.registry import preset, presets
+from training.types import Batch, Step
 
 SMALL = VolumeConfig(resolution=8, n_samples=32)
 TINY = GeneratorConfig(
@@ -736,7 +731,7 @@ def test_the_average_decays_as_the_authors():
         assert 0.5 ** (loop.batch / half_life) == pytest.approx(decay, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("giraffe-hd-paper", "giraffe-2021"))])
+@pytest.mark.parametrize("name", [name for name in presets() if name.startswith(("giraffe-hd-paper", "giraffe-2021"))])
 def test_presets_resolve(name):
     config = preset(name)
     assert config.family in ("giraffe_hd_paper", "giraffe")
@@ -748,4 +743,4 @@ def test_every_set_has_presets():
     names |= {
         f"giraffe-2021-{name}" for name in ("chairs-64", "church-64", "church-256", "clevr2-256", "clevr2345-256")
     }
-    assert names <= set(PRESETS)
+    assert names <= set(presets())

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.volume import Placed, box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training.nn.volume import Placed, box_rays, pick, ray_weights, sample_depths, scatter_rays
 
 
 def one_object(

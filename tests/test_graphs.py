@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from giraffe_hd import configs as giraffe
-from giraffe_hd import generator as fast
+from giraffe_hd.fast import config as giraffe
+from giraffe_hd.fast import generator as fast
 from giraffe_hd.paper import generator as paper
 from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.presets import COMPCAR_256
-from mixnmatch import configs as mixing
-from mixnmatch import generator as mixnmatch
-from training.graphs import Replayed
-from training.types import Generator, fields_of
+from mixnmatch.fast import config as mixing
+from mixnmatch.fast import generator as mixnmatch
+from training.batched import fields_of
+from training.runtime.cuda_graphs import Replayed
+from training.types import Generator
 
 SMALL = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
 FAMILIES = {

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
-from giraffe_hd.recipe import Recipe
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
+from giraffe_hd.fast.recipe import Recipe
 from training.checkpoint import save_generator
-from training.data.folder import DataConfig
-from training.growth import learnt, take_over
+from training.config import DataConfig
+from training.warm_start import learnt, take_over
 
 SMALL = replace(
     CARS_64,

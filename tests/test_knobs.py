@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.metrics.fits import circle_fit, explained_spread, line_fit, turns, wrap
 from training.metrics.knobs import (
     KnobReport,
     Readings,
@@ -21,6 +20,7 @@ from training.metrics.knobs import (
     measure_knobs,
     read_masks,
 )
+from training.metrics.regression import circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask
 
 SIDE = 48

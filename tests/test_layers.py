@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.layers import EqualLinear, MinibatchStddev, ModulatedConv2d, PixelNorm, blur_kernel, upfirdn2d
+from training.nn.layers import EqualLinear, MinibatchStddev, ModulatedConv2d, PixelNorm, blur_kernel, upfirdn2d
 
 
 def zero_insert(x: torch.Tensor, up: int) -> torch.Tensor:

@@ -15,24 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from giraffe_hd.configs import TrainConfig
+from giraffe_hd.fast.config import TrainConfig
 from tests.benchmarks.kills import TINY, Kills, squares
 from training.checkpoint import CheckpointError, load_generator, newest_state, read_card, save_state
+from training.config import LoopConfig
 from training.data.folder import PictureSet
-from training.loop import (
-    LoopConfig,
-    NonFiniteError,
-    Run,
-    batch_indices,
-    learning_rate,
-    r1_gamma,
-    rates_of,
-    slow_down,
-    train,
-    train_step,
-)
+from training.loop import NonFiniteError, Run, batch_indices, train, train_step
 from training.metrics.features import load_features
 from training.metrics.fid import distances, drawn, real_statistics, statistics
+from training.nn.gan import learning_rate, r1_gamma, rates_of, slow_down
 from training.pictures import PictureError
 from training.types import Batch, Phase, Step
 
@@ -154,7 +145,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
 
 
 def test_the_third_time_ends_training_and_leaves_the_saved_state(config, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("giraffe_hd.recipe.generator_loss", lambda fake: fake.mean() * float("inf"))
+    monkeypatch.setattr("giraffe_hd.fast.recipe.generator_loss", lambda fake: fake.mean() * float("inf"))
     with pytest.raises(NonFiniteError, match="three times"):
         train(config, pictures, tmp_path, device="cpu")
     found = newest_state(tmp_path)
@@ -164,7 +155,7 @@ def test_the_third_time_ends_training_and_leaves_the_saved_state(config, picture
 
 def test_one_such_loss_rolls_the_run_back_and_halves_the_learning_rate(config, pictures, tmp_path, monkeypatch, caplog):
     """At the fifth step, 20 pictures: back to the state of 12; half of the rate from there, kept over a resumption."""
-    from giraffe_hd import recipe
+    from giraffe_hd.fast import recipe
 
     right, calls = recipe.generator_loss, []
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from giraffe_hd import configs as giraffe
-from giraffe_hd import generator as fast
+from giraffe_hd.fast import config as giraffe
+from giraffe_hd.fast import generator as fast
 from giraffe_hd.paper import generator as paper
 from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.presets import COMPCAR_256
-from mixnmatch import configs as mixing
-from mixnmatch import generator as mixnmatch
-from training.memory import Memory
+from mixnmatch.fast import config as mixing
+from mixnmatch.fast import generator as mixnmatch
+from training.runtime.result_cache import Memory
 from training.types import Generator
 
 

@@ -6,20 +6,22 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from giraffe_hd.configs import CARS_64 as GIRAFFE_CARS_64
-from giraffe_hd.recipe import Recipe as GiraffeRecipe
+from giraffe_hd.fast.presets import CARS_64 as GIRAFFE_CARS_64
+from giraffe_hd.fast.recipe import Recipe as GiraffeRecipe
 from mixnmatch.codes import Codes
-from mixnmatch.configs import CARS_64, CLOTHING_64, GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.generator import Generator, over, placing, pose_features
-from mixnmatch.recipe import Recipe
-from mixnmatch.solid import FOV, placement, uniform
-from mixnmatch.splitting import two_means, wished
+from mixnmatch.fast.config import GeneratorConfig, PoseConfig, TrainConfig
+from mixnmatch.fast.generator import Generator, over, placing, pose_features
+from mixnmatch.fast.presets import CARS_64, CLOTHING_64
+from mixnmatch.fast.recipe import Recipe
+from mixnmatch.fast.solid import FOV, placement, uniform
+from mixnmatch.fast.split_shape import two_means, wished
+from training.batched import rows
 from training.checkpoint import load_generator, save_generator
-from training.critic import Features
-from training.draws import draws
-from training.growth import take_over
 from training.loop import train_step
-from training.types import Batch, Step, rows
+from training.nn.discriminator import Features
+from training.runtime.sharded_random import draws
+from training.types import Batch, Step
+from training.warm_start import take_over
 
 TURN = GeneratorConfig(
     resolution=32,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mixnmatch.__main__ import film, main, pace
-from mixnmatch.configs import GeneratorConfig
-from mixnmatch.generator import Generator
+from mixnmatch.fast.config import GeneratorConfig
+from mixnmatch.fast.generator import Generator
 from training.__main__ import main as training
 from training.checkpoint import load_generator, read_card, save_generator
 from training.objects import margin_of

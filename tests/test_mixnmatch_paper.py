@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from demo.shelf import Model
 from mixnmatch.codes import Codes
-from mixnmatch.paper import critics as critics_module
-from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
+from mixnmatch.paper import discriminators as critics_module
+from mixnmatch.paper.config import GeneratorConfig, TrainConfig
+from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
 from mixnmatch.paper.encoders import FACTORS
-from mixnmatch.paper.feature import FeatureCritic
+from mixnmatch.paper.feature_extractor import FeatureCritic
 from mixnmatch.paper.generator import Generator, tie
 from mixnmatch.paper.layers import Halve, JointBlock, code_bias
 from mixnmatch.paper.losses import (
@@ -27,12 +27,13 @@ from mixnmatch.paper.losses import (
     code_losses,
     gradient_penalty,
 )
-from mixnmatch.paper.presets import CARS, CUB, DOGS, TrainConfig
+from mixnmatch.paper.presets import CARS, CUB, DOGS
 from mixnmatch.paper.recipe import Recipe
+from training.batched import fields_of
 from training.checkpoint import load_generator, save_generator
 from training.loop import train, train_step
 from training.pictures import to_pil
-from training.types import Batch, Image, Phase, Step, fields_of, reads_outlines
+from training.types import Batch, Image, Phase, Step, reads_outlines
 
 TINY = GeneratorConfig(n_shapes=3, n_textures=6, n_backgrounds=6, z_dim=5, width=4, encoder_width=2, extractor_width=2)
 TINY_RUN = replace(

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from giraffe_hd import official
 from giraffe_hd.codes import Codes
-from giraffe_hd.official import config_of, read, renamed
+from giraffe_hd.paper import official
 from giraffe_hd.paper.config import GeneratorConfig
 from giraffe_hd.paper.generator import Generator
+from giraffe_hd.paper.official import config_of, read, renamed
 from giraffe_hd.paper.prior import elevation_of
 from tests.conformance.cases import fill, load_case, relative_error
 from training.checkpoint import load_generator, save_generator

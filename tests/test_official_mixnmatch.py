@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from mixnmatch.codes import Codes
-from mixnmatch.official import read
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.critics import view
+from mixnmatch.paper.discriminators import view
 from mixnmatch.paper.generator import Generator
+from mixnmatch.paper.official import read
 from tests.conformance.cases import fill, load_case, relative_error
 from training.checkpoint import load_generator, read_card
 from training.metrics.fid import evaluation_data

@@ -15,10 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from giraffe_hd import ops
-from giraffe_hd.configs import GeneratorConfig
-from giraffe_hd.generator import Generator, field_as_op
-from giraffe_hd.ops.field import (
+from giraffe_hd.fast.config import GeneratorConfig
+from giraffe_hd.fast.generator import Generator, field_as_op
+from giraffe_hd.paper import generator
+from giraffe_hd.paper.config import FieldConfig, VolumeConfig
+from giraffe_hd.paper.fields import FeatureField
+from giraffe_hd.paper.presets import COMPCAR_256
+from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
+from training.nn import fields, ops, volume
+from training.nn.ops.field import (
     Density,
     Encoding,
     Mlp,
@@ -27,12 +32,6 @@ from giraffe_hd.ops.field import (
     render_field_reference,
     spread,
 )
-from giraffe_hd.paper import generator
-from giraffe_hd.paper.config import FieldConfig, VolumeConfig
-from giraffe_hd.paper.fields import FeatureField
-from giraffe_hd.paper.presets import COMPCAR_256
-from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
-from training import fields, volume
 
 ROOT = Path(__file__).parent.parent
 
@@ -190,7 +189,7 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
         return tensors
 
     plain = found()
-    for module in ("giraffe_hd.generator", "giraffe_hd.paper.volume"):
+    for module in ("giraffe_hd.fast.generator", "giraffe_hd.paper.volume"):
         monkeypatch.setattr(f"{module}.triton_works", lambda *_: True)
     for ours, wanted in zip(found(), plain, strict=True):
         torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
@@ -309,7 +308,7 @@ def compiled(triton, network: str, dtype: torch.dtype, backward: bool, capabilit
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from giraffe_hd.ops import field_triton
+    from training.nn.ops import field_triton
 
     sizes, skip_after, encoding, density, own = NETWORKS[network]
     cut = field_triton.launch(
@@ -362,7 +361,7 @@ def test_a_gpu_without_kernels_is_told_once(fresh_probe, caplog, monkeypatch, tr
     def fail(device):
         raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
 
-    monkeypatch.setitem(sys.modules, "giraffe_hd.ops.probe_triton", SimpleNamespace(probe=fail))
+    monkeypatch.setitem(sys.modules, "training.nn.ops.probe_triton", SimpleNamespace(probe=fail))
     words = {"no compiler": "C compiler", "no triton": "pip install triton", "old GPU": "NVIDIA GPU of 2020"}[trouble]
     with caplog.at_level(logging.INFO):
         assert not ops.triton_works("cuda", 0)

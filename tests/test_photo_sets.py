@@ -12,7 +12,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.data.pairing import key_of, names_mask
 from training.data.photo_writer import odd_mask
 from training.data.prepare import Prepare

@@ -13,7 +13,8 @@ import pytest
 import scipy.io
 
 from training.__main__ import main
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.data.layouts import LAYOUTS, detect
 from training.data.prepare import Prepare, PrepareCars
 from training.data.writing import whole_folder

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from giraffe_hd.paper.config import GeneratorConfig, VolumeConfig
+from giraffe_hd.paper.config import GeneratorConfig, TrainConfig, VolumeConfig
 from giraffe_hd.paper.discriminator import ResidualBlock
 from giraffe_hd.paper.presets import COMPCAR_256, FFHQ_512, FFHQ_1024
-from giraffe_hd.paper.recipe import Recipe, TrainConfig
+from giraffe_hd.paper.recipe import Recipe
 from giraffe_hd.paper.renderer import StyledConv
-from training.data.folder import DataConfig
-from training.draws import draws
-from training.loop import LoopConfig, learning
+from training.config import DataConfig, LoopConfig
+from training.nn.gan import learning
+from training.runtime.sharded_random import draws
 from training.types import Batch, Step
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
-from training.metrics.regressor import (
+from training.metrics.car_evaluator import (
     SHIPPED,
     Train,
     errors,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.toys import Blocks, BlocksConfig, Patches
-from training.data.folder import DataConfig
+from training.config import DataConfig
 from training.metrics import report as report_module
 from training.metrics.report import Evaluate, better, held_out, quick_figures
 from training.pictures import to_pil

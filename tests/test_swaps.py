@@ -13,17 +13,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.checkpoint import load_generator
-from training.data.cars import render
-from training.data.factors import Factors
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.cars.factors import Factors
+from training.data.cars.render import render
+from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
+from training.metrics.car_evaluator import load_regressor
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.knobs import read_masks
 from training.metrics.lpips import Lpips, diversity
-from training.metrics.mutual import deeplab, mutual_background
-from training.metrics.outline import grain_histogram, orientation, outline_change
-from training.metrics.regressor import load_regressor
+from training.metrics.mutual_background import deeplab, mutual_background
 from training.metrics.report import quick_figures
+from training.metrics.silhouette import grain_histogram, orientation, outline_change
 from training.metrics.swaps import SwapReport, Table, measure_swaps
 from training.metrics.weights import WeightsMissingError
 from training.pictures import to_pil

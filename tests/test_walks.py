@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.walks import arc, are_shares, between
+from training.interpolation import arc, are_shares, between
 
 
 def test_codes_are_interpolated_along_an_arc():

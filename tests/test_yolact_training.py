@@ -14,7 +14,7 @@ from training.checkpoint import CheckpointError, load_generator, load_model
 from training.data.coco import CocoWriter
 from training.loop import train, train_step
 from training.nn.backbone import MobileNetV2
-from training.registry import PRESETS, preset
+from training.registry import preset, presets
 from training.segmentation.yolact.augment import AugmentConfig, choose_region, still, vary_colours
 from training.segmentation.yolact.backbone import build_trunk
 from training.segmentation.yolact.data import InstanceDataConfig, InstanceSet
@@ -58,7 +58,7 @@ def tiny(folder: Path, **loop: int) -> TrainConfig:
 
 
 def test_all_presets_resolve_and_name_the_family():
-    names = [name for name in PRESETS if name.startswith("yolact")]
+    names = [name for name in presets() if name.startswith("yolact")]
     assert len(names) == 17
     for name in names:
         assert preset(name).family.startswith("yolact")

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.paper import giraffe
-from giraffe_hd.paper.config import GiraffeConfig, VolumeConfig
-from giraffe_hd.paper.presets import CLEVR2_256
-from training.camera import box_points, look_at, pixel_plane
+from giraffe_hd.giraffe2021 import generator as giraffe
+from giraffe_hd.giraffe2021.config import GeneratorConfig as GiraffeConfig
+from giraffe_hd.giraffe2021.presets import CLEVR2_256
+from giraffe_hd.paper.config import VolumeConfig
+from training.nn.camera import box_points, look_at, pixel_plane
 from training.types import Generator, Image, Knob, Mask
 
 DIM = 8

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from training.registry import PRESETS, preset, resolve
+from training.registry import preset, presets, resolve
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
@@ -38,13 +38,13 @@ def usage() -> str:
     lines = ["usage: python -m training VERB ... (each answers --help)", ""]
     lines += ["  train PRESET        learn a generator; on an existing run folder, go on"]
     lines += [f"  {verb:<19} {text}" for verb, (_, text) in VERBS.items()]
-    return "\n".join([*lines, "", "presets: " + ", ".join(PRESETS)])
+    return "\n".join([*lines, "", "presets: " + ", ".join(presets())])
 
 
 def train(arguments: list[str]) -> None:
     """Parse `train PRESET --data DIR --out RUN [--FIELD VALUE]...` and train."""
     if not arguments or arguments[0].startswith("-"):
-        raise ValueError(f"name a preset after `train`: {', '.join(PRESETS)}")
+        raise ValueError(f"name a preset after `train`: {', '.join(presets())}")
     name, *rest = arguments
     config = preset(name, _value("--data", rest))
     Train = make_dataclass(

@@ -23,7 +23,7 @@ from training.bounded import Bounded, check_numbers
 from training.devices import out_of_memory
 from training.files import read_plain_file, write_whole
 from training.foreign import read_state
-from training.registry import FAMILIES, look_up, resolve
+from training.registry import family_of, resolve
 from training.types import Generator, Model
 
 log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -
 
     Raises: ValueError, RuntimeError or TypeError if they are not, before memory is taken for many more.
     """
-    generator_name, config_name = look_up(FAMILIES, metadata["family"], "generator family")
-    config_class = resolve(config_name)
+    family = family_of(metadata["family"])
+    config_class = resolve(family.config)
     adapter, said = TypeAdapter(config_class), json.loads(metadata["config"], parse_constant=_no_number)
     retired = getattr(config_class, "RETIRED", {})  # fields of earlier versions, each with the value that is now built
     if isinstance(said, dict):
@@ -158,7 +158,7 @@ def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -
     if strange := _unknown(said, adapter.dump_python(config, mode="json")):
         raise ValueError(f"its config has the unknown field {strange[0]!r}; a newer version may know it")
     with Bounded(shapes):
-        generator = resolve(generator_name)(config)
+        generator = resolve(family.model)(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
     for name in sorted(wanted.keys() | shapes.keys()):
         if wanted.get(name) != shapes.get(name):

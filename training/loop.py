@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,115 +25,26 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.batched import fields_of
 from training.checkpoint import newest_state, read_card, save_generator, save_state
 from training.data.folder import PictureSet
 from training.devices import out_of_memory
-from training.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
-from training.draws import Draws, draws, own
 from training.early import WHEN, look
 from training.files import append_line, check_folder, locked, read_plain_file, write_whole
-from training.growth import learnt, take_over
-from training.heap import keep_memory
+from training.nn.gan import learning
 from training.pictures import tile
-from training.registry import RECIPES, look_up, resolve
-from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, TrainingSet, fields_of
+from training.registry import family_of, resolve
+from training.runtime.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
+from training.runtime.malloc import keep_memory
+from training.runtime.sharded_random import Draws, draws, own
+from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, TrainingSet
+from training.warm_start import learnt, take_over
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopConfig:
-    """How long and how to train; what a run writes and when. Lengths are in real pictures seen."""
-
-    images: int = 200_000
-    """Pictures to see in all, over every resumption."""
-    batch: int = 16
-    """Pictures a step, of all processes together."""
-    accumulate: int = 1
-    """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
-    seed: int = 0
-    ema_half_life: int | None = None
-    """Pictures after which a weight's past counts half in the average generator; by default from the batch."""
-    ema_warm_up: float = 0.05
-    """The half-life is at most this share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
-    bf16: bool = True
-    """Compute in bfloat16 where the recipe says it is safe; weights stay float32."""
-    log_every: int = 50
-    """Steps between lines of the log."""
-    grid_every: int = 5_000
-    save_every: int = 5_000
-    keep: int = 3
-    """Resume states kept."""
-    figures_every: int = 0
-    """Pictures between short knob reports, in the log and in TensorBoard; 0 is never."""
-    figures_n: int = 128
-    """Pictures for each of their fits."""
-    figures_distance: int = 0
-    """Pictures on either side for the Frechet distance to real ones among the figures, as `fd`; 0 leaves it out."""
-    figures_features: Path | None = None
-    """A TorchScript network for that distance instead of FID's Inception."""
-    best_by: str | None = None
-    """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
-
-    def __post_init__(self) -> None:
-        for name in ("images", "batch", "accumulate", "log_every", "grid_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.ema_half_life is not None and self.ema_half_life < 1:
-            raise ValueError(f"loop.ema_half_life is {self.ema_half_life}; it must be at least 1")
-        if self.figures_every < 0 or self.figures_n < 32:
-            raise ValueError(
-                f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; wanted at least 0, 32"
-            )
-        for name in ("best_by", "figures_distance"):
-            if (value := getattr(self, name)) and not self.figures_every:
-                raise ValueError(f"loop.{name} is {value}, but no figures are taken; give --loop.figures-every too")
-
-    @property
-    def half_life(self) -> float:
-        """`ema_half_life`, or 10,000 pictures for a batch of 32 and in proportion (StyleGAN2-ADA Appendix C)."""
-        return self.ema_half_life or self.batch * 10_000 / 32
-
-
-def learning_rate(size: int) -> float:
-    """Return Adam's usual learning rate for equalised networks of pictures of `size` (StyleGAN2-ADA Appendix C)."""
-    return 2.5e-3 if size < 1024 else 2e-3
-
-
-def r1_gamma(size: int, batch: int) -> float:
-    """Return the usual weight of R1, 0.0002 size^2 / batch (StyleGAN2-ADA Appendix C)."""
-    return 0.0002 * size**2 / batch
-
-
-Rates = tuple[torch.optim.Optimizer, tuple[float, ...]]
-"""An optimiser and the learning rate that each of its groups began with."""
-
-
-def rates_of(optimizer: torch.optim.Optimizer) -> Rates:
-    """Return a new optimiser with its rates, for `slow_down`: a resumed one only knows those of its last step."""
-    return optimizer, tuple(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def slow_down(rates: Sequence[Rates], since: int, until: int, step: Step) -> None:
-    """Let learning rates fall, linearly from `since` to `until` pictures, to a tenth of what they began with."""
-    factor = 1 - 0.9 * step.ramp(since, until)
-    for optimizer, began in rates:
-        for group, rate in zip(optimizer.param_groups, began, strict=True):
-            group["lr"] = rate * factor
-
-
 class NonFiniteError(ArithmeticError):
     """Training met losses that are not numbers three times without getting further."""
-
-
-@contextlib.contextmanager
-def learning(network: nn.Module) -> Iterator[None]:
-    """Let only `network` collect gradients inside the block; between blocks nothing does."""
-    network.requires_grad_(True)
-    try:
-        yield
-    finally:
-        network.requires_grad_(False)
 
 
 def train_step(
@@ -235,7 +146,7 @@ class Run:
     def __init__(self, config: Any, out: Path, device: torch.device) -> None:
         self.config, self.out, self.device = config, out, device
         torch.manual_seed(config.loop.seed)  # initial weights
-        self.recipe: Recipe = resolve(look_up(RECIPES, config.family, "recipe"))(config, device)
+        self.recipe: Recipe = resolve(family_of(config.family).recipe)(config, device)
         self.recipe.networks.requires_grad_(False)
         self.phases = self.recipe.phases()
         self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()

@@ -23,7 +23,7 @@ import tyro
 from training.checkpoint import save_generator
 from training.files import check_folder
 from training.foreign import check_archive, check_content, python_numbers, tables
-from training.registry import OFFICIAL, preset, resolve
+from training.registry import officials, preset, resolve
 from training.types import Model
 
 
@@ -111,7 +111,7 @@ def _old_torch(path: Path) -> bool:
 def family_of(path: Path) -> str:
     """Return the family whose official checkpoint a file is, by the keys in it; ValueError if it is none."""
     content = read_plain(path)
-    for family, official in OFFICIAL.items():
+    for family, official in officials().items():
         for _, table in tables(content):
             if any(isinstance(key, str) and re.fullmatch(official.marks, key) for key in table):
                 return family
@@ -132,7 +132,7 @@ def read_official(files: Sequence[Path]) -> Model:
     if len(families) != 1:
         raise ValueError(f"the files are of {len(families)} families; give the files of one model at a time")
     [family] = families
-    official = OFFICIAL[family]
+    official = officials()[family]
     if len(files) > official.most:
         raise ValueError(
             f"{len(files)} files came, a {family} checkpoint has at most {official.most}; give those alone"
@@ -161,7 +161,7 @@ class ImportOfficial:
         check_folder(self.out.parent)
         generator = read_official(self.files)
         sources = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self.files}
-        cut = asdict(preset(OFFICIAL[generator.family].preset).data) | {"size": generator.resolution}
+        cut = asdict(preset(officials()[generator.family].preset).data) | {"size": generator.resolution}
         card = {"source": "the authors' own checkpoint; their terms apply", "files": sources, "config": {"data": cut}}
         save_generator(self.out, generator, card=card)
         parameters = sum(parameter.numel() for parameter in generator.parameters())

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from .imaging.decoders import DECODERS
-from .imaging.read import Limits, PictureError, opened, upright_rgb
-from .types import Image
+from training.imaging.decoders import DECODERS
+from training.imaging.read import Limits, PictureError, opened, upright_rgb
+from training.types import Image
 
 __all__ = ["PictureError", "opened", "upright_rgb"]
 

@@ -1,86 +1,14 @@
-"""Names of generators and presets, resolved on demand: the only file that names the two models.
+"""The families of models and their presets, resolved on demand: the only file that names them.
 
-A third model is one package and one line in each table.
+A further model is one package and one entry of `FAMILIES`.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
-
-FAMILIES: dict[str, tuple[str, str]] = {
-    "giraffe_hd": ("giraffe_hd.generator:Generator", "giraffe_hd.configs:GeneratorConfig"),
-    "giraffe_hd_paper": ("giraffe_hd.paper.generator:Generator", "giraffe_hd.paper.config:GeneratorConfig"),
-    "giraffe": ("giraffe_hd.paper.giraffe:Generator", "giraffe_hd.paper.config:GiraffeConfig"),
-    "mixnmatch": ("mixnmatch.generator:Generator", "mixnmatch.configs:GeneratorConfig"),
-    "mixnmatch_continuous": (
-        "mixnmatch.continuous.generator:Generator",
-        "mixnmatch.continuous.config:GeneratorConfig",
-    ),
-    "mixnmatch_paper": ("mixnmatch.paper.generator:Generator", "mixnmatch.paper.config:GeneratorConfig"),
-    "yolact": ("training.segmentation.yolact.network:Yolact", "training.segmentation.yolact.config:NetworkConfig"),
-}
-"""Family -> dotted names of the generator class and of the config it is built from."""
-
-RECIPES: dict[str, str] = {
-    "giraffe_hd": "giraffe_hd.recipe:Recipe",
-    "giraffe_hd_paper": "giraffe_hd.paper.recipe:Recipe",
-    "giraffe": "giraffe_hd.paper.recipe:GiraffeRecipe",
-    "mixnmatch": "mixnmatch.recipe:Recipe",
-    "mixnmatch_continuous": "mixnmatch.continuous.recipe:Recipe",
-    "mixnmatch_paper": "mixnmatch.paper.recipe:Recipe",
-    "yolact": "training.segmentation.yolact.recipe:Recipe",
-    "yolact_flow": "training.segmentation.yolact.recipe_video:FlowRecipe",
-    "yolact_video": "training.segmentation.yolact.recipe_video:VideoRecipe",
-}
-"""Family -> dotted name of the recipe class, built from a `TrainConfig`."""
-
-PRESETS: dict[str, str] = {
-    "giraffe-hd-cars-64": "giraffe_hd.configs:CARS_64",
-    "giraffe-hd-cars-128": "giraffe_hd.configs:CARS_128",
-    "giraffe-hd-photos-64": "giraffe_hd.configs:PHOTOS_64",
-    "giraffe-hd-cats-64": "giraffe_hd.configs:CATS_64",
-    **{
-        f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
-        for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
-        for size in (64, 128, 256, 512, 1024)
-    },
-    **{
-        f"giraffe-2021-{name}": f"giraffe_hd.paper.presets:{name.upper().replace('-', '_')}"
-        for name in ("chairs-64", "church-64", "church-256", "clevr2-256", "clevr2345-256")
-    },
-    "mixnmatch-cars-64": "mixnmatch.configs:CARS_64",
-    "mixnmatch-clothing-64": "mixnmatch.configs:CLOTHING_64",
-    "mixnmatch-clothing-128": "mixnmatch.configs:CLOTHING_128",
-    "mixnmatch-photos-64": "mixnmatch.continuous.presets:CLOTHING_64",
-    "mixnmatch-photos-128": "mixnmatch.continuous.presets:CLOTHING_128",
-    "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
-    "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
-    "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",
-    "yolact-fast-320": "training.segmentation.yolact.presets:FAST_320",
-    **{
-        name.replace("_", "-"): f"training.segmentation.yolact.presets:{name.removeprefix('yolact_').upper()}"
-        for name in (
-            "yolact_base",
-            "yolact_im400",
-            "yolact_im700",
-            "yolact_resnet50",
-            "yolact_resnet50_pascal",
-            "yolact_darknet53",
-            "yolact_plus_base",
-            "yolact_plus_resnet50",
-            "yolact_edge",
-            "yolact_edge_resnet50",
-            "yolact_edge_mobilenetv2",
-            "yolact_edge_youtubevis_resnet50",
-            "yolact_edge_trainflow",
-            "yolact_edge_trainflow_resnet50",
-            "yolact_edge_vid",
-            "yolact_edge_vid_resnet50",
-        )
-    },
-}
-"""Preset -> dotted name of a train config, whose `family` says which recipe it is for."""
 
 
 class Official(NamedTuple):
@@ -96,19 +24,146 @@ class Official(NamedTuple):
     """A preset whose training pictures were cut as the authors' were."""
 
 
-OFFICIAL: dict[str, Official] = {
-    "giraffe_hd_paper": Official("g_ema", 1, "giraffe_hd.official:read", "giraffe-hd-paper-compcar-256"),
-    "mixnmatch_paper": Official(
-        r"(module\.)?(background_stage|model_z|first)\..+", 3, "mixnmatch.official:read", "mixnmatch-paper-cub"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Dotted names, `package.module:name`, of what makes a family of models."""
+
+    model: str
+    """The generator class, built from its config."""
+    config: str
+    """The config class of the generator."""
+    recipe: str
+    """The class that says how it learns, built from a train config and a device."""
+    presets: Mapping[str, str] = field(default_factory=dict)
+    """Preset -> dotted name of a train config."""
+    official: Official | None = None
+    """The authors' checkpoints, for `python -m training import-official`."""
+
+
+FAMILIES: dict[str, Family] = {
+    "giraffe_hd": Family(
+        model="giraffe_hd.fast.generator:Generator",
+        config="giraffe_hd.fast.config:GeneratorConfig",
+        recipe="giraffe_hd.fast.recipe:Recipe",
+        presets={
+            "giraffe-hd-cars-64": "giraffe_hd.fast.presets:CARS_64",
+            "giraffe-hd-cars-128": "giraffe_hd.fast.presets:CARS_128",
+            "giraffe-hd-photos-64": "giraffe_hd.fast.presets:PHOTOS_64",
+            "giraffe-hd-cats-64": "giraffe_hd.fast.presets:CATS_64",
+        },
     ),
-    "yolact": Official(
-        r"(module\.)?(backbone|fpn|proto_net|prediction_layers|layers)\..+",
-        1,
-        "training.segmentation.yolact.official:read",
-        "yolact-base",
+    "giraffe_hd_paper": Family(
+        model="giraffe_hd.paper.generator:Generator",
+        config="giraffe_hd.paper.config:GeneratorConfig",
+        recipe="giraffe_hd.paper.recipe:Recipe",
+        presets={
+            f"giraffe-hd-paper-{name}-{size}": f"giraffe_hd.paper.presets:{name.upper()}_{size}"
+            for name in ("compcar", "ffhq", "afhq", "cats", "celeba")
+            for size in (64, 128, 256, 512, 1024)
+        },
+        official=Official("g_ema", 1, "giraffe_hd.paper.official:read", "giraffe-hd-paper-compcar-256"),
+    ),
+    "giraffe": Family(
+        model="giraffe_hd.giraffe2021.generator:Generator",
+        config="giraffe_hd.giraffe2021.config:GeneratorConfig",
+        recipe="giraffe_hd.giraffe2021.recipe:Recipe",
+        presets={
+            f"giraffe-2021-{name}": f"giraffe_hd.giraffe2021.presets:{name.upper().replace('-', '_')}"
+            for name in ("chairs-64", "church-64", "church-256", "clevr2-256", "clevr2345-256")
+        },
+    ),
+    "mixnmatch": Family(
+        model="mixnmatch.fast.generator:Generator",
+        config="mixnmatch.fast.config:GeneratorConfig",
+        recipe="mixnmatch.fast.recipe:Recipe",
+        presets={
+            "mixnmatch-cars-64": "mixnmatch.fast.presets:CARS_64",
+            "mixnmatch-clothing-64": "mixnmatch.fast.presets:CLOTHING_64",
+            "mixnmatch-clothing-128": "mixnmatch.fast.presets:CLOTHING_128",
+        },
+    ),
+    "mixnmatch_continuous": Family(
+        model="mixnmatch.continuous.generator:Generator",
+        config="mixnmatch.continuous.config:GeneratorConfig",
+        recipe="mixnmatch.continuous.recipe:Recipe",
+        presets={
+            "mixnmatch-photos-64": "mixnmatch.continuous.presets:CLOTHING_64",
+            "mixnmatch-photos-128": "mixnmatch.continuous.presets:CLOTHING_128",
+        },
+    ),
+    "mixnmatch_paper": Family(
+        model="mixnmatch.paper.generator:Generator",
+        config="mixnmatch.paper.config:GeneratorConfig",
+        recipe="mixnmatch.paper.recipe:Recipe",
+        presets={
+            "mixnmatch-paper-cub": "mixnmatch.paper.presets:CUB",
+            "mixnmatch-paper-dogs": "mixnmatch.paper.presets:DOGS",
+            "mixnmatch-paper-cars": "mixnmatch.paper.presets:CARS",
+        },
+        official=Official(
+            r"(module\.)?(background_stage|model_z|first)\..+",
+            3,
+            "mixnmatch.paper.official:read",
+            "mixnmatch-paper-cub",
+        ),
+    ),
+    "yolact": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe:Recipe",
+        presets={
+            "yolact-fast-320": "training.segmentation.yolact.presets:FAST_320",
+            **{
+                f"yolact-{name}": f"training.segmentation.yolact.presets:{name.replace('-', '_').upper()}"
+                for name in (
+                    *("base", "im400", "im700", "resnet50", "resnet50-pascal", "darknet53"),
+                    *("plus-base", "plus-resnet50"),
+                    *("edge", "edge-resnet50", "edge-mobilenetv2", "edge-youtubevis-resnet50"),
+                )
+            },
+        },
+        official=Official(
+            r"(module\.)?(backbone|fpn|proto_net|prediction_layers|layers)\..+",
+            1,
+            "training.segmentation.yolact.official:read",
+            "yolact-base",
+        ),
+    ),
+    "yolact_flow": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe_video:FlowRecipe",
+        presets={
+            "yolact-edge-trainflow": "training.segmentation.yolact.presets:EDGE_TRAINFLOW",
+            "yolact-edge-trainflow-resnet50": "training.segmentation.yolact.presets:EDGE_TRAINFLOW_RESNET50",
+        },
+    ),
+    "yolact_video": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe_video:VideoRecipe",
+        presets={
+            "yolact-edge-vid": "training.segmentation.yolact.presets:EDGE_VID",
+            "yolact-edge-vid-resnet50": "training.segmentation.yolact.presets:EDGE_VID_RESNET50",
+        },
     ),
 }
-"""Family -> the authors' checkpoints, for `python -m training import-official`."""
+"""Name of a family, as generator files and configs give it -> what makes it."""
+
+
+def presets() -> dict[str, str]:
+    """Return every preset's name with the dotted name of its train config."""
+    return {name: dotted for family in FAMILIES.values() for name, dotted in family.presets.items()}
+
+
+def officials() -> dict[str, Official]:
+    """Return how the authors' checkpoints are read, by the families that have such."""
+    return {name: family.official for name, family in FAMILIES.items() if family.official is not None}
+
+
+def family_of(name: str) -> Family:
+    """Return the family called `name`; ValueError that lists the known ones if there is none."""
+    return look_up(FAMILIES, name, "family")
 
 
 def resolve(dotted: str) -> Any:
@@ -117,7 +172,7 @@ def resolve(dotted: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def look_up(table: dict[str, Any], name: str, what: str) -> Any:
+def look_up(table: Mapping[str, Any], name: str, what: str) -> Any:
     """Return `table[name]`; ValueError that lists the known names if it is not there."""
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
@@ -130,7 +185,7 @@ def preset(name: str, data: Path | None = None) -> Any:
     Such a config has a method `suited`, which takes what the set's `set.json` holds, or `for_folder`, which takes its
     folder.
     """
-    config = resolve(look_up(PRESETS, name, "preset"))
+    config = resolve(look_up(presets(), name, "preset"))
     if data is not None and hasattr(config, "for_folder"):
         return config.for_folder(data)
     about = None if data is None else data / "set.json"

@@ -409,7 +409,7 @@ def _plot(curves: dict[str, list[tuple[int, float]]], metric: str) -> bytes:
     """Return one line a trial, the best first in the legend, as PNG."""
     from matplotlib.figure import Figure
 
-    from training.metrics.plots import png
+    from training.metrics.report_plots import png
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -1,8 +1,8 @@
 """The contract between generators, the training loop, the metrics and the page."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from training.memory import Memory
+from training.runtime.result_cache import Memory
 
 Image = Float[Tensor, "n 3 h w"]
 """Pictures, RGB in [-1, 1]."""
@@ -180,7 +180,6 @@ class Phase:
 
 
 T = TypeVar("T")
-C = TypeVar("C")  # a generator's frozen dataclass of codes
 
 
 class Model(nn.Module):
@@ -287,34 +286,3 @@ class Adopts(Protocol):
 def reads_outlines(generator: Any) -> bool:
     """Whether a generator reads feature maps that keep photos' outlines; a published one may lack its extractor."""
     return hasattr(generator, "shape_feature") and getattr(generator, "extractor", True) is not None
-
-
-def rows(codes: C, index: Any) -> C:
-    """Return the rows of a dataclass of tensors that `index` picks (an int keeps the leading axis)."""
-    index = slice(index, index + 1 or None) if isinstance(index, int) else index
-    return replace(codes, **{k: v[index] for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
-
-
-def repeat(codes: C, n: int) -> C:
-    """Return each row of a dataclass of tensors `n` times over, neighbours together."""
-    return replace(codes, **{k: v.repeat_interleave(n, 0) for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
-
-
-def stack(parts: Iterable[C]) -> C:
-    """Return the rows of several dataclasses of tensors as one."""
-    parts = list(parts)
-    columns = [fields_of(part) for part in parts]
-    joined = {k: torch.cat([c[k] for c in columns]) for k, v in columns[0].items() if v is not None}
-    return replace(parts[0], **joined)  # type: ignore[type-var]
-
-
-def lerp(a: C, b: C, t: float) -> C:
-    """Return the dataclass of tensors on the straight line from `a` (t = 0) to `b` (t = 1)."""
-    here, there = fields_of(a), fields_of(b)
-    both = [name for name in here if here[name] is not None and there[name] is not None]
-    return replace(a, **{name: torch.lerp(here[name], there[name], t) for name in both})  # type: ignore[type-var]
-
-
-def fields_of(codes: Any) -> dict[str, Any]:
-    """Return a dataclass's fields by name, uncopied."""
-    return {name: getattr(codes, name) for name in codes.__dataclass_fields__}

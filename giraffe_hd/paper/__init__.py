@@ -1,1 +1,1 @@
-"""The published systems: GIRAFFE HD (Xue et al., CVPR 2022) and GIRAFFE (Niemeyer and Geiger, CVPR 2021)."""
+"""The published GIRAFFE HD (Xue, Li, Singh, Lee, CVPR 2022), tensor for tensor."""

@@ -1,7 +1,9 @@
-"""Sizes and priors of GIRAFFE HD (Xue et al., CVPR 2022) and of GIRAFFE (Niemeyer and Geiger, CVPR 2021)."""
+"""Sizes, prior and training of the published GIRAFFE HD (Xue et al., CVPR 2022)."""
 
 import math
 from dataclasses import dataclass, field
+
+from training.config import DataConfig, LoopConfig
 
 Triple = tuple[float, float, float]
 Span = tuple[float, float]
@@ -208,53 +210,39 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GiraffeConfig:
-    """GIRAFFE's generator (2021): several objects and the background in one volume, a plain renderer."""
+class TrainConfig:
+    """All that training GIRAFFE HD depends on; the authors' values, loss weights being CompCar's."""
 
-    size: int = 64
-    """Side of the picture in pixels."""
-    z_dim: int = 256
-    z_dim_bg: int = 128
-    width: int = 128
-    width_bg: int = 64
-    """Of the fields' layers."""
-    feat_dim: int = 128
-    """Channels of the rendered feature map and of the renderer's first layer."""
-    min_feat: int = 32
-    """The renderer's channels halve with each doubling of the size, down to this."""
-    use_viewdirs: bool = True
-    volume: VolumeConfig = field(default_factory=VolumeConfig)
-    prior: PriorConfig = field(default_factory=PriorConfig)
+    family: str = "giraffe_hd_paper"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator_multiplier: int = 2
+    """Channel multiplier of the discriminator."""
+    lr: float = 5e-4
+    """Adam's, of both networks; the mapping networks' layers slow themselves down."""
+    r1: float = 10.0
+    r1_every: int = 16
+    bbox: float = 14.0
+    """Weight of containment in the projected box."""
+    bbox_pad: float = 0.1
+    bbox_pad_ramp: int = 160_000
+    """Pictures over which the box's margin grows to `bbox_pad`: 10,000 steps of 16."""
+    cvg: float = 14.0
+    min_ratio: float = 0.3
+    """Weight of coverage, and the share of all pixels that masks should cover."""
+    bin: float = 4.0
+    """Weight of binarisation."""
+    recompute: bool = False
+    """Compute activations of the renderers and the discriminator twice instead of keeping them: less memory."""
 
     def __post_init__(self) -> None:
-        side = self.volume.resolution
-        if self.size > 1024 or self.size <= side or side & (side - 1) or self.size & (self.size - 1):
+        if self.data.size != self.generator.size:
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.size} pixels; wanted powers of two, at most 1024 pixels"
+                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
+                f"and generator.size the same value"
             )
-
-    def object_field(self) -> FieldConfig:
-        """Return the objects' field: 8 layers, a skip after the fourth; shared by all objects."""
-        return FieldConfig(
-            z_dim=self.z_dim,
-            width=self.width,
-            n_layers=8,
-            skip=4,
-            extent=2.0,
-            feat_dim=self.feat_dim,
-            use_viewdirs=self.use_viewdirs,
-            use_z_app=True,
-        )
-
-    def background_field(self) -> FieldConfig:
-        """Return the background's field: 4 layers."""
-        return FieldConfig(
-            z_dim=self.z_dim_bg,
-            width=self.width_bg,
-            n_layers=4,
-            skip=None,
-            extent=12.0,
-            feat_dim=self.feat_dim,
-            use_viewdirs=self.use_viewdirs,
-            use_z_app=True,
-        )
+        if self.loop.batch > 4 and self.loop.batch % 4:
+            raise ValueError(
+                f"loop.batch is {self.loop.batch}; the discriminator compares groups of 4, so 4, 8, 12, ..."
+            )

@@ -3,11 +3,10 @@
 import math
 from itertools import pairwise
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev, recomputed
+from training.nn.layers import Blur, EqualConv2d, EqualLinear, FusedLeakyReLU, MinibatchStddev, recomputed
 from training.types import Image
 
 
@@ -36,7 +35,7 @@ class ResidualBlock(nn.Module):
     """Two convolutions that halve the size, beside a straight path (StyleGAN2 Fig. 7c)."""
 
     recompute = False
-    """Whether to keep only the input for the backward pass (`training.layers.recomputed`)."""
+    """Whether to keep only the input for the backward pass (`training.nn.layers.recomputed`)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -56,38 +55,18 @@ class ResidualBlock(nn.Module):
 class Discriminator(nn.Module):
     """D of GIRAFFE HD: it sees the finished picture alone (Sec. 3.3)."""
 
-    def __init__(self, size: int, channel_multiplier: int = 2) -> None:
+    def __init__(self, size: int, channel_multiplier: int = 2, *, widest: int = 512) -> None:
         super().__init__()
         sizes = [2**k for k in range(int(math.log2(size)), 1, -1)]
-        channels = [512 if side <= 32 else 16384 // side * channel_multiplier for side in sizes]
+        channels = [widest if side <= 32 else min(widest, 16384 // side * channel_multiplier) for side in sizes]
         self.convs = nn.Sequential(
             conv_layer(3, channels[0], 1), *(ResidualBlock(before, after) for before, after in pairwise(channels))
         )
         self.stddev = MinibatchStddev()
-        self.final_conv = conv_layer(channels[-1] + 1, 512, 3)
-        self.final_linear = nn.Sequential(EqualLinear(512 * 4 * 4, 512, activate=True), EqualLinear(512, 1))
+        self.final_conv = conv_layer(channels[-1] + 1, widest, 3)
+        self.final_linear = nn.Sequential(EqualLinear(widest * 4 * 4, widest, activate=True), EqualLinear(widest, 1))
 
     def forward(self, image: Image) -> Float[Tensor, " n"]:
         """Return logits, high for real; the batch must divide into groups of 4, or be smaller."""
         x = self.final_conv(self.stddev(self.convs(image)))
         return self.final_linear(x.flatten(1).float())[:, 0].float()
-
-
-class DCDiscriminator(nn.Module):
-    """D of GIRAFFE (Sec. 3.4; DCGAN): convolutions that halve the size down to 4 x 4, without normalisation."""
-
-    def __init__(self, size: int, n_feat: int = 512) -> None:
-        super().__init__()
-        n_layers = int(math.log2(size)) - 2
-        channels = [3, *(n_feat // 2**k for k in range(n_layers - 1, -1, -1))]
-        self.blocks = nn.ModuleList(
-            nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False) for before, after in pairwise(channels)
-        )
-        self.conv_out = nn.Conv2d(n_feat, 1, 4, bias=False)
-
-    def forward(self, image: Image) -> Float[Tensor, " n"]:
-        """Return logits, high for real; the weights know pictures in [0, 1], which is where this maps them."""
-        x: Tensor = (image + 1) / 2
-        for block in self.blocks:
-            x = F.leaky_relu(block(x), 0.2)
-        return self.conv_out(x).flatten()

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.ops.field import Encoding, Mlp
 from giraffe_hd.paper.config import FieldConfig
+from training.nn.ops.field import Encoding, Mlp
 
 
 def positional_encoding(p: Float[Tensor, "*n 3"], n_octaves: int) -> Float[Tensor, "*n encoded"]:
@@ -97,7 +97,7 @@ class FeatureField(nn.Module):
         return F.linear(hidden, self.feat_out.weight) + alpha * self.feat_out.bias
 
     def as_op(self, c: Condition) -> tuple[Mlp, Encoding]:
-        """Return density and last shared layer as `giraffe_hd.ops.field.render_field` takes them."""
+        """Return density and last shared layer as `training.nn.ops.field.render_field` takes them."""
         n = c.entry.shape[0]
         biases = [self.fc_in.bias + c.entry, *(block.get_parameter("bias").expand(n, -1) for block in self.blocks)]
         skip = None

@@ -1,13 +1,13 @@
 """Losses that split a picture into object and background without masks to learn from (GIRAFFE HD Sec. 3.3).
 
-Adversarial terms, R1 and binarisation are those of `giraffe_hd.losses`.
+Adversarial terms, R1 and binarisation are those of `giraffe_hd.fast.losses`.
 """
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from training.distributed import batch_mean
+from training.runtime.distributed import batch_mean
 from training.types import Mask
 
 Scalar = Float[Tensor, ""]

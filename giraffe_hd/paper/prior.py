@@ -12,8 +12,8 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
-from training.camera import half_width
-from training.draws import draws, rand, share
+from training.nn.camera import half_width
+from training.runtime.sharded_random import draws, rand, share
 from training.types import Knob, knob_numbers, knob_seeds
 
 TURN = 2 * math.pi

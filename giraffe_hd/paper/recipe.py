@@ -1,62 +1,22 @@
 """How GIRAFFE HD (Xue et al., CVPR 2022, Sec. 3.3 and 4) and GIRAFFE (2021, Sec. 3.4) learn."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.losses import binarisation, discriminator_loss, generator_loss, r1_penalty
-from giraffe_hd.paper.config import GeneratorConfig, GiraffeConfig
-from giraffe_hd.paper.discriminator import DCDiscriminator, Discriminator, ResidualBlock
+from giraffe_hd.fast.losses import binarisation
+from giraffe_hd.paper.config import TrainConfig
+from giraffe_hd.paper.discriminator import Discriminator, ResidualBlock
 from giraffe_hd.paper.generator import Generator
-from giraffe_hd.paper.giraffe import Generator as GiraffeGenerator
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.renderer import StyledConv
 from training import types
-from training.data.folder import DataConfig
-from training.draws import sampled
-from training.loop import LoopConfig
-from training.types import Batch, Image, Phase, Step, repeat, rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """All that training GIRAFFE HD depends on; the authors' values, loss weights being CompCar's."""
-
-    family: str = "giraffe_hd_paper"
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator_multiplier: int = 2
-    """Channel multiplier of the discriminator."""
-    lr: float = 5e-4
-    """Adam's, of both networks; the mapping networks' layers slow themselves down."""
-    r1: float = 10.0
-    r1_every: int = 16
-    bbox: float = 14.0
-    """Weight of containment in the projected box."""
-    bbox_pad: float = 0.1
-    bbox_pad_ramp: int = 160_000
-    """Pictures over which the box's margin grows to `bbox_pad`: 10,000 steps of 16."""
-    cvg: float = 14.0
-    min_ratio: float = 0.3
-    """Weight of coverage, and the share of all pixels that masks should cover."""
-    bin: float = 4.0
-    """Weight of binarisation."""
-    recompute: bool = False
-    """Compute activations of the renderers and the discriminator twice instead of keeping them: less memory."""
-
-    def __post_init__(self) -> None:
-        if self.data.size != self.generator.size:
-            raise ValueError(
-                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
-                f"and generator.size the same value"
-            )
-        if self.loop.batch > 4 and self.loop.batch % 4:
-            raise ValueError(
-                f"loop.batch is {self.loop.batch}; the discriminator compares groups of 4, so 4, 8, 12, ..."
-            )
+from training.batched import repeat, rows
+from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
+from training.runtime.sharded_random import sampled
+from training.types import Batch, Image, Phase, Step
 
 
 class Recipe:
@@ -142,73 +102,3 @@ class Recipe:
         share = torch.linspace(0, 1, 9 if high - low == 1 else 8, device=self.device)[:8]
         rotation = 2 * torch.pi * (low + (high - low) * share)
         return [replace(repeat(rows(self.shown, i), 8), rotation=rotation) for i in range(n)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GiraffeTrainConfig:
-    """All that training GIRAFFE (2021) depends on; the authors' values."""
-
-    family: str = "giraffe"
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    generator: GiraffeConfig = field(default_factory=GiraffeConfig)
-    lr_generator: float = 5e-4
-    """RMSprop's; the authors halve it at 256 px."""
-    lr_discriminator: float = 1e-4
-    r1: float = 10.0
-    """Of the whole penalty, not of its half, in every step."""
-
-    def __post_init__(self) -> None:
-        if self.data.size != self.generator.size:
-            raise ValueError(
-                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
-                f"and generator.size the same value"
-            )
-
-
-class GiraffeRecipe:
-    """GIRAFFE: an adversarial loss and R1, nothing else."""
-
-    def __init__(self, config: GiraffeTrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.generator = GiraffeGenerator(config.generator).to(device)
-        self.discriminator = DCDiscriminator(config.generator.size).to(device)
-        self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
-        self.shown = self.generator.sample(32, torch.Generator().manual_seed(0))
-
-    def phases(self) -> list[Phase]:
-        """Return generator, then discriminator with R1, as the authors order them."""
-        c = self.config
-        g = torch.optim.RMSprop(self.generator.parameters(), lr=c.lr_generator)
-        d = torch.optim.RMSprop(self.discriminator.parameters(), lr=c.lr_discriminator)
-        return [
-            Phase(name="G", network=self.generator, optimizer=g, losses=self.generator_losses),
-            Phase(name="D", network=self.discriminator, optimizer=d, losses=self.discriminator_losses),
-        ]
-
-    def begin(self, batch: Batch, step: Step) -> None:
-        """Nothing is shared: each network's step draws its own pictures."""
-
-    def generator_losses(self, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
-        """Return the adversarial term."""
-        return {"adversarial": generator_loss(self.discriminator(self._draw(batch, step)))}
-
-    def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
-        """Return the adversarial term and the gradient penalty, for pictures in [0, 1] as the authors take them."""
-        with torch.no_grad():
-            fake = self._draw(batch, step)
-        image = batch.image.detach().requires_grad_()
-        real = self.discriminator(image)
-        # by the chain rule the gradient for a picture in [0, 1] is twice that for ours in [-1, 1]
-        penalty = 4 * r1_penalty(real, image)
-        return {"adversarial": discriminator_loss(real, self.discriminator(fake)), "r1": self.config.r1 * penalty}
-
-    def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
-        """Return samples, and their objects' masks."""
-        eights = [generator(rows(self.shown, slice(i, i + 8))) for i in range(0, 32, 8)]
-        masks = [(layers.mask * 2 - 1).expand(-1, 3, -1, -1) for layers in eights]
-        return {"samples": torch.cat([layers.image for layers in eights]), "masks": torch.cat(masks)}
-
-    def _draw(self, batch: Batch, step: Step) -> Image:
-        codes = sampled(lambda n: self.generator.sample(n, step.rng), batch.image.shape[0], step.rng)
-        return self.generator(codes, rng=step.rng).image

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from giraffe_hd.paper.config import GeneratorConfig
-from training.draws import randn
-from training.layers import EqualLinear, FusedLeakyReLU, ModulatedConv2d, PixelNorm, Upsample, recomputed
+from training.nn.layers import EqualLinear, FusedLeakyReLU, ModulatedConv2d, PixelNorm, Upsample, recomputed
+from training.runtime.sharded_random import randn
 
 
 def mapping_network(z_dim: int, n_mlp: int, lr_mlp: float) -> nn.Sequential:
@@ -44,7 +44,7 @@ class StyledConv(nn.Module):
     """Modulated convolution, noise, bias and leaky ReLU; `resolution` is that of the output."""
 
     recompute = False
-    """Whether to keep only the input for the backward pass (`training.layers.recomputed`)."""
+    """Whether to keep only the input for the backward pass (`training.nn.layers.recomputed`)."""
 
     def __init__(
         self,

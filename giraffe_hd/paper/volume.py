@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.ops import triton_works
-from giraffe_hd.ops.field import Composite, Density, render_field
 from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.fields import Condition, FeatureField
-from training.camera import box_points, look_at, pixel_plane
-from training.draws import rand, randn
+from training.nn.camera import box_points, look_at, pixel_plane
+from training.nn.ops import triton_works
+from training.nn.ops.field import Composite, Density, render_field
+from training.runtime.sharded_random import rand, randn
 from training.types import Mask
 
 BOX = 1.1

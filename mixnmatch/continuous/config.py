@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from training.critic import check_levels
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
+from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 
 CELLS = 8

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from mixnmatch.continuous.config import TrainConfig
-from training.data.folder import DataConfig
-from training.loop import LoopConfig
+from training.config import DataConfig, LoopConfig
 
 CLOTHING_64 = TrainConfig(
     loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),

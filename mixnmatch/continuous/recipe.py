@@ -18,15 +18,16 @@ from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
-from mixnmatch.losses import clay, critic_loss, gradient_penalty, painter_loss, unlike
+from mixnmatch.fast.losses import clay, unlike
 from training import types
-from training.augment import augment
-from training.critic import Critic
-from training.draws import draws, share
-from training.loop import Rates, learning, rates_of, slow_down
+from training.batched import rows
+from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
+from training.nn.discriminator import Critic
+from training.nn.gan import Rates, discriminator_loss, generator_loss, learning, r1_penalty, rates_of, slow_down
 from training.nn.projected_discriminator import Projected
-from training.types import Batch, Image, Mask, Phase, Step, rows
+from training.runtime.sharded_random import draws, share
+from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
 
@@ -69,11 +70,12 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.losses = config, device, config.losses
         self.generator = Generator(config.generator)
+        self.patch_discriminator = PatchDiscriminator()
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
                 "discriminator": Critic(config.discriminator_channels),
-                "patch_discriminator": PatchDiscriminator(),
+                "patch_discriminator": self.patch_discriminator,
             }
         )
         self.networks.to(device)
@@ -200,13 +202,13 @@ class Recipe:
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Photos against mixes."""
         real, fake = self.seen
-        return {"loss": critic_loss(self.discriminate(real), self.discriminate(fake.detach()))}
+        return {"loss": discriminator_loss(self.discriminate(real), self.discriminate(fake.detach()))}
 
     def penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the own discriminator."""
         image = self.seen[0].detach().requires_grad_()
         logits, _ = self.networks["discriminator"](image)
-        return {"penalty": self.losses.r1_image * gradient_penalty(logits, [image])}
+        return {"penalty": self.losses.r1_image / 2 * r1_penalty(logits, image)}
 
     def cut(self, image: Image, mask: Mask, step: Step) -> Float[Tensor, "n count 3 p p"]:
         """Return texture patches of pictures."""
@@ -214,19 +216,19 @@ class Recipe:
 
     def patch_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Patches of the photo that the others are from, against those of the mix that took its texture."""
-        net, now, given = self.networks["patch_discriminator"], self.shared, self.given(batch)
+        net, now, given = self.patch_discriminator, self.shared, self.given(batch)
         with self.precision():
             reference = net.vectors(self.cut(*given, step))
             real = net(self.cut(*given, step), reference)
             fake = net(self.cut(now.mixes.image.detach(), now.mixes.mask, step), reference)
-        return {"loss": critic_loss(real, fake)}
+        return {"loss": discriminator_loss(real, fake)}
 
     def patch_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the patch discriminator on real patches."""
-        net, given = self.networks["patch_discriminator"], self.given(batch)
+        net, given = self.patch_discriminator, self.given(batch)
         reference = net.vectors(self.cut(*given, step)).detach()
         cut = self.cut(*given, step).detach().requires_grad_()
-        return {"penalty": self.losses.r1_patches * gradient_penalty(net(cut, reference).mean(1), [cut])}
+        return {"penalty": self.losses.r1_patches / 2 * r1_penalty(net(cut, reference).mean(1), cut)}
 
     def given(self, batch: Batch) -> tuple[Image, Mask]:
         """Return the photos that gave the mixes their texture, with their masks."""
@@ -239,13 +241,13 @@ class Recipe:
         """Return all that the generator and the encoders learn from."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
-        net, half = self.networks["patch_discriminator"], len(batch.image) // 2
+        net, half = self.patch_discriminator, len(batch.image) // 2
         with self.precision():
             reference = net.vectors(self.cut(*self.given(batch), step)).detach()
             by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
         terms = {
-            "image": weights.image * painter_loss(self.discriminate(self.seen[1])),
-            "patches": weights.patches * painter_loss(by_patch),
+            "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
+            "patches": weights.patches * generator_loss(by_patch),
             "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
             "mask": weights.mask
             * (mask_loss(now.rebuilt.mask[:half], batch.mask[:half]) + mask_loss(now.outline, batch.mask)),

@@ -1,6 +1,8 @@
-"""Sizes of the published MixNMatch (Sec. 3 and 4)."""
+"""Sizes and schedule of the published MixNMatch (Sec. 3 and 4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from training.config import DataConfig, LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,3 +39,64 @@ class GeneratorConfig:
     def feature_dim(self) -> int:
         """Channels of the parent feature, the map between the shape and the texture stage."""
         return self.width // 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Weights of the terms that the published program sums; all others are 1."""
+
+    background: float = 10
+    """Real against fake of background patches, in D_b and in G."""
+    gradient_penalty: float = 10
+    """WGAN-GP's penalty, on each of the eight gradients of the pair critics."""
+    z: float = 5
+    """Reading back z (L1), then b, p and c (cross entropy), from pictures of free codes."""
+    b: float = 5
+    p: float = 10
+    c: float = 10
+    feature: float = 1
+    """Reading back the parent feature (L1), second stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How the published model learns: 600 epochs of the first stage, 400 of the second, batches of 12."""
+
+    family: str = "mixnmatch_paper"
+    loop: LoopConfig
+    data: DataConfig
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    weights: LossWeights = field(default_factory=LossWeights)
+    first_stage: int
+    """Pictures of the first stage; the second goes on from there to `loop.images`."""
+    learning_rate: float = 2e-4
+    """Adam's, of every network but the feature critic."""
+    feature_critic_rate: float = 2e-5
+    beta1: float = 0.5
+    beta2: float = 0.999
+    critic_width: int = 64
+    """Channels after the first layer of D_b and D_c; D_p has half."""
+    pair_width: int = 16
+    """Channels after the first layer of each pair critic."""
+    feature_critic_width: int = 32
+    soft_shapes: float = 0.2
+    """Share of second-stage batches whose shape codes are soft, as those read from photos are."""
+    box_where_unknown: tuple[float, float, float, float] = (0.3, 0.3, 0.7, 0.7)
+    """Box of the object in sets without boxes, as fractions of the scene: D_b then takes the patches along the border
+    for background. The published program stops at such sets."""
+    free_share: float = 0.0
+    """Share of G's pictures drawn with untied b and p once warmed up; 0 in the paper, where G sees tied codes only."""
+    free_start: int = 500_000
+    free_full: int = 1_000_000
+    """Pictures at which the share begins to grow, and at which it is whole."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.free_share <= 1:
+            raise ValueError(f"free_share is {self.free_share}; it must be from 0 to 1")
+        if not 0 <= self.soft_shapes <= 1:
+            raise ValueError(f"soft_shapes is {self.soft_shapes}; it must be from 0 to 1")
+        x0, y0, x1, y1 = self.box_where_unknown
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise ValueError(f"box_where_unknown is {self.box_where_unknown}; it must be x0 < x1 and y0 < y1 in [0, 1]")
+        if self.data.size != 128:
+            raise ValueError(f"data.size is {self.data.size}; the published model is for 128 px pictures")

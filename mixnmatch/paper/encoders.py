@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mixnmatch.paper.config import GeneratorConfig
+from mixnmatch.paper.layers import Halve, conv3, leaky_block, trunk
 from training.types import Image
-
-from .config import GeneratorConfig
-from .layers import Halve, conv3, leaky_block, trunk
 
 FACTORS = ("z", "b", "p", "c")
 """Pose, background, shape, texture."""

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes, Layers
+from mixnmatch.paper.config import GeneratorConfig
+from mixnmatch.paper.encoders import FACTORS, Encoders
+from mixnmatch.paper.feature_extractor import FeatureExtractor
+from mixnmatch.paper.layers import JointBlock, ResBlock, conv3, same_block, up_block
 from training import types
+from training.batched import stack
 from training.types import Image, Knob, Mask, knob_seeds
-
-from .config import GeneratorConfig
-from .encoders import FACTORS, Encoders
-from .feature import FeatureExtractor
-from .layers import JointBlock, ResBlock, conv3, same_block, up_block
 
 SIZE = 128
 """Side of the pictures in pixels: 4 doubled five times."""
@@ -135,7 +135,7 @@ class Generator(types.Generator):
             new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
         else:
             seeds = knob_seeds(name, value, n)
-            new = types.stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
+            new = stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
         return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})

@@ -11,12 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mixnmatch.codes import Codes
-from training.distributed import batch_mean
-from training.draws import rand
+from mixnmatch.paper.discriminators import CELLS, PATCH, STRIDE, VIEW, PairCritics
+from mixnmatch.paper.encoders import FACTORS
+from training.runtime.distributed import batch_mean
+from training.runtime.sharded_random import rand
 from training.types import Boxes, Image
-
-from .critics import CELLS, PATCH, STRIDE, VIEW, PairCritics
-from .encoders import FACTORS
 
 
 def as_real(logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:

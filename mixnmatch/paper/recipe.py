@@ -14,16 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
-from training.draws import rand, randn, sampled
-from training.types import Batch, Boxes, Image, Mask, Phase, Step, fields_of
-
-from .critics import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
-from .encoders import FACTORS
-from .feature import FeatureCritic
-from .generator import Generator, Painting
-from .layers import initialise
-from .losses import as_fake, as_real, background_cells, background_critic, code_losses, gradient_penalty
-from .presets import TrainConfig
+from mixnmatch.paper.config import TrainConfig
+from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
+from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.feature_extractor import FeatureCritic
+from mixnmatch.paper.generator import Generator, Painting
+from mixnmatch.paper.layers import initialise
+from mixnmatch.paper.losses import as_fake, as_real, background_cells, background_critic, code_losses, gradient_penalty
+from training.batched import fields_of
+from training.runtime.sharded_random import rand, randn, sampled
+from training.types import Batch, Boxes, Image, Mask, Phase, Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from training.data.cars import render_bytes
-from training.data.factors import sample_factors
-from training.data.folder import DataConfig, PictureSet
+from training.config import DataConfig
+from training.data.cars.factors import sample_factors
+from training.data.cars.render import render_bytes
+from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
 
 

@@ -23,10 +23,10 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from training.heap import keep_memory
 from training.metrics.features import load_features
 from training.metrics.fid import distances, statistics
 from training.pictures import to_pil
+from training.runtime.malloc import keep_memory
 from training.types import Image
 
 

@@ -15,8 +15,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from giraffe_hd.ops.field import Composite, Density, Encoding, Mlp, render_field, render_field_reference
 from tests.benchmarks.rows import floors, graphed, say, timed
+from training.nn.ops.field import Composite, Density, Encoding, Mlp, render_field, render_field_reference
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PARTS = {

@@ -26,11 +26,12 @@ import torch
 import tyro
 from pydantic import TypeAdapter
 
-from giraffe_hd.configs import CARS_64, DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
+from giraffe_hd.fast.presets import CARS_64
 from training.checkpoint import load_generator, newest_state, read_card
-from training.data.folder import DataConfig
+from training.config import DataConfig, LoopConfig
 from training.data.prepare import Prepare
-from training.loop import LoopConfig, train
+from training.loop import train
 from training.metrics.report import Evaluate
 from training.publish import Publish
 from training.sweep import Watch

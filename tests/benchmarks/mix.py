@@ -20,8 +20,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from mixnmatch.official import read
 from mixnmatch.paper.generator import Generator
+from mixnmatch.paper.official import read
 from mixnmatch.paper.presets import CUB
 from tests.benchmarks.rows import say, timed
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from training.data.folder import PictureSet
-from training.distributed import any_of, joined, rank, size
-from training.heap import keep_memory
 from training.loop import Run
 from training.registry import preset
+from training.runtime.distributed import any_of, joined, rank, size
+from training.runtime.malloc import keep_memory
 
 WARM, STEPS, ROUNDS = 24, 32, 4
 """Two processes need some twenty steps to have the memory they work in, and are slower until then."""

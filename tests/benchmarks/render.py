@@ -11,8 +11,8 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from giraffe_hd.configs import CARS_64, CARS_128
-from giraffe_hd.generator import Generator
+from giraffe_hd.fast.generator import Generator
+from giraffe_hd.fast.presets import CARS_64, CARS_128
 from tests.benchmarks.rows import floors, say, timed
 from training.checkpoint import load_generator
 

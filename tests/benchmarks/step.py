@@ -15,13 +15,15 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from giraffe_hd.losses import binarisation, discriminator_loss, generator_loss, r1_penalty
+from giraffe_hd.fast.losses import binarisation
+from giraffe_hd.paper.config import TrainConfig
 from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.presets import train_config
-from giraffe_hd.paper.recipe import Recipe, TrainConfig
+from giraffe_hd.paper.recipe import Recipe
 from tests.benchmarks.rows import say, timed
 from tests.benchmarks.volume import Volume, authors
-from training.loop import learning, step_rng, train_step, update_average
+from training.loop import step_rng, train_step, update_average
+from training.nn.gan import discriminator_loss, generator_loss, learning, r1_penalty
 from training.types import Batch, Step
 
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from giraffe_hd.codes import Codes
-from giraffe_hd.official import read
 from giraffe_hd.paper.generator import Generator
+from giraffe_hd.paper.official import read
 from giraffe_hd.paper.presets import SETS, train_config
 from giraffe_hd.paper.prior import elevation_of
-from training.layers import upfirdn2d
+from training.nn.layers import upfirdn2d
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .photo_writer import MASK_LIKE, Written
-from .sources import Reading
-from .tables import texts
+from training.data.photo_writer import MASK_LIKE, Written
+from training.data.sources import Reading
+from training.data.tables import texts
 
 log = logging.getLogger(__name__)
 NAMED = 10

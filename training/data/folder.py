@@ -18,43 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ..draws import rand
-from ..pictures import Box, PictureError, opened, square_crop, square_region
-from ..types import Batch, Boxes, Image
-from .tables import DECIMAL_COMMA, read_rows
+from training.config import DataConfig
+from training.data.tables import DECIMAL_COMMA, read_rows
+from training.pictures import Box, PictureError, opened, square_crop, square_region
+from training.runtime.sharded_random import rand
+from training.types import Batch, Boxes, Image
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
 """Columns that every index has."""
 MEMORY = 2 << 30
 """Sets of more decoded bytes than this are decoded batch by batch."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """How pictures of a prepared set become training batches."""
-
-    size: int = 64
-    """Side of the square pictures in pixels."""
-    object_margin: float | None = None
-    """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
-    scene: bool = False
-    """Add a square of the whole picture, for critics of backgrounds."""
-    scene_size: int | None = None
-    """Side of that square in pixels; None takes `size`."""
-    flip: bool = True
-    """Mirror half of the pictures, with their boxes and masks."""
-    jitter: float = 0.0
-    """Cut the picture, and its scene, at random from one this share larger; 0 cuts nothing."""
-
-    def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size {self.size} is no picture size; wanted 1 or more pixels")
-        if self.scene_size is not None and self.scene_size < 1:
-            raise ValueError(f"scene_size {self.scene_size} is no picture size; wanted 1 or more pixels, or none")
-        if self.object_margin is not None and self.object_margin < 1:
-            raise ValueError(f"object_margin {self.object_margin} would cut the object; wanted 1 or more, or none")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter {self.jitter} is out of range; wanted 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import scipy.io
 
-from .sources import Photo, PixelBox, Reading, pictures, split_of
+from training.data.sources import Photo, PixelBox, Reading, pictures, split_of
 
 
 def cub(source: Path, reading: Reading) -> list[Photo]:

@@ -7,12 +7,10 @@ single photos comes out when they are read.
 from dataclasses import replace
 from pathlib import Path
 
-from ..imaging.decoders import DECODERS
-from ..imaging.read import PictureError
-from .known_sets import afhq, cars, compcars, cub, dogs, ffhq
-from .pairing import pair
-from .photo_writer import LIMITS
-from .sources import (
+from training.data.known_sets import afhq, cars, compcars, cub, dogs, ffhq
+from training.data.pairing import pair
+from training.data.photo_writer import LIMITS
+from training.data.sources import (
     PHOTO_FOLDERS,
     SPLITS,
     Layout,
@@ -26,7 +24,9 @@ from .sources import (
     several,
     split_depth,
 )
-from .tables import Corners, Table, boxes_of, number, read_table, texts
+from training.data.tables import Corners, Table, boxes_of, number, read_table, texts
+from training.imaging.decoders import DECODERS
+from training.imaging.read import PictureError
 
 MASK_FRACTIONS = (0.05, 0.9)
 """Masks that cover less or more than this, by a listing of our clothing photos, were not found well."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
-from .sources import PHOTO_FOLDERS, RAW, SUFFIXES, Reading
-from .tables import texts
+from training.data.sources import PHOTO_FOLDERS, RAW, SUFFIXES, Reading
+from training.data.tables import texts
 
 MASK_WORDS = {
     "mask", "masks", "segmentation", "segmentations", "segmentationclass", "segmentationobject", "seg", "segs",

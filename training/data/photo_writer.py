@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from ..imaging.decoders import DECODERS
-from ..imaging.masks import looks_like_mask
-from ..imaging.read import TURNS, Decoded, Limits, PictureError
-from ..objects import SURE, WIDE, find_object
-from .sources import Photo, PixelBox
-from .tables import BOX_COLUMNS, number
+from training.data.sources import Photo, PixelBox
+from training.data.tables import BOX_COLUMNS, number
+from training.imaging.decoders import DECODERS
+from training.imaging.masks import looks_like_mask
+from training.imaging.read import TURNS, Decoded, Limits, PictureError
+from training.objects import SURE, WIDE, find_object
 
 LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """Photos beyond these are left out."""

@@ -12,16 +12,16 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from tqdm import tqdm
 
-from .account import Account, show
-from .layouts import LAYOUTS, detect, with_boxes
-from .masked_photos import PrepareMasked
-from .photo_writer import PhotoWriter, Written
-from .prepare_cars import PrepareCars
-from .prepare_composites import PrepareComposites
-from .sheet import write_sheet
-from .sources import SUFFIXES, Photo, Reading, split_of
-from .tables import BoxForm, texts
-from .writing import report, whole_folder, write_index
+from training.data.account import Account, show
+from training.data.layouts import LAYOUTS, detect, with_boxes
+from training.data.masked_photos import PrepareMasked
+from training.data.photo_writer import PhotoWriter, Written
+from training.data.prepare_cars import PrepareCars
+from training.data.prepare_composites import PrepareComposites
+from training.data.sheet import write_sheet
+from training.data.sources import SUFFIXES, Photo, Reading, split_of
+from training.data.tables import BoxForm, texts
+from training.data.writing import report, whole_folder, write_index
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ import PIL.Image
 import torch
 from tqdm import tqdm
 
-from .cars import render_bytes
-from .factors import (
+from training.data.cars.factors import (
     ELEVATION,
     FOV,
     MESHES,
@@ -24,7 +23,8 @@ from .factors import (
     TRANSLATION_Z,
     sample_factors,
 )
-from .writing import report, whole_folder, write_index
+from training.data.cars.render import render_bytes
+from training.data.writing import report, whole_folder, write_index
 
 CHUNK = 50
 """Pictures that a worker renders at a time."""

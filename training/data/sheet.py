@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from ..imaging.read import opened
-from ..pictures import square_crop, square_region
+from training.imaging.read import opened
+from training.pictures import square_crop, square_region
 
 SIDE, COLUMNS, CROPS, GAP = 160, 8, 32, 4
 """Pixels a crop, crops a row, crops in all, pixels between them."""

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import make_folder, sync_folder, sync_tree
-from .folder import COLUMNS
+from training.data.folder import COLUMNS
+from training.files import make_folder, sync_folder, sync_tree
 
 log = logging.getLogger(__name__)
 LAST = "index.csv"

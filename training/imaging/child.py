@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .read import Limits, PictureError, decode
+from training.imaging.read import Limits, PictureError, decode
 
 LITTLE = 40_000_000
 """What takes no more memory than this is decoded without asking."""
@@ -57,7 +57,7 @@ def _done(
     if job["kind"] == "photo":
         done = decode(data, job["name"], limits, allowed)
     else:
-        from .masks import decode_mask, look  # only where it is needed: a process starts sooner
+        from training.imaging.masks import decode_mask, look  # only where it is needed: a process starts sooner
 
         if job["kind"] == "look":
             return {"mask": look(data, job["name"], limits, allowed)}, b""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import PIL.Image
 
-from .read import Decoded, Limits, PictureError
+from training.imaging.read import Decoded, Limits, PictureError
 
 ROOT = Path(__file__).parent.parent.parent
 START = "import sys; sys.path[:0] = [{root!r}]; from training.imaging.child import main; main()"

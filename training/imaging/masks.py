@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import UInt8
 
-from .read import BYTES_A_PIXEL, Decoded, Limits, PictureError, guarded, header, orientation_of
+from training.imaging.read import BYTES_A_PIXEL, Decoded, Limits, PictureError, guarded, header, orientation_of
 
 WANTED = "wanted 0 for the background and 255 for the object"
 VOID = 255

@@ -19,15 +19,17 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from training.batched import rows
 from training.checkpoint import load_generator, read_card
-from training.data.folder import DataConfig, PictureSet
-from training.distributed import any_of, joined, rank, size
-from training.heap import keep_memory
+from training.config import DataConfig
+from training.data.folder import PictureSet
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import cache_dir, download, keep
 from training.pictures import to_uint8
-from training.types import Generator, Image, rows
+from training.runtime.distributed import any_of, joined, rank, size
+from training.runtime.malloc import keep_memory
+from training.types import Generator, Image
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from training.batched import repeat, rows, stack
+from training.metrics.car_evaluator import CarRegressor
 from training.metrics.fid import at_once
-from training.metrics.fits import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
-from training.metrics.regressor import CarRegressor
-from training.types import Generator, Image, Knob, Mask, repeat, rows, stack
+from training.metrics.regression import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
+from training.types import Generator, Image, Knob, Mask
 
 Readings = dict[str, Tensor]
 """What a reader says of each picture, `(n,)` each, under the names of the knobs that should move it."""

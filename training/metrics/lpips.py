@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from training.batched import rows
 from training.metrics.knobs import redraw
 from training.metrics.weights import WeightsMissingError, sha256
-from training.types import Generator, Image, rows
+from training.types import Generator, Image
 
 TRUNK = "alexnet-owt-7be5be79.pth"
 """LPIPS's trunk as torchvision names it; LPIPS's own layers on top come with its package."""

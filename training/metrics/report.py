@@ -16,19 +16,20 @@ import tyro
 from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, read_card_beside
-from training.data.folder import DataConfig, PictureSet, splits_of
+from training.config import DataConfig
+from training.data.folder import PictureSet, splits_of
 from training.devices import pick_device
 from training.files import check_folder, write_whole
-from training.heap import keep_memory
+from training.metrics.car_evaluator import SHIPPED, CarRegressor, load_regressor
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
 from training.metrics.lpips import Lpips, diversity
-from training.metrics.mutual import CLASSES, deeplab, mutual_background
-from training.metrics.page import write_page
-from training.metrics.regressor import SHIPPED, CarRegressor, load_regressor
+from training.metrics.mutual_background import CLASSES, deeplab, mutual_background
+from training.metrics.report_html import write_page
 from training.metrics.swaps import SwapReport, measure_swaps
 from training.metrics.weights import WeightsMissingError
+from training.runtime.malloc import keep_memory
 from training.types import Generator
 
 log = logging.getLogger(__name__)
@@ -270,7 +271,7 @@ class Evaluate:
     segmenter: str | None = None
     """What the pictures show, such as car or person: adds the authors' mutual background score by DeepLab."""
     judge: Path = SHIPPED
-    """Who reads rendered cars; trained by `python -m training.metrics.regressor`."""
+    """Who reads rendered cars; trained by `python -m training.metrics.car_evaluator`."""
     card: bool = False
     """Write the figures into the card beside the checkpoint, too."""
     device: str | None = None

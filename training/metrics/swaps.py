@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.batched import rows, stack
 from training.data.folder import PictureSet
+from training.metrics.car_evaluator import CarRegressor, targets
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.features import Features
 from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
-from training.metrics.fits import Fit, circle_fit, wrap
 from training.metrics.knobs import CLEAR, iou
-from training.metrics.outline import changes
-from training.metrics.regressor import CarRegressor, targets
-from training.types import Generator, Image, Mask, reads_outlines, rows, stack
+from training.metrics.regression import Fit, circle_fit, wrap
+from training.metrics.silhouette import changes
+from training.types import Generator, Image, Mask, reads_outlines
 
 FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")

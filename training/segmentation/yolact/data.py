@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.data.coco import CocoPicture, find_split
-from training.draws import rand
+from training.runtime.sharded_random import rand
 from training.segmentation.yolact.augment import AugmentConfig, Region, choose_region, inside, still, vary_colours
 from training.segmentation.yolact.photos import place
 from training.types import Batch, Instances

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from training.data.mask_codes import MaskError, decode
-from training.draws import rand
-from training.pictures import PictureError, open_picture
+from training.pictures import opened
+from training.runtime.sharded_random import rand
 from training.segmentation.yolact.augment import vary_colours
 from training.types import Batch, Image, Instances
 
@@ -85,8 +86,9 @@ def read_flow(path: Path) -> Float[Tensor, "2 h w"]:
 def _frame(path: Path) -> Image:
     """Return a frame in [-1, 1]. Raises: ValueError."""
     try:
-        pixels = np.array(open_picture(path))
-    except (PictureError, OSError) as error:
+        with opened(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"the frame {path} cannot be read ({error})") from error
     return torch.from_numpy(pixels.transpose(2, 0, 1)[None].copy()).float() / 127.5 - 1
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from training.files import write_whole
 from training.foreign import tables
 from training.official import read_plain
-from training.registry import OFFICIAL
+from training.registry import officials
 from training.segmentation.yolact.classes import COCO, PASCAL, YOUTUBE_VIS
 from training.segmentation.yolact.config import BackboneName, NetworkConfig
 from training.segmentation.yolact.network import Yolact
@@ -45,7 +45,7 @@ def read(path: Path, known: NetworkConfig | None = None) -> Yolact:
     another shape; the key is named.
     """
     content = read_plain(path)
-    marks = re.compile(OFFICIAL["yolact"].marks)
+    marks = re.compile(officials()["yolact"].marks)
     for _, table in tables(content):  # without wrappers, and without the prefix that they put before keys
         if any(isinstance(key, str) and marks.fullmatch(key) for key in table):
             return network_of(table, path, known)

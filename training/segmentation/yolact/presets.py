@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from training.config import LoopConfig
 from training.data.coco import find_split
-from training.loop import LoopConfig
 from training.segmentation.yolact.augment import AugmentConfig
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.data import InstanceDataConfig
@@ -51,7 +51,7 @@ class Settings:
     """What all stages of training are described by."""
 
     family: str
-    """Name of the recipe in `training.registry.RECIPES`."""
+    """Name in `training.registry.FAMILIES`."""
     loop: LoopConfig
     data: Any
     network: NetworkConfig

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from training.batched import fields_of
 from training.segmentation.yolact.detection import DetectionConfig
 from training.segmentation.yolact.losses import losses
 from training.segmentation.yolact.network import Yolact
@@ -15,7 +16,7 @@ from training.segmentation.yolact.photos import Placement
 from training.segmentation.yolact.presets import RateConfig, Settings
 from training.segmentation.yolact.segmenter import FinderConfig, YolactSegmenter
 from training.segmentation.yolact.trunks import folded_name, load_trunk
-from training.types import Batch, Image, Instances, Phase, Step, fields_of
+from training.types import Batch, Image, Instances, Phase, Step
 
 
 def rate_factor(config: RateConfig, images: int, total: int) -> float:

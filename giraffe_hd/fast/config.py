@@ -1,0 +1,199 @@
+"""Configs of the fast GIRAFFE HD."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from training.config import DataConfig, LoopConfig
+from training.nn.discriminator import check_levels
+from training.nn.projected_discriminator import ProjectedConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseConfig:
+    """The prior of camera and object, from which training draws and which the knobs span; angles in degrees."""
+
+    radius: float = 2.732
+    """Distance of the camera, world units."""
+    fov: float = 20.0
+    """Field of view; half the picture's width at the origin is radius * tan(fov / 2)."""
+    azimuth: tuple[float, float] = (0.0, 0.0)
+    elevation: tuple[float, float] = (10.0, 35.0)
+    rotation: tuple[float, float] = (0.0, 360.0)
+    scale: tuple[float, float] = (0.25, 0.35)
+    """Half the object's length, world units."""
+    proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
+    """Half-extents of the box along x, y, z over half its length: one number draws all three axes."""
+    x: tuple[float, float] = (0.0, 0.0)
+    """Depth, towards the camera."""
+    y: tuple[float, float] = (-0.10, 0.10)
+    """To the right in the picture."""
+    z: tuple[float, float] = (-0.06, 0.06)
+    """Up."""
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth", "elevation", "rotation", "scale", "x", "y", "z"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"pose.{name} goes from {low} to {high}; give the lower number first")
+        if not 0 < self.fov < 180:
+            raise ValueError(f"pose.fov is {self.fov} degrees; wanted between 0 and 180")
+        if self.scale[0] <= 0:
+            raise ValueError(f"pose.scale starts at {self.scale[0]}; the box needs a size above 0")
+
+
+VIEWS: dict[str, PoseConfig] = {
+    "all-sides": PoseConfig(
+        elevation=(0.0, 30.0), scale=(0.27, 0.37), proportions=(1.0, 0.6, 0.6), y=(-0.06, 0.06), z=(-0.06, 0.06)
+    ),
+    "front": PoseConfig(
+        elevation=(-10.0, 15.0), rotation=(-40.0, 40.0), scale=(0.27, 0.34), proportions=(0.9, 0.9, 1.1),
+        y=(-0.05, 0.05), z=(-0.05, 0.05),
+    ),
+    "flat": PoseConfig(
+        elevation=(-4.0, 4.0), rotation=(-12.0, 12.0), scale=(0.29, 0.35), proportions=(0.25, 0.95, 1.05),
+        y=(-0.04, 0.04), z=(-0.04, 0.04),
+    ),
+}  # fmt: skip
+"""How objects stand in photos cut to 1.5 times their longer side, by the words of `python -m training prepare photos`:
+seen from all sides (vehicles, furniture), from the front and a little aside (faces), or flat (garments, posters)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """The fast generator."""
+
+    resolution: int = 64
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    z_dim: int = 64
+    """Length of each of the four latent codes."""
+    w_dim: int = 96
+    mapping_layers: int = 3
+    rays: int = 32
+    """Side of the ray map."""
+    samples: int = 10
+    """Samples a ray, all inside the box."""
+    octaves: int = 4
+    field_dim: int = 64
+    field_depth: int = 3
+    density: float = 6.0
+    mirror: bool = True
+    """The object is its own mirror image, left and right: true of cars and faces, a strong guide for rotation."""
+    features: int = 48
+    """Channels of the rendered feature map."""
+    object_channels: tuple[int, ...] = (48, 24)
+    """Channels of the object's renderer at `rays`, then after each of its blocks: the last ones double the size as
+    often as the picture needs, those before keep it."""
+    mask_channels: int = 16
+    background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
+    """Channels of the background at 4, 8, 16, ... pixels."""
+    background_shape_layers: int = 3
+    """Layers of the background that its shape code styles; the look styles the rest."""
+    inject_index: int = 0
+    """Layers of the object's renderer that the shape code styles; the look styles the rest."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.field_depth < 1:
+            raise ValueError(f"generator.samples {self.samples} and field_depth {self.field_depth} must be at least 1")
+        most = len(self.object_channels) - 1
+        if self.resolution not in [self.rays * 2**k for k in range(most + 1)]:
+            raise ValueError(
+                f"{self.rays} rays doubled at most {most} times do not make {self.resolution} pixels; "
+                f"change generator.rays or the number of generator.object_channels"
+            )
+        if 4 * 2 ** (len(self.background_channels) - 1) != self.resolution:
+            raise ValueError(
+                f"a background of {len(self.background_channels)} layers is not {self.resolution} pixels wide; "
+                f"give log2(resolution) - 1 generator.background_channels"
+            )
+
+    @property
+    def doublings(self) -> int:
+        """How often the map of rays is doubled to make the picture."""
+        return (self.resolution // self.rays).bit_length() - 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscriminatorConfig:
+    """The fast discriminator, with a head that reads the pose."""
+
+    channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Channels at half the picture's size and each halving after; the last level is 4 pixels wide."""
+    pose_dim: int = 6
+    """sin and cos of rotation, elevation, log scale, y, z."""
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2:
+            raise ValueError("the discriminator needs at least two levels of channels")
+        if self.pose_dim != 6:
+            raise ValueError(f"discriminator.pose_dim is {self.pose_dim}; a pose has 6 numbers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """All that training of the fast generator depends on."""
+
+    family: str = "giraffe_hd"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    projected: ProjectedConfig = field(default_factory=ProjectedConfig)
+    lr: float | None = None
+    """Adam's, of both networks, by default `training.nn.gan.learning_rate`; the mapping networks learn at a tenth."""
+    decay_since: float = 0.8
+    """Share of the run after which the learning rates fall, linearly, to a tenth."""
+    r1: float | None = None
+    """Gamma of the gradient penalty, by default `training.nn.gan.r1_gamma`."""
+    r1_every: int = 8
+    pose_weight: float = 3.0
+    """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
+    pose_weights: tuple[float, float, float, float, float, float] = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0)
+    """Within that error, at first: sin and cos of the rotation, elevation, log scale, y, z."""
+    pose_weights_late: tuple[float, float, float, float, float, float] = (2.0, 2.0, 4.0, 2.0, 1.0, 2.0)
+    """The same after `pose_ramp`: from the start, these make bodies that are easy to read instead of cars."""
+    object_pose_share: tuple[float, float] = (0.25, 0.5)
+    """Share of a batch whose pose is also read from the object on a flat colour, so that no horizon gives it away;
+    before and after `pose_ramp`."""
+    pose_ramp: tuple[int, int] = (80_000, 100_000)
+    """Pictures over which the late weights and share come in."""
+    cutouts: float = 0.0
+    """Weight of a comparison of objects on flat colours, generated ones with those cut out of photos by the set's
+    masks: the object has to be whole, so that the background need not draw its rest. For sets with masks."""
+    condition_since: int = 20_000
+    """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
+    condition_full: int = 40_000
+    coverage_weight: float = 10.0
+    coverage: tuple[float, float] = (0.35, 0.8)
+    """The object's opacity should fill between these shares of its box's silhouette, in each picture."""
+    binarisation_weight: float = 2.0
+    binarisation_ramp: tuple[int, int] = (20_000, 60_000)
+    """Pictures over which binarisation grows from nothing; early, it freezes a bad split."""
+    sigma_noise_until: int = 60_000
+    """Pictures until which noise on the density fades from standard deviation 1 to 0."""
+    augment_target: float | None = None
+    """For small sets: how sure of real pictures the critic may be, r_t such as 0.6, before what it sees is recoloured
+    ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
+
+    def __post_init__(self) -> None:
+        size = self.generator.resolution
+        if self.data.size != size:
+            raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
+        check_levels(self.discriminator.channels, size, "discriminator.channels")
+
+    def suited(self, made: dict[str, Any]) -> "TrainConfig":
+        """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.
+
+        Raises: ValueError for a prior that is none.
+        """
+        pose, views = made.get("pose"), made.get("views")
+        if pose is None and views is None:
+            return self
+        if pose is None and str(views) not in VIEWS:
+            raise ValueError(f"the set's views are {views!r}; wanted one of {', '.join(VIEWS)}")
+        try:
+            fitted = VIEWS[str(views)] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
+        except ValidationError as error:
+            raise ValueError(f"the pose in the set's set.json is no prior ({error.error_count()} mistakes)") from error
+        return replace(self, generator=replace(self.generator, pose=fitted))

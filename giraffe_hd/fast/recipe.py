@@ -1,0 +1,204 @@
+"""How the fast GIRAFFE HD learns: discriminator, lazy R1 and generator share one drawing of each batch."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.fast.config import TrainConfig
+from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.losses import binarisation, coverage, pose_error
+from training import types
+from training.batched import repeat, rows
+from training.nn.augment import AdaptiveChance, augment
+from training.nn.discriminator import Critic
+from training.nn.gan import (
+    Rates,
+    discriminator_loss,
+    generator_loss,
+    learning,
+    learning_rate,
+    r1_gamma,
+    r1_penalty,
+    rates_of,
+    slow_down,
+)
+from training.nn.projected_discriminator import Projected
+from training.nn.volume import box_rays
+from training.runtime.sharded_random import rand, sampled
+from training.types import Batch, Image, Mask, Phase, Step
+
+
+class Recipe:
+    """Networks, phases and grids of one training run."""
+
+    mask_options = {  # noqa: RUF012 (read only)
+        "nothing": "--coverage-weight, --coverage",
+        "everything": "--coverage, the second number",
+        "soft": "--binarisation-weight, --binarisation-ramp",
+        "alike": "--pose-weight",
+    }
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.generator = Generator(config.generator).to(device)
+        self.discriminator = Critic(config.discriminator.channels, config.discriminator.pose_dim).to(
+            device, memory_format=torch.channels_last
+        )  # type: ignore[call-overload]
+        self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
+        self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
+        if self.adaptive is not None:
+            self.networks["augment"] = self.adaptive
+        self.projected = (
+            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
+        )
+        if self.projected is not None:
+            self.networks["projected"] = self.projected.network
+        self.gauges: dict[str, Tensor] = {}
+        """Values for the log that are no losses."""
+        self.rates: list[Rates] = []
+        self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
+        self.average: types.Generator
+        self.codes: Codes
+        self.fake: Layers
+        self.alone: Image
+        self.cut_out: Image
+        """Real objects on flat colours."""
+
+    def phases(self) -> list[Phase]:
+        """Return discriminator, R1 every few steps, generator."""
+        c = self.config
+        lr = learning_rate(c.generator.resolution) if c.lr is None else c.lr
+        discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
+        mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
+        others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
+        groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
+        generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
+        self.rates = [rates_of(discriminator), rates_of(generator)]
+        projected: list[Phase] = []
+        if self.projected is not None:
+            projected, optimizer = self.projected.phases()
+            self.rates.append(rates_of(optimizer))
+        return [
+            *projected,
+            Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
+            Phase(
+                name="R1", network=self.discriminator, optimizer=discriminator, losses=self.r1_losses, every=c.r1_every
+            ),
+            Phase(name="G", network=self.generator, optimizer=generator, losses=self.generator_losses),
+        ]
+
+    def begin(self, batch: Batch, step: Step) -> None:
+        """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
+        n, end = batch.image.shape[0], self.config.loop.images
+        slow_down(self.rates, round(self.config.decay_since * end), end, step)
+        self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
+        noise = 1 - step.ramp(0, self.config.sigma_noise_until)
+        with learning(self.generator), self.autocast():
+            self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
+        if self.projected is not None:
+            chance = float(self.adaptive.chance) if self.adaptive else 0.0
+            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
+        early, late = self.config.object_pose_share
+        m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
+        m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
+        mask = self.fake.mask[:m]  # no horizon to read the elevation from
+        self.alone = self.on_flat_colour(self.fake.foreground[:m], mask, step)
+        if self.config.cutouts > 0:
+            if batch.mask is None:
+                raise ValueError(
+                    "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
+                )
+            self.alone = self.seen(self.alone, step)
+            self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
+
+    def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
+        """Return objects on plain backgrounds of random colours."""
+        flat = rand(len(image), 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
+        return mask * image + (1 - mask) * flat
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of bfloat16 arithmetic, if the config wants it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def seen(self, image: Image, step: Step) -> Image:
+        """Return pictures as the critic gets them: recoloured, where it has become too sure of a small set."""
+        return augment(image, float(self.adaptive.chance), step.rng, ("colour",)) if self.adaptive else image
+
+    def judge(self, image: Image, step: Step) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
+        """Return logits and poses; late enough, logits given the pose."""
+        c = self.config
+        condition = step.ramp(c.condition_since, c.condition_full)
+        with self.autocast():
+            return self.discriminator(image, condition)
+
+    def pose_losses(self, read: Tensor, read_alone: Tensor, step: Step) -> dict[str, Tensor]:
+        """Return the errors of the poses read from pictures and from objects on a flat colour."""
+        c = self.config
+        true = pose_targets(self.codes, c.generator.pose)
+        late = step.ramp(*c.pose_ramp)
+        weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
+        return {
+            "pose": c.pose_weight * pose_error(read, true, weights),
+            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(read_alone)], weights),
+        }
+
+    def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return adversarial and pose terms of the discriminator."""
+        fake, read = self.judge(self.seen(self.fake.image.detach(), step), step)
+        real, _ = self.judge(self.seen(batch.image, step), step)
+        if self.adaptive is not None:
+            self.gauges = self.adaptive.update(real)
+        fake_alone, read_alone = self.judge(self.alone.detach(), step)
+        terms = {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, read_alone, step)}
+        if self.config.cutouts > 0:
+            real_alone, _ = self.judge(self.cut_out, step)
+            terms["cutouts"] = self.config.cutouts * discriminator_loss(real_alone, fake_alone)
+        return terms
+
+    def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the gradient penalty on real pictures, in float32."""
+        image = self.seen(batch.image, step).detach().requires_grad_()
+        c = self.config
+        logit, _ = self.discriminator(image, step.ramp(c.condition_since, c.condition_full))
+        gamma = r1_gamma(c.generator.resolution, c.loop.batch) if c.r1 is None else c.r1
+        return {"r1": gamma / 2 * r1_penalty(logit, image)}
+
+    def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return adversarial, pose and mask terms of the generator."""
+        c, layers = self.config, self.fake
+        hit = box_rays(self.codes.placed, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
+        logit, read = self.judge(self.seen(layers.image, step), step)
+        logit_alone, read_alone = self.judge(self.alone, step)
+        return {
+            "adversarial": generator_loss(logit),
+            **self.pose_losses(read, read_alone, step),
+            **({"cutouts": c.cutouts * generator_loss(logit_alone)} if c.cutouts > 0 else {}),
+            "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
+            "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
+            **(self.projected.generator_losses() if self.projected is not None else {}),
+        }
+
+    def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
+        """Return samples; a turn; and the layers, shape and look of a few objects."""
+        assert isinstance(generator, Generator)
+        few = rows(self.shown, slice(0, 4))
+        turn = repeat(few, 8)
+        low, high = self.config.generator.pose.rotation
+        steps = torch.arange(8, device=self.device) / (
+            8 if high - low >= 360 else 7
+        )  # a whole turn ends where it began
+        turn = replace(turn, rotation=(low + (high - low) * steps).deg2rad().repeat(4))
+        eight = rows(self.shown, slice(0, 8))
+        one = repeat(rows(self.shown, 0), 8)
+        layers = generator(eight)
+        shapes = generator(replace(one, z_s_fg=self.shown.z_s_fg[8:16]))
+        looks = generator(replace(one, z_a_fg=self.shown.z_a_fg[8:16]))
+        mask = (layers.mask * 2 - 1).expand(-1, 3, -1, -1)
+        return {
+            "samples": generator(rows(self.shown, slice(8, 40))).image,
+            "turn": generator(turn).image,
+            "layers": torch.cat([layers.image, layers.foreground, mask, layers.background, shapes.image, looks.image]),
+        }

@@ -1,0 +1,114 @@
+"""Style-based renderers of the fast configs: the object's feature map and the background's constant to pictures."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, leaky
+
+
+class StyledConv(nn.Module):
+    """Modulated 3 x 3 convolution, bias, leaky ReLU (StyleGAN2 Fig. 2d); no noise, it would be a second look."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, out_channels, 3, style_dim)
+        self.activate = FusedLeakyReLU(out_channels)
+
+    def forward(self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n d h w"]:
+        """Return the styled map, same size."""
+        return self.activate(self.conv(x, style))
+
+
+class ToRGB(nn.Module):
+    """Modulated 1 x 1 convolution to three channels, before tanh."""
+
+    def __init__(self, in_channels: int, style_dim: int) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, 3, 1, style_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n 3 h w"]:
+        """Return unbounded RGB."""
+        return self.conv(x, style) + self.bias
+
+
+def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+    """Return twice the size, bilinear: a sub-pixel convolution left checkerboards in the object."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class ObjectRenderer(nn.Module):
+    """Feature map to RGB: a few convolutions only, so that what a view shows comes from 3D and not from this net.
+
+    The last `doublings` of its blocks double the size.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], style_dim: int, doublings: int) -> None:
+        super().__init__()
+        self.first = StyledConv(in_channels, channels[0], style_dim)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([StyledConv(i, o, style_dim), StyledConv(o, o, style_dim)]) for i, o in pairwise(channels)
+        )
+        self.to_rgb = ToRGB(channels[-1], style_dim)
+        self.n_layers = 1 + 2 * len(self.blocks)
+        self.doublings = doublings
+
+    def forward(
+        self,
+        features: Float[Tensor, "n c r r"],
+        w_shape: Float[Tensor, "n dim"],
+        w_look: Float[Tensor, "n dim"],
+        inject_index: int,
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Return RGB in [-1, 1]; convolutions before `inject_index` are styled by the shape, the rest by the look."""
+
+        def style(layer: int) -> Tensor:
+            return w_shape if layer < inject_index else w_look
+
+        x = self.first(features, style(0))
+        for i, (before, after) in enumerate(self.blocks):  # type: ignore[misc]
+            x = before(x, style(2 * i + 1))
+            x = after(double(x) if i >= len(self.blocks) - self.doublings else x, style(2 * i + 2))
+        return torch.tanh(self.to_rgb(x, style(self.n_layers)).float())
+
+
+class MaskHead(nn.Module):
+    """Opacity of the rays, sharpened at picture size; it sees the shape's features only, never a look or background."""
+
+    def __init__(self, in_channels: int, channels: int, doublings: int) -> None:
+        super().__init__()
+        self.read = EqualConv2d(in_channels, channels, 3)
+        self.write = EqualConv2d(channels, 1, 3)
+        self.doublings = doublings
+
+    def forward(
+        self, features: Float[Tensor, "n c r r"], alpha: Float[Tensor, "n 1 r r"], hit: Float[Tensor, "n 1 r r"]
+    ) -> Float[Tensor, "n 1 h w"]:
+        """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box."""
+        x = leaky(self.read(features))
+        for _ in range(self.doublings):
+            x, alpha, hit = double(x), double(alpha), double(hit)
+        correction = torch.tanh(self.write(x).float())
+        return torch.sigmoid(12 * (alpha - 0.5) + 4 * correction) * hit
+
+
+class BackgroundRenderer(nn.Module):
+    """A learned 4 x 4 constant, styled up to the picture: coarse layers by the shape code, fine ones by the look."""
+
+    def __init__(self, channels: tuple[int, ...], style_dim: int, n_shape: int) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
+        self.convs = nn.ModuleList(StyledConv(i, o, style_dim) for i, o in pairwise((channels[0], *channels)))
+        self.to_rgb = ToRGB(channels[-1], style_dim)
+        self.n_shape = n_shape
+
+    def forward(self, w_shape: Float[Tensor, "n dim"], w_look: Float[Tensor, "n dim"]) -> Float[Tensor, "n 3 h w"]:
+        """Return RGB in [-1, 1], 4 * 2^(layers - 1) pixels wide."""
+        x = self.constant.expand(w_look.shape[0], -1, -1, -1)
+        for i, conv in enumerate(self.convs):
+            x = conv(x if i == 0 else double(x), w_shape if i < self.n_shape else w_look)
+        return torch.tanh(self.to_rgb(x, w_look).float())

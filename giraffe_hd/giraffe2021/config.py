@@ -1,0 +1,81 @@
+"""Sizes and training of GIRAFFE (Niemeyer and Geiger, CVPR 2021); prior, fields and rays are those of GIRAFFE HD."""
+
+from dataclasses import dataclass, field
+
+from giraffe_hd.paper.config import FieldConfig, PriorConfig, VolumeConfig
+from training.config import DataConfig, LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """GIRAFFE's generator (2021): several objects and the background in one volume, a plain renderer."""
+
+    size: int = 64
+    """Side of the picture in pixels."""
+    z_dim: int = 256
+    z_dim_bg: int = 128
+    width: int = 128
+    width_bg: int = 64
+    """Of the fields' layers."""
+    feat_dim: int = 128
+    """Channels of the rendered feature map and of the renderer's first layer."""
+    min_feat: int = 32
+    """The renderer's channels halve with each doubling of the size, down to this."""
+    use_viewdirs: bool = True
+    volume: VolumeConfig = field(default_factory=VolumeConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+    def __post_init__(self) -> None:
+        side = self.volume.resolution
+        if self.size > 1024 or self.size <= side or side & (side - 1) or self.size & (self.size - 1):
+            raise ValueError(
+                f"{side} rays cannot be doubled to {self.size} pixels; wanted powers of two, at most 1024 pixels"
+            )
+
+    def object_field(self) -> FieldConfig:
+        """Return the objects' field: 8 layers, a skip after the fourth; shared by all objects."""
+        return FieldConfig(
+            z_dim=self.z_dim,
+            width=self.width,
+            n_layers=8,
+            skip=4,
+            extent=2.0,
+            feat_dim=self.feat_dim,
+            use_viewdirs=self.use_viewdirs,
+            use_z_app=True,
+        )
+
+    def background_field(self) -> FieldConfig:
+        """Return the background's field: 4 layers."""
+        return FieldConfig(
+            z_dim=self.z_dim_bg,
+            width=self.width_bg,
+            n_layers=4,
+            skip=None,
+            extent=12.0,
+            feat_dim=self.feat_dim,
+            use_viewdirs=self.use_viewdirs,
+            use_z_app=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """All that training GIRAFFE (2021) depends on; the authors' values."""
+
+    family: str = "giraffe"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    lr_generator: float = 5e-4
+    """RMSprop's; the authors halve it at 256 px."""
+    lr_discriminator: float = 1e-4
+    r1: float = 10.0
+    """Of the whole penalty, not of its half, in every step."""
+
+    def __post_init__(self) -> None:
+        if self.data.size != self.generator.size:
+            raise ValueError(
+                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
+                f"and generator.size the same value"
+            )

@@ -1,0 +1,259 @@
+"""Configs of the `fast` MixNMatch: its networks, its losses, and one train config for each bundled model."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from training.config import DataConfig, LoopConfig
+from training.nn.discriminator import check_levels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseConfig:
+    """How the leading numbers of z move the object; the numbers after them are free and bend or shade it.
+
+    A uniform range is reached from the normal number through its distribution function, so that z stays N(0, I).
+    """
+
+    kind: Literal["turn", "plane"] = "turn"
+    """`turn`: a solid seen from all sides, z = (direction x, direction y, elevation, scale, shift x, shift y, free...).
+    `plane`: a flat thing seen from the front, z = (roll, scale, aspect, shift x, shift y, free...)."""
+    elevation: tuple[float, float] = (10.0, 35.0)
+    """`turn`: degrees above the horizon, uniform."""
+    scale: tuple[float, float] = (0.52, 0.73)
+    """Half length of the object as a share of half the picture's width, uniform."""
+    proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
+    """`turn`: half the box of the object along its length, width and height, over half its length."""
+    shift_x: tuple[float, float] = (-0.2, 0.2)
+    """Share of half the picture's width, right is positive, uniform."""
+    shift_y: tuple[float, float] = (-0.12, 0.12)
+    """Share of half the picture's height, down is positive, uniform."""
+    roll: float = 10.0
+    """`plane`: degrees in the picture's plane, standard deviation."""
+    aspect: float = 0.1
+    """`plane`: standard deviation of the logarithm of width over height."""
+    bend: float = 0.1
+    """`plane`: largest shift of a point by the smooth bending that z drives, as a share of half the object's size."""
+
+    @property
+    def placed(self) -> int:
+        """How many leading numbers of z place the object."""
+        return 6 if self.kind == "turn" else 5
+
+    def __post_init__(self) -> None:
+        for name in ("elevation", "scale", "shift_x", "shift_y"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"pose.{name} runs from {low} to {high}; give the lower end first")
+        if self.scale[0] <= 0:
+            raise ValueError(f"pose.scale starts at {self.scale[0]}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratorConfig:
+    """The painter, the encoders and the feature extractor of the `fast` MixNMatch."""
+
+    RETIRED: ClassVar[dict[str, Any]] = {"extent": [1.0, 1.0, 1.0]}
+    """Fields that files of earlier versions may have, each with the only value that is built now."""
+    resolution: int = 64
+    """Side of the picture in pixels: a power of two, at least 32."""
+    z_dim: int = 8
+    """Numbers of pose; the background's layout has as many of its own."""
+    n_backgrounds: int = 20
+    n_shapes: int = 10
+    n_textures: int = 40
+    """A multiple of `n_shapes`: tied codes give each shape its own run of textures."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    field_dim: int = 64
+    """`turn`: width of the field that holds all solids, each by its own modulation."""
+    field_depth: int = 3
+    octaves: int = 4
+    density: float = 6.0
+    samples: int = 10
+    """`turn`: samples along each ray, all inside the object's box."""
+    volume: tuple[int, int, int] = (1, 32, 32)
+    """`plane`: cells of a shape's own map: 1, down, right."""
+    volume_dim: int = 24
+    """`plane`: channels of a shape's map beside its occupancy."""
+    shape_noise: float = 0.5
+    """`plane`: how far shapes differ before training; what all have in common starts at 0.5."""
+    occupancy_noise: float = 1.0
+    """`plane`: how far occupancy is from an ellipse before training, over the noise of the features."""
+    mirror: bool = True
+    """Shapes are the same left and right."""
+    shape_dim: int = 64
+    """`plane`: channels of the parent stage."""
+    feature_dim: int = 32
+    """Channels of the parent feature, at half the picture's side."""
+    texture_dim: int = 32
+    """Channels of the child stage."""
+    texture_doubled: int = 1
+    """The child's convolutions at half the picture's side; the others see the full side."""
+    background_dim: int = 64
+    """Channels of the background stage at 4 to 8 pixels."""
+    style_dim: int = 64
+    """Size of the code embeddings that modulate the convolutions."""
+    encoder_dim: int = 32
+    """Channels of the encoders' shared trunk at half the side of what they read."""
+    encoder_channels: tuple[int, ...] = ()
+    """Instead of a trunk of `encoder_dim`, one as the image critic's, which can begin as the critic; its channels at
+    half the side of what it reads and each halving after."""
+    one_shape: bool = False
+    """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with the better of two
+    drawn by their shares: shapes become kinds that are there, as cluster means do."""
+    texture_power: float = 1.0
+    """The shares of textures read from photos are raised to this power: the painter has learnt one texture at a time,
+    and the more even a blend, the duller its colours."""
+    encoder_side: int = 64
+    """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
+
+    @property
+    def code_sizes(self) -> dict[str, int]:
+        """Code -> how many numbers it has."""
+        return {
+            "z": self.z_dim,
+            "b": self.n_backgrounds,
+            "p": self.n_shapes,
+            "c": self.n_textures,
+            "z_background": self.z_dim,
+        }
+
+    def __post_init__(self) -> None:
+        if self.resolution < 32 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution {self.resolution} must be a power of two from 32 up")
+        if min(self.n_backgrounds, self.n_shapes, self.n_textures) < 1:
+            raise ValueError("generator.n_backgrounds, n_shapes and n_textures must each be at least 1")
+        if self.n_textures % self.n_shapes:
+            raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
+        if self.z_dim <= self.pose.placed:
+            raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.placed} numbers that place the object")
+        if self.volume[0] != 1:
+            raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
+        if self.texture_power <= 0:
+            raise ValueError(f"texture_power {self.texture_power} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights and schedules of the losses; schedules are (start, end) in real pictures seen, linear between."""
+
+    background: float = 2.0
+    """Background patches against real ones outside the boxes (paper: 10)."""
+    background_class: float = 0.5
+    """Background patches against object patches (paper: 1)."""
+    image: float = 1.0
+    """The finished picture against real ones."""
+    pose: tuple[float, float] = (0.0, 0.0)
+    """The pose read by the image critic, from finished pictures and from objects on a flat colour (paper: none); at the
+    start, until all shapes have the same front, and at the end of `settling_ramp`."""
+    pose_alone: float = 0.25
+    """Share of a batch whose pose is also read from the object on a flat colour."""
+    condition_ramp: tuple[int, int] = (20_000, 40_000)
+    """With a pose read: over these pictures the critic comes to compare real and painted pictures of like pose."""
+    info_shape: tuple[float, float] = (0.3, 0.3)
+    info_texture: float = 0.5
+    info_background: float = 0.5
+    """Codes read from the layers (paper: shape 1, texture 1, background none); the shape's at the start, until shapes
+    differ, and at the end of `settling_ramp`."""
+    settling_ramp: tuple[int, int] = (12_000, 20_000)
+    """Being read is easier than being a car: what helped shapes to agree and to differ later leaves odd ones."""
+    pair: float = 0.2
+    """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
+    pair_ramp: tuple[int, int] = (8_000, 20_000)
+    code_z: float = 5.0
+    code_b: float = 1.0
+    code_p: float = 2.0
+    code_c: float = 2.0
+    """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
+    code_to_painter: float = 0.05
+    """Share of the code losses' gradient that reaches the painter (paper: 0)."""
+    rebuilt: float = 3.0
+    """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
+    perceived: float = 0.0
+    """Real pictures against the same as the image critic sees them (paper: none; Larsen et al. 2016 Eq. 8)."""
+    rebuilt_to_pose: float = 1.0
+    """Share of these terms' gradient that reaches z: pixels may pull a turn the wrong way round."""
+    rival: float = 1.0
+    """With `one_shape`: the encoders' preference for that better shape over the worse one (paper: none)."""
+    even: float = 1.0
+    """With `one_shape`: how far a shape that photos are seldom read as is preferred, in mean differences between two
+    shapes for each factor of e that it lacks (paper: none)."""
+    told_pose: float = 0.0
+    """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
+    rebuild_since: int = 1_000
+    """Pictures after which photos are rebuilt (`rebuilt`, `rival`)."""
+    box_fit: float = 1.0
+    """The mask painted from a real picture's codes against that picture's box (paper: none)."""
+    clay: float = 0.5
+    """The shape's picture against the finished one without colour (paper: none)."""
+    r1_image: float | None = None
+    r1_background: float = 0.05
+    r1_pair: float = 0.1
+    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); that of the
+    image critic by default from size and batch, `training.nn.gan.r1_gamma`."""
+    r1_every: int = 16
+    """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
+    area: float = 5.0
+    """Hinge that keeps the mask's share of the picture within `area_range`."""
+    area_range: tuple[float, float] = (0.06, 0.45)
+    child_area: float = 1.0
+    """Hinge that keeps the texture's mask above half of the shape's."""
+    outline: float = 0.0
+    """Hinge that keeps the outline of the shape's mask, over the root of its area, below `outline_most`: no lace."""
+    outline_most: float = 8.0
+    containment: float = 2.0
+    """Mask where no real box of the batch lies."""
+    binary: float = 1.0
+    """Half-transparent pixels of the mask."""
+    binary_ramp: tuple[int, int] = (8_000, 24_000)
+    free_share: tuple[float, float] = (0.5, 1.0)
+    """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
+    free_ramp: tuple[int, int] = (4_000, 20_000)
+    feature: float = 1.0
+    """L1 of the feature extractor on painted pictures (paper: 1)."""
+    feature_critic: float = 0.02
+    """Extracted features of real photos against painted ones (paper: 1 at a tenth of the learning rate)."""
+    feature_rebuilt: float = 0.5
+    """Real pictures against what is painted from the features extracted from them (paper: none)."""
+    augment: float = 0.0
+    """Chance of each augmentation (shift, colour, cutout) on both sides of the critics of pictures."""
+    augment_target: float | None = None
+    """Instead, let that chance follow how sure the image critic is of real pictures: r_t, such as 0.6 (ADA)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A whole training run of the `fast` MixNMatch."""
+
+    family: str = "mixnmatch"
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+    learning_rate: float | None = None
+    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.nn.gan.learning_rate`."""
+    critic_learning_rate: float | None = None
+    object_since: int = 0
+    """Pictures after which shapes and textures learn: those taken over from another run wait for all that is new."""
+    decay_since: float = 0.7
+    """Share of the run after which the learning rates fall, linearly, to a tenth."""
+    critic_channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Channels of the image critic at half the picture's side and each halving after; the last level is 4 wide."""
+    patch_dim: int = 24
+    """Channels of the background critic's first layer."""
+    patch_field: int = 18
+    """Side of the background critic's patches at 64 pixels: 18 or 10."""
+    patch_shrink: float = 0.0
+    """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
+    feature_since: int = 16_000
+    """Pictures after which the second stage, feature mode, learns beside the first."""
+    first_stage_until: int | None = None
+    """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
+    because the average generator then stays an average)."""
+
+    def __post_init__(self) -> None:
+        size, encoder = self.generator.resolution, self.generator.encoder_channels
+        if self.data.size != size:
+            raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
+        check_levels(self.critic_channels, size, "critic_channels")
+        if encoder:
+            check_levels(encoder, min(size, self.generator.encoder_side), "generator.encoder_channels")

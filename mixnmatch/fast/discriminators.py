@@ -1,0 +1,142 @@
+"""Critics of background patches, of image-code pairs and of features; readers of codes from layers.
+
+No critic has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.fast.config import GeneratorConfig
+from mixnmatch.fast.encoders import Trunk
+from mixnmatch.fast.losses import cell_weights
+from training.nn.layers import EqualConv2d, EqualLinear, leaky
+from training.runtime.sharded_random import randn
+from training.types import Boxes, Image, Mask
+
+
+class PatchCritic(nn.Module):
+    """Real or painted, and background or object, for patches of a picture of 64 pixels (the papers' D_b).
+
+    No padding: cell (i, j) of the map sees the pixels 2i to 2i + field - 1 and 2j to 2j + field - 1, and nothing else.
+    A field of 18 is the papers' 27 % of the side; one of 10 still finds background beside objects that fill the
+    picture. Other sizes are brought to 64 first.
+    """
+
+    side, stride = 64, 2
+    KERNELS: ClassVar[dict[int, tuple[int, ...]]] = {18: (4, 4, 3, 3), 10: (4, 4, 1, 1)}
+    """Field -> kernels; the first has stride 2."""
+
+    def __init__(self, dim: int, field: int = 18) -> None:
+        super().__init__()
+        if field not in self.KERNELS:
+            raise ValueError(f"patches of {field} pixels are not made; choose from {sorted(self.KERNELS)}")
+        first, second, third, last = self.KERNELS[field]
+        self.field = field
+        self.cells = (self.side - field) // self.stride + 1
+        self.convs = nn.ModuleList(
+            [
+                EqualConv2d(3, dim, first, stride=self.stride, padding=0),
+                EqualConv2d(dim, 2 * dim, second, padding=0),
+                EqualConv2d(2 * dim, 2 * dim, third, padding=0),
+            ]
+        )
+        self.head = EqualConv2d(2 * dim, 2, last, padding=0)
+
+    def clear_of(self, boxes: Boxes) -> Float[Tensor, "n cells cells"]:
+        """Return 1 for the cells that see nothing of the object's box, 0 for the others."""
+        return cell_weights(boxes, side=self.side, cells=self.cells, field=self.field, stride=self.stride)
+
+    def forward(self, image: Image) -> tuple[Float[Tensor, "n cells cells"], Float[Tensor, "n cells cells"]]:
+        """Return two maps of logits: real or painted, background or object."""
+        if image.shape[-1] != self.side:
+            image = F.interpolate(image, size=(self.side, self.side), mode="area")
+        x = image.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = leaky(conv(x))
+        real, background = self.head(x).float().unbind(1)
+        return real, background
+
+
+class PairCritic(nn.Module):
+    """Encoded or painted, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
+
+    Paper: four critics of their own; here one trunk for the picture and, for each code, a projection
+    <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only drawn ones are one-hot.
+    """
+
+    NOISE = (0.5, 0.3)
+
+    def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
+        super().__init__()
+        self.trunk = Trunk(config.resolution // 2, dim, 128)
+        sizes = config.code_sizes
+        self.first = nn.ModuleDict({name: nn.Linear(size, 128) for name, size in sizes.items()})
+        self.second = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})
+        self.image = nn.ModuleDict({name: EqualLinear(128, 129) for name in sizes})
+
+    def forward(
+        self, image: Image, codes: dict[str, Float[Tensor, "n _"]], rng: torch.Generator
+    ) -> Float[Tensor, "n codes"]:
+        """Return a logit for each picture and code, high where the pair looks painted."""
+        features = self.trunk(F.avg_pool2d(image, 2))
+        scores = []
+        for name, code in codes.items():
+            x = leaky(self.first[name](noisy(code, self.NOISE[0], rng)))
+            x = self.second[name](noisy(x, self.NOISE[1], rng)).float()
+            y = self.image[name](features).float()
+            scores.append((x[:, 1:] * y[:, 1:]).mean(1) * 128**0.5 + x[:, 0] + y[:, 0])
+        return torch.stack(scores, 1)
+
+
+class Readers(nn.Module):
+    """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
+
+    Shape is read from grey and mask, so that it can't be told by colour; all are read at half size, so that nothing can
+    be told by a pattern of single pixels.
+    """
+
+    def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
+        super().__init__()
+        self.shape = Trunk(config.resolution // 2, dim, 128, channels=2)
+        self.texture = Trunk(config.resolution // 2, dim, 128)
+        self.background = Trunk(config.resolution // 2, dim, 128)
+        self.p = EqualLinear(128, config.n_shapes)
+        self.c = EqualLinear(128, config.n_textures)
+        self.b = EqualLinear(128, config.n_backgrounds)
+
+    def forward(
+        self, relief: Float[Tensor, "n 1 h w"], mask: Mask, child: Image, background: Image
+    ) -> tuple[Float[Tensor, "n n_shapes"], Float[Tensor, "n n_textures"], Float[Tensor, "n n_backgrounds"]]:
+        """Return logits of p, c and b from the object's relief and mask, the texture's foreground, the background.
+
+        The foreground comes multiplied by its mask.
+        """
+        seen = torch.cat([relief, 2 * mask - 1], 1)
+        p = self.p(self.shape(F.avg_pool2d(seen, 2))).float()
+        c = self.c(self.texture(F.avg_pool2d(child, 2))).float()
+        return p, c, self.b(self.background(F.avg_pool2d(background, 2))).float()
+
+
+class FeatureCritic(nn.Module):
+    """Painted or extracted, for patches of the parent feature (the papers' D of the second stage)."""
+
+    def __init__(self, feature_dim: int, dim: int = 32) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([EqualConv2d(feature_dim, dim, 3, stride=2), EqualConv2d(dim, 2 * dim, 3)])
+        self.head = EqualConv2d(2 * dim, 1, 3)
+
+    def forward(self, feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n t t"]:
+        """Return a map of logits, high where the feature looks painted."""
+        x = feature.contiguous(memory_format=torch.channels_last)
+        for conv in self.convs:
+            x = leaky(conv(x))
+        return self.head(x).squeeze(1).float()
+
+
+def noisy(x: Tensor, deviation: float, rng: torch.Generator) -> Tensor:
+    """Return `x` with normal noise added, drawn on the CPU."""
+    return x + deviation * randn(*x.shape, rng=rng).to(x.device)

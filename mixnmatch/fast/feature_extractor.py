@@ -1,0 +1,38 @@
+"""Feature mode (MixNMatch Sec. 3.4): read the parent feature, pose and shape together, straight from a photo."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mixnmatch.fast.config import GeneratorConfig
+from training.nn.layers import EqualConv2d, leaky
+from training.types import Image
+
+
+class FeatureExtractor(nn.Module):
+    """A small U-Net from a picture to the parent feature, at half the picture's side."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        dim, out = config.encoder_dim, config.feature_dim
+        self.fold = EqualConv2d(12, dim, 3)
+        widths = (dim, dim * 3 // 2, dim * 2, dim * 2)
+        self.down = nn.ModuleList([EqualConv2d(i, o, 3, stride=2) for i, o in pairwise(widths)])
+        self.up = nn.ModuleList([EqualConv2d(widths[i + 1] + widths[i], widths[i], 3) for i in (2, 1, 0)])
+        self.last = EqualConv2d(widths[0], out, 3)
+
+    def forward(self, image: Image) -> Float[Tensor, "n feature s s"]:
+        """Return the feature; its first channel, the rough mask, is in [0, 1]."""
+        x = leaky(self.fold(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
+        skips = []
+        for conv in self.down:
+            skips.append(x)
+            x = leaky(conv(x))
+        for conv, skip in zip(self.up, reversed(skips), strict=True):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = leaky(conv(torch.cat([x, skip], 1)))
+        x = self.last(x)
+        return torch.cat([torch.sigmoid(x[:, :1].float()).to(x.dtype), x[:, 1:]], 1)

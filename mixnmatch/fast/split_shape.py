@@ -1,0 +1,150 @@
+"""Tell apart two shapes that share the same photos: each comes to stand for a half of them.
+
+Two shapes that start alike read as either and stay alike, for no photo is better rebuilt with one of them. Where each
+photo would move its own shape says which halves there are: the moves' two clusters become the two shapes (vector
+quantisation by splitting, Linde, Buzo and Gray 1980).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import TypeAdapter
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from mixnmatch.fast.config import TrainConfig
+from mixnmatch.fast.generator import Generator
+from mixnmatch.fast.losses import unlike_maps
+from mixnmatch.fast.recipe import Recipe
+from mixnmatch.fast.solid import Solid
+from training.batched import rows
+from training.checkpoint import read_card, save_generator
+from training.data.folder import PictureSet
+from training.types import Image
+from training.warm_start import learnt, take_over
+
+BATCH = 42
+"""Photos at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Write a generator in which two shapes that share the same photos stand for a half of these each.
+
+    Go on with it by `python -m training train ... --start-from SOURCES OUT`.
+    """
+
+    sources: tuple[Path, ...]
+    """Runs or files, as for `train --start-from`; the last says what is trained, and a run among them holds the image
+    critic."""
+    data: Path
+    """The prepared set whose photos say how shapes should differ."""
+    out: Path
+    shapes: tuple[int, int]
+    """Which two, counted from 0: both are read from the same kinds of photos."""
+    photos: int = 168
+    """How many photos of theirs are looked at."""
+    steps: int = 10
+    """Steps of each photo's own shape."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the generator; return what was done. Raises: ValueError for sources that don't suit."""
+        if not self.sources:
+            raise ValueError("--sources names nothing; give the run or file whose shapes are split")
+        config = config_of(self.sources[-1])
+        pair = self.pair(config.generator.n_shapes)
+        recipe = Recipe(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        critic = False
+        for source in self.sources:
+            theirs = recipe.adopt(learnt(source))
+            take_over(recipe.networks, theirs)
+            critic |= any(name.startswith("image_critic.") for name in theirs)
+        if not critic:
+            raise ValueError("none of the sources holds an image critic; give the folder of a run among them")
+        recipe.networks.requires_grad_(False)
+        photos = PictureSet(self.data, config.data)
+        chosen = self.theirs(recipe.generator, photos, pair)
+        moves = wished(recipe, photos.get(chosen).image, steps=self.steps)
+        halves, which = two_means(moves)
+        embed = recipe.generator.parent.embed.weight
+        embed[:, pair] = embed[:, pair].mean(1, keepdim=True) + halves.T.to(embed)
+        card = {"family": "mixnmatch", "config": TypeAdapter(TrainConfig).dump_python(config, mode="json")}
+        save_generator(self.out, recipe.generator, card=card)
+        counts = [int((which == k).sum()) for k in (0, 1)]
+        return {
+            "out": str(self.out),
+            "shapes": pair.tolist(),
+            "photos": counts,
+            "apart": float(halves.diff(dim=0).norm()),
+        }
+
+    def pair(self, n: int) -> Int[Tensor, "2"]:
+        """Return the two shapes. Raises: ValueError if they are one, or not among the `n` that there are."""
+        a, b = self.shapes
+        if a == b or not (0 <= a < n and 0 <= b < n):
+            raise ValueError(f"--shapes {a} {b}: wanted two different shapes of 0 to {n - 1}")
+        return torch.tensor(self.shapes)
+
+    def theirs(self, generator: Generator, photos: PictureSet, pair: Int[Tensor, "2"]) -> list[int]:
+        """Return photos that are read as one of `pair`. Raises: ValueError if there are too few to find halves."""
+        found: list[int] = []
+        for i in range(0, len(photos), BATCH):
+            part = range(i, min(i + BATCH, len(photos)))
+            shares = generator.encoders.codes(photos.get(part).image.to(generator.device), ("shape",)).p
+            found += [part[j] for j in torch.isin(shares.argmax(1).cpu(), pair).nonzero()[:, 0].tolist()]
+            if len(found) >= self.photos:
+                break
+        if len(found) < 8:
+            raise ValueError(f"of {len(photos)} photos {len(found)} are read as shapes {pair.tolist()}; 8 are needed")
+        return found[: self.photos]
+
+
+def config_of(source: Path) -> TrainConfig:
+    """Return how a run or a generator file was trained. Raises: ValueError if it has no solid shapes."""
+    path = source / "config.json"
+    said = json.loads(path.read_bytes()) if path.is_file() else read_card(source).get("config", {})
+    pose = said.get("generator", {}).get("pose", {})
+    if said.get("family") != "mixnmatch" or pose.get("kind") != "turn":
+        raise ValueError(
+            f"{source} has no solid shapes; give a run or a model of the `fast` MixNMatch that turns, last"
+        )
+    return TypeAdapter(TrainConfig).validate_python(said)
+
+
+@torch.enable_grad()
+def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Float[Tensor, "n style"]:
+    """Return how far each photo would move the style of its own shape to look more like itself to the image critic."""
+    painter = recipe.generator
+    space = painter.parent.space
+    assert isinstance(space, Solid)
+    image = image.to(painter.device)
+    with torch.no_grad():
+        codes = painter.encode(image)
+        style = painter.parent.embed(codes.p) + painter.parent.free(codes.z[:, painter.parent.placed :])
+        true = recipe.perceived(image)
+    moves = torch.zeros_like(style).requires_grad_()
+    optimizer = torch.optim.Adam([moves], lr=rate, betas=(0.5, 0.9))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for part in torch.arange(len(image)).split(BATCH):
+            some = rows(codes, part)
+            with recipe.precision():
+                painted = painter(some, feature=space(some.z, style[part] + moves[part])).image
+            off = unlike_maps(recipe.perceived(painted), [maps[part] for maps in true])
+            (off.sum() + 5e-4 * moves[part].square().sum()).backward()
+        optimizer.step()
+    return moves.detach().cpu()
+
+
+def two_means(points: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "2 d"], Int[Tensor, " n"]]:
+    """Return the means of two clusters and which each point belongs to, begun at either side of the widest spread."""
+    apart = points - points.mean(0)
+    _, _, widest = torch.linalg.svd(apart, full_matrices=False)
+    side = apart @ widest[0] > 0
+    start = torch.stack([points[side].mean(0), points[~side].mean(0)])
+    means, which = kmeans2(points.double().numpy(), start.double().numpy(), minit="matrix")
+    return torch.from_numpy(means).to(points), torch.from_numpy(which).long()

@@ -1,0 +1,33 @@
+"""Frozen dataclasses whose fields are tensors of one leading axis `n`, such as codes: take, repeat and join rows."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+C = TypeVar("C")
+
+
+def rows(codes: C, index: Any) -> C:
+    """Return the rows of a dataclass of tensors that `index` picks (an int keeps the leading axis)."""
+    index = slice(index, index + 1 or None) if isinstance(index, int) else index
+    return replace(codes, **{k: v[index] for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
+
+
+def repeat(codes: C, n: int) -> C:
+    """Return each row of a dataclass of tensors `n` times over, neighbours together."""
+    return replace(codes, **{k: v.repeat_interleave(n, 0) for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
+
+
+def stack(parts: Iterable[C]) -> C:
+    """Return the rows of several dataclasses of tensors as one."""
+    parts = list(parts)
+    columns = [fields_of(part) for part in parts]
+    joined = {k: torch.cat([c[k] for c in columns]) for k, v in columns[0].items() if v is not None}
+    return replace(parts[0], **joined)  # type: ignore[type-var]
+
+
+def fields_of(codes: Any) -> dict[str, Any]:
+    """Return a dataclass's fields by name, uncopied."""
+    return {name: getattr(codes, name) for name in codes.__dataclass_fields__}

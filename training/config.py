@@ -1,0 +1,89 @@
+"""Settings of every run, whatever it trains: its length and what it writes, and how a prepared set becomes batches.
+
+This module imports nothing of ours, so that a model's config loads neither the loop nor a metric.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long and how to train; what a run writes and when. Lengths are in real pictures seen."""
+
+    images: int = 200_000
+    """Pictures to see in all, over every resumption."""
+    batch: int = 16
+    """Pictures a step, of all processes together."""
+    accumulate: int = 1
+    """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
+    seed: int = 0
+    ema_half_life: int | None = None
+    """Pictures after which a weight's past counts half in the average generator; by default from the batch."""
+    ema_warm_up: float = 0.05
+    """The half-life is at most this share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
+    bf16: bool = True
+    """Compute in bfloat16 where the recipe says it is safe; weights stay float32."""
+    log_every: int = 50
+    """Steps between lines of the log."""
+    grid_every: int = 5_000
+    save_every: int = 5_000
+    keep: int = 3
+    """Resume states kept."""
+    figures_every: int = 0
+    """Pictures between short knob reports, in the log and in TensorBoard; 0 is never."""
+    figures_n: int = 128
+    """Pictures for each of their fits."""
+    figures_distance: int = 0
+    """Pictures on either side for the Frechet distance to real ones among the figures, as `fd`; 0 leaves it out."""
+    figures_features: Path | None = None
+    """A TorchScript network for that distance instead of FID's Inception."""
+    best_by: str | None = None
+    """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch", "accumulate", "log_every", "grid_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loop.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.ema_half_life is not None and self.ema_half_life < 1:
+            raise ValueError(f"loop.ema_half_life is {self.ema_half_life}; it must be at least 1")
+        if self.figures_every < 0 or self.figures_n < 32:
+            raise ValueError(
+                f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; wanted at least 0, 32"
+            )
+        for name in ("best_by", "figures_distance"):
+            if (value := getattr(self, name)) and not self.figures_every:
+                raise ValueError(f"loop.{name} is {value}, but no figures are taken; give --loop.figures-every too")
+
+    @property
+    def half_life(self) -> float:
+        """`ema_half_life`, or 10,000 pictures for a batch of 32 and in proportion (StyleGAN2-ADA Appendix C)."""
+        return self.ema_half_life or self.batch * 10_000 / 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """How pictures of a prepared set become training batches."""
+
+    size: int = 64
+    """Side of the square pictures in pixels."""
+    object_margin: float | None = None
+    """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
+    scene: bool = False
+    """Add a square of the whole picture, for critics of backgrounds."""
+    scene_size: int | None = None
+    """Side of that square in pixels; None takes `size`."""
+    flip: bool = True
+    """Mirror half of the pictures, with their boxes and masks."""
+    jitter: float = 0.0
+    """Cut the picture, and its scene, at random from one this share larger; 0 cuts nothing."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size {self.size} is no picture size; wanted 1 or more pixels")
+        if self.scene_size is not None and self.scene_size < 1:
+            raise ValueError(f"scene_size {self.scene_size} is no picture size; wanted 1 or more pixels, or none")
+        if self.object_margin is not None and self.object_margin < 1:
+            raise ValueError(f"object_margin {self.object_margin} would cut the object; wanted 1 or more, or none")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter {self.jitter} is out of range; wanted 0 to 1")

@@ -1,0 +1,80 @@
+"""The object's feature field: points in its box and a shape code in, density and features out (GIRAFFE Sec. 3.1)."""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.nn.layers import EqualLinear
+
+AMPLITUDE, DAMPING = 1.4, 0.6
+"""Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
+BALL, RADIUS = 4.0, 0.7
+"""BALL (RADIUS - |p|) is added to the density: before anything is learnt, an ellipsoid."""
+
+
+def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:
+    """Return p and the damped sin(2^k pi p), cos(2^k pi p) for k < octaves  (NeRF Eq. 4): d = 3 + 6 octaves."""
+    k = torch.arange(octaves, device=p.device)
+    angle = (p[..., None] * (2.0**k * math.pi)).flatten(2)
+    gain = (AMPLITUDE * DAMPING**k).repeat(3)
+    return torch.cat([p, angle.sin() * gain, angle.cos() * gain], -1)
+
+
+class ModulatedLinear(nn.Module):
+    """Linear layer over points; each picture's code scales its inputs, demodulated (StyleGAN2 Eq. 3), and shifts it."""
+
+    def __init__(self, in_dim: int, out_dim: int, style_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(in_dim, out_dim))
+        self.modulation = EqualLinear(style_dim, in_dim, bias=1.0)
+        self.shift = EqualLinear(style_dim, out_dim)
+
+    def forward(
+        self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"]
+    ) -> Float[Tensor, "n points out_dim"]:
+        """Return x W(w) + b(w), one batched product."""
+        weight, bias = self.of(w)
+        return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
+
+    def of(self, w: Float[Tensor, "n style"]) -> tuple[Float[Tensor, "n in_dim out_dim"], Float[Tensor, "n out_dim"]]:
+        """Return W(w) and b(w)."""
+        weight = self.weight * self.modulation(w)[:, :, None]
+        return weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), self.shift(w)
+
+
+class ObjectField(nn.Module):
+    """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid and, on demand, mirrors left and right."""
+
+    def __init__(self, hidden: int, depth: int, octaves: int, style_dim: int, *, mirror: bool, density: float) -> None:
+        super().__init__()
+        self.octaves, self.mirror, self.density = octaves, mirror, density
+        dims = [3 + 6 * octaves] + [hidden] * depth
+        self.layers = nn.ModuleList(ModulatedLinear(i, o, style_dim) for i, o in pairwise(dims))
+        self.sigma = ModulatedLinear(hidden, 1, style_dim)
+
+    def forward(
+        self,
+        p: Float[Tensor, "n points 3"],
+        w: Float[Tensor, "n style"],
+        noise: Float[Tensor, "n points"] | None = None,
+    ) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points hidden"]]:
+        """Return density per half-length of the object, at least 0, and hidden features, for p in [-1, 1]^3.
+
+        `noise` is added to the density before its softplus (NeRF Appendix A).
+        """
+        p = p.float()
+        if self.mirror:
+            p = torch.stack([p[..., 0], p[..., 1].abs(), p[..., 2]], -1)
+        x = positional_encoding(p, self.octaves)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        for layer in self.layers:
+            x = F.relu(layer(x, w)) * math.sqrt(2)
+        raw = self.sigma(x, w)[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
+        if noise is not None:
+            raw = raw + noise
+        return self.density * F.softplus(raw), x

@@ -1,0 +1,70 @@
+"""Adversarial training: the logistic loss, R1, StyleGAN2-ADA's default rates, and which network learns."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.types import Step
+
+Scalar = Float[Tensor, ""]
+
+
+def generator_loss(fake: Float[Tensor, "*n"]) -> Scalar:
+    """Return the non-saturating loss, mean softplus(-D(G(z)))  (GAN Sec. 3; GIRAFFE HD Eq. 5)."""
+    return F.softplus(-fake).mean()
+
+
+def discriminator_loss(real: Float[Tensor, "*n"], fake: Float[Tensor, "*n"]) -> Scalar:
+    """Return mean softplus(-D(x)) + mean softplus(D(G(z)))."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def r1_penalty(logits: Tensor, *inputs: Tensor) -> Scalar:
+    """Return the squared gradient norm of the logits with respect to the inputs, mean over pictures.
+
+    Mescheder et al. 2018 Eq. 9 without its factor gamma / 2.
+    """
+    gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+    squares = [gradient.float().square().sum(tuple(range(1, gradient.ndim))) for gradient in gradients]
+    return torch.stack(squares).sum(0).mean()
+
+
+def learning_rate(size: int) -> float:
+    """Return Adam's usual learning rate for equalised networks of pictures of `size` (StyleGAN2-ADA Appendix C)."""
+    return 2.5e-3 if size < 1024 else 2e-3
+
+
+def r1_gamma(size: int, batch: int) -> float:
+    """Return the usual weight of R1, 0.0002 size^2 / batch (StyleGAN2-ADA Appendix C)."""
+    return 0.0002 * size**2 / batch
+
+
+Rates = tuple[torch.optim.Optimizer, tuple[float, ...]]
+"""An optimiser and the learning rate that each of its groups began with."""
+
+
+def rates_of(optimizer: torch.optim.Optimizer) -> Rates:
+    """Return a new optimiser with its rates, for `slow_down`: a resumed one only knows those of its last step."""
+    return optimizer, tuple(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def slow_down(rates: Sequence[Rates], since: int, until: int, step: Step) -> None:
+    """Let learning rates fall, linearly from `since` to `until` pictures, to a tenth of what they began with."""
+    factor = 1 - 0.9 * step.ramp(since, until)
+    for optimizer, began in rates:
+        for group, rate in zip(optimizer.param_groups, began, strict=True):
+            group["lr"] = rate * factor
+
+
+@contextlib.contextmanager
+def learning(network: nn.Module) -> Iterator[None]:
+    """Let only `network` collect gradients inside the block; between blocks nothing does."""
+    network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False)

@@ -1,0 +1,158 @@
+"""Volume rendering of one object: rays clipped to its box, a few samples inside, features composited along each ray.
+
+Density is zero outside the box by definition, so nothing is evaluated there; and since the field's head is affine it
+is applied once a ray, after compositing: sum_s w_s (A h_s + b) = A (sum_s w_s h_s) + (sum_s w_s) b.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from training.nn.camera import box_points, look_at, pixel_plane, rotation_z
+from training.nn.fields import ObjectField
+from training.nn.layers import EqualLinear
+
+
+class Placed(NamedTuple):
+    """A camera and an object's box, one row a picture; lengths in world units, angles in radians."""
+
+    azimuth: Float[Tensor, " n"]
+    """Camera: 0 on the +x side, counter-clockwise seen from above."""
+    elevation: Float[Tensor, " n"]
+    """Camera: 0 at the horizon."""
+    radius: Float[Tensor, " n"]
+    """Distance of the camera from the origin."""
+    scale: Float[Tensor, "n 3"]
+    """Half-extents of the box along its own axes."""
+    translation: Float[Tensor, "n 3"]
+    """Centre of the box."""
+    rotation: Float[Tensor, " n"]
+    """Angle of p_box = Rz(rotation) (p - translation) / scale."""
+
+
+class Rays(NamedTuple):
+    """Rays in the coordinates of the object's box: p(t) = origin + t direction, t the depth along the view axis."""
+
+    origin: Float[Tensor, "n 1 3"]
+    direction: Float[Tensor, "n rays 3"]
+    near: Float[Tensor, "n rays"]
+    far: Float[Tensor, "n rays"]
+    """Where the ray enters and leaves the box; far <= near where it misses."""
+    length: Float[Tensor, " rays"]
+    """World length of one unit of t."""
+
+    @property
+    def hit(self) -> Bool[Tensor, "n rays"]:
+        """Whether the ray crosses the box in front of the camera."""
+        return self.far > self.near
+
+
+def box_rays(placed: Placed, size: int, fov: float) -> Rays:
+    """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
+    with torch.autocast(placed.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
+        x, y = pixel_plane(size, device=placed.azimuth.device)
+        tan = math.tan(math.radians(fov) / 2)
+        local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
+        camera = look_at(placed.azimuth, placed.elevation)
+        eye = camera[:, None, :, 2] * placed.radius[:, None, None]
+        origin = box_points(eye, placed.scale, placed.translation, placed.rotation)
+        world = local @ camera.transpose(1, 2)
+        direction = world @ rotation_z(placed.rotation).transpose(1, 2) / placed.scale[:, None]
+        direction = torch.where(direction.abs() < 1e-6, direction.new_tensor(1e-6), direction)  # parallel to a face
+        faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
+        near = faces.amin(0).amax(-1).clamp_min(0)
+        return Rays(origin, direction, near, faces.amax(0).amin(-1), local.norm(dim=-1))
+
+
+def pick(rays: Rays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[Tensor, "n k"]]:
+    """Return indices of the rays that hit, padded to the largest number of hits in the batch, and which are real.
+
+    `most` fixes k beforehand, which spares a GPU the wait for the count.
+    """
+    hit = rays.hit
+    if most is None:
+        most = max(8, -(-int(hit.sum(1).max()) // 8) * 8)
+    real, index = hit.to(torch.uint8).topk(min(most, hit.shape[1]), dim=1)
+    return index, real.bool()
+
+
+def sample_depths(
+    near: Float[Tensor, "n k"], far: Float[Tensor, "n k"], samples: int, jitter: Float[Tensor, "n k s"] | None = None
+) -> Float[Tensor, "n k s"]:
+    """Return one depth in each of `samples` equal parts of [near, far]: its middle, or where `jitter` says."""
+    part = torch.arange(samples, device=near.device, dtype=near.dtype)
+    place = (part + (0.5 if jitter is None else jitter)) / samples
+    return near[..., None] + (far - near).clamp_min(0)[..., None] * place
+
+
+def ray_weights(sigma: Float[Tensor, "*n s"], step: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
+    """Return each sample's share of its ray: w_s = (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t) (NeRF Eq. 3)."""
+    optical = sigma * step
+    before = optical.cumsum(-1) - optical  # exclusive sum: steadier than a product of (1 - alpha)
+    return (1 - torch.exp(-optical)) * torch.exp(-before)
+
+
+def scatter_rays(
+    values: Float[Tensor, "n k c"], index: Int[Tensor, "n k"], real: Bool[Tensor, "n k"], size: int
+) -> Float[Tensor, "n c size size"]:
+    """Return per-ray values as a map, 0 where no ray hit."""
+    n, _, c = values.shape
+    flat = values.new_zeros(n, size * size, c)
+    flat = flat.scatter(1, index[..., None].expand(-1, -1, c), values * real[..., None].to(values.dtype))
+    return flat.transpose(1, 2).reshape(n, c, size, size)
+
+
+class Seen(NamedTuple):
+    """What rays saw of an object, for the rays that `which` picks; `real` tells them from padding."""
+
+    hidden: Float[Tensor, "n k hidden"]
+    """Features of the field, composited."""
+    opacity: Float[Tensor, "n k"]
+    depth: Float[Tensor, "n k"]
+    which: Int[Tensor, "n k"]
+    real: Bool[Tensor, "n k"]
+
+
+def see(
+    field: ObjectField,
+    rays: Rays,
+    length: Float[Tensor, "n 1"],
+    w: Float[Tensor, "n style"],
+    samples: int,
+    *,
+    jitter: Float[Tensor, "n rays samples"] | None = None,
+    noise: Float[Tensor, "n rays samples"] | None = None,
+) -> Seen:
+    """Return what the rays see of a field, evaluated on those alone that cross its box.
+
+    `length` is half the object's length in world units: steps are counted in it, so that an object's opacity does not
+    change with its size. `jitter` in [0, 1) places the samples, `noise` is added to the density.
+    """
+    index, real = pick(rays)
+    near, far = rays.near.gather(1, index), rays.far.gather(1, index)
+    direction = rays.direction.gather(1, index[..., None].expand(-1, -1, 3))
+    n, k = index.shape
+    if jitter is not None:
+        jitter = jitter.gather(1, index[..., None].expand(n, k, samples))
+    if noise is not None:
+        noise = noise.gather(1, index[..., None].expand(n, k, samples)).flatten(1)
+    t = sample_depths(near, far, samples, jitter)
+    points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
+    sigma, hidden = field(points.flatten(1, 2), w, noise)
+    step = (far - near).clamp_min(0) / samples * rays.length[index] / length
+    weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, samples))
+    composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, samples, -1)).sum(2)
+    opacity = weights.sum(2)
+    depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
+    return Seen(composed, opacity, depth, index, real)
+
+
+def affine_once_a_ray(
+    head: EqualLinear, composed: Float[Tensor, "n rays hidden"], opacity: Float[Tensor, "n rays"]
+) -> Float[Tensor, "n rays c"]:
+    """Return an affine head on composited hidden features: sum_s w_s (A h_s + b) = A sum_s w_s h_s + b sum_s w_s."""
+    features = composed @ (head.weight * head.scale).T.to(composed.dtype)
+    return features + opacity[..., None].to(features.dtype) * head.bias

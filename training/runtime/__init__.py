@@ -1,0 +1,1 @@
+"""What lies beneath training: processes, random sources, memory and CUDA graphs."""

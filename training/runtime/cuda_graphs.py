@@ -1,0 +1,90 @@
+"""One picture at a time on a GPU: what a generator does is recorded once as a CUDA graph and replayed for new codes.
+
+A picture of batch 1 is some two hundred small kernels, and launching them takes longer than running them.
+"""
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.batched import fields_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """A captured graph, the tensors it reads and those it writes."""
+
+    graph: "torch.cuda.CUDAGraph"
+    codes: Any
+    options: dict[str, Any]
+    layers: Any
+
+
+class Replayed:
+    """A generator's `forward` that replays itself: `generator.forward = Replayed(generator.forward)`.
+
+    Exact: the same kernels on the same numbers. Codes of other shapes, and other options, are recorded on their own; on
+    a CPU, or where gradients are wanted, the function is called as it is. The generator's weights must stand still.
+    """
+
+    def __init__(self, function: Callable[..., Any], most: int = 8) -> None:
+        if most < 1:
+            raise ValueError(f"{most} recordings are none; give 1 or more")
+        self.function, self.most = function, most
+        self._kept: dict[Hashable, Recording | None] = {}
+
+    def __call__(self, codes: Any, **options: Any) -> Any:
+        """Return `function(codes, **options)`, in tensors of their own."""
+        tensors = {k: v for k, v in fields_of(codes).items() if v is not None}
+        on_gpu = all(v.is_cuda for v in tensors.values())
+        if not on_gpu or torch.is_grad_enabled() or options.get("rng") is not None:
+            return self.function(codes, **options)
+        key = (_shapes(tensors), _shapes(options))
+        if key not in self._kept:
+            if len(self._kept) >= self.most:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[key] = self._record(codes, options)
+        recording = self._kept[key]
+        if recording is None:
+            return self.function(codes, **options)
+        for name, value in tensors.items():
+            getattr(recording.codes, name).copy_(value)
+        for name, value in options.items():
+            if isinstance(value, Tensor):
+                recording.options[name].copy_(value)
+        recording.graph.replay()
+        return replace(recording.layers, **{k: v.clone() for k, v in fields_of(recording.layers).items()})
+
+    def _record(self, codes: Any, options: dict[str, Any]) -> Recording | None:
+        """Return the function captured for codes of these shapes, or None, with a line in the log, where it cannot be:
+        when it waits for the GPU to decide what to do next."""
+        with torch.inference_mode(False), torch.no_grad():
+            codes = replace(codes, **{k: v.clone() for k, v in fields_of(codes).items() if v is not None})
+            options = {k: v.clone() if isinstance(v, Tensor) else v for k, v in options.items()}
+            try:
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):  # kernels are built and memory is found before the capture
+                    for _ in range(3):
+                        self.function(codes, **options)
+                torch.cuda.current_stream().wait_stream(stream)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    layers = self.function(codes, **options)
+            except RuntimeError as error:
+                log.warning("pictures are not replayed as CUDA graphs: %s", str(error).splitlines()[0])
+                return None
+        return Recording(graph=graph, codes=codes, options=options, layers=layers)
+
+
+def _shapes(values: dict[str, Any]) -> Hashable:
+    """Return what tells recordings apart: tensors by shape and type, other values by themselves."""
+    return tuple(
+        (name, (tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else v) for name, v in values.items()
+    )
