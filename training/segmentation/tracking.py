@@ -15,7 +15,7 @@ from .contract import Instance, PixelBox
 
 SIDE = 96
 """Side of the squares that masks are compared at, so that the work does not depend on the film's size."""
-PARTLY = 0.7
+PARTLY = 0.8
 """Share of an object's area below which it is taken to be partly hidden."""
 
 
@@ -133,7 +133,7 @@ class Tracker:
         same = float(np.minimum(track.colour, colours).sum())
         gap = np.hypot(*((ahead[:2] + ahead[2:]) - (box[:2] + box[2:]))) / 2
         extent = float(np.sqrt(max(_area(ahead), _area(box), 1.0)))
-        near = float(np.exp(-((gap / (extent * (0.5 + 0.1 * track.hidden))) ** 2)))
+        near = float(np.exp(-((gap / (extent * (0.8 + 0.1 * track.hidden))) ** 2)))
         return 0.4 * float(overlap) + 0.4 * same * near + 0.2 * near
 
     def _go_on(
@@ -148,12 +148,26 @@ class Tracker:
         area = float(mask.sum())
         track.seen += 1
         if area < PARTLY * track.area:
-            track.mask, track.box, track.area = track.expected(size), track.ahead(), 0.97 * track.area
+            track.mask, track.box, track.area = track.expected(size), track.ahead(), 0.99 * track.area
             return
-        moved = ((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])) / 2 / (track.hidden + 1)
-        track.speed = track.speed + max(0.2, 1 / track.seen) * (moved - track.speed)
+        track.speed = track.speed + max(0.2, 1 / track.seen) * (_moved(track, box) - track.speed)
         track.mask, track.box, track.area = mask, box, max(area, 0.9 * track.area + 0.1 * area)
         track.colour = 0.8 * track.colour + 0.2 * colours
+
+
+def _moved(track: _Track, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
+    """Return how far an object moved a frame, x and y.
+
+    Of the box's two edges and its middle, what moved most as before counts: what begins to hide an object, or ceases
+    to, stops one edge or makes it jump.
+    """
+    steps = (box - track.box).reshape(2, 2) / (track.hidden + 1)  # (low, high) x (x, y)
+    middle = steps.mean(0)
+    if track.seen <= 5:
+        return middle
+    choices = np.stack([middle, *steps])
+    nearest = np.abs(choices - track.speed).argmin(0)
+    return choices[nearest, [0, 1]]
 
 
 def _small(mask: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "s s"]:
