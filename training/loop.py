@@ -37,7 +37,7 @@ from training.registry import family_of, resolve
 from training.runtime.distributed import any_of, backward_together, from_first, joined, mean_of, rank, share_of, size
 from training.runtime.malloc import keep_memory
 from training.runtime.sharded_random import Draws, draws, own
-from training.types import Adopts, Batch, Phase, Recipe, Step
+from training.types import Adopts, Batch, Generator, Phase, Recipe, Step, TrainingSet
 from training.warm_start import learnt, take_over
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def train_step(
         parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if bool(torch.isfinite(norm + total)):
+            if phase.max_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, phase.max_norm, norm)
             with _slower(phase.optimizer, lr_factor):
                 phase.optimizer.step()
         else:
@@ -233,7 +235,7 @@ class Run:
             "config": _plain(_without_folders(self.config)),
         }
 
-    def step(self, data: PictureSet) -> dict[str, Tensor]:
+    def step(self, data: TrainingSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
         loop = self.config.loop
         indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
@@ -276,7 +278,7 @@ def train(
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
             log.setLevel(logging.ERROR)  # one voice
-        pictures = PictureSet(data, config.data)
+        pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
         run = Run(config, out, where)
         if rank() == 0:
             _keep_data(pictures, out)
@@ -334,7 +336,7 @@ def _unless_empty(out: Path, new: bool) -> Iterator[None]:
                 out.rmdir()
 
 
-def _train(run: Run, pictures: PictureSet) -> None:
+def _train(run: Run, pictures: Any) -> None:
     loop = run.config.loop
     fixed = to_device(pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1)), run.device)
     bad, since, seen, first = 0, time.monotonic(), run.images, rank() == 0
@@ -447,7 +449,7 @@ def _look(run: Run, fixed: Batch, board: Board) -> None:
     loop = run.config.loop
     if _crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
         _write_grids(run, fixed, board)
-    if any(run.images - loop.batch < at <= run.images for at in WHEN):
+    if isinstance(run.average, Generator) and any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
         options = getattr(run.recipe, "mask_options", None)
@@ -578,12 +580,12 @@ def _without_folders(config: Any) -> Any:
     return replace(config, **changed)
 
 
-def _keep_data(pictures: PictureSet, out: Path) -> None:
+def _keep_data(pictures: TrainingSet, out: Path) -> None:
     """Note which set the run learns from.
 
     Raises: ValueError if the folder's run has learnt from another set at another place.
     """
-    path, index = out / "data.json", hashlib.sha256((pictures.path / "index.csv").read_bytes()).hexdigest()
+    path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
     if path.is_file():
         before = _learns_from(path)
@@ -598,6 +600,11 @@ def _keep_data(pictures: PictureSet, out: Path) -> None:
             )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(ours, indent=1).encode())
+
+
+def _index(pictures: TrainingSet) -> Path:
+    """Return the file that lists a set's pictures."""
+    return getattr(pictures, "index", pictures.path / "index.csv")
 
 
 def _learns_from(path: Path) -> dict[str, str]:
