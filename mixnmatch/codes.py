@@ -7,6 +7,9 @@ from torch import Tensor
 
 from training.types import Image, Mask
 
+FACTORS = ("background", "pose", "shape", "texture")
+"""What can be read from a photo."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codes:

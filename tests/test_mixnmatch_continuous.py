@@ -201,12 +201,12 @@ def test_mask_loss_by_hand() -> None:
     assert float(mask_loss(mask, given)) == pytest.approx(0.693147 + 1 - 3 / 5, rel=1e-4)
 
 
-def tiny(**losses: float) -> TrainConfig:
+def tiny(augment: float = 0.0) -> TrainConfig:
     return TrainConfig(
         loop=replace(CLOTHING_64.loop, batch=4, images=64, bf16=False),
         data=CLOTHING_64.data,
         generator=TINY,
-        losses=LossConfig(perceptual=0.0, r1_every=2, **losses),
+        losses=LossConfig(perceptual=0.0, r1_every=2, augment=augment),
         projected=ProjectedConfig(weight=0.0),
         discriminator_channels=(8, 8, 8, 8),
     )

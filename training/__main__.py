@@ -1,4 +1,4 @@
-"""Commands: python -m training train | sweep | prepare | fid | evaluate | publish | import-official."""
+"""Commands: python -m training train | sweep | prepare | fid | evaluate | segment | publish | import-official."""
 
 import logging
 import sys
@@ -17,6 +17,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "sweep": (
         "training.sweep:Sweep",
         "train many variants of a preset side by side, on Ray Tune; stop the bad ones early",
+    ),
+    "segment": (
+        "training.segmentation.command:COMMAND",
+        "find objects in photos and films and cut them out; export and measure finders",
     ),
     "publish": ("training.publish:Publish", "turn a run into a small generator file with a card"),
     "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),

@@ -24,7 +24,7 @@ from training.devices import out_of_memory
 from training.files import read_plain_file, write_whole
 from training.foreign import read_state
 from training.registry import family_of, resolve
-from training.types import Generator
+from training.types import Generator, Model
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def checksum(metadata: Mapping[str, str]) -> str:
 
 
 def save_generator(
-    path: Path, generator: Generator, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+    path: Path, generator: Model, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> None:
     """Write `generator` to `path`; `dtype` stores its floating-point weights in that type (read back as float32).
 
@@ -64,7 +64,7 @@ def save_generator(
 
 
 def generator_file(
-    generator: Generator, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
+    generator: Model, *, card: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
 ) -> bytes:
     """Return the content of a generator file, as `save_generator` writes it."""
     state = {name: tensor.detach().cpu() for name, tensor in generator.state_dict().items()}
@@ -86,8 +86,8 @@ def tensors_sha256(content: bytes) -> str:
     return header["__metadata__"]["sha256"]
 
 
-def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
-    """Return the generator that a file holds, in evaluation mode on `device`, weights in float32.
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Return the model that a file holds, in evaluation mode on `device`, weights in float32.
 
     No memory is taken for a config that asks for far more than the file's weights.
 
@@ -120,6 +120,19 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     return generator.requires_grad_(False).eval().to(device)
 
 
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """Return the generator that a file holds, as `load_model` does.
+
+    Raises: CheckpointError besides for a model that is no generator.
+    """
+    model = load_model(path, device)
+    if not isinstance(model, Generator):
+        raise CheckpointError(
+            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file"
+        )
+    return model
+
+
 def _does_not_fit(path: Path, metadata: Mapping[str, str], error: Exception) -> CheckpointError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[0]
@@ -129,8 +142,8 @@ def _does_not_fit(path: Path, metadata: Mapping[str, str], error: Exception) -> 
     return CheckpointError(f"{path.name} does not fit this version's {metadata['family'][:80]}: {reason[:400]}")
 
 
-def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Generator:
-    """Return the generator of a file's config, its weights still to be read, if tensors of these `shapes` are those.
+def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """Return the model of a file's config, its weights still to be read, if tensors of these `shapes` are those.
 
     Raises: ValueError, RuntimeError or TypeError if they are not, before memory is taken for many more.
     """

@@ -33,6 +33,8 @@ class Found:
     confidence: float
     """0 to 1: how clearly two groups of colours part, times how well two ways of parting them agree, less what touches
     the rim."""
+    mask: Bool[np.ndarray, "h w"]
+    """What stands out, of a photo made small: its longer side is `SIDE` or less."""
 
 
 def find_object(picture: PIL.Image.Image) -> Found | None:
@@ -59,7 +61,7 @@ def find_object(picture: PIL.Image.Image) -> Found | None:
     mask = _refined(pixels, first, rim)
     agree = (first & mask).sum() / (first | mask).sum()
     confidence = _parted(distance, apart) * agree * max(0.0, 1 - 2 * (mask & rim).sum() / rim.sum())
-    return Found(box=box_of(mask), confidence=float(confidence))
+    return Found(box=box_of(mask), confidence=float(confidence), mask=mask)
 
 
 def propose_box(picture: PIL.Image.Image) -> Box:

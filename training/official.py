@@ -24,7 +24,7 @@ from training.checkpoint import save_generator
 from training.files import check_folder
 from training.foreign import check_archive, check_content, python_numbers, tables
 from training.registry import officials, preset, resolve
-from training.types import Generator
+from training.types import Model
 
 
 def _numpy_types() -> list[Any]:
@@ -119,11 +119,11 @@ def family_of(path: Path) -> str:
     shown = f"its entries are {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}" if keys else "it is no table"
     raise ValueError(
         f"{path.name} is no official checkpoint: {shown}; GIRAFFE HD's has g_ema (the averaged generator, not "
-        f"`g`) and args, MixNMatch's G.pth, E.pth and EX.pth have its networks' weights"
+        f"`g`) and args, MixNMatch's G.pth, E.pth and EX.pth have its networks' weights, YOLACT's backbone.* and fpn.*"
     )
 
 
-def read_official(files: Sequence[Path]) -> Generator:
+def read_official(files: Sequence[Path]) -> Model:
     """Return the generator that the authors' `files` hold, in evaluation mode on the CPU.
 
     Raises: ValueError, in one sentence, for files that are damaged, hostile, unknown, mixed or incomplete.

@@ -107,6 +107,46 @@ FAMILIES: dict[str, Family] = {
             "mixnmatch-paper-cub",
         ),
     ),
+    "yolact": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe:Recipe",
+        presets={
+            "yolact-fast-320": "training.segmentation.yolact.presets:FAST_320",
+            **{
+                f"yolact-{name}": f"training.segmentation.yolact.presets:{name.replace('-', '_').upper()}"
+                for name in (
+                    *("base", "im400", "im700", "resnet50", "resnet50-pascal", "darknet53"),
+                    *("plus-base", "plus-resnet50"),
+                    *("edge", "edge-resnet50", "edge-mobilenetv2", "edge-youtubevis-resnet50"),
+                )
+            },
+        },
+        official=Official(
+            r"(module\.)?(backbone|fpn|proto_net|prediction_layers|layers)\..+",
+            1,
+            "training.segmentation.yolact.official:read",
+            "yolact-base",
+        ),
+    ),
+    "yolact_flow": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe_video:FlowRecipe",
+        presets={
+            "yolact-edge-trainflow": "training.segmentation.yolact.presets:EDGE_TRAINFLOW",
+            "yolact-edge-trainflow-resnet50": "training.segmentation.yolact.presets:EDGE_TRAINFLOW_RESNET50",
+        },
+    ),
+    "yolact_video": Family(
+        model="training.segmentation.yolact.network:Yolact",
+        config="training.segmentation.yolact.config:NetworkConfig",
+        recipe="training.segmentation.yolact.recipe_video:VideoRecipe",
+        presets={
+            "yolact-edge-vid": "training.segmentation.yolact.presets:EDGE_VID",
+            "yolact-edge-vid-resnet50": "training.segmentation.yolact.presets:EDGE_VID_RESNET50",
+        },
+    ),
 }
 """Name of a family, as generator files and configs give it -> what makes it."""
 
@@ -142,9 +182,12 @@ def look_up(table: Mapping[str, Any], name: str, what: str) -> Any:
 def preset(name: str, data: Path | None = None) -> Any:
     """Return the train config called `name`, as it suits the prepared set `data`, where one is given and says how.
 
-    Such a config has a method `suited`, which takes what the set's `set.json` holds.
+    Such a config has a method `suited`, which takes what the set's `set.json` holds, or `for_folder`, which takes its
+    folder.
     """
     config = resolve(look_up(presets(), name, "preset"))
+    if data is not None and hasattr(config, "for_folder"):
+        return config.for_folder(data)
     about = None if data is None else data / "set.json"
     if about is None or not about.is_file() or not hasattr(config, "suited"):
         return config

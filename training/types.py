@@ -4,11 +4,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from training.runtime.result_cache import Memory
@@ -80,6 +81,19 @@ def knob_seeds(name: str, value: Any, n: int) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Instances:
+    """The objects of one picture, for networks that find objects."""
+
+    box: Boxes
+    label: Int[Tensor, " n"]
+    """Places in the network's classes."""
+    mask: Bool[Tensor, "n h w"]
+    """At the picture's size."""
+    crowd: Bool[Tensor, " n"]
+    """Which stand for many objects that are not told apart: nothing is learnt there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """Real pictures for one training step."""
 
@@ -95,6 +109,28 @@ class Batch:
     """The object's mask in `image`: for evaluation only, no loss may read it."""
     index: tuple[int, ...] = ()
     """Positions of the pictures in their set."""
+    previous: Image | None = None
+    """An earlier frame of the film that `image` is of; for flow, the frame that it leads to."""
+    flow: Float[Tensor, "n 2 h w"] | None = None
+    """Pixels, x then y, from each place in `image` to the same thing in `previous`."""
+    instances: tuple[Instances, ...] | None = None
+    """The objects of each picture; None where the set has no such lists."""
+
+
+@runtime_checkable
+class TrainingSet(Protocol):
+    """Pictures that a recipe learns from. Same indices and same state of `rng`: same batch.
+
+    One whose list of pictures is not the file `index.csv` in `path` names the file as `index`.
+    """
+
+    path: Path
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Return pictures as training sees them; the share of the batch that `rng` has."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +167,8 @@ class Phase:
     """Learning rates at a step over those that the optimizer was made with: one for all of its groups, or one each."""
     base_rates: tuple[float, ...] = field(init=False)
     """The learning rates that the optimizer was made with: a resumed one only knows those of its last step."""
+    max_norm: float | None = None
+    """Gradients of a larger norm are scaled down to it; None leaves them."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -156,16 +194,31 @@ class Phase:
 T = TypeVar("T")
 
 
-class Generator(nn.Module):
+class Model(nn.Module):
+    """A network that is trained, kept in files and read again by the name of its family."""
+
+    family: ClassVar[str]
+    """Name in `training.registry.FAMILIES`."""
+    config: Any
+    """The frozen dataclass this network was built from."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+
+class Generator(Model):
     """Codes in, layers out; knobs name what a person can turn.
 
     `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
     """
 
-    family: ClassVar[str]
-    """Name in `training.registry.FAMILIES`."""
-    config: Any
-    """The frozen dataclass this generator was built from."""
     memory: Memory | None = None
     """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
 
@@ -185,11 +238,6 @@ class Generator(nn.Module):
         """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
         return ()
 
-    @property
-    @abstractmethod
-    def resolution(self) -> int:
-        """Side of the square picture in pixels."""
-
     @abstractmethod
     def sample(self, n: int, rng: torch.Generator) -> Any:
         """Draw `n` codes from the prior, on this generator's device; `rng` lives on the CPU."""
@@ -203,11 +251,6 @@ class Generator(nn.Module):
 
         Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
         """
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return next(self.parameters()).device
 
     def knob(self, name: str) -> Knob:
         """Return the knob called `name`; ValueError with the known names if there is none."""

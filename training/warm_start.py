@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import load_generator, newest_state
+from training.checkpoint import load_model, newest_state
 
 _ITEM = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
@@ -25,7 +25,7 @@ def learnt(source: Path) -> dict[str, Tensor]:
         state, _ = found
         averaged = {f"generator.{name}": tensor for name, tensor in state["average"].items()}
         return state["networks"] | averaged
-    return {f"generator.{name}": tensor for name, tensor in load_generator(source).state_dict().items()}
+    return {f"generator.{name}": tensor for name, tensor in load_model(source).state_dict().items()}
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ class Recipe:
         if self.config.cutouts > 0:
             if batch.mask is None:
                 raise ValueError(
-                    "cut-outs are compared, and the prepared set has no masks; prepare it with masks, or give --cutouts 0"
+                    "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
                 )
             self.alone = self.seen(self.alone, step)
             self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.nn.layers import EqualConv2d, EqualLinear
+from training.nn.layers import ActivatedConv2d, EqualLinear
 from training.runtime.sharded_random import rand
 from training.types import Image, Mask
 
@@ -42,9 +42,9 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(
             [
-                EqualConv2d(12, width, 3),
-                EqualConv2d(width, 2 * width, 3, stride=2),
-                EqualConv2d(2 * width, 3 * width, 3, stride=2),
+                ActivatedConv2d(12, width, 3),
+                ActivatedConv2d(width, 2 * width, 3, stride=2),
+                ActivatedConv2d(2 * width, 3 * width, 3, stride=2),
             ]
         )
         self.flat = EqualLinear(3 * width * 4, 128, activate=True)
@@ -56,7 +56,7 @@ class PatchDiscriminator(nn.Module):
         n, count = cut.shape[:2]
         x = F.pixel_unshuffle(cut.flatten(0, 1), 2).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = conv.activated(x)
+            x = conv(x)
         return self.flat(x.flatten(1).float()).view(n, count, -1)
 
     def forward(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, filled
-from training.nn.layers import EqualConv2d, EqualLinear, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48
@@ -44,16 +44,16 @@ class Down(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.fold = EqualConv2d(4 * channels, widths[0], 3)
-        self.keep = nn.ModuleList(EqualConv2d(i, i, 3) for i, _ in pairwise(widths))
-        self.halve = nn.ModuleList(EqualConv2d(i, o, 3, stride=2) for i, o in pairwise(widths))
+        self.fold = ActivatedConv2d(4 * channels, widths[0], 3)
+        self.keep = nn.ModuleList(ActivatedConv2d(i, i, 3) for i, _ in pairwise(widths))
+        self.halve = nn.ModuleList(ActivatedConv2d(i, o, 3, stride=2) for i, o in pairwise(widths))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         """Return the maps of all levels, finest first."""
-        x = self.fold.activated(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
+        x = self.fold(F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last))
         seen = [x]
         for keep, halve in zip(self.keep, self.halve, strict=True):
-            x = halve.activated(keep.activated(x))
+            x = halve(keep(x))
             seen.append(x)
         return seen
 
@@ -65,18 +65,18 @@ class BackgroundEncoder(nn.Module):
         super().__init__()
         widths = config.encoder_widths
         self.down = Down(4, widths)
-        self.wider = EqualConv2d(widths[-1], widths[-1], 3, stride=2)
-        self.around = EqualConv2d(widths[-1], widths[-1], 3)
-        self.join = EqualConv2d(2 * widths[-1], widths[-1], 3)
+        self.wider = ActivatedConv2d(widths[-1], widths[-1], 3, stride=2)
+        self.around = ActivatedConv2d(widths[-1], widths[-1], 3)
+        self.join = ActivatedConv2d(2 * widths[-1], widths[-1], 3)
         self.last = EqualConv2d(widths[-1], config.background_channels, 1)
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return the code of what is outside the mask, which is widened by two pixels first."""
         hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
         *_, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
-        wide = self.around.activated(self.wider.activated(x))
+        wide = self.around(self.wider(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return bounded(self.last(self.join.activated(torch.cat([x, wide], 1))).flatten(1))
+        return bounded(self.last(self.join(torch.cat([x, wide], 1))).flatten(1))
 
 
 class ShapeEncoder(nn.Module):
@@ -114,7 +114,7 @@ class TextureEncoder(nn.Module):
         *_, x = self.down(pixels)
         parts = []
         for map in (x.float(), pixels):
-            weight = F.adaptive_avg_pool2d(inside, map.shape[2:]) + 1e-4
+            weight = F.adaptive_avg_pool2d(inside, map.shape[-1]) + 1e-4
             weight = weight / weight.sum((2, 3), keepdim=True)
             mean = (map * weight).sum((2, 3), keepdim=True)
             spread = ((map - mean).square() * weight).sum((2, 3)) + 1e-4
@@ -133,7 +133,7 @@ class Outline(nn.Module):
         self.mask = UNet(3, widths, 8)
         self.edge = EqualConv2d(8, 1, 3)
         self.box = EqualLinear(widths[-1] * 16, 4)
-        self.seams = nn.ModuleList([EqualConv2d(4, 32, 3), EqualConv2d(32, 32, 3)])
+        self.seams = nn.ModuleList([ActivatedConv2d(4, 32, 3), ActivatedConv2d(32, 32, 3)])
         self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
@@ -141,7 +141,7 @@ class Outline(nn.Module):
         coarse, deepest = self.mask(small(image))
         x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
         for conv in self.seams:
-            x = conv.activated(x)
+            x = conv(x)
         wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
         logit, feature = self.edge(wide).float(), self.feature(x).float()
         if (side := image.shape[-1]) != logit.shape[-1]:
@@ -159,7 +159,7 @@ class UNet(nn.Module):
     def __init__(self, channels: int, widths: tuple[int, ...], out_dim: int) -> None:
         super().__init__()
         self.down = Down(channels, widths)
-        self.up = nn.ModuleList(EqualConv2d(o + i, i, 3) for i, o in reversed(list(pairwise(widths))))
+        self.up = nn.ModuleList(ActivatedConv2d(o + i, i, 3) for i, o in reversed(list(pairwise(widths))))
         self.last = EqualConv2d(widths[0], out_dim, 3)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d h2 w2"], Float[Tensor, "n e h3 w3"]]:
@@ -168,5 +168,5 @@ class UNet(nn.Module):
         y = deepest
         for conv, skip in zip(self.up, reversed(skips), strict=True):
             y = F.interpolate(y, scale_factor=2, mode="nearest")
-            y = conv.activated(torch.cat([y, skip], 1))
+            y = conv(torch.cat([y, skip], 1))
         return self.last(y), deepest

@@ -5,37 +5,36 @@ object's box, the shape what its outline and folds are within that box, the text
 where they are, the background a map of the photo with the object taken out.
 """
 
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import Codes, Layers
+from mixnmatch.codes import FACTORS, Codes, Layers
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
-from mixnmatch.fast.encoders import FACTORS
-from mixnmatch.fast.generator import Generator as CategoricalGenerator
 from mixnmatch.fast.generator import over
-from training.batched import stack
-from training.types import Generator as AnyGenerator
-from training.types import Image, knob_seeds
-
-FACTOR_FIELDS = {"background": "b", "pose": "z", "shape": "p", "texture": "c"}
-"""Knob -> the code it sets."""
+from mixnmatch.photo_generator import PhotoGenerator
+from training.types import Image
 
 
-class Generator(CategoricalGenerator):
+class Generator(PhotoGenerator):
     """Four codes in, layers out; photos in, codes out."""
 
     family: ClassVar[str] = "mixnmatch_continuous"
-    config: GeneratorConfig  # type: ignore[assignment]
+    factor_fields: ClassVar[dict[str, tuple[str, ...]]] = {
+        "background": ("b",),
+        "pose": ("z",),
+        "shape": ("p",),
+        "texture": ("c",),
+    }
+    config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:
-        AnyGenerator.__init__(self)
+        super().__init__()
         self.config = config
         self.background = BackgroundStage(config)  # b -> picture
         self.shape = ShapeStage(config)  # (z, p) -> parent feature -> foreground P_f, mask P_m
@@ -69,23 +68,6 @@ class Generator(CategoricalGenerator):
             else:
                 codes[name] = (0.1 * torch.randn(n, size, generator=rng)).to(self.device)
         return Codes(**codes)
-
-    def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
-
-        Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
-        """
-        kind, n = self.knob(name).kind, len(codes.z)
-        factor = name.removesuffix("_seed")
-        if kind == "picture":
-            drawn = self.encode(self._picture(name, value, n), factors=(factor,))
-        else:
-            drawn = self._drawn(name, value, n)
-        field = FACTOR_FIELDS[factor]
-        return replace(codes, **{field: getattr(drawn, field).expand(n, -1)})
-
-    def _drawn(self, name: str, value: Any, n: int) -> Codes:
-        return stack([self.sample(1, torch.Generator().manual_seed(seed)) for seed in knob_seeds(name, value, n)])
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
         """Return the codes of photos; those of factors not asked for are zeros.

@@ -61,8 +61,8 @@ class Shared:
     """Which photo gave each mix its texture."""
     pose: Pose
     """Read from the photos."""
-    outline: Mask
-    """The masks read from the photos."""
+    masks: Float[Tensor, "twice_n 1 h w"]
+    """The masks of the photos by their codes, then those by outline."""
 
 
 class Recipe:
@@ -71,11 +71,12 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device, self.losses = config, device, config.losses
         self.generator = Generator(config.generator)
+        self.patch_discriminator = PatchDiscriminator()
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
                 "discriminator": Critic(config.discriminator_channels),
-                "patch_discriminator": PatchDiscriminator(),
+                "patch_discriminator": self.patch_discriminator,
             }
         )
         self.networks.to(device)
@@ -140,11 +141,9 @@ class Recipe:
             generator.keep(codes)
             background, place, shape, texture = givers
             mixed = Codes(z=z[place], b=codes.b[background], p=codes.p[shape], c=codes.c[texture])
-            by_code = generator.shape.feature(
-                torch.cat([z[:half], mixed.z[:half]]), torch.cat([codes.p[:half], mixed.p[:half]])
-            )
+            by_code = generator.shape.feature(torch.cat([z, mixed.z[:half]]), torch.cat([codes.p, mixed.p[:half]]))
             told = outline_of(outline)
-            feature = torch.cat([by_code[:half], told[half:], by_code[half:], told[shape[half:]]])
+            feature = torch.cat([by_code[:half], told[half:], by_code[n:], told[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b, step.rng)  # a mix has the same behind it as the photo it is from
             layers = generator.composed(
@@ -162,7 +161,7 @@ class Recipe:
             mixed=mixed,
             texture_from=texture,
             pose=pose,
-            outline=unfolded(outline),
+            masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
         )
         self.look(image, step)
 
@@ -201,7 +200,7 @@ class Recipe:
 
     def patch_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Patches of the photo that the others are from, against those of the mix that took its texture."""
-        net, now, given = self.networks["patch_discriminator"], self.shared, self.given(batch)
+        net, now, given = self.patch_discriminator, self.shared, self.given(batch)
         with self.precision():
             reference = net.vectors(self.cut(*given, step))
             real = net(self.cut(*given, step), reference)
@@ -210,7 +209,7 @@ class Recipe:
 
     def patch_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """R1 of the patch discriminator on real patches."""
-        net, given = self.networks["patch_discriminator"], self.given(batch)
+        net, given = self.patch_discriminator, self.given(batch)
         reference = net.vectors(self.cut(*given, step)).detach()
         cut = self.cut(*given, step).detach().requires_grad_()
         return {"penalty": self.losses.r1_patches / 2 * r1_penalty(net(cut, reference).mean(1), cut)}
@@ -226,7 +225,7 @@ class Recipe:
         """Return all that the generator and the encoders learn from."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
-        net, half = self.networks["patch_discriminator"], len(batch.image) // 2
+        net = self.patch_discriminator
         with self.precision():
             reference = net.vectors(self.cut(*self.given(batch), step)).detach()
             by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
@@ -234,8 +233,7 @@ class Recipe:
             "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * generator_loss(by_patch),
             "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
-            "mask": weights.mask
-            * (mask_loss(now.rebuilt.mask[:half], batch.mask[:half]) + mask_loss(now.outline, batch.mask)),
+            "mask": weights.mask * 2 * mask_loss(now.masks, batch.mask.repeat(2, 1, 1, 1)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
             "shading": weights.shading * clay(now.rebuilt.parent, batch.image, now.rebuilt.mask),
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),

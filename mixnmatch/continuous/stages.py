@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
-from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.runtime.sharded_random import randn
 from training.types import Image, Mask
 
@@ -54,8 +54,8 @@ class BackgroundStage(nn.Module):
         super().__init__()
         channels, levels = config.background_channels, (config.resolution // CELLS).bit_length()
         widths = (config.background_widths + (config.background_widths[-1],) * levels)[:levels]
-        self.first = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
-        self.second = nn.ModuleList(EqualConv2d(o, o, 3) for o in widths)
+        self.first = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
+        self.second = nn.ModuleList(ActivatedConv2d(o, o, 3) for o in widths)
         self.noises = nn.ModuleList(Noise(o) for o in widths)
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
 
@@ -63,9 +63,9 @@ class BackgroundStage(nn.Module):
         """Return the background alone."""
         x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
         for i, (first, second, noise) in enumerate(zip(self.first, self.second, self.noises, strict=True)):
-            x = first.activated(x)
+            x = first(x)
             x = x if i == 0 else double(x)
-            x = second.activated(x, noise(len(x), x.shape[-1], rng))
+            x = second(x, noise(len(x), x.shape[-1], rng))
         return torch.tanh(self.to_rgb(x).float())
 
 
@@ -77,12 +77,12 @@ class ShapeStage(nn.Module):
         self.side = config.resolution // 2
         widths = config.shape_channels
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
-        self.convs = nn.ModuleList(EqualConv2d(i, o, 3) for i, o in pairwise(widths))
+        self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
         self.last = EqualConv2d(widths[-1], 1 + config.feature_dim - 4, 3)
         line = (torch.arange(32) + 0.5) / 16 - 1
         radius = (line[None, :] ** 2 + line[:, None] ** 2).sqrt()
         self.register_buffer("ellipse", 4 * (0.8 - radius)[None, None])
-        self.read = EqualConv2d(config.feature_dim, 24, 3)
+        self.read = ActivatedConv2d(config.feature_dim, 24, 3)
         self.shading = EqualConv2d(24, 1, 3)
 
     ellipse: Tensor
@@ -91,7 +91,7 @@ class ShapeStage(nn.Module):
         """Return the parent feature at half the picture's side: the mask, folded by two, and what it encloses."""
         x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = double(conv.activated(x))
+            x = double(conv(x))
         x = self.last(x).float()
         logit = 2 * x[:, :1] + self.ellipse
         inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side)
@@ -101,7 +101,7 @@ class ShapeStage(nn.Module):
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
         """Return the shape's grey foreground and its mask."""
-        x = self.read.activated(feature.contiguous(memory_format=torch.channels_last))
+        x = self.read(feature.contiguous(memory_format=torch.channels_last))
         grey = torch.tanh(double(self.shading(x)).float())
         return grey.expand(-1, 3, -1, -1), unfolded(feature)
 
@@ -118,8 +118,8 @@ class TextureStage(nn.Module):
         widths = (config.feature_dim + config.texture_channels, wide, wide)
         self.convs = nn.ModuleList(ModulatedConv2d(i, o, 3, style) for i, o in pairwise(widths))
         self.biases = nn.ParameterList(torch.zeros(1, o, 1, 1) for o in widths[1:])
-        self.narrow = EqualConv2d(wide, narrow, 3)
-        self.fine = EqualConv2d(narrow, narrow, 3)
+        self.narrow = ActivatedConv2d(wide, narrow, 3)
+        self.fine = ActivatedConv2d(narrow, narrow, 3)
         self.shift = EqualLinear(style, narrow)
         self.noises = nn.ModuleList(Noise(o) for o in (wide, wide, narrow))
         self.to_rgb = EqualConv2d(narrow, 3, 3)
@@ -141,6 +141,6 @@ class TextureStage(nn.Module):
         for conv, bias, noise in zip(self.convs, self.biases, self.noises, strict=False):
             y = conv(x, style)
             x = leaky(y + (bias + noise(n, cells, rng)).to(y.dtype))
-        x = double(self.narrow.activated(x))
-        x = self.fine.activated(x, self.noises[2](n, 2 * cells, rng) + self.shift(style)[:, :, None, None])
+        x = double(self.narrow(x))
+        x = self.fine(x, self.noises[2](n, 2 * cells, rng) + self.shift(style)[:, :, None, None])
         return torch.tanh(self.to_rgb(x).float() + self.tint(style)[:, :, None, None])

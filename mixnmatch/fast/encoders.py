@@ -8,14 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.codes import Codes
+from mixnmatch.codes import FACTORS, Codes
 from mixnmatch.fast.config import GeneratorConfig
 from training.nn.discriminator import Features
 from training.nn.layers import EqualConv2d, EqualLinear, leaky
 from training.types import Image
-
-FACTORS = ("background", "pose", "shape", "texture")
-"""What can be read from a photo."""
 
 
 class Trunk(nn.Module):

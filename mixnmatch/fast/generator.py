@@ -19,9 +19,9 @@ from mixnmatch.fast.config import GeneratorConfig, PoseConfig
 from mixnmatch.fast.encoders import FACTORS, Encoders
 from mixnmatch.fast.feature_extractor import FeatureExtractor
 from mixnmatch.fast.solid import Solid, uniform
+from mixnmatch.photo_generator import PhotoGenerator
 from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
-from training.types import Generator as AnyGenerator
-from training.types import Image, Knob, Mask, knob_seeds
+from training.types import Image, Mask
 
 FACTOR_FIELDS: dict[str, tuple[str, ...]] = {
     "background": ("b", "z_background"),
@@ -237,10 +237,11 @@ class ChildStage(nn.Module):
         return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)
 
 
-class Generator(AnyGenerator):
+class Generator(PhotoGenerator):
     """Four codes in, layers out; photos in, codes out."""
 
     family: ClassVar[str] = "mixnmatch"
+    factor_fields: ClassVar[dict[str, tuple[str, ...]]] = FACTOR_FIELDS
     config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -251,25 +252,6 @@ class Generator(AnyGenerator):
         self.child = ChildStage(config)  # (feature, c) -> foreground C_f, mask C_m
         self.encoders = Encoders(config)  # picture -> z, b, p, c, z_background
         self.extractor = FeatureExtractor(config)  # picture -> parent feature
-
-    @property
-    def resolution(self) -> int:
-        """Side of the square picture in pixels."""
-        return self.config.resolution
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """One photo and one seed for each of the four factors."""
-        return (
-            Knob(name="background", label="Background from", kind="picture", help="What is behind the object."),
-            Knob(name="pose", label="Pose from", kind="picture", help="Where the object is and how it is turned."),
-            Knob(name="shape", label="Shape from", kind="picture", help="What kind of object it is."),
-            Knob(name="texture", label="Texture from", kind="picture", help="Its colours and pattern."),
-            *(
-                Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1)
-                for name in FACTOR_FIELDS
-            ),
-        )
 
     def sample(self, n: int, rng: torch.Generator, tied: bool = False) -> Codes:
         """Draw `n` codes from the prior: all free, or `tied`: the shape is the one its texture belongs to.
@@ -296,38 +278,9 @@ class Generator(AnyGenerator):
 
         Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
         """
-        kind = self.knob(name).kind
-        n = codes.z.shape[0]
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)  # as it is painted; a turn then leaves the background alone
-        factor = name.removesuffix("_seed")
-        if kind == "picture":
-            drawn = self.encode(self._picture(name, value, n), factors=(factor,))
-        else:
-            drawn = self._drawn(name, value, n)
-        new = {key: getattr(drawn, key) for key in FACTOR_FIELDS[factor]}
-        return replace(codes, **{key: code.expand(n, -1) for key, code in new.items()})
-
-    def _check(self, image: Image) -> None:
-        side = self.resolution
-        if image.ndim != 4 or image.shape[1:] != (3, side, side):
-            raise ValueError(f"this model reads pictures of shape (n, 3, {side}, {side}); {tuple(image.shape)} came")
-
-    def _picture(self, name: str, value: Any, n: int) -> Image:
-        side = self.resolution
-        if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
-            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
-        if value.shape[0] not in (1, n):
-            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
-        if not value.is_floating_point():
-            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; whole numbers ({value.dtype}) came")
-        return value.to(self.device, torch.float32)
-
-    def _drawn(self, name: str, value: Any, n: int) -> Codes:
-        seeds = knob_seeds(name, value, n)
-        drawn = [self.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds]
-        return Codes(**{key: torch.cat([getattr(d, key) for d in drawn]) for key in Codes.__dataclass_fields__})
+        return super().set(codes, name, value)
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
         """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1; p, with `one_shape`,

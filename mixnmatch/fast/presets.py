@@ -32,7 +32,8 @@ CARS_64 = TrainConfig(
     critic_learning_rate=2e-3,
     feature_since=30_000,
 )
-"""Rendered cars at 64 px: solids, meant to begin with what a GIRAFFE HD has learnt of them (`mixnmatch.fast.init_from_giraffe`)."""
+"""Rendered cars at 64 px: solids, meant to begin with what a GIRAFFE HD has learnt of them
+(`mixnmatch.fast.init_from_giraffe`)."""
 
 CLOTHING_64 = replace(
     CARS_64,

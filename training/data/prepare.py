@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from training.data.account import Account, show
 from training.data.layouts import LAYOUTS, detect, with_boxes
+from training.data.masked_photos import PrepareMasked
 from training.data.photo_writer import PhotoWriter, Written
 from training.data.prepare_cars import PrepareCars
+from training.data.prepare_composites import PrepareComposites
 from training.data.sheet import write_sheet
 from training.data.sources import SUFFIXES, Photo, Reading, split_of
 from training.data.tables import BoxForm, texts
@@ -249,5 +251,10 @@ def _asked_views() -> Views:
             return known[int(answer) - 1]
 
 
-COMMAND = Annotated[PrepareCars, tyro.conf.subcommand("cars")] | Annotated[Prepare, tyro.conf.subcommand("photos")]
+COMMAND = (
+    Annotated[PrepareCars, tyro.conf.subcommand("cars")]
+    | Annotated[Prepare, tyro.conf.subcommand("photos")]
+    | Annotated[PrepareMasked, tyro.conf.subcommand("masked")]
+    | Annotated[PrepareComposites, tyro.conf.subcommand("composites")]
+)
 """What `python -m training prepare` offers."""

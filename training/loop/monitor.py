@@ -24,7 +24,7 @@ from training.loop.run import Run
 from training.loop.step import step_rng, to_device
 from training.pictures import tile
 from training.runtime.distributed import mean_of, rank
-from training.types import Batch
+from training.types import Batch, Generator
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Monitor:
     """Shows a run while it trains: log and TensorBoard, a progress bar, grids, masks, figures. The first process
     writes."""
 
-    def __init__(self, run: Run, pictures: PictureSet) -> None:
+    def __init__(self, run: Run, pictures: Any) -> None:
         """Raises: ValueError for figures that these pictures are too few for."""
         self.run, loop = run, run.config.loop
         fixed = pictures.batch(list(range(min(16, len(pictures)))), step_rng(loop.seed, -1))
@@ -147,7 +147,7 @@ def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
     loop = run.config.loop
     if crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
         _write_grids(run, fixed, board)
-    if any(run.images - loop.batch < at <= run.images for at in WHEN):
+    if isinstance(run.average, Generator) and any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
         options = getattr(run.recipe, "mask_options", None)

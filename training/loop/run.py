@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from training.batched import fields_of
 from training.checkpoint import newest_state, save_generator, save_state
-from training.data.folder import PictureSet
 from training.devices import out_of_memory
 from training.files import check_folder, locked, read_plain_file, write_whole
 from training.loop.step import accumulated, batch_indices, step_rng, to_device, train_step, update_average, whole
 from training.registry import family_of, resolve
 from training.runtime.distributed import any_of, from_first, rank, size
 from training.runtime.sharded_random import own
-from training.types import Recipe, Step
+from training.types import Recipe, Step, TrainingSet
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +132,13 @@ class Run:
 
     def card(self) -> dict[str, Any]:
         """Return what a generator file of this run says of itself."""
-        return {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
+        return {
+            "images_seen": self.images,
+            "family": self.config.family,
+            "config": _plain(_without_folders(self.config)),
+        }
 
-    def step(self, data: PictureSet) -> dict[str, Tensor]:
+    def step(self, data: TrainingSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
         loop = self.config.loop
         indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
@@ -191,12 +195,20 @@ def _plain(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def keep_data(pictures: PictureSet, out: Path) -> None:
+def _without_folders(config: Any) -> Any:
+    """Return a config whose paths are file names: the folders of one machine say nothing on another."""
+    values = fields_of(config)
+    changed = {name: Path(value.name) for name, value in values.items() if isinstance(value, Path)}
+    changed |= {name: _without_folders(value) for name, value in values.items() if is_dataclass(value)}
+    return replace(config, **changed)
+
+
+def keep_data(pictures: TrainingSet, out: Path) -> None:
     """Note which set the run learns from.
 
     Raises: ValueError if the folder's run has learnt from another set at another place.
     """
-    path, index = out / "data.json", hashlib.sha256((pictures.path / "index.csv").read_bytes()).hexdigest()
+    path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
     if path.is_file():
         before = _learns_from(path)
@@ -211,6 +223,11 @@ def keep_data(pictures: PictureSet, out: Path) -> None:
             )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(ours, indent=1).encode())
+
+
+def _index(pictures: TrainingSet) -> Path:
+    """Return the file that lists a set's pictures."""
+    return getattr(pictures, "index", pictures.path / "index.csv")
 
 
 def _learns_from(path: Path) -> dict[str, str]:

@@ -31,7 +31,11 @@ def train_step(
             continue
         phase.optimizer.zero_grad(set_to_none=True)
         terms, total = gradients(phase)
-        if is_finite(phase.optimizer, total):
+        parameters = [p for group in phase.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if bool(torch.isfinite(norm + total)):
+            if phase.max_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(parameters, phase.max_norm, norm)
             phase.set_rates(step, lr_factor)
             phase.optimizer.step()
         else:
@@ -87,13 +91,6 @@ def _loss(phase: Phase, batch: Batch, step: Step, *, parts: int) -> tuple[dict[s
     terms = phase.losses(batch, step)  # named scalars, already weighted
     total = torch.stack([term.float() for term in terms.values()]).sum()
     return {name: term.detach() for name, term in terms.items()}, phase.every * total / (parts * size())
-
-
-def is_finite(optimizer: torch.optim.Optimizer, total: Tensor) -> bool:
-    """Whether a loss and the gradients of all parameters of an optimiser are finite."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return bool(torch.isfinite(norm + total))
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def train(
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
             logging.getLogger("training.loop").setLevel(logging.ERROR)  # the first process speaks for all
-        pictures = PictureSet(data, config.data)
+        pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
         run = Run(config, out, where)
         if rank() == 0:
             keep_data(pictures, out)
@@ -56,7 +56,7 @@ def train(
     return out / "generator.safetensors"
 
 
-def _steps(run: Run, pictures: PictureSet) -> None:
+def _steps(run: Run, pictures: Any) -> None:
     """Take steps until the run has seen its pictures or is told to stop; its state is saved in the end."""
     loop = run.config.loop
     monitor = Monitor(run, pictures)

@@ -33,7 +33,7 @@ from training.types import Image, Mask
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("car_regressor.safetensors")
-"""The bundled evaluator of cars rendered with the prior of `training.data.cars`; its errors are in the card beside it."""
+"""The bundled evaluator of cars rendered with the prior of `training.data.cars`; its card beside it has its errors."""
 SIDE = 64
 RADIUS, FOV = 2.732, 20.0
 """The camera of the rendered cars: `training.data.cars.render`."""

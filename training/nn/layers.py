@@ -89,13 +89,17 @@ class EqualConv2d(nn.Module):
         """Return the convolved map."""
         return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
 
-    def activated(
+
+class ActivatedConv2d(EqualConv2d):
+    """`EqualConv2d`, then `leaky`.
+
+    leaky(y) = leaky_relu(sqrt(2) y): the gain goes into the weights, which saves a pass over the map.
+    """
+
+    def forward(
         self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
-        """Return `leaky` of the convolved map, to which `add` is added first.
-
-        leaky(y) = leaky_relu(sqrt(2) y): the gain goes into the weights, which saves a pass over the map.
-        """
+        """Return leaky(W x + b + add)."""
         gain = math.sqrt(2)
         bias = None if self.bias is None else self.bias * gain
         y = F.conv2d(x, self.weight * (self.scale * gain), bias, self.stride, self.padding)

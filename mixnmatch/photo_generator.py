@@ -1,0 +1,77 @@
+"""What generators that read codes from photos share: a photo and a seed for each of the four factors."""
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mixnmatch.codes import FACTORS, Codes
+from training.batched import stack
+from training.types import Generator, Image, Knob, knob_seeds
+
+
+class PhotoGenerator(Generator):
+    """A generator whose knobs take a photo, or a seed, for background, pose, shape and texture."""
+
+    factor_fields: ClassVar[dict[str, tuple[str, ...]]]
+    """Knob -> the codes it sets."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square picture in pixels."""
+        return self.config.resolution
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """One photo and one seed for each of the four factors."""
+        return (
+            Knob(name="background", label="Background from", kind="picture", help="What is behind the object."),
+            Knob(name="pose", label="Pose from", kind="picture", help="Where the object is and how it is turned."),
+            Knob(name="shape", label="Shape from", kind="picture", help="What kind of object it is."),
+            Knob(name="texture", label="Texture from", kind="picture", help="Its colours and pattern."),
+            *(
+                Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1)
+                for name in self.factor_fields
+            ),
+        )
+
+    @abstractmethod
+    def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
+        """Return the codes of photos; those of factors not asked for are zeros."""
+
+    @abstractmethod
+    def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
+        """Return the parent feature read from photos: pose and shape together, aligned with the pixels."""
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
+
+        Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
+        """
+        kind, n = self.knob(name).kind, len(codes.z)
+        factor = name.removesuffix("_seed")
+        if kind == "picture":
+            new = self.encode(self._picture(name, value, n), factors=(factor,))
+        else:
+            seeds = knob_seeds(name, value, n)
+            new = stack([self.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds])
+        return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in self.factor_fields[factor]})
+
+    def _check(self, image: Image) -> None:
+        side = self.resolution
+        if image.ndim != 4 or image.shape[1:] != (3, side, side):
+            raise ValueError(f"this model reads pictures of shape (n, 3, {side}, {side}); {tuple(image.shape)} came")
+
+    def _picture(self, name: str, value: Any, n: int) -> Image:
+        side = self.resolution
+        if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
+        if value.shape[0] not in (1, n):
+            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
+        if not value.is_floating_point():
+            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; whole numbers ({value.dtype}) came")
+        return value.to(self.device, torch.float32)

@@ -1,0 +1,1 @@
+"""Finding objects: one contract, and what fulfils it."""

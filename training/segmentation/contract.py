@@ -1,0 +1,47 @@
+"""What every finder of objects gives: instances with a mask, a box, a label and a score."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+"""A photo: RGB bytes, upright, rows from the top."""
+SoftMask = Float[np.ndarray, "h w"]
+"""How much of each pixel belongs to an object: float32 in [0, 1]; a binary mask is `mask > 0.5`."""
+PixelBox = tuple[float, float, float, float]
+"""x0 y0 x1 y1 in pixels of the photo, y down, pixel edges: the whole photo is (0, 0, width, height)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Instance:
+    """One object found in a photo."""
+
+    mask: SoftMask
+    """At the photo's size, float32 in [0, 1]: soft at its edges, zero outside the object."""
+    box: PixelBox
+    """In pixels of the photo, inside it, with x0 < x1 and y0 < y1."""
+    label: str
+    """One of the segmenter's `labels`."""
+    score: float
+    """In [0, 1]; larger is surer."""
+
+    @property
+    def binary(self) -> np.ndarray:
+        """Which pixels are the object: bool, (h, w)."""
+        return self.mask > 0.5
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Finds the objects of one photo."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names that its instances can carry, in the order of its classes."""
+        ...
+
+    def __call__(self, image: Pixels) -> list[Instance]:
+        """Return the instances of a photo, surest first; none where nothing is found."""
+        ...

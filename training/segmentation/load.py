@@ -1,0 +1,93 @@
+"""Segmenters by name: `classical`, a checkpoint of a YOLACT network, or one exported to ONNX."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..checkpoint import load_model
+from .classical import ClassicalSegmenter
+from .contract import Instance, Pixels, Segmenter
+
+BUNDLED = Path(__file__).parents[2] / "checkpoints" / "yolact-fast-320.safetensors"
+"""The finder that comes with the toolkit."""
+Settings = Literal["display", "published"]
+
+
+def load_segmenter(name: str | Path = "", *, settings: Settings = "display", threads: int = 1) -> Segmenter:
+    """Return a segmenter.
+
+    Args:
+        name: `classical`, a .safetensors checkpoint or an .onnx file; empty takes the bundled network, and where there
+            is none the classical finder.
+        settings: `display` gives what people want to see, `published` what average precision is measured on: 100
+            objects however faint, doubles removed within each class only.
+        threads: of ONNX Runtime.
+
+    Raises: ValueError, in one sentence, for what is neither.
+    """
+    if not name:
+        name = BUNDLED if BUNDLED.is_file() else "classical"
+    if str(name) == "classical":
+        return ClassicalSegmenter()
+    path = Path(name)
+    if path.suffix.lower() in (".pth", ".pt"):
+        raise ValueError(
+            f"{path.name} is no file of this toolkit; turn the authors' weights into one with "
+            f"`python -m training import-official {path} --out FILE.safetensors`"
+        )
+    from .yolact.segmenter import PUBLISHED, FinderConfig  # after the cheap refusals: torch models take a second
+
+    config = PUBLISHED if settings == "published" else FinderConfig()
+    if path.suffix.lower() == ".onnx":
+        from .yolact.export import OnnxNetwork
+
+        return StagedYolact(OnnxNetwork(path, threads=threads), config)
+    model: Any = load_model(path)
+    if getattr(model, "family", "") != "yolact":
+        raise ValueError(
+            f"{path.name} finds no objects: it is a {getattr(model, 'family', 'model')}; give a YOLACT file"
+        )
+    return StagedYolact(model, config)
+
+
+class StagedYolact:
+    """A YOLACT network as a `Segmenter` whose steps can run in threads of their own."""
+
+    def __init__(self, network: Any, config: Any = None) -> None:
+        from .yolact.segmenter import YolactSegmenter
+
+        self.finder = YolactSegmenter(network, config)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the network's classes."""
+        return self.finder.labels
+
+    def __call__(self, image: Pixels) -> list[Instance]:
+        """Return the instances of a photo, surest first."""
+        return self.finish(self.predict(self.prepare(image)))
+
+    def prepare(self, image: Pixels) -> Any:
+        """Return the network's input and where the photo lies in it."""
+        from .yolact.photos import prepare
+
+        settings = self.finder.network.config
+        return prepare(torch.tensor(image), settings.size, letterbox=settings.letterbox)
+
+    def predict(self, prepared: Any) -> Any:
+        """Run the network."""
+        image, placement = prepared
+        with torch.inference_mode():
+            return self.finder.network(image.to(self.finder.network.device)), placement
+
+    def finish(self, predicted: Any) -> list[Instance]:
+        """Return the instances that the network's outputs hold; those whose mask is empty are left out."""
+        predictions, placement = predicted
+        instances = []
+        for found in self.finder.choose(predictions, placement):
+            x0, y0, x1, y1 = found.box
+            if x1 > x0 and y1 > y0 and (found.patch.values > 0.5).any():
+                mask = found.patch.paste(placement.height, placement.width)
+                instances.append(Instance(mask, found.box, self.labels[found.label], found.mask_score))
+        return sorted(instances, key=lambda instance: -instance.score)
