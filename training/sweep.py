@@ -42,6 +42,7 @@ class Sweep:
     """
 
     preset: tyro.conf.Positional[str]
+    """The preset whose options are varied."""
     data: Path
     """A prepared set, at this path on every machine."""
     out: Path
@@ -58,6 +59,7 @@ class Sweep:
     grace: float = 0.125
     """Share of a trial before which none is stopped."""
     cpus_per_trial: float = 1.0
+    """Processor cores that a trial takes; fewer run more trials at once."""
     gpus_per_trial: float | None = None
     """0.25 puts four trials on one GPU; by default a GPU each where there is one now."""
     address: str = "local"

@@ -87,7 +87,7 @@ def accumulated(parts: Sequence[tuple[Batch, Step]], begin: Callable[[Batch, Ste
 
 
 def _loss(phase: Phase, batch: Batch, step: Step, *, parts: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return a phase's terms, detached, and what is differentiated: their sum, as a share of all parts and processes."""
+    """Return a phase's terms, detached, and their sum to differentiate, as a share of all parts and processes."""
     terms = phase.losses(batch, step)  # named scalars, already weighted
     total = torch.stack([term.float() for term in terms.values()]).sum()
     return {name: term.detach() for name, term in terms.items()}, phase.every * total / (parts * size())

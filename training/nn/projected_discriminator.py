@@ -124,6 +124,7 @@ class ProjectedConfig:
     side: int = 96
     """Pictures are shown to the backbone at this side in pixels, a multiple of 32; more costs time."""
     learning_rate: float = 4e-4
+    """Adam's, of the projected discriminator."""
     r1: float = 0.003
     """Weight of the gradient penalty in feature space; without one the heads soon know all photos by heart."""
     r1_every: int = 8
