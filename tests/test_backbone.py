@@ -1,9 +1,11 @@
-"""The pretrained feature network: weights of both kinds of file, padding, statistics, gradients."""
+"""The pretrained feature network: weights of all kinds of file, padding, statistics, gradients."""
 
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -138,3 +140,94 @@ def test_perceptual_distance_is_zero_for_the_same_and_scale_free() -> None:
     # two orthogonal directions of two channels: each place is scaled to (sqrt 2, 0) and (0, sqrt 2)
     a, b = torch.tensor([1.0, 0]).view(1, 2, 1, 1), torch.tensor([0, 5.0]).view(1, 2, 1, 1)
     assert float(perceptual_distance([a], [b])) == pytest.approx(2**0.5, rel=1e-4)
+
+
+class Buffers:
+    """Writes a FlatBuffer front to back: a table's vtable before it, what it refers to after it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(4) + b"TFL3"
+
+    def point(self, at: int) -> None:
+        """Make the reference at `at` lead to what comes next."""
+        self.data += bytes(-len(self.data) % 8)
+        self.data[at : at + 4] = struct.pack("<I", len(self.data) - at)
+
+    def vector(self, values: np.ndarray) -> Callable[[], None]:
+        def write() -> None:
+            self.data += struct.pack("<I", len(values)) + values.tobytes()
+
+        return write
+
+    def tables(self, items: Sequence[Callable[[], None]]) -> Callable[[], None]:
+        def write() -> None:
+            start = len(self.data)
+            self.data += struct.pack("<I", len(items)) + bytes(4 * len(items))
+            for i, item in enumerate(items):
+                self.point(start + 4 + 4 * i)
+                item()
+
+        return write
+
+    def table(self, fields: Mapping[int, int | Callable[[], None]]) -> Callable[[], None]:
+        """A table of numbers, four bytes each, and of what it refers to; the point where it begins is its own."""
+
+        def write() -> None:
+            here, n = len(self.data), max(fields, default=-1) + 1
+            vtable = 4 + 4 * n
+            offsets = [4 + 4 * i if i in fields else 0 for i in range(n)]
+            self.data += struct.pack("<i", -vtable) + bytes(4 * n)
+            self.data += struct.pack(f"<HH{n}H", 4 + 2 * n, vtable, *offsets)
+            for i, value in fields.items():
+                at = here + 4 + 4 * i
+                if isinstance(value, int):
+                    self.data[at : at + 4] = struct.pack("<i", value)
+                else:
+                    self.point(at)
+                    value()
+
+        return write
+
+
+def tensorflow_lite(pairs: Sequence[tuple[np.ndarray, np.ndarray]], scale: float) -> bytes:
+    """Return a file of convolutions: uint8 weights around 100 and int32 biases, both of one scale."""
+    file = Buffers()
+    quantised = {2: file.vector(np.array([scale], np.float32)), 3: file.vector(np.array([100], np.int64))}
+    exact = {2: quantised[2]}
+    tensors, buffers, operators = [file.table({})], [file.table({})], []  # tensor 0: what an operator reads
+    for pair in pairs:
+        for values, kind, how in zip(pair, (3, 2), (quantised, exact), strict=True):
+            shape = file.vector(np.array(values.shape, np.int32))
+            tensors.append(file.table({0: shape, 1: kind, 2: len(buffers), 4: file.table(how)}))
+            buffers.append(file.table({0: file.vector(np.frombuffer(values.tobytes(), np.uint8))}))
+        operators.append(file.table({1: file.vector(np.array([0, len(tensors) - 2, len(tensors) - 1], np.int32))}))
+        operators.append(file.table({1: file.vector(np.array([0, 0], np.int32))}))  # an addition
+    graph = file.table({0: file.tables(tensors), 3: file.tables(operators)})
+    file.point(0)
+    file.table({2: file.tables([graph]), 4: file.tables(buffers)})()
+    return bytes(file.data)
+
+
+@torch.no_grad()
+def test_quantised_weights_are_read_from_tensorflow_lite(tmp_path: Path) -> None:
+    rng, scale, expected, pairs = np.random.default_rng(0), 2.0**-9, MobileNetV2(), []
+    for conv in expected.convolutions():
+        out, inside, kernel, _ = conv.weight.shape
+        shape = (1, kernel, kernel, out) if conv.groups > 1 else (out, kernel, kernel, inside)
+        pairs.append((rng.integers(0, 256, shape, np.uint8), rng.integers(-99, 99, out, np.int32)))
+        weight = torch.from_numpy((pairs[-1][0].astype(np.float32) - 100) * scale)
+        conv.weight.copy_(weight.permute(3, 0, 1, 2) if conv.groups > 1 else weight.permute(0, 3, 1, 2))
+        conv.bias.copy_(torch.from_numpy(pairs[-1][1] * scale))  # type: ignore[union-attr]
+    classifier = (np.zeros((5, 1, 1, 1280), np.uint8), np.zeros(5, np.int32))
+    path = tmp_path / "mobilenet.tflite"
+    path.write_bytes(tensorflow_lite([*pairs, classifier], scale))
+    found = load_backbone(path)
+    for ours, theirs in zip(found.convolutions(), expected.convolutions(), strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)  # type: ignore[arg-type]
+    byte = torch.tensor([0.0, 128, 255])
+    seen = (byte / 127.5 - 1 - found.mean) / found.std
+    torch.testing.assert_close(seen, (byte - 128) / 128)
+    path.write_bytes(path.read_bytes()[:-1_000_000])
+    with pytest.raises(ValueError, match="holds no MobileNetV2"):
+        load_backbone(path)

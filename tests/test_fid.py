@@ -28,6 +28,7 @@ from training.metrics.features import INCEPTION_SIDE, Features, load_features, r
 from training.metrics.fid import Fid, distances, drawn, published_statistics, real_statistics, statistics, taken
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import WeightsMissingError, sha256
+from training.nn.backbone import MobileNetV2
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob
 
@@ -383,6 +384,28 @@ def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes) -> N
         load_features(features=path)
     with pytest.raises(ValueError, match="no file"):
         load_features(features=tmp_path / "gone.pt")
+
+
+def test_torchvisions_network_is_given_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = MobileNetV2(same=False).eval()
+    monkeypatch.setattr(features_module, "load_backbone", lambda: backbone)
+    found = load_features(features=Path("torchvision"))
+    assert found.frechet_name == "FD-mobilenet_v2_torchvision"
+    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = backbone(pictures.permute(0, 3, 1, 2) / 127.5 - 1)  # 224 px are read as they are
+    torch.testing.assert_close(found(pictures), expected.detach(), atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        next(backbone.convolutions()).weight.add_(1)
+    assert load_features(features=Path("torchvision")).digest != found.digest
+
+
+def test_torchvisions_network_that_cannot_be_had_is_missed_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable() -> MobileNetV2:
+        raise ValueError("torchvision's MobileNetV2 weights cannot be downloaded (no route); give a file")
+
+    monkeypatch.setattr(features_module, "load_backbone", unreachable)
+    with pytest.raises(WeightsMissingError, match=r"cannot be downloaded \(no route\)\. Put .*b0353104\.pth"):
+        load_features(features=Path("torchvision"))
 
 
 def test_another_network_is_not_taken_for_inception(tmp_path: Path) -> None:

@@ -459,3 +459,12 @@ def test_average_is_half_way_after_its_half_life(config, pictures, tmp_path):
     name = "head.weight"
     torch.testing.assert_close(average[name], (before[name] + now[name]) / 2)
     assert not torch.equal(now[name], before[name])
+
+
+def test_a_card_names_files_without_their_folders(config: TrainConfig, tmp_path: Path) -> None:
+    loop = replace(config.loop, figures_every=8, figures_features=tmp_path / "network.pt")
+    projected = replace(config.projected, backbone=tmp_path / "backbone.pt")
+    card = Run(replace(config, loop=loop, projected=projected), tmp_path / "run", torch.device("cpu")).card()
+    assert card["config"]["loop"]["figures_features"] == "network.pt"
+    assert card["config"]["projected"]["backbone"] == "backbone.pt"
+    assert str(tmp_path) not in json.dumps(card)

@@ -37,7 +37,7 @@ class LoopConfig:
     figures_distance: int = 0
     """Pictures on either side for the Frechet distance to real ones among the figures, as `fd`; 0 leaves it out."""
     figures_features: Path | None = None
-    """A TorchScript network for that distance instead of FID's Inception."""
+    """The network for that distance instead of FID's Inception, as for `python -m training fid --features`."""
     best_by: str | None = None
     """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -229,7 +229,11 @@ class Run:
 
     def card(self) -> dict[str, Any]:
         """Return what a generator file of this run says of itself."""
-        return {"images_seen": self.images, "family": self.config.family, "config": _plain(self.config)}
+        return {
+            "images_seen": self.images,
+            "family": self.config.family,
+            "config": _plain(_without_folders(self.config)),
+        }
 
     def step(self, data: TrainingSet) -> dict[str, Tensor]:
         """See one batch: every phase due, then the average."""
@@ -566,6 +570,14 @@ def _stop_signals() -> Iterator[list[int]]:
 
 def _plain(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _without_folders(config: Any) -> Any:
+    """Return a config whose paths are file names: the folders of one machine say nothing on another."""
+    values = fields_of(config)
+    changed = {name: Path(value.name) for name, value in values.items() if isinstance(value, Path)}
+    changed |= {name: _without_folders(value) for name, value in values.items() if is_dataclass(value)}
+    return replace(config, **changed)
 
 
 def _keep_data(pictures: TrainingSet, out: Path) -> None:

@@ -11,16 +11,41 @@ export class CropTool {
     this.image = make("img", { alt: "", draggable: "false" });
     this.frame = make("div", { class: "box" });
     this.area = make("div", { class: "crop-area" }, this.image, this.frame);
-    this.numbers = EDGES.map((name) => make("input", {
-      type: "number", min: 0, max: 100, step: 1, "aria-label": `${name} edge of the box, percent`, onchange: () => this.typed(),
-    }));
-    const labels = EDGES.map((name, i) => make("span", { class: "edge" }, make("span", { "aria-hidden": "true" }, name), this.numbers[i]));
-    this.element = make("div", { class: "crop" },
+    this.numbers = EDGES.map((name) =>
+      make("input", {
+        type: "number",
+        min: 0,
+        max: 100,
+        step: 1,
+        "aria-label": `${name} edge of the box, percent`,
+        onchange: () => this.typed(),
+      }),
+    );
+    const labels = EDGES.map((name, i) =>
+      make("span", { class: "edge" }, make("span", { "aria-hidden": "true" }, name), this.numbers[i]),
+    );
+    this.element = make(
+      "div",
+      { class: "crop" },
       this.area,
       make("div", { class: "edges" }, ...labels),
-      make("div", { class: "tools" },
-        button({ text: "Find the object", name: "Find the object by itself", class: "small", press: () => this.changed("find") }),
-        button({ text: "Whole photo", name: "Take the whole photo", class: "small", press: () => this.finish([0, 0, 1, 1]) })));
+      make(
+        "div",
+        { class: "tools" },
+        button({
+          text: "Find the object",
+          name: "Find the object by itself",
+          class: "small",
+          press: () => this.changed("find"),
+        }),
+        button({
+          text: "Whole photo",
+          name: "Take the whole photo",
+          class: "small",
+          press: () => this.finish([0, 0, 1, 1]),
+        }),
+      ),
+    );
     this.listen();
   }
 
@@ -33,7 +58,9 @@ export class CropTool {
     this.box = box;
     const [x0, y0, x1, y1] = box.map((edge) => 100 * edge);
     Object.assign(this.frame.style, { left: `${x0}%`, top: `${y0}%`, width: `${x1 - x0}%`, height: `${y1 - y0}%` });
-    this.numbers.forEach((input, i) => { input.value = Math.round(100 * box[i]); });
+    this.numbers.forEach((input, i) => {
+      input.value = Math.round(100 * box[i]);
+    });
   }
 
   finish(box) {

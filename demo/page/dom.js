@@ -22,10 +22,26 @@ export function make(tag, properties = {}, ...children) {
 /** Return a button; with `picture` an icon, and with `text` its words beside it, else its name is only spoken. */
 export function button({ picture, name, text, press, ...rest }) {
   const inside = (picture ? icon(picture) : "") + (text ? "<span></span>" : "");
-  const element = make("button", { type: "button", "aria-label": text ? null : name, title: name, html: inside, ...rest });
+  const element = make("button", {
+    type: "button",
+    "aria-label": text ? null : name,
+    title: name,
+    html: inside,
+    ...rest,
+  });
   if (text) element.querySelector("span").textContent = text;
   element.addEventListener("click", press);
   return element;
+}
+
+/** Return a hidden file input; each file that is chosen goes to `take`. */
+export function filePicker(accept, take, properties = {}) {
+  const choose = () => {
+    take(picker.files[0]);
+    picker.value = ""; // so that the same file can be chosen again
+  };
+  const picker = make("input", { type: "file", accept, hidden: true, onchange: choose, ...properties });
+  return picker;
 }
 
 let count = 0;

@@ -25,11 +25,13 @@ export class History {
 
   /** Return the state before the present one, which becomes the present one. */
   undo() {
-    return this.states[(this.place = Math.max(0, this.place - 1))];
+    this.place = Math.max(0, this.place - 1);
+    return this.states[this.place];
   }
 
   /** Return the state that was undone last. */
   redo() {
-    return this.states[(this.place = Math.min(this.states.length - 1, this.place + 1))];
+    this.place = Math.min(this.states.length - 1, this.place + 1);
+    return this.states[this.place];
   }
 }

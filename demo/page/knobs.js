@@ -22,8 +22,18 @@ export class KnobStudio extends Studio {
 
   extraTools() {
     return [
-      button({ picture: "dice", text: "Surprise me", name: "Throw every seed that is not locked", press: () => this.throwAll() }),
-      button({ picture: "reset", text: "Reset", name: "Back to this checkpoint's defaults", press: () => this.set(this.fresh(this.model)) }),
+      button({
+        picture: "dice",
+        text: "Surprise me",
+        name: "Throw every seed that is not locked",
+        press: () => this.throwAll(),
+      }),
+      button({
+        picture: "reset",
+        text: "Reset",
+        name: "Back to this checkpoint's defaults",
+        press: () => this.set(this.fresh(this.model)),
+      }),
     ];
   }
 
@@ -39,7 +49,9 @@ export class KnobStudio extends Studio {
     this.pullable();
     const order = ["Object", "Camera", "Seeds"];
     const sorted = [...groups].sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
-    return sorted.map(([name, rows]) => make("section", { class: "group", "aria-label": name }, make("h2", {}, name), ...rows));
+    return sorted.map(([name, rows]) =>
+      make("section", { class: "group", "aria-label": name }, make("h2", {}, name), ...rows),
+    );
   }
 
   present(recipe) {
@@ -58,7 +70,8 @@ export class KnobStudio extends Studio {
 
   throwAll() {
     const knobs = { ...this.recipe.knobs };
-    for (const knob of this.model.knobs) if (knob.kind === "seed" && !this.locked.has(knob.name)) knobs[knob.name] = anySeed();
+    for (const knob of this.model.knobs)
+      if (knob.kind === "seed" && !this.locked.has(knob.name)) knobs[knob.name] = anySeed();
     this.set({ ...this.recipe, knobs });
   }
 
@@ -70,7 +83,12 @@ export class KnobStudio extends Studio {
       if (text !== "" && Number.isFinite(value)) this.turn(knob.name, value);
     };
     const slider = make("input", {
-      type: "range", id, min: knob.reachLow, max: knob.reachHigh, step: "any", "aria-describedby": `${id}-says`,
+      type: "range",
+      id,
+      min: knob.reachLow,
+      max: knob.reachHigh,
+      step: "any",
+      "aria-describedby": `${id}-says`,
       oninput: () => turn(slider.value),
       onkeydown: (event) => {
         const way = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 }[event.key];
@@ -79,20 +97,41 @@ export class KnobStudio extends Studio {
         const next = Number(slider.value) + way * knob.step;
         const full = knob.kind === "angle" && knob.high - knob.low >= 360;
         const span = knob.high - knob.low;
-        turn(String(full ? ((((next - knob.low) % span) + span) % span) + knob.low : Math.min(knob.reachHigh, Math.max(knob.reachLow, next))));
+        turn(
+          String(
+            full
+              ? ((((next - knob.low) % span) + span) % span) + knob.low
+              : Math.min(knob.reachHigh, Math.max(knob.reachLow, next)),
+          ),
+        );
       },
     });
     const number = make("input", {
-      type: "number", step: knob.step, inputmode: "decimal", "aria-label": `${knob.label}, number`, onchange: () => turn(number.value),
+      type: "number",
+      step: knob.step,
+      inputmode: "decimal",
+      "aria-label": `${knob.label}, number`,
+      onchange: () => turn(number.value),
     });
-    const again = button({ picture: "reset", name: `Reset ${knob.label}`, class: "quiet", press: () => this.turn(knob.name, knob.default) });
+    const again = button({
+      picture: "reset",
+      name: `Reset ${knob.label}`,
+      class: "quiet",
+      press: () => this.turn(knob.name, knob.default),
+    });
     const says = make("p", { class: "says", id: `${id}-says` });
     const place = (value) => `${(100 * (value - knob.reachLow)) / (knob.reachHigh - knob.reachLow || 1)}%`;
     slider.style.setProperty("--from", place(knob.low));
     slider.style.setProperty("--to", place(knob.high));
-    const element = make("div", { class: "knob", "data-knob": knob.name },
+    const element = make(
+      "div",
+      { class: "knob", "data-knob": knob.name },
       make("label", { for: id, title: knob.help }, knob.label),
-      make("span", { class: "value" }, number, make("span", { class: "unit" }, knob.unit)), again, slider, says);
+      make("span", { class: "value" }, number, make("span", { class: "unit" }, knob.unit)),
+      again,
+      slider,
+      says,
+    );
     const show = (value) => {
       const text = Number(value).toFixed(places);
       if (document.activeElement !== number) number.value = text;
@@ -118,33 +157,78 @@ export class KnobStudio extends Studio {
       if (typeof value === "object") this.turn(knob.name, { ...value, ...change });
       else if ("start" in change) this.turn(knob.name, change.start);
     };
-    const seed = (field, named) => make("input", { type: "number", min: 0, step: 1, inputmode: "numeric", ...named, onchange: (event) => {
-      const value = whole(event.target.value);
-      event.target.value = value; // the field shows the seed that is drawn
-      turn({ [field]: value });
-    } });
+    const seed = (field, named) =>
+      make("input", {
+        type: "number",
+        min: 0,
+        step: 1,
+        inputmode: "numeric",
+        ...named,
+        onchange: (event) => {
+          const value = whole(event.target.value);
+          event.target.value = value; // the field shows the seed that is drawn
+          turn({ [field]: value });
+        },
+      });
     const first = seed("start", { id });
     const second = seed("end", { "aria-label": `${knob.label}, second seed` });
-    const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": `${knob.label}, between two seeds`, oninput: () => turn({ at: Number(slider.value) }) });
-    const lock = button({ picture: "unlock", name: `Lock ${knob.label}`, class: "quiet", press: () => {
-      if (!this.locked.delete(knob.name)) this.locked.add(knob.name);
-      showLock();
-    } });
+    const slider = make("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.01,
+      "aria-label": `${knob.label}, between two seeds`,
+      oninput: () => turn({ at: Number(slider.value) }),
+    });
+    const lock = button({
+      picture: "unlock",
+      name: `Lock ${knob.label}`,
+      class: "quiet",
+      press: () => {
+        if (!this.locked.delete(knob.name)) this.locked.add(knob.name);
+        showLock();
+      },
+    });
     const showLock = () => {
       const locked = this.locked.has(knob.name);
       lock.setAttribute("aria-pressed", String(locked));
       lock.innerHTML = icon(locked ? "lock" : "unlock");
       dice.disabled = locked;
     };
-    const dice = button({ picture: "dice", name: `Throw ${knob.label}`, class: "quiet", press: () => turn({ start: anySeed() }) });
-    const otherDice = button({ picture: "dice", name: `Throw the second seed of ${knob.label}`, class: "quiet", press: () => turn({ end: anySeed() }) });
-    const way = button({ picture: "between", name: `${knob.label}: go between two seeds`, class: "quiet", "aria-pressed": "false", press: () => {
-      this.turn(knob.name, typeof current() === "object" ? start() : { start: start(), end: anySeed(), at: 0.5 });
-    } });
+    const dice = button({
+      picture: "dice",
+      name: `Throw ${knob.label}`,
+      class: "quiet",
+      press: () => turn({ start: anySeed() }),
+    });
+    const otherDice = button({
+      picture: "dice",
+      name: `Throw the second seed of ${knob.label}`,
+      class: "quiet",
+      press: () => turn({ end: anySeed() }),
+    });
+    const way = button({
+      picture: "between",
+      name: `${knob.label}: go between two seeds`,
+      class: "quiet",
+      "aria-pressed": "false",
+      press: () => {
+        this.turn(knob.name, typeof current() === "object" ? start() : { start: start(), end: anySeed(), at: 0.5 });
+      },
+    });
     const line = make("div", { class: "between", hidden: true }, slider, second, otherDice);
     const says = make("p", { class: "says" }, knob.figures.join(" · "));
-    row.element = make("div", { class: "knob seed", "data-knob": knob.name },
-      make("label", { for: id, title: knob.help }, knob.label), first, dice, lock, way, line, says);
+    row.element = make(
+      "div",
+      { class: "knob seed", "data-knob": knob.name },
+      make("label", { for: id, title: knob.help }, knob.label),
+      first,
+      dice,
+      lock,
+      way,
+      line,
+      says,
+    );
     showLock();
     row.show = (value) => {
       const two = typeof value === "object";
@@ -177,7 +261,8 @@ export class KnobStudio extends Studio {
       if (event.button !== 0 || !over(event)) return;
       event.preventDefault();
       canvas.setPointerCapture(event.pointerId);
-      const pull = (from = { ...this.stage.place(event.clientX, event.clientY), knobs: this.recipe.knobs });
+      const pull = { ...this.stage.place(event.clientX, event.clientY), knobs: this.recipe.knobs };
+      from = pull;
       canvas.classList.add("pulling");
       try {
         const found = await (await send(`live/drag?right=${pull.right}&up=${pull.up}`, this.recipe)).json();

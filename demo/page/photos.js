@@ -1,7 +1,8 @@
 // The tab "Mix photos": a photo for each slot, and the picture that is mixed from them.
 
+import { openCamera } from "./camera.js";
 import { CropTool } from "./crop.js";
-import { address, anySeed, button, contents, firstFile, fresh, make, send } from "./dom.js";
+import { address, anySeed, button, contents, filePicker, firstFile, fresh, make, send } from "./dom.js";
 import { icon } from "./icons.js";
 import { Studio } from "./studio.js";
 
@@ -27,8 +28,12 @@ export class PhotoStudio extends Studio {
     const recipe = this.empty(model);
     const names = model.slots.map((slot) => slot.name);
     const examples = model.examples.slice(0, names.length);
-    const photos = await Promise.all(examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)));
-    photos.forEach((photo, i) => { recipe.slots[names[i]] = { ...photo, strength: 1 }; });
+    const photos = await Promise.all(
+      examples.map((example) => this.read({ example: example.name, caption: example.caption }, null, model)),
+    );
+    photos.forEach((photo, i) => {
+      recipe.slots[names[i]] = { ...photo, strength: 1 };
+    });
     return recipe;
   }
 
@@ -60,11 +65,23 @@ export class PhotoStudio extends Studio {
   }
 
   controls() {
-    this.cards = {};
     this.selected = this.model.slots[0].name;
-    const cards = this.model.slots.map((slot) => (this.cards[slot.name] = this.card(slot)).element);
-    this.wholeNote = make("p", { class: "hint", hidden: true }, "The shape's photo gives outline and pose in full, so the strengths of Pose and Shape do nothing; the pose's photo gives what other slots leave open.");
-    const all = make("section", { class: "group", "aria-label": "Photos" }, make("h2", {}, "Take from each photo"), make("div", { class: "slots" }, ...cards), this.wholeNote, make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`));
+    this.cards = Object.fromEntries(this.model.slots.map((slot) => [slot.name, this.card(slot)]));
+    const cards = Object.values(this.cards).map((card) => card.element);
+    this.wholeNote = make(
+      "p",
+      { class: "hint", hidden: true },
+      "The shape's photo gives outline and pose in full, so the strengths of Pose and Shape do nothing; " +
+        "the pose's photo gives what other slots leave open.",
+    );
+    const all = make(
+      "section",
+      { class: "group", "aria-label": "Photos" },
+      make("h2", {}, "Take from each photo"),
+      make("div", { class: "slots" }, ...cards),
+      this.wholeNote,
+      make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`),
+    );
     return [all, this.chooser(), ...this.modeSwitch()];
   }
 
@@ -72,13 +89,40 @@ export class PhotoStudio extends Studio {
     const id = fresh("strength");
     const image = make("img", { alt: "", draggable: "false" });
     const caption = make("small", {});
-    const pick = make("button", { type: "button", class: "slot-pick", title: slot.help, onclick: () => this.pick(slot.name) }, make("span", { class: "view", html: icon("dice") }, image), make("b", {}, slot.label), caption);
-    const strength = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value: 1, oninput: () => this.weigh(slot.name, Number(strength.value)) });
+    const pick = make(
+      "button",
+      { type: "button", class: "slot-pick", title: slot.help, onclick: () => this.pick(slot.name) },
+      make("span", { class: "view", html: icon("dice") }, image),
+      make("b", {}, slot.label),
+      caption,
+    );
+    const strength = make("input", {
+      type: "range",
+      id,
+      min: 0,
+      max: 1,
+      step: 0.01,
+      value: 1,
+      oninput: () => this.weigh(slot.name, Number(strength.value)),
+    });
     const percent = make("output", { for: id }, "100 %");
-    const element = make("div", { class: "slot", "data-slot": slot.name }, pick,
-      make("div", { class: "strength" }, make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"), percent, strength),
-      slot.figures.length ? make("p", { class: "says" }, slot.figures.join(" · ")) : null);
-    element.addEventListener("dragover", (event) => { event.preventDefault(); element.classList.add("over"); });
+    const element = make(
+      "div",
+      { class: "slot", "data-slot": slot.name },
+      pick,
+      make(
+        "div",
+        { class: "strength" },
+        make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"),
+        percent,
+        strength,
+      ),
+      slot.figures.length ? make("p", { class: "says" }, slot.figures.join(" · ")) : null,
+    );
+    element.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      element.classList.add("over");
+    });
     element.addEventListener("dragleave", () => element.classList.remove("over"));
     element.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -95,28 +139,51 @@ export class PhotoStudio extends Studio {
     return this.model.examples.find((each) => each.name === example)?.caption ?? "";
   }
 
+  example({ name, caption }) {
+    const route = `live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`;
+    const properties = {
+      type: "button",
+      class: "example",
+      title: caption,
+      "aria-label": `Example: ${caption}`,
+      draggable: "true",
+      "data-example": name,
+      onclick: () => this.fill({ example: name, caption }),
+      ondragstart: (event) => event.dataTransfer.setData("text/example", name),
+    };
+    return make("button", properties, make("img", { src: address(route), alt: "", draggable: "false" }));
+  }
+
+  /** Return the buttons by which a photo comes into the selected slot. */
+  photoTools() {
+    const picker = filePicker("image/*", (file) => this.take(file));
+    const upload = { picture: "upload", text: "Upload", name: "Choose a photo from this device" };
+    const seed = { picture: "dice", text: "Seed", name: "Draw this from a seed, without a photo" };
+    return make(
+      "div",
+      { class: "tools" },
+      button({ ...upload, press: () => picker.click() }),
+      picker,
+      button({ picture: "camera", text: "Camera", name: "Take a photo", press: () => this.shoot() }),
+      button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() }),
+      this.model.slots.some((slot) => slot.seed) ? button({ ...seed, press: () => this.throwOne() }) : null,
+    );
+  }
+
   chooser() {
     this.heading = make("h2", {});
-    this.picker2 = make("input", { type: "file", accept: "image/*", hidden: true, onchange: () => { this.take(this.picker2.files[0]); this.picker2.value = ""; } });
     this.crop = new CropTool((box) => this.recrop(box));
     this.cropFold = make("details", { class: "fold" }, make("summary", {}, "Box around the object"), this.crop.element);
-    const examples = this.model.examples.map(({ name, caption }) => {
-      const picture = make("img", { src: address(`live/examples/${encodeURIComponent(this.model.name)}/${encodeURIComponent(name)}`), alt: "", draggable: "false" });
-      return make("button", {
-        type: "button", class: "example", title: caption, "aria-label": `Example: ${caption}`, draggable: "true", "data-example": name,
-        onclick: () => this.fill({ example: name, caption }),
-        ondragstart: (event) => event.dataTransfer.setData("text/example", name),
-      }, picture);
-    });
-    this.chooserSection = make("section", { class: "group" }, this.heading,
-      make("div", { class: "tools" },
-        button({ picture: "upload", text: "Upload", name: "Choose a photo from this device", press: () => this.picker2.click() }), this.picker2,
-        button({ picture: "camera", text: "Camera", name: "Take a photo", press: () => this.shoot() }),
-        button({ picture: "paste", text: "Paste", name: "Paste a photo", press: () => this.pasteButton() }),
-        this.model.slots.some((slot) => slot.seed) ? button({ picture: "dice", text: "Seed", name: "Draw this from a seed, without a photo", press: () => this.throwOne() }) : null),
+    const examples = this.model.examples.map((example) => this.example(example));
+    this.chooserSection = make(
+      "section",
+      { class: "group" },
+      this.heading,
+      this.photoTools(),
       make("p", { class: "hint" }, "Or drop a photo on a slot, or paste one with Ctrl+V."),
       examples.length ? make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...examples) : null,
-      this.cropFold);
+      this.cropFold,
+    );
     if (!this.listensPaste) {
       this.listensPaste = true;
       document.addEventListener("paste", (event) => {
@@ -130,10 +197,38 @@ export class PhotoStudio extends Studio {
   modeSwitch() {
     if (this.model.modes.length < 2) return [];
     const name = fresh("mode");
-    const words = { code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"], feature: ["Keep its outline", "the shape photo's outline and pose, point by point"] };
-    this.modeInputs = this.model.modes.map((mode) => make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }) }));
-    const choices = this.modeInputs.map((input, i) => make("label", { class: "choice" }, input, make("span", {}, make("b", {}, words[this.model.modes[i]][0]), make("small", {}, [words[this.model.modes[i]][1], this.model.outlines[this.model.modes[i]]].filter(Boolean).join(" · ")))));
-    return [make("section", { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" }, make("h2", {}, "How the shape is taken"), ...choices)];
+    const words = {
+      code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"],
+      feature: ["Keep its outline", "the shape photo's outline and pose, point by point"],
+    };
+    this.modeInputs = this.model.modes.map((mode) =>
+      make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }) }),
+    );
+    const choices = this.modeInputs.map((input, i) =>
+      make(
+        "label",
+        { class: "choice" },
+        input,
+        make(
+          "span",
+          {},
+          make("b", {}, words[this.model.modes[i]][0]),
+          make(
+            "small",
+            {},
+            [words[this.model.modes[i]][1], this.model.outlines[this.model.modes[i]]].filter(Boolean).join(" · "),
+          ),
+        ),
+      ),
+    );
+    return [
+      make(
+        "section",
+        { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" },
+        make("h2", {}, "How the shape is taken"),
+        ...choices,
+      ),
+    ];
   }
 
   present(recipe) {
@@ -145,7 +240,11 @@ export class PhotoStudio extends Studio {
       card.element.classList.toggle("empty", !slot?.picture);
       if (slot?.picture) card.image.src = png(slot.picture);
       else card.image.removeAttribute("src");
-      card.caption.textContent = slot ? (slot.picture ? (this.known.get(slot.picture)?.caption ?? "from a recipe") : `seed ${slot.seed}`) : "no photo yet";
+      card.caption.textContent = slot
+        ? slot.picture
+          ? (this.known.get(slot.picture)?.caption ?? "from a recipe")
+          : `seed ${slot.seed}`
+        : "no photo yet";
       card.strength.disabled = !slot || (whole && ["pose", "shape"].includes(name));
       this.showStrength(name, slot?.strength ?? 1);
     }
@@ -163,7 +262,8 @@ export class PhotoStudio extends Studio {
   /** Make one slot the one that photos go into. */
   pick(name) {
     this.selected = name;
-    for (const [each, card] of Object.entries(this.cards)) card.pick.setAttribute("aria-pressed", String(each === name));
+    for (const [each, card] of Object.entries(this.cards))
+      card.pick.setAttribute("aria-pressed", String(each === name));
     const { label } = this.model.slots.find((slot) => slot.name === name);
     this.heading.textContent = `A photo for: ${label}`;
     const slot = this.recipe?.slots[name];
@@ -181,7 +281,10 @@ export class PhotoStudio extends Studio {
   /** Draw the selected slot's factor from a seed, in place of a photo. */
   throwOne() {
     this.begin(this.selected);
-    const slots = { ...this.recipe.slots, [this.selected]: { seed: anySeed(), strength: this.recipe.slots[this.selected]?.strength ?? 1 } };
+    const slots = {
+      ...this.recipe.slots,
+      [this.selected]: { seed: anySeed(), strength: this.recipe.slots[this.selected]?.strength ?? 1 },
+    };
     this.set({ ...this.recipe, slots });
   }
 
@@ -190,10 +293,11 @@ export class PhotoStudio extends Studio {
     if (file) await this.fill({ file, caption: file.name || "pasted photo" });
   }
 
-  /** Begin a choice for a slot, for which earlier ones are given up; return whether it still is the last, as a function. */
+  /** Begin a choice for a slot and give up earlier ones; return a function that says whether it still is the last. */
   begin(name) {
     const model = this.model;
-    const turn = (this.turns[name] = (this.turns[name] ?? 0) + 1);
+    const turn = (this.turns[name] ?? 0) + 1;
+    this.turns[name] = turn;
     this.cards[name].element.classList.remove("waiting");
     return () => model === this.model && turn === this.turns[name];
   }
@@ -235,28 +339,10 @@ export class PhotoStudio extends Studio {
   }
 
   async shoot() {
-    let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      await openCamera(this, (file) => this.take(file));
     } catch {
       this.say("There is no camera that this page may use; upload a photo instead.");
-      return;
     }
-    const video = make("video", { autoplay: true, playsinline: true, muted: true });
-    video.srcObject = stream;
-    const dialog = make("dialog", { class: "shoot", "aria-label": "Camera" }, video, make("div", { class: "tools" },
-      button({ picture: "camera", text: "Take", name: "Take the photo", press: () => {
-        const canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
-        canvas.getContext("2d").drawImage(video, 0, 0);
-        canvas.toBlob((blob) => { if (blob) this.take(new File([blob], "camera", { type: "image/jpeg" })); }, "image/jpeg", 0.92);
-        dialog.close();
-      } }),
-      button({ text: "Cancel", name: "Cancel", press: () => dialog.close() })));
-    dialog.addEventListener("close", () => {
-      for (const track of stream.getTracks()) track.stop();
-      dialog.remove();
-    });
-    this.append(dialog);
-    dialog.showModal();
   }
 }

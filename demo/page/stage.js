@@ -17,7 +17,8 @@ const LABELS = {
 };
 
 /** Return a layer's name for people; `alpha_2` is the second object's. */
-export const labelOf = (name) => LABELS[name] ?? name.replace(/^(.+)_(\d+)$/, (_, stem, number) => `${LABELS[stem] ?? stem} ${number}`);
+export const labelOf = (name) =>
+  LABELS[name] ?? name.replace(/^(.+)_(\d+)$/, (_, stem, number) => `${LABELS[stem] ?? stem} ${number}`);
 
 /** A large picture, and a row of layers of which any can be the large one. */
 export class Stage {
@@ -25,7 +26,13 @@ export class Stage {
     this.names = [];
     this.chosen = "image";
     this.split = null;
-    this.canvas = make("canvas", { class: "picture", width: 480, height: 480, role: "img", "aria-label": "The picture" });
+    this.canvas = make("canvas", {
+      class: "picture",
+      width: 480,
+      height: 480,
+      role: "img",
+      "aria-label": "The picture",
+    });
     this.row = make("div", { class: "layers", role: "group", "aria-label": "Layers" });
     this.frame = make("div", { class: "frame" }, this.canvas);
     this.element = make("div", { class: "views" }, this.frame, this.row);
@@ -39,7 +46,12 @@ export class Stage {
     this.thumbs = names.map((name) => {
       const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
       const press = () => this.choose(name);
-      const item = make("button", { type: "button", class: "layer", onclick: press }, canvas, make("span", {}, labelOf(name)));
+      const item = make(
+        "button",
+        { type: "button", class: "layer", onclick: press },
+        canvas,
+        make("span", {}, labelOf(name)),
+      );
       return { name, canvas, item };
     });
     this.row.replaceChildren(...this.thumbs.map((thumb) => thumb.item));
@@ -62,7 +74,7 @@ export class Stage {
     this.draw();
   }
 
-  /** Show `left` and `right`, the layers of two pictures, on both sides of a line at `at` of the width; or the live one. */
+  /** Show the layers of two pictures, `left` and `right` of a line at `at` of the width; with null the live ones. */
   compare(split) {
     this.split = split;
     this.draw();
@@ -70,7 +82,9 @@ export class Stage {
 
   /** Return the layers as they are now, to keep. */
   keep() {
-    return this.thumbs.map(({ canvas }) => paint(make("canvas", { width: canvas.width, height: canvas.height }), canvas));
+    return this.thumbs.map(({ canvas }) =>
+      paint(make("canvas", { width: canvas.width, height: canvas.height }), canvas),
+    );
   }
 
   draw() {

@@ -1,9 +1,9 @@
 // What both tabs share: a checkpoint, a live picture with its layers, history, A and B, files out and in.
 
-import { address, button, contents, firstFile, fresh, make, offer, send } from "./dom.js";
+import { address, button, contents, filePicker, firstFile, fresh, make, offer, send } from "./dom.js";
 import { History } from "./history.js";
 import { Live } from "./live.js";
-import { Stage, labelOf, paint } from "./stage.js";
+import { labelOf, paint, Stage } from "./stage.js";
 
 const SETTLED = 400; // milliseconds without a change after which a state enters the history
 
@@ -14,7 +14,7 @@ export function models() {
   return asked;
 }
 
-/** A tab's contents. Subclasses give `photos`, `controls()`, `present(recipe)`, `fresh(model)`, and `empty(model)` if that may fail. */
+/** What both tabs share; subclasses give `photos`, `controls()`, `present(recipe)`, `fresh(model)`, `empty(model)`. */
 export class Studio extends HTMLElement {
   visited = new Map(); // model's name -> {recipe, history, kept} as another was chosen
 
@@ -37,34 +37,59 @@ export class Studio extends HTMLElement {
     this.speed = make("span", { class: "speed" });
     this.undoButton = button({ picture: "undo", name: "Undo", press: () => this.travel("undo") });
     this.redoButton = button({ picture: "redo", name: "Redo", press: () => this.travel("redo") });
-    this.picker = make("input", {
-      type: "file", accept: ".png,.json,image/png,application/json", hidden: true, "aria-label": "Saved picture or recipe",
-      onchange: () => { this.open(this.picker.files[0]); this.picker.value = ""; },
+    this.picker = filePicker(".png,.json,image/png,application/json", (file) => this.open(file), {
+      "aria-label": "Saved picture or recipe",
     });
-    const openButton = button({ picture: "open", text: "Open", name: "Continue from a saved PNG or recipe", press: () => this.picker.click() });
+    const openButton = button({
+      picture: "open",
+      text: "Open",
+      name: "Continue from a saved PNG or recipe",
+      press: () => this.picker.click(),
+    });
     this.saveMenu = this.menu();
-    const tools = make("div", { class: "tools", role: "toolbar", "aria-label": "History and files" },
-      this.undoButton, this.redoButton, ...this.extraTools(), make("span", { class: "gap" }), openButton, this.picker, this.saveMenu);
+    const tools = make(
+      "div",
+      { class: "tools", role: "toolbar", "aria-label": "History and files" },
+      this.undoButton,
+      this.redoButton,
+      ...this.extraTools(),
+      make("span", { class: "gap" }),
+      openButton,
+      this.picker,
+      this.saveMenu,
+    );
     this.controlsArea = make("div", { class: "controls" });
     this.replaceChildren(
-      make("div", { class: "studio" },
-        make("div", { class: "left" },
+      make(
+        "div",
+        { class: "studio" },
+        make(
+          "div",
+          { class: "left" },
           make("div", { class: "pinned" }, this.stage.element),
-          make("div", { class: "under" }, tools, this.compareRow(), this.status)),
-        make("div", { class: "right" }, this.head(), this.controlsArea)));
+          make("div", { class: "under" }, tools, this.compareRow(), this.status),
+        ),
+        make("div", { class: "right" }, this.head(), this.controlsArea),
+      ),
+    );
     this.listenForDrops();
     document.addEventListener("keydown", (event) => this.keys(event));
   }
 
   /** A file dropped anywhere in this tab, except where photos go, is one to continue from. */
   listenForDrops() {
-    const mine = (event) => this.offsetParent && event.dataTransfer.types.includes("Files") && !event.target.closest?.(".slot, .block:not(:has(.studio))");
+    const mine = (event) =>
+      this.offsetParent &&
+      event.dataTransfer.types.includes("Files") &&
+      !event.target.closest?.(".slot, .block:not(:has(.studio))");
     document.addEventListener("dragover", (event) => {
       if (!mine(event)) return;
       event.preventDefault();
       this.stage.frame.classList.add("over");
     });
-    document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) this.stage.frame.classList.remove("over"); });
+    document.addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) this.stage.frame.classList.remove("over");
+    });
     document.addEventListener("drop", (event) => {
       this.stage.frame.classList.remove("over");
       if (!mine(event)) return;
@@ -79,8 +104,11 @@ export class Studio extends HTMLElement {
 
   head() {
     const id = fresh("checkpoint");
-    this.select = make("select", { id, onchange: () => this.choose(this.models[this.select.selectedIndex]) },
-      ...this.models.map((model) => make("option", { value: model.name }, model.title)));
+    this.select = make(
+      "select",
+      { id, onchange: () => this.choose(this.models[this.select.selectedIndex]) },
+      ...this.models.map((model) => make("option", { value: model.name }, model.title)),
+    );
     return make("div", { class: "head" }, make("label", { for: id }, "Checkpoint"), this.select, this.speed);
   }
 
@@ -122,7 +150,7 @@ export class Studio extends HTMLElement {
     if (failed && model === this.model) this.say(failed);
   }
 
-  /** Take a recipe: controls, picture and, once it rests, history follow. One of a model that is no longer chosen is dropped. */
+  /** Take a recipe of the chosen model (others are dropped): controls, picture and, once it rests, history follow. */
   async set(recipe, { present = true, remember = true } = {}) {
     if (recipe.checkpoint !== this.model.name) return;
     this.recipe = recipe;
@@ -137,7 +165,9 @@ export class Studio extends HTMLElement {
 
   /** Return this state, A and B as JSON text, "" for one that is empty: what films are made from. */
   recipes() {
-    return [this.recipe, this.kept.A?.recipe, this.kept.B?.recipe].map((recipe) => (recipe ? JSON.stringify(recipe) : ""));
+    return [this.recipe, this.kept.A?.recipe, this.kept.B?.recipe].map((recipe) =>
+      recipe ? JSON.stringify(recipe) : "",
+    );
   }
 
   remember() {
@@ -172,7 +202,8 @@ export class Studio extends HTMLElement {
   shown(strip, recipe, milliseconds) {
     this.shownRecipe = recipe;
     this.stage.show(strip);
-    this.speed.textContent = `${this.model.device} · ${this.model.resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
+    const { device, resolution } = this.model;
+    this.speed.textContent = `${device} · ${resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
     this.dataset.shown = JSON.stringify(recipe);
   }
 
@@ -193,13 +224,38 @@ export class Studio extends HTMLElement {
     const row = make("div", { class: "compare", role: "group", "aria-label": "A against B" });
     for (const name of ["A", "B"]) {
       const canvas = make("canvas", { width: 96, height: 96, "aria-hidden": "true" });
-      const show = make("button", { type: "button", class: "kept", onclick: () => this.showKept(name) }, canvas, make("span", {}, name));
-      const store = button({ text: `Keep as ${name}`, name: `Keep this picture as ${name}`, class: "small", press: () => this.keep(name) });
+      const show = make(
+        "button",
+        { type: "button", class: "kept", onclick: () => this.showKept(name) },
+        canvas,
+        make("span", {}, name),
+      );
+      const store = button({
+        text: `Keep as ${name}`,
+        name: `Keep this picture as ${name}`,
+        class: "small",
+        press: () => this.keep(name),
+      });
       this.keeps[name] = { canvas, show };
       row.append(make("div", { class: "keep" }, show, store));
     }
-    this.splitSlider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0.5, "aria-label": "Line between A and B", hidden: true, oninput: () => this.drawSplit() });
-    this.splitButton = button({ picture: "split", text: "Side by side", name: "Show A and B on both sides of a line", "aria-pressed": "false", press: () => this.toggleSplit() });
+    this.splitSlider = make("input", {
+      type: "range",
+      min: 0,
+      max: 1,
+      step: 0.01,
+      value: 0.5,
+      "aria-label": "Line between A and B",
+      hidden: true,
+      oninput: () => this.drawSplit(),
+    });
+    this.splitButton = button({
+      picture: "split",
+      text: "Side by side",
+      name: "Show A and B on both sides of a line",
+      "aria-pressed": "false",
+      press: () => this.toggleSplit(),
+    });
     row.append(this.splitButton, this.splitSlider);
     return row;
   }
@@ -250,8 +306,12 @@ export class Studio extends HTMLElement {
   menu() {
     this.menuList = make("div", { class: "menu-list" });
     const menu = make("details", { class: "menu" }, make("summary", { html: "" }), this.menuList);
-    menu.querySelector("summary").append(button({ picture: "save", text: "Save", name: "Save", press: () => {} }).firstChild, "Save");
-    document.addEventListener("click", (event) => { if (!menu.contains(event.target)) menu.open = false; });
+    menu
+      .querySelector("summary")
+      .append(button({ picture: "save", text: "Save", name: "Save", press: () => {} }).firstChild, "Save");
+    document.addEventListener("click", (event) => {
+      if (!menu.contains(event.target)) menu.open = false;
+    });
     menu.addEventListener("keydown", (event) => {
       if (event.key !== "Escape") return;
       menu.open = false;
@@ -261,13 +321,27 @@ export class Studio extends HTMLElement {
   }
 
   fillMenu() {
-    const names = ["image", "foreground", ...this.model.layers.filter((name) => !["image", "foreground"].includes(name))];
+    const names = [
+      "image",
+      "foreground",
+      ...this.model.layers.filter((name) => !["image", "foreground"].includes(name)),
+    ];
     const hints = { image: "PNG, with its recipe", foreground: "PNG, transparent around it", depth: "PNG, 16 bit" };
-    const entries = names.map((name) => ({ text: labelOf(name), hint: hints[name] ?? "PNG", run: () => this.download(name) }));
+    const entries = names.map((name) => ({
+      text: labelOf(name),
+      hint: hints[name] ?? "PNG",
+      run: () => this.download(name),
+    }));
     entries.push({ text: "All layers", hint: "OpenRaster, for GIMP and Krita", run: () => this.download("ora") });
     entries.push({ text: "Recipe", hint: "JSON, makes this picture again", run: () => this.download("recipe") });
-    this.menuList.replaceChildren(...entries.map(({ text, hint, run }) =>
-      make("button", { type: "button", onclick: () => { this.saveMenu.open = false; run(); } }, make("b", {}, text), make("small", {}, hint))));
+    const items = entries.map(({ text, hint, run }) => {
+      const press = () => {
+        this.saveMenu.open = false;
+        run();
+      };
+      return make("button", { type: "button", onclick: press }, make("b", {}, text), make("small", {}, hint));
+    });
+    this.menuList.replaceChildren(...items);
   }
 
   async download(what) {
@@ -275,7 +349,8 @@ export class Studio extends HTMLElement {
       if (what === "recipe") {
         const answer = await send("live/recipe", this.recipe);
         const text = JSON.stringify((await answer.json()).recipe, null, 1);
-        offer(new Blob([text], { type: "application/json" }), `${this.model.name}-recipe.json`); // without -recipe it is the name of the card
+        const blob = new Blob([text], { type: "application/json" });
+        offer(blob, `${this.model.name}-recipe.json`); // without -recipe it is the name of the card
         return;
       }
       const answer = await send(`live/file/${what}`, this.recipe);

@@ -1,6 +1,6 @@
 """The prior of poses, fitted: what the pose head of a trained critic reads from the photos is where the objects stand.
 
-The first prior is a guess (`giraffe_hd.fast.config.VIEWS`). Where it is wider than the photos, knobs have dead ends that no
+The first prior is a guess (`giraffe_hd.fast.config.VIEWS`). Where it is wider than the photos, knobs have ends that no
 photo shows; where it is narrower, objects are squeezed into it. GIRAFFE leaves both to the user (its Appendix).
 """
 
@@ -34,7 +34,7 @@ GAP = 60.0
 
 
 def fitted(pose: PoseConfig, read: Float[Tensor, "n 6"]) -> PoseConfig:
-    """Return the prior whose ranges hold `SHARE` of the poses read, which are as `giraffe_hd.fast.generator.pose_targets`.
+    """Return the prior whose ranges hold `SHARE` of the poses read, as `giraffe_hd.fast.generator.pose_targets` are.
 
     A range that was a single value stays one.
     """

@@ -60,8 +60,8 @@ class Shared:
     """Which photo gave each mix its texture."""
     pose: Pose
     """Read from the photos."""
-    outline: Mask
-    """The masks read from the photos."""
+    masks: Float[Tensor, "twice_n 1 h w"]
+    """The masks of the photos by their codes, then those by outline."""
 
 
 class Recipe:
@@ -155,11 +155,9 @@ class Recipe:
             generator.keep(codes)
             background, place, shape, texture = givers
             mixed = Codes(z=z[place], b=codes.b[background], p=codes.p[shape], c=codes.c[texture])
-            by_code = generator.shape.feature(
-                torch.cat([z[:half], mixed.z[:half]]), torch.cat([codes.p[:half], mixed.p[:half]])
-            )
+            by_code = generator.shape.feature(torch.cat([z, mixed.z[:half]]), torch.cat([codes.p, mixed.p[:half]]))
             told = outline_of(outline)
-            feature = torch.cat([by_code[:half], told[half:], by_code[half:], told[shape[half:]]])
+            feature = torch.cat([by_code[:half], told[half:], by_code[n:], told[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b, step.rng)  # a mix has the same behind it as the photo it is from
             layers = generator.composed(
@@ -177,7 +175,7 @@ class Recipe:
             mixed=mixed,
             texture_from=texture,
             pose=pose,
-            outline=unfolded(outline),
+            masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
         )
         self.look(image, step)
 
@@ -241,7 +239,7 @@ class Recipe:
         """Return all that the generator and the encoders learn from."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
-        net, half = self.patch_discriminator, len(batch.image) // 2
+        net = self.patch_discriminator
         with self.precision():
             reference = net.vectors(self.cut(*self.given(batch), step)).detach()
             by_patch = net(self.cut(now.mixes.image, now.mixes.mask, step), reference)
@@ -249,8 +247,7 @@ class Recipe:
             "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * generator_loss(by_patch),
             "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
-            "mask": weights.mask
-            * (mask_loss(now.rebuilt.mask[:half], batch.mask[:half]) + mask_loss(now.outline, batch.mask)),
+            "mask": weights.mask * 2 * mask_loss(now.masks, batch.mask.repeat(2, 1, 1, 1)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
             "shading": weights.shading * clay(now.rebuilt.parent, batch.image, now.rebuilt.mask),
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),

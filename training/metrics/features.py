@@ -1,4 +1,5 @@
-"""Feature networks under FID and its relatives: clean-fid's Inception, or any TorchScript file (Parmar et al. 2022)."""
+"""Feature networks of FID and its relatives (Parmar et al. 2022): clean-fid's Inception, torchvision's MobileNetV2, or
+any TorchScript file."""
 
 import functools
 import hashlib
@@ -12,12 +13,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from training.devices import out_of_memory
 from training.files import read_plain_file
-from training.metrics.weights import cache_dir, download, keep, sha256
+from training.metrics.weights import WeightsMissingError, cache_dir, download, keep, sha256
+from training.nn.backbone import MobileNetV2, load_backbone
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,12 @@ REMEDY = (
     "Fetch that file on a machine with internet and pass it with --weights FILE, or compare with any TorchScript "
     "network by --features FILE (the result is then called FD, not FID)."
 )
+TORCHVISION = Path("torchvision")
+"""In place of a file's name: MobileNetV2 with torchvision's published weights, downloaded once."""
+TORCHVISION_REMEDY = (
+    "Put torchvision's mobilenet_v2-b0353104.pth from a machine with internet into ~/.cache/torch/hub/checkpoints, or "
+    "give a TorchScript network by --features FILE."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +47,7 @@ class Features:
     """A network that turns pictures as a PNG would hold them into feature vectors."""
 
     network: Any
-    """A TorchScript module on the device where pictures are to go."""
+    """A module on the device where pictures are to go."""
     device: torch.device
     inception: bool
     """Whether this is FID's own network with clean-fid's resize; any other sees [0, 1] at the pictures' size."""
@@ -105,12 +113,19 @@ def _bands(size: int, side: int, device: torch.device) -> list[tuple[int, int, T
 def load_features(
     *, features: Path | None = None, weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Features:
-    """Return the network to compare with: `features` if given (any TorchScript file), else FID's Inception.
+    """Return the network to compare with, by default FID's Inception.
+
+    `features` is any TorchScript file, a MobileNetV2 as a .tflite file, or `TORCHVISION`.
 
     Inception is looked for at `weights`, in this toolkit's cache and where clean-fid keeps its own; then downloaded.
 
-    Raises: ValueError if a named file is missing or no TorchScript; WeightsMissingError if Inception is not to be had.
+    Raises: ValueError if a named file is missing or no TorchScript; WeightsMissingError if published weights cannot be
+    had.
     """
+    if features == TORCHVISION:
+        return _torchvision(torch.device(device))
+    if features is not None and features.suffix == ".tflite":
+        return _mobilenet(load_backbone(features), features.stem, torch.device(device))
     path = features or weights or find_inception()
     if not path.is_file():
         raise ValueError(f"no file {path}: a TorchScript network was expected there")
@@ -126,6 +141,37 @@ def load_features(
     return Features(
         network=network, device=torch.device(device), inception=features is None, digest=digest, stem=path.stem
     )
+
+
+class PooledFeatures(nn.Module):
+    """Pictures in [0, 1] -> the 1280 numbers under MobileNetV2's classifier, read at 224 px."""
+
+    def __init__(self, backbone: MobileNetV2) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1280"]:
+        """Return one vector a picture."""
+        image = interpolate(image, (224, 224), mode="bilinear", antialias=True, align_corners=False)
+        return self.backbone(image * 2 - 1)
+
+
+def _torchvision(device: torch.device) -> Features:
+    """Return torchvision's MobileNetV2 as a feature network."""
+    try:
+        backbone = load_backbone()
+    except ValueError as problem:
+        raise WeightsMissingError(f"{str(problem).partition(';')[0]}. {TORCHVISION_REMEDY}") from None
+    return _mobilenet(backbone, "mobilenet_v2_torchvision", device)
+
+
+def _mobilenet(backbone: MobileNetV2, name: str, device: torch.device) -> Features:
+    """Return a MobileNetV2 as a feature network; its digest is that of its weights."""
+    digest = hashlib.sha256()
+    for tensor in backbone.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    network = PooledFeatures(backbone).to(device).eval()
+    return Features(network=network, device=device, inception=False, digest=digest.hexdigest(), stem=name)
 
 
 def find_inception() -> Path:

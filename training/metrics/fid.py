@@ -225,7 +225,8 @@ class Fid:
     kid: bool = False
     """The kernel distance, which does not read higher for fewer pictures, too."""
     features: Path | None = None
-    """A TorchScript network (n x 3 x h x w in [0, 1] -> n x d) instead of Inception; the result is then called FD."""
+    """Instead of Inception a TorchScript network (n x 3 x h x w in [0, 1] -> n x d), a MobileNetV2 as a .tflite file,
+    or the word `torchvision` for its MobileNetV2, downloaded once; the result is then called FD."""
     weights: Path | None = None
     """FID's Inception (inception-2015-12-05.pt) for machines without internet."""
     device: str | None = None

@@ -263,7 +263,8 @@ class Evaluate:
     n_distance: int = 3_000
     """Pictures on either side for FID or its like, at most; 0 leaves it out."""
     features: Path | None = None
-    """A TorchScript network for the distance to real pictures instead of FID's Inception."""
+    """For the distance to real pictures, instead of FID's Inception: a TorchScript network, a MobileNetV2 as a .tflite
+    file, or the word `torchvision` for its MobileNetV2."""
     weights: Path | None = None
     """FID's Inception, for machines without internet; without a GPU, FID is measured only if this is given."""
     lpips_weights: Path | None = None

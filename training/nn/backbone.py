@@ -7,6 +7,7 @@ Batch norm is folded into the convolutions. Weights are torchvision's published 
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from training.nn import tflite
 from training.types import Image
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of the first block of each stage (MobileNetV2 Table 2)."""
 STRIDES = (2, 4, 8, 16, 16, 32, 32)
 """Pixels of the picture to a cell of each stage's map."""
-REMEDY = "give a file (--projected.backbone FILE): torchvision's mobilenet_v2 state dict, or a TorchScript MobileNetV2"
+REMEDY = (
+    "give a file (--projected.backbone FILE): torchvision's mobilenet_v2 state dict, or a MobileNetV2 as TorchScript "
+    "or .tflite"
+)
 
 
 class Conv(nn.Conv2d):
@@ -112,9 +117,10 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
     """Return MobileNetV2 with the weights of a file, or torchvision's published ones, downloaded once.
 
     A file is a TorchScript MobileNetV2 whose batch norm is folded into its constants (TensorFlow's padding, input in
-    [-1, 1]), or a state dict of torchvision's `mobilenet_v2`. No code of the file is run.
+    [-1, 1]), the same network as TensorFlow Lite, or a state dict of torchvision's `mobilenet_v2`. No code of the file
+    is run.
 
-    Raises: ValueError for a file that is missing or neither, or weights that cannot be downloaded.
+    Raises: ValueError for a file that is missing or none of these, or weights that cannot be downloaded.
     """
     if path is None:
         from torchvision.models import MobileNet_V2_Weights
@@ -127,6 +133,8 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
     if not path.is_file():
         raise ValueError(f"no file {path}; {REMEDY}")
     try:
+        if path.suffix == ".tflite":
+            return _of_tflite(path)
         with zipfile.ZipFile(path) as archive:
             scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
         return _of_script(path) if scripted else _of_state(torch.load(path, map_location="cpu", weights_only=True))
@@ -144,9 +152,24 @@ def _of_script(path: Path) -> MobileNetV2:
     constants = [tensor for node in nodes if (tensor := node.t("value")).ndim in (1, 4)]
     if constants and constants[0].ndim == 1:  # the last layer's bias comes first
         constants.reverse()
+    return _filled(
+        MobileNetV2(same=True), [(_ours(w), b) for w, b in zip(constants[::2], constants[1::2], strict=True)]
+    )
+
+
+def _of_tflite(path: Path) -> MobileNetV2:
+    """Return the network of a TensorFlow Lite classifier, which sees pixels as (byte - 128) / 128."""
     network = MobileNetV2(same=True)
-    weights = [w.permute(3, 0, 1, 2) if w.shape[0] == 1 else w.permute(0, 3, 1, 2) for w in constants[::2]]
-    return _filled(network, list(zip(weights, constants[1::2], strict=True)))
+    n = sum(1 for _ in network.convolutions())  # the one after them is the classifier's
+    network = _filled(network, [(_ours(w), b) for w, b in islice(tflite.convolutions(path), n)])
+    network.mean.fill_(1 / 255)
+    network.std.fill_(256 / 255)
+    return network
+
+
+def _ours(weight: Float[Tensor, "_ _ _ _"]) -> Float[Tensor, "_ _ _ _"]:
+    """Return (out, in, kernel, kernel) of TensorFlow's (out, kernel, kernel, in) or (1, kernel, kernel, channels)."""
+    return weight.permute(3, 0, 1, 2) if weight.shape[0] == 1 else weight.permute(0, 3, 1, 2)
 
 
 def _of_state(state: dict[str, Any]) -> MobileNetV2:
