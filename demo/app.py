@@ -4,6 +4,10 @@ import os
 
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="1")  # before gradio
 
+from demo.files import Files, server_folder
+
+server_folder()  # as this and what follows must be known to Gradio when it is imported
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +20,6 @@ from demo.audience import Audience
 from demo.connections import configure
 from demo.describe import about, slot_label
 from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
-from demo.files import Files, server_folder
 from demo.films import MAX_FRAMES
 from demo.knobs import turnable
 from demo.live import BusyError, Live, say

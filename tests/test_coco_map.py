@@ -3,6 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -22,14 +23,16 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 
 def instance(box: tuple[int, int, int, int], label: str, score: float) -> Instance:
-    return Instance(rectangle(*box).astype(np.float32), tuple(float(v) for v in box), label, score)
+    return Instance(
+        rectangle(*box).astype(np.float32), (float(box[0]), float(box[1]), float(box[2]), float(box[3])), label, score
+    )
 
 
 def a_set(folder: Path, objects: list[list[tuple[tuple[int, int, int, int], str, bool]]]) -> CocoSet:
     (folder / "images").mkdir()
     writer = CocoWriter(["cat", "dog", "unused"])
     for k, items in enumerate(objects):
-        PIL.Image.new("RGB", SIZE[::-1]).save(folder / "images" / f"{k}.png")
+        PIL.Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / "images" / f"{k}.png")
         image = writer.add_image(f"{k}.png", SIZE[1], SIZE[0])
         for box, label, crowd in items:
             writer.add(image, label, rectangle(*box), crowd=crowd)
@@ -70,11 +73,11 @@ def test_scores_are_those_of_pycocotools(tmp_path):
     scores = evaluator.scores(bootstrap=5)
     content, detections = evaluator.content()
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
+        reference: Any = COCO()  # its stubs know no data but files
         reference.dataset = content
         reference.createIndex()
         for kind, ours in (("bbox", scores.box), ("segm", scores.mask)):
-            run = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)
+            run: Any = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)
             run.evaluate()
             run.accumulate()
             run.summarize()

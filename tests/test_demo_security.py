@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -146,6 +147,7 @@ def test_no_event_takes_a_file_that_its_visitor_did_not_send(address, foreign):
     assert {"film", "grid", "follow", "render", "layers", "read_photo", "models"} <= found.keys()
     with visitor(address) as client, watched(address):
         for name, call in found.items():
+            data: list[Any] = []
             for place in range(max(1, len(call["inputs"]))):
                 for number, path in enumerate(foreign):
                     data = [None] * len(call["inputs"])
@@ -178,7 +180,8 @@ def test_gradio_itself_refuses_files_from_elsewhere(shelf, address, foreign):
     """Were the guard passed by, Gradio's own check would hold."""
 
     async def layout() -> gr.Blocks:  # Gradio leaves event loops open when it lays out a page where none runs
-        return next(route.app for route in serve(shelf).routes if isinstance(route, Mount)).get_blocks()
+        mounted: Any = next(route.app for route in serve(shelf).routes if isinstance(route, Mount))
+        return mounted.get_blocks()
 
     blocks = asyncio.run(layout())
     token = LocalContext.blocks.set(blocks)

@@ -178,6 +178,7 @@ def test_free_samples_take_each_factor_from_a_photo_kept() -> None:
 def test_a_file_draws_the_same_bytes(tmp_path: Path, generator: Generator) -> None:
     save_generator(tmp_path / "made.safetensors", generator)
     again = load_generator(tmp_path / "made.safetensors")
+    assert isinstance(again, Generator)
     image, *_ = photos()
     assert torch.equal(again(again.encode(image)).image, generator(generator.encode(image)).image)
 

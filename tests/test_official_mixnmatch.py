@@ -302,7 +302,9 @@ def test_incomplete_or_broken_weights(tiny: list[Path], tmp_path: Path):
     refused([changed(G, tmp_path, key, weight.long()), E, EX], out, "no finite weights")
     huge = torch.zeros(1).expand(10**9, 10**4)  # claims more than any machine has, holds one number
     refused(
-        [changed(G, tmp_path, "module.background_stage.fc.0.weight", huge), E, EX], out, "must be from 1 to 10000|shape"
+        [changed(G, tmp_path, "module.background_stage.fc.0.weight", huge), E, EX],
+        out,
+        "must be from 1 to 10000|shape|not a whole PyTorch checkpoint",
     )
     small = "module.parent_stage.jointConv.0.weight"
     refused([changed(G, tmp_path, small, torch.ones(1)), E, EX], out, "no proper")
@@ -320,7 +322,7 @@ def test_a_failed_import_leaves_an_older_file_alone(tiny: list[Path], tmp_path: 
 
 
 def test_reading_returns_a_generator_ready_for_use(tiny: list[Path]):
-    generator = read_official(tiny)
+    generator: Any = read_official(tiny)
     assert not generator.training
     assert not any(parameter.requires_grad for parameter in generator.parameters())
     codes = generator.sample(1, torch.Generator().manual_seed(0))

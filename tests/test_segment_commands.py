@@ -14,6 +14,7 @@ import pytest
 
 from tests.odd_files import BAD, GOOD, as_file, gradient
 from training.__main__ import main
+from training.checkpoint import save_generator
 from training.data.coco import CocoSet, CocoWriter
 from training.pictures import open_picture
 from training.segmentation.classical import ClassicalSegmenter
@@ -31,6 +32,8 @@ from training.segmentation.film import (
 )
 from training.segmentation.load import load_segmenter
 from training.segmentation.tracking import Tracked
+from training.segmentation.yolact.config import NetworkConfig
+from training.segmentation.yolact.network import Yolact
 
 
 def picture(x: float = 75, y: float = 50, size: tuple[int, int] = (150, 100)) -> np.ndarray:
@@ -339,5 +342,22 @@ def test_evaluate_writes_one_report(tmp_path, capsys):
     assert page.count("http") == 0  # needs nothing else
 
 
-def test_segmenters_by_name():
+def test_segmenters_by_name(tmp_path):
     assert isinstance(load_segmenter("classical"), ClassicalSegmenter)
+    network = Yolact(
+        NetworkConfig(
+            classes=("ball", "cube"), backbone="mobilenetv2-same", size=64, scales=(16.0, 24.0, 32.0, 48.0),
+            pyramid_dim=16, protonet_dim=16, n_prototypes=8, letterbox=True,
+        )
+    )  # fmt: skip
+    save_generator(tmp_path / "finder.safetensors", network)
+    finder = load_segmenter(tmp_path / "finder.safetensors", settings="published")
+    assert isinstance(finder, StagedSegmenter) and finder.labels == ("ball", "cube")
+    found = finder(picture())
+    in_stages = finder.finish(finder.predict(finder.prepare(picture())))
+    assert len(found) == len(in_stages)
+    for one, other in zip(found, in_stages, strict=True):
+        assert one.mask.shape == (100, 150)
+        assert (one.mask == other.mask).all() and one.score == other.score
+    scores = [instance.score for instance in found]
+    assert scores == sorted(scores, reverse=True)

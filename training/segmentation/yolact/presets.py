@@ -64,6 +64,8 @@ class Settings:
     """A file of the trunk's weights."""
     norm_from: int = 6
     """Pictures in a process's batch from which on BatchNorm learns, statistics too; with fewer it stands still."""
+    small_head: bool = False
+    """Begin with outputs of the head near zero, so that the first steps do not have large ones to undo."""
     channels_last: bool = False
     """Keep maps in the order that is faster on a CPU and in half precision."""
 
@@ -200,6 +202,7 @@ FAST_320 = TrainConfig(
     rate=RateConfig(
         learning_rate=2e-3, drops=(), cosine=True, decay_all=False, trunk=0.1, max_norm=10.0
     ),  # paper: 1e-3 in steps, everything decays; here a cosine, the trunk without BatchNorm at a tenth
+    small_head=True,  # paper: Xavier; here the losses begin a tenth as large
     channels_last=True,
 )
 """EMA .999 a step."""

@@ -29,13 +29,17 @@ def rate_factor(config: RateConfig, images: int, total: int) -> float:
     return falling * (config.warm_up_from + (1 - config.warm_up_from) * rising)
 
 
-def initialise(network: Yolact) -> None:
-    """Draw the weights of all convolutions outside the trunk anew: Xavier's uniform ones, biases at zero."""
+def initialise(network: Yolact, *, small_head: bool = False) -> None:
+    """Draw the weights of all convolutions outside the trunk anew: Xavier's uniform ones, biases at zero; with
+    `small_head` normal ones of deviation 0.01 (RetinaNet Sec. 4.1) for the outputs of the head."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and not name.startswith("backbone."):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if small_head and name.endswith(("bbox_layer", "conf_layer", "mask_layer")):
+            assert isinstance(module, nn.Conv2d)
+            nn.init.normal_(module.weight, std=0.01)
 
 
 class Recipe:
@@ -50,7 +54,7 @@ class Recipe:
             settings = replace(settings, backbone=folded_name(config.trunk))
         self.config = config
         self.generator = Yolact(settings)
-        initialise(self.generator)
+        initialise(self.generator, small_head=config.small_head)
         if config.pretrained:
             load_trunk(self.generator.backbone, settings.backbone, config.trunk)
         if config.channels_last:
