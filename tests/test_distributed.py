@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.multiprocessing.spawn import spawn
-from training.loop.train.train import train
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, TrainConfig
 from giraffe_hd.fast.presets import CARS_64
@@ -27,6 +26,7 @@ from training.checkpoint import load_generator, newest_state
 from training.config import DataConfig, LoopConfig
 from training.data.folder import PictureSet
 from training.loop.run import Run
+from training.loop.train import train
 from training.runtime import distributed
 from training.runtime import sharded_random as draws
 from training.runtime.distributed import share_of

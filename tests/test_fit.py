@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 import torch
 from torch import nn
-from training.loop.train.train import train
 
 from giraffe_hd.__main__ import main
 from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
@@ -20,6 +19,7 @@ from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
 from training.data.folder import PictureSet
+from training.loop.train import train
 from training.nn.discriminator import Critic
 from training.registry import preset
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from training.loop.train.train import train
 
 from giraffe_hd.fast.config import TrainConfig
 from tests.benchmarks.kills import TINY, Kills, squares
@@ -23,6 +22,7 @@ from training.config import LoopConfig
 from training.data.folder import PictureSet
 from training.loop.run import NonFiniteError, Run
 from training.loop.step import batch_indices, train_step
+from training.loop.train import train
 from training.metrics.features import load_features
 from training.metrics.fid import distances, drawn, real_statistics, statistics
 from training.nn.gan import decayed, learning_rate, r1_gamma
@@ -305,7 +305,7 @@ def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
 
 
 def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loop.train.train.PictureSet", partial(PictureSet, memory=0))  # read in every step
+    monkeypatch.setattr("training.loop.train.PictureSet", partial(PictureSet, memory=0))  # read in every step
     train(config, pictures, tmp_path / "whole", device="cpu")
     data = tmp_path / "set"
     shutil.copytree(pictures, data)

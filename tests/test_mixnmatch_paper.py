@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from training.loop.train.train import train
 
 from demo.shelf import Model
 from mixnmatch.codes import Codes
@@ -33,6 +32,7 @@ from mixnmatch.paper.recipe import Recipe
 from training.batched import fields_of
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import train_step
+from training.loop.train import train
 from training.pictures import to_pil
 from training.types import Batch, Image, Phase, Step, reads_outlines
 

@@ -17,9 +17,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from training.loop.train.train import train
 
 from training.checkpoint import load_generator, newest_state
+from training.loop.train import train
 from training.registry import preset
 from training.sweep import Sweep, metric_curve, results, trials, write_results
 

@@ -428,7 +428,7 @@ def main(folder: Path, parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: Linux sends it then, whatever the cause
     if os.getppid() != parent:
         return
-    from training.loop.train.train import train
+    from training.loop.train import train
 
     job = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     config = TypeAdapter(type(preset(job["preset"]))).validate_python(job["config"])

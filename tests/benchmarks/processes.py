@@ -31,7 +31,7 @@ WARM, STEPS, ROUNDS = 24, 32, 4
 def measure(name: str, data: Path) -> None:
     """Train a few steps with 16 pictures a process; the first process prints the speed of all."""
     torch.set_num_threads(1)
-    keep_memory()  # as `training.loop.train.train` does
+    keep_memory()  # as `training.loop.train` does
     with joined("cpu") as device, tempfile.TemporaryDirectory() as out:
         config = preset(name)
         config = replace(config, loop=replace(config.loop, batch=16 * size()))
