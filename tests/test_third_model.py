@@ -1,0 +1,42 @@
+"""A further model costs one entry in the table of families: it trains, is measured and is among the models of the page."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from demo.shelf import Shelf, load_model
+from tests.benchmarks.kills import squares
+from tests.third_model import FAMILY
+from training.loop.train import train
+from training.registry import FAMILIES, preset
+
+
+class Means(nn.Module):
+    """Features of a picture: its mean colour."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.float().mean((2, 3))
+
+
+def test_a_third_model_trains_is_measured_and_joins_the_page(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "third", FAMILY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but networks to compare with are of it
+        torch.jit.save(torch.jit.script(Means()), tmp_path / "means.pt")
+    config = preset("third")
+    measured = {"figures_every": 8, "figures_n": 32, "figures_distance": 6, "figures_features": tmp_path / "means.pt"}
+    config = replace(config, loop=replace(config.loop, **measured))
+    file = train(config, squares(tmp_path / "set"), tmp_path / "run", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    distances = [line["figures/fd"] for line in lines if "figures/fd" in line]
+    assert len(distances) == 2
+    model = load_model(file, "cpu")
+    with torch.no_grad():
+        codes = model.generator.sample(1, torch.Generator())
+        first, second = (model.generator(model.generator.set(codes, "look", seed)).image for seed in (1, 2))
+    assert not torch.equal(first, second)
+    assert [each.name for each in Shelf([model])] == [model.name]
