@@ -39,6 +39,7 @@ class Demo:
     """Where a reverse proxy shows the page: a path (/knobs), or the whole address (https://example.org/knobs). Proxies
     that send X-Forwarded-Prefix and X-Forwarded-Host need none."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
     open: bool = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin")
     """Open the page in a browser; on a machine without a screen it is not."""
 

@@ -34,6 +34,7 @@ class Scenes:
     n: int = 4
     """Scenes, drawn at random."""
     seed: int = 0
+    """Of the codes that are drawn."""
     set: tuple[str, ...] = ()
     """Knobs to set first, as in --set rotation=30 look=7."""
     inject_index: int | None = None
@@ -77,6 +78,7 @@ class Render(Scenes):
     """Draw scenes side by side, and their layers beneath."""
 
     n: int = 8
+    """Scenes, drawn at random."""
     layers: bool = False
     """Add rows for foreground, background, mask, opacity and depth, as far as the model has them."""
 
@@ -97,6 +99,7 @@ class Sweep(Scenes):
     knob: str
     """Its name; a wrong one answers with all names."""
     low: float | None = None
+    """Where the knob begins; by default the lower end of its trained range."""
     high: float | None = None
     """Where to start and end, in the knob's unit; its trained range if not given."""
     steps: int = 8
@@ -104,6 +107,7 @@ class Sweep(Scenes):
     mode: Literal["interpolate", "resample"] = "resample"
     """For codes: a walk between two draws along the sphere, or fresh draws."""
     fps: int = 12
+    """Frames a second."""
     still: bool = False
     """Write a sheet even where the ending could be a film's."""
 
@@ -145,10 +149,13 @@ class Turntable(Scenes):
     """Turn the object, or carry the camera around it, once around; or swing through fewer degrees."""
 
     turn: Literal["rotation", "azimuth"] = "rotation"
+    """What turns: the object or the camera."""
     degrees: float = 360.0
     """Below 360 it swings about the scene's own angle, there and back."""
     frames: int = 48
+    """Frames of a whole turn."""
     fps: int = 24
+    """Frames a second."""
     still: bool = False
     """Write a sheet even where the ending could be a film's."""
 

@@ -73,14 +73,19 @@ class Mix(Photos):
     """
 
     background: Path | None = None
+    """Photo whose background is taken."""
     pose: Path | None = None
+    """Photo whose pose is taken."""
     shape: Path | None = None
+    """Photo whose shape is taken."""
     texture: Path | None = None
     """Photos; a factor without one is drawn from `seed`."""
     mode: Mode = "code"
+    """Read the object by its codes, or keep the photo's outline by its features."""
     layers: bool = False
     """Write background, shape and masks too, as OUT-background.png and so on."""
     seed: int = 0
+    """Of what is not read from a photo."""
 
     def run(self) -> dict[str, Any]:
         """Write the mix; return what was written."""
@@ -115,10 +120,13 @@ class Vary(Photos):
     """Hold three factors of each photo and draw the fourth anew: a row a photo, the photo itself first."""
 
     photos: tuple[Path, ...]
+    """Photos whose codes are varied."""
     factor: Factor = "texture"
+    """What varies; the other factors stay."""
     n: int = 7
     """Draws a photo."""
     seed: int = 0
+    """Of the codes that are drawn."""
 
     def run(self) -> dict[str, Any]:
         """Write the rows; return what was written."""
@@ -144,7 +152,9 @@ class Grid(Photos):
     """
 
     rows: tuple[Path, ...]
+    """Photos, one a row."""
     columns: tuple[Path, ...]
+    """Photos, one a column."""
     take: tuple[Factor, ...] = ("texture",)
     """What comes from the column's photo."""
 
@@ -183,6 +193,7 @@ class Interpolate(Photos):
     mode: Mode = "code"
     """In `feature` mode pose and shape are one factor, called shape."""
     fps: int = 12
+    """Frames a second."""
     still: bool = False
     """Write a sheet even where the ending could be a film's."""
 
@@ -240,6 +251,7 @@ class Video(Photos):
     reference: Path
     """A film of the object that moves, in any format that ffmpeg reads, or an animated picture."""
     background: Path | None = None
+    """Photo whose background is taken."""
     texture: Path | None = None
     """Photos; a factor without one is read from the first frame."""
     mode: Mode = "feature"

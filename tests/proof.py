@@ -43,7 +43,7 @@ from mixnmatch.paper.official import read as read_mixnmatch
 from tests.conformance.cases import fill, load_case
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
-from training.loop import Run
+from training.loop.run import Run
 from training.registry import preset
 from training.registry import presets as preset_names
 from training.warm_start import learnt
@@ -55,7 +55,7 @@ PICTURES = 8
 
 
 def write_set(folder: Path) -> Path:
-    """Write a prepared set of eight pictures with boxes and masks: shaded blocks on gradients, each elsewhere."""
+    """Write a prepared set of eight pictures with boxes and masks: blocks on gradients, in places of their own."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     lines = ["file,split,label,width,height,x0,y0,x1,y1"]

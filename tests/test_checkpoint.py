@@ -31,7 +31,7 @@ from training.checkpoint import (
     save_state,
     tensor_hash,
 )
-from training.loop import Run
+from training.loop.run import Run
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 

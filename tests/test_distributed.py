@@ -25,7 +25,8 @@ from mixnmatch.fast.presets import CARS_64 as MIX_CARS_64
 from training.checkpoint import load_generator, newest_state
 from training.config import DataConfig, LoopConfig
 from training.data.folder import PictureSet
-from training.loop import Run, train
+from training.loop.run import Run
+from training.loop.train import train
 from training.runtime import distributed
 from training.runtime import sharded_random as draws
 from training.runtime.distributed import share_of

@@ -1,4 +1,4 @@
-"""The first look at a run: each kind of failing mask is named, a healthy one is called settled."""
+"""The first check_masks at a run: each kind of failing mask is named, a healthy one is called settled."""
 
 import functools
 import re
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.toys import Blocks, BlocksConfig
-from training.early import ADVICE, look
+from training.loop.mask_check import ADVICE, check_masks
 from training.registry import family_of, preset, resolve
 
 
@@ -36,7 +36,7 @@ class Spoiled(Blocks):
     ids=["empty", "full", "alike", "soft", "beyond the boxes"],
 )
 def test_failing_masks_are_named(spoil, box, words):
-    found = look(Spoiled(spoil), box=box)
+    found = check_masks(Spoiled(spoil), box=box)
     assert found is not None
     assert not found.settled
     assert words in str(found)
@@ -50,20 +50,20 @@ def test_advice_names_options_that_the_preset_has(name):
     for words in options.values():
         for option in re.findall("--([a-z.-]+)", words):
             functools.reduce(getattr, option.replace("-", "_").split("."), config)
-    found = look(Spoiled(torch.ones_like), options=options)
+    found = check_masks(Spoiled(torch.ones_like), options=options)
     assert found is not None
     assert str(found).endswith(options["everything"])
 
 
 def test_few_samples_are_drawn_at_a_time():
     counts = []
-    assert look(Spoiled(lambda mask: counts.append(len(mask)) or mask)) is not None
+    assert check_masks(Spoiled(lambda mask: counts.append(len(mask)) or mask)) is not None
     assert sum(counts) == 64
     assert max(counts) <= 8
 
 
 def test_healthy_masks_are_settled():
-    found = look(Blocks(BlocksConfig(size=24, steps=8)))
+    found = check_masks(Blocks(BlocksConfig(size=24, steps=8)))
     assert found is not None
     assert found.settled, found
     assert str(found).endswith("settled")

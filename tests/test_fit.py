@@ -19,7 +19,7 @@ from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
 from training.data.folder import PictureSet
-from training.loop import train
+from training.loop.train import train
 from training.nn.discriminator import Critic
 from training.registry import preset
 

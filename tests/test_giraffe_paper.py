@@ -27,7 +27,7 @@ from giraffe_hd.paper.recipe import Recipe
 from training.batched import rows
 from training.checkpoint import load_generator, save_generator
 from training.config import DataConfig, LoopConfig
-from training.loop import train_step
+from training.loop.step import train_step
 from training.nn.camera import half_width
 from training.registry import preset, presets
 from training.types import Batch, Step

@@ -20,10 +20,12 @@ from tests.benchmarks.kills import TINY, Kills, squares
 from training.checkpoint import CheckpointError, load_generator, newest_state, read_card, save_state
 from training.config import LoopConfig
 from training.data.folder import PictureSet
-from training.loop import NonFiniteError, Run, batch_indices, train, train_step
+from training.loop.run import NonFiniteError, Run
+from training.loop.step import batch_indices, train_step
+from training.loop.train import train
 from training.metrics.features import load_features
 from training.metrics.fid import distances, drawn, real_statistics, statistics
-from training.nn.gan import learning_rate, r1_gamma, rates_of, slow_down
+from training.nn.gan import decayed, learning_rate, r1_gamma
 from training.pictures import PictureError
 from training.types import Batch, Phase, Step
 
@@ -191,10 +193,10 @@ def test_killed_commands_run_again_and_end_as_if_undisturbed(tmp_path):
 
 def test_a_full_disk_stops_the_writing_only(config, pictures, tmp_path, monkeypatch, caplog):
     """The second state finds no room: training goes on, and the third, at the end, is what it would have been."""
-    from training import loop
+    from training.loop import run
 
     train(config, pictures, tmp_path / "whole", device="cpu")
-    right, calls = loop.save_state, []
+    right, calls = run.save_state, []
 
     def full_once(*args: Any, **options: Any) -> Path:
         calls.append(1)
@@ -202,7 +204,7 @@ def test_a_full_disk_stops_the_writing_only(config, pictures, tmp_path, monkeypa
             raise OSError(28, "No space left on device")
         return right(*args, **options)
 
-    monkeypatch.setattr(loop, "save_state", full_once)
+    monkeypatch.setattr(run, "save_state", full_once)
     train(config, pictures, tmp_path / "full", device="cpu")
     assert "No space left" in caplog.text
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "full"))
@@ -289,7 +291,7 @@ def test_a_run_is_not_gone_on_with_on_other_pictures(config, pictures, tmp_path,
 
 
 def test_a_run_that_only_another_machine_has_is_not_begun_anew(config, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loop.any_of", lambda mine: True)  # as the others of a torchrun would say
+    monkeypatch.setattr("training.loop.run.any_of", lambda mine: True)  # as the others of a torchrun would say
     with pytest.raises(ValueError, match="another machine has one there"):
         train(config, pictures, tmp_path, device="cpu")
     assert not list(tmp_path.glob("state-*.pt"))
@@ -302,7 +304,7 @@ def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
 
 
 def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.loop.PictureSet", partial(PictureSet, memory=0))  # read in every step
+    monkeypatch.setattr("training.loop.train.PictureSet", partial(PictureSet, memory=0))  # read in every step
     train(config, pictures, tmp_path / "whole", device="cpu")
     data = tmp_path / "set"
     shutil.copytree(pictures, data)
@@ -402,17 +404,24 @@ def test_rates_fall_to_a_tenth_from_where_they_began_also_after_a_resumption():
     def at(images: int) -> Step:
         return Step(index=0, images=images, rng=torch.Generator())
 
-    first = optimizer()
-    rates = [rates_of(first)]
-    slow_down(rates, 100, 200, at(50))
-    assert [group["lr"] for group in first.param_groups] == [1.0, 0.1]
-    slow_down(rates, 100, 200, at(150))
-    assert [group["lr"] for group in first.param_groups] == pytest.approx([0.55, 0.055])
-    resumed = optimizer()
-    rates = [rates_of(resumed)]
-    resumed.load_state_dict(first.state_dict())
-    slow_down(rates, 100, 200, at(300))
-    assert [group["lr"] for group in resumed.param_groups] == pytest.approx([0.1, 0.01])
+    def phase() -> Phase:
+        rate = decayed(100, 200)
+        return Phase(name="x", network=nn.Identity(), optimizer=optimizer(), losses=lambda *_: {}, rate=rate)
+
+    def rates(phase: Phase) -> list[float]:
+        return [group["lr"] for group in phase.optimizer.param_groups]
+
+    first = phase()
+    first.set_rates(at(50))
+    assert rates(first) == [1.0, 0.1]
+    first.set_rates(at(150))
+    assert rates(first) == pytest.approx([0.55, 0.055])
+    resumed = phase()
+    resumed.optimizer.load_state_dict(first.optimizer.state_dict())
+    resumed.set_rates(at(300))
+    assert rates(resumed) == pytest.approx([0.1, 0.01])
+    resumed.set_rates(at(300), 0.5)
+    assert rates(resumed) == pytest.approx([0.05, 0.005])
 
 
 def test_lazy_phase_is_multiplied_and_runs_when_due():

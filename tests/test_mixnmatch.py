@@ -17,7 +17,7 @@ from mixnmatch.fast.solid import FOV, placement, uniform
 from mixnmatch.fast.split_shape import two_means, wished
 from training.batched import rows
 from training.checkpoint import load_generator, save_generator
-from training.loop import train_step
+from training.loop.step import train_step
 from training.nn.discriminator import Features
 from training.runtime.sharded_random import draws
 from training.types import Batch, Step
@@ -233,7 +233,7 @@ def test_an_adopted_object_waits():
     phases, child = recipe.phases(), recipe.generator.child.embed.weight
     for index, moved in ((0, False), (0, False), (1, True)):
         before = child.clone()
-        optimizer = recipe.painter
+        optimizer = next(phase.optimizer for phase in phases if phase.name == "generator")
         optimizer.load_state_dict(optimizer.state_dict())  # as a resumed run does
         recipe.begin(batch(), at(index))
         train_step(phases, batch(), at(index))

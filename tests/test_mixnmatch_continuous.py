@@ -15,7 +15,7 @@ from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe, mask_loss
 from training.checkpoint import load_generator, save_generator
-from training.loop import step_rng, train_step
+from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
 from training.types import Batch, Step
 

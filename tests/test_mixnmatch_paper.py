@@ -31,7 +31,8 @@ from mixnmatch.paper.presets import CARS, CUB, DOGS
 from mixnmatch.paper.recipe import Recipe
 from training.batched import fields_of
 from training.checkpoint import load_generator, save_generator
-from training.loop import train, train_step
+from training.loop.step import train_step
+from training.loop.train import train
 from training.pictures import to_pil
 from training.types import Batch, Image, Phase, Step, reads_outlines
 

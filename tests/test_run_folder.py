@@ -19,7 +19,7 @@ from training import __main__ as command
 from training.checkpoint import load_generator, newest_state
 from training.devices import pick_device
 from training.files import append_line, check_folder, locked
-from training.loop import _stop_signals, train
+from training.loop.train import _stop_signals, train
 
 SHORT = replace(TINY, loop=replace(TINY.loop, images=8))
 ENDLESS = replace(TINY, loop=replace(TINY.loop, images=10_000_000, save_every=10_000_000, log_every=1))

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from training.checkpoint import load_generator, newest_state
-from training.loop import train
+from training.loop.train import train
 from training.registry import preset
 from training.sweep import Sweep, metric_curve, results, trials, write_results
 

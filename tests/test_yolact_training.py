@@ -12,7 +12,8 @@ from torch import nn
 
 from training.checkpoint import CheckpointError, load_generator, load_model
 from training.data.coco import CocoWriter
-from training.loop import train, train_step
+from training.loop.step import train_step
+from training.loop.train import train
 from training.nn.backbone import MobileNetV2
 from training.registry import preset, presets
 from training.segmentation.yolact.augment import AugmentConfig, choose_region, still, vary_colours

@@ -11,7 +11,8 @@ import torch
 
 from training.data.coco import CocoWriter
 from training.data.mask_codes import to_rle
-from training.loop import train, train_step
+from training.loop.step import train_step
+from training.loop.train import train
 from training.registry import preset
 from training.segmentation.yolact.data_video import FLO_MARK, FlowDataConfig, VideoDataConfig, read_flow
 from training.segmentation.yolact.flow import Flow, warp

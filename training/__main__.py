@@ -60,7 +60,7 @@ def train(arguments: list[str]) -> None:
     )
     Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; on an existing run, go on."
     args: Any = tyro.cli(Train, args=rest, prog=f"python -m training train {name}")
-    from training.loop import train as run  # after --help: torch takes a second
+    from training.loop.train import train as run
 
     print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))
 

@@ -18,6 +18,7 @@ class LoopConfig:
     accumulate: int = 1
     """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
     seed: int = 0
+    """Of initial weights, the order of pictures and all random draws."""
     ema_half_life: int | None = None
     """Pictures after which a weight's past counts half in the average generator; by default from the batch."""
     ema_warm_up: float = 0.05
@@ -27,7 +28,9 @@ class LoopConfig:
     log_every: int = 50
     """Steps between lines of the log."""
     grid_every: int = 5_000
+    """Pictures between grids of samples in the run folder."""
     save_every: int = 5_000
+    """Pictures between resume states; more often loses less after a crash and writes more."""
     keep: int = 3
     """Resume states kept."""
     figures_every: int = 0

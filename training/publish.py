@@ -52,7 +52,9 @@ class Publish:
     notes: str = ""
     """What a user should know: what works, what does not."""
     licence: str = "CC0-1.0"
+    """The licence that the card names."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """How weights are stored; bfloat16 halves the file."""
     state: Path | None = None
     """Folder, for this model alone, for the run's newest resume state in bfloat16: a copy of it is a run that can be
     gone on with elsewhere, though not bit for bit. A state that is there is replaced."""

@@ -42,6 +42,7 @@ class Sweep:
     """
 
     preset: tyro.conf.Positional[str]
+    """The preset whose options are varied."""
     data: Path
     """A prepared set, at this path on every machine."""
     out: Path
@@ -58,6 +59,7 @@ class Sweep:
     grace: float = 0.125
     """Share of a trial before which none is stopped."""
     cpus_per_trial: float = 1.0
+    """Processor cores that a trial takes; fewer run more trials at once."""
     gpus_per_trial: float | None = None
     """0.25 puts four trials on one GPU; by default a GPU each where there is one now."""
     address: str = "local"
@@ -426,7 +428,7 @@ def main(folder: Path, parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: Linux sends it then, whatever the cause
     if os.getppid() != parent:
         return
-    from training.loop import train
+    from training.loop.train import train
 
     job = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
     config = TypeAdapter(type(preset(job["preset"]))).validate_python(job["config"])

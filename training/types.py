@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -163,12 +163,24 @@ class Phase:
     since: int = 0
     until: int | None = None
     """Active from `since` images up to, not including, `until`."""
+    rate: Callable[[Step], float | Sequence[float]] | None = None
+    """Learning rates at a step over those that the optimizer was made with: one for all of its groups, or one each."""
+    base_rates: tuple[float, ...] = field(init=False)
+    """The learning rates that the optimizer was made with: a resumed one only knows those of its last step."""
     max_norm: float | None = None
     """Gradients of a larger norm are scaled down to it; None leaves them."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"{self.name} is due every {self.every} steps; give 1 or more, and a weight of 0 for none")
+        self.base_rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    def set_rates(self, step: Step, factor: float = 1.0) -> None:
+        """Give the optimizer its learning rates at `step`, each `factor` times."""
+        share = 1.0 if self.rate is None else self.rate(step)
+        shares = [share] * len(self.base_rates) if isinstance(share, int | float) else share
+        for group, base, own in zip(self.optimizer.param_groups, self.base_rates, shares, strict=True):
+            group["lr"] = base * own * factor
 
     def due(self, step: Step) -> bool:
         """Whether this phase runs at `step`."""

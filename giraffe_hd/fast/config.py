@@ -19,8 +19,11 @@ class PoseConfig:
     fov: float = 20.0
     """Field of view; half the picture's width at the origin is radius * tan(fov / 2)."""
     azimuth: tuple[float, float] = (0.0, 0.0)
+    """Camera around the scene, degrees; equal ends keep it in front."""
     elevation: tuple[float, float] = (10.0, 35.0)
+    """Camera above the horizon, degrees."""
     rotation: tuple[float, float] = (0.0, 360.0)
+    """Turn of the object about the vertical axis, degrees."""
     scale: tuple[float, float] = (0.25, 0.35)
     """Half the object's length, world units."""
     proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
@@ -65,19 +68,26 @@ class GeneratorConfig:
     """The fast generator."""
 
     resolution: int = 64
+    """Side of the picture in pixels: `rays` doubled none or a few times."""
     pose: PoseConfig = field(default_factory=PoseConfig)
     z_dim: int = 64
     """Length of each of the four latent codes."""
     w_dim: int = 96
+    """Length of the mapped codes that style the layers."""
     mapping_layers: int = 3
+    """Layers of each mapping network."""
     rays: int = 32
     """Side of the ray map."""
     samples: int = 10
     """Samples a ray, all inside the box."""
     octaves: int = 4
+    """Frequencies of the positional encoding (NeRF Eq. 4); more draw finer shapes."""
     field_dim: int = 64
+    """Width of the object's field."""
     field_depth: int = 3
+    """Layers of the object's field before its density."""
     density: float = 6.0
+    """Gain of the density; larger makes surfaces more opaque at the start."""
     mirror: bool = True
     """The object is its own mirror image, left and right: true of cars and faces, a strong guide for rotation."""
     features: int = 48
@@ -86,6 +96,7 @@ class GeneratorConfig:
     """Channels of the object's renderer at `rays`, then after each of its blocks: the last ones double the size as
     often as the picture needs, those before keep it."""
     mask_channels: int = 16
+    """Channels of the network that sharpens the mask."""
     background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
     """Channels of the background at 4, 8, 16, ... pixels."""
     background_shape_layers: int = 3
@@ -135,6 +146,7 @@ class TrainConfig:
     """All that training of the fast generator depends on."""
 
     family: str = "giraffe_hd"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -147,6 +159,7 @@ class TrainConfig:
     r1: float | None = None
     """Gamma of the gradient penalty, by default `training.nn.gan.r1_gamma`."""
     r1_every: int = 8
+    """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     pose_weight: float = 3.0
     """Of the pose head's error, in both networks: the knobs stay decodable (InfoGAN); below 1 fronts equal rears."""
     pose_weights: tuple[float, float, float, float, float, float] = (2.0, 2.0, 1.0, 1.0, 1.0, 1.0)
@@ -164,10 +177,13 @@ class TrainConfig:
     condition_since: int = 20_000
     """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
     condition_full: int = 40_000
+    """Pictures at which that comparison counts in full."""
     coverage_weight: float = 10.0
+    """Weight of the coverage loss; larger keeps objects within `coverage` of their boxes."""
     coverage: tuple[float, float] = (0.35, 0.8)
     """The object's opacity should fill between these shares of its box's silhouette, in each picture."""
     binarisation_weight: float = 2.0
+    """Weight of binarisation; larger makes masks less transparent."""
     binarisation_ramp: tuple[int, int] = (20_000, 60_000)
     """Pictures over which binarisation grows from nothing; early, it freezes a bad split."""
     sigma_noise_until: int = 60_000

@@ -1,6 +1,7 @@
 """How the fast GIRAFFE HD learns: discriminator, lazy R1 and generator share one drawing of each batch."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,15 +16,13 @@ from training.batched import repeat, rows
 from training.nn.augment import AdaptiveChance, augment
 from training.nn.discriminator import Critic
 from training.nn.gan import (
-    Rates,
+    decayed,
     discriminator_loss,
     generator_loss,
     learning,
     learning_rate,
     r1_gamma,
     r1_penalty,
-    rates_of,
-    slow_down,
 )
 from training.nn.projected_discriminator import Projected
 from training.nn.volume import box_rays
@@ -58,7 +57,6 @@ class Recipe:
             self.networks["projected"] = self.projected.network
         self.gauges: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
-        self.rates: list[Rates] = []
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
@@ -76,24 +74,18 @@ class Recipe:
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
         groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
-        self.rates = [rates_of(discriminator), rates_of(generator)]
-        projected: list[Phase] = []
-        if self.projected is not None:
-            projected, optimizer = self.projected.phases()
-            self.rates.append(rates_of(optimizer))
+        rate = decayed(round(c.decay_since * c.loop.images), c.loop.images)
+        D: dict[str, Any] = {"network": self.discriminator, "optimizer": discriminator, "rate": rate}
         return [
-            *projected,
-            Phase(name="D", network=self.discriminator, optimizer=discriminator, losses=self.discriminator_losses),
-            Phase(
-                name="R1", network=self.discriminator, optimizer=discriminator, losses=self.r1_losses, every=c.r1_every
-            ),
-            Phase(name="G", network=self.generator, optimizer=generator, losses=self.generator_losses),
+            *([] if self.projected is None else self.projected.phases(rate)),
+            Phase(name="D", losses=self.discriminator_losses, **D),
+            Phase(name="R1", losses=self.r1_losses, every=c.r1_every, **D),
+            Phase(name="G", network=self.generator, optimizer=generator, losses=self.generator_losses, rate=rate),
         ]
 
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
-        n, end = batch.image.shape[0], self.config.loop.images
-        slow_down(self.rates, round(self.config.decay_since * end), end, step)
+        n = batch.image.shape[0]
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator), self.autocast():

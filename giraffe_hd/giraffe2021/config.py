@@ -13,8 +13,11 @@ class GeneratorConfig:
     size: int = 64
     """Side of the picture in pixels."""
     z_dim: int = 256
+    """Length of each object's shape and appearance codes."""
     z_dim_bg: int = 128
+    """Length of the background's codes."""
     width: int = 128
+    """Width of the objects' field."""
     width_bg: int = 64
     """Of the fields' layers."""
     feat_dim: int = 128
@@ -22,6 +25,7 @@ class GeneratorConfig:
     min_feat: int = 32
     """The renderer's channels halve with each doubling of the size, down to this."""
     use_viewdirs: bool = True
+    """Features of the fields depend on the view direction."""
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
@@ -64,12 +68,14 @@ class TrainConfig:
     """All that training GIRAFFE (2021) depends on; the authors' values."""
 
     family: str = "giraffe"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     lr_generator: float = 5e-4
     """RMSprop's; the authors halve it at 256 px."""
     lr_discriminator: float = 1e-4
+    """RMSprop's, of the discriminator."""
     r1: float = 10.0
     """Of the whole penalty, not of its half, in every step."""
 

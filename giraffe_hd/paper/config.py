@@ -15,10 +15,13 @@ class PriorConfig:
     """What camera and objects are drawn from, uniformly; turns are 360 degrees, lengths world units."""
 
     scale_min: Triple = (0.5, 0.5, 0.5)
+    """Smallest half-extents of the box along x, y and z, world units."""
     scale_max: Triple = (0.5, 0.5, 0.5)
     """Half-extents of the box: one number draws all three axes."""
     translation_min: Triple = (0.0, 0.0, 0.0)
+    """Lowest place of the object's centre, world units."""
     translation_max: Triple = (0.0, 0.0, 0.0)
+    """Highest place of the object's centre, world units."""
     rotation: Span = (0.0, 1.0)
     """Turns of the object about z."""
     u: Span = (0.0, 0.0)
@@ -26,14 +29,17 @@ class PriorConfig:
     v: Span = (0.25, 0.25)
     """Polar angle of the camera is arccos(1 - 2v): 0 overhead, 0.5 at the horizon."""
     radius: Span = (2.732, 2.732)
+    """Distance of the camera, world units."""
     fov: float = 49.13
     """Field of view, degrees."""
     background_translation_min: Triple = (0.0, 0.0, 0.0)
+    """Lowest shift of the background's field, in training only."""
     background_translation_max: Triple = (0.0, 0.0, 0.0)
     """Shift of the background's field, in training only."""
     background_rotation: Span = (0.0, 0.0)
     """Turns of the background's field about z, in training only."""
     n_objects: int = 1
+    """Objects in a scene, at most; GIRAFFE HD renders one."""
     n_present: tuple[float, ...] = ()
     """Probability that 1, 2, ... n_objects of them are in the scene; empty: all are, always."""
     gap: float | None = None
@@ -90,7 +96,9 @@ class VolumeConfig:
     resolution: int = 16
     """Side of the feature map in rays."""
     n_samples: int = 64
+    """Samples along each ray."""
     near: float = 0.5
+    """First depth of a ray, world units along the view axis."""
     far: float = 6.0
     """First and last depth of a ray, world units along the view axis."""
 
@@ -111,17 +119,23 @@ class GeneratorConfig:
     size: int = 256
     """Side of the picture in pixels."""
     z_dim: int = 256
+    """Length of the object's shape and appearance codes."""
     z_dim_bg: int = 256
+    """Length of the background's codes."""
     feat_dim: int = 256
     """Channels of the rendered feature maps."""
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     n_mlp: int = 8
+    """Layers of the mapping networks."""
     lr_mlp: float = 0.01
     """Layers of the mapping networks, and their learning rate over that of the rest."""
     channel_multiplier: int = 2
+    """Channels of the renderers above 64 px over StyleGAN2's smaller model."""
     refine_n_styledconv: int = 2
+    """Styled convolutions of the network that refines the composed picture."""
     refine_kernel_size: int = 3
+    """Side of its kernels in pixels, an odd number."""
     mix_prob: float = 0.9
     """Share of training steps that style some layers of the foreground by the appearance code."""
     inject_index: int | None = None
@@ -214,6 +228,7 @@ class TrainConfig:
     """All that training GIRAFFE HD depends on; the authors' values, loss weights being CompCar's."""
 
     family: str = "giraffe_hd_paper"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -222,13 +237,17 @@ class TrainConfig:
     lr: float = 5e-4
     """Adam's, of both networks; the mapping networks' layers slow themselves down."""
     r1: float = 10.0
+    """Gamma of the gradient penalty on real pictures."""
     r1_every: int = 16
+    """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     bbox: float = 14.0
     """Weight of containment in the projected box."""
     bbox_pad: float = 0.1
+    """Margin of the projected box, a share of its size, inside which the mask may lie."""
     bbox_pad_ramp: int = 160_000
     """Pictures over which the box's margin grows to `bbox_pad`: 10,000 steps of 16."""
     cvg: float = 14.0
+    """Weight of coverage."""
     min_ratio: float = 0.3
     """Weight of coverage, and the share of all pixels that masks should cover."""
     bin: float = 4.0

@@ -33,6 +33,7 @@ class GeneratorConfig:
     background_widths: tuple[int, ...] = (96, 72, 48, 24)
     """Channels of the background decoder at 8 cells and each doubling after; the last serves all further ones."""
     style_dim: int = 96
+    """Length of the styles that modulate the convolutions."""
     encoder_widths: tuple[int, int, int] = (40, 64, 96)
     """Channels of the encoders at half of what they read and each halving after."""
     bank: int = 512
@@ -81,6 +82,7 @@ class LossConfig:
     code_size: float = 0.002
     """Mean square of all codes, so that they stay comparable."""
     r1_image: float = 0.1
+    """Gamma of R1 of the image discriminator."""
     r1_patches: float = 1.0
     """Gamma of the gradient penalties of the own and of the patch discriminator."""
     r1_every: int = 16
@@ -96,6 +98,7 @@ class TrainConfig:
     """A whole training run."""
 
     family: str = "mixnmatch_continuous"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

@@ -6,6 +6,7 @@ says what each code has to hold.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from training.batched import rows
 from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Critic
-from training.nn.gan import Rates, discriminator_loss, generator_loss, learning, r1_penalty, rates_of, slow_down
+from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import Projected
 from training.runtime.sharded_random import draws, share
 from training.types import Batch, Image, Mask, Phase, Step
@@ -84,7 +85,6 @@ class Recipe:
         )
         if self.projected is not None:
             self.networks["projected"] = self.projected.network
-        self.rates: list[Rates] = []
         self.average: types.Generator
         self.shared: Shared
         self.seen: tuple[Image, Image]
@@ -98,34 +98,22 @@ class Recipe:
         """Return the updates of one step: discriminators, their penalties every few steps, generator and encoders."""
         nets, every = self.networks, self.losses.r1_every
 
-        def adam(module: nn.Module) -> torch.optim.Optimizer:
-            optimizer = torch.optim.Adam(
-                module.parameters(), lr=self.config.learning_rate, betas=(0.0, 0.99), fused=True
-            )
-            self.rates.append(rates_of(optimizer))
-            return optimizer
+        config = self.config
+        rate = decayed(round(config.decay_since * config.loop.images), config.loop.images)
 
-        phases = []
-        if self.projected is not None:
-            phases, optimizer = self.projected.phases()
-            self.rates.append(rates_of(optimizer))
+        def adam(module: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.Adam(module.parameters(), lr=config.learning_rate, betas=(0.0, 0.99), fused=True)
+
+        phases = [] if self.projected is None else self.projected.phases(rate)
         for name, losses, penalty in (
             ("discriminator", self.discriminator_losses, self.penalty),
             ("patch_discriminator", self.patch_losses, self.patch_penalty),
         ):
-            optimizer = adam(nets[name])
-            phases.append(Phase(name=name, network=nets[name], optimizer=optimizer, losses=losses))
-            phases.append(
-                Phase(name=f"{name}_r1", network=nets[name], optimizer=optimizer, losses=penalty, every=every)
-            )
-        phases.append(
-            Phase(
-                name="generator",
-                network=self.generator,
-                optimizer=adam(self.generator),
-                losses=self.generator_losses,
-            )
-        )
+            common: dict[str, Any] = {"network": nets[name], "optimizer": adam(nets[name]), "rate": rate}
+            phases.append(Phase(name=name, losses=losses, **common))
+            phases.append(Phase(name=f"{name}_r1", losses=penalty, every=every, **common))
+        G: dict[str, Any] = {"network": self.generator, "optimizer": adam(self.generator), "rate": rate}
+        phases.append(Phase(name="generator", losses=self.generator_losses, **G))
         return phases
 
     def begin(self, batch: Batch, step: Step) -> None:
@@ -138,8 +126,6 @@ class Recipe:
                 "this recipe needs the objects' masks, and the prepared set has none; prepare it with masks, or let "
                 "`python -m training prepare photos` find them"
             )
-        end = self.config.loop.images
-        slow_down(self.rates, round(self.config.decay_since * end), end, step)
         generator, image, mask = self.generator, batch.image, batch.mask
         n, z = len(image), pose_of_boxes(batch.box)
         half = n // 2  # rows before it are drawn by codes, the others by outline

@@ -59,15 +59,20 @@ class GeneratorConfig:
     z_dim: int = 8
     """Numbers of pose; the background's layout has as many of its own."""
     n_backgrounds: int = 20
+    """Kinds of background, N_b."""
     n_shapes: int = 10
+    """Kinds of shape, N_p: the papers' parent categories."""
     n_textures: int = 40
     """A multiple of `n_shapes`: tied codes give each shape its own run of textures."""
     pose: PoseConfig = field(default_factory=PoseConfig)
     field_dim: int = 64
     """`turn`: width of the field that holds all solids, each by its own modulation."""
     field_depth: int = 3
+    """`turn`: layers of that field before its density."""
     octaves: int = 4
+    """`turn`: frequencies of the positional encoding (NeRF Eq. 4); more draw finer shapes."""
     density: float = 6.0
+    """`turn`: gain of the density; larger makes surfaces more opaque at the start."""
     samples: int = 10
     """`turn`: samples along each ray, all inside the object's box."""
     volume: tuple[int, int, int] = (1, 32, 32)
@@ -150,7 +155,9 @@ class LossConfig:
     condition_ramp: tuple[int, int] = (20_000, 40_000)
     """With a pose read: over these pictures the critic comes to compare real and painted pictures of like pose."""
     info_shape: tuple[float, float] = (0.3, 0.3)
+    """Shape codes classified from the layers, at the start and at the end of `settling_ramp` (paper: 1)."""
     info_texture: float = 0.5
+    """Texture codes classified from the layers (paper: 1)."""
     info_background: float = 0.5
     """Codes read from the layers (paper: shape 1, texture 1, background none); the shape's at the start, until shapes
     differ, and at the end of `settling_ramp`."""
@@ -159,9 +166,13 @@ class LossConfig:
     pair: float = 0.2
     """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
     pair_ramp: tuple[int, int] = (8_000, 20_000)
+    """Pictures over which the pair loss grows from nothing."""
     code_z: float = 5.0
+    """Pose that the encoders miss on pictures of free codes (paper: 5)."""
     code_b: float = 1.0
+    """Background code that they miss there (paper: 5)."""
     code_p: float = 2.0
+    """Shape code that they miss there (paper: 10)."""
     code_c: float = 2.0
     """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
     code_to_painter: float = 0.05
@@ -186,7 +197,9 @@ class LossConfig:
     clay: float = 0.5
     """The shape's picture against the finished one without colour (paper: none)."""
     r1_image: float | None = None
+    """Gamma of R1 of the image discriminator; by default from size and batch, `training.nn.gan.r1_gamma`."""
     r1_background: float = 0.05
+    """Gamma of R1 of the background discriminator."""
     r1_pair: float = 0.1
     """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); that of the
     image critic by default from size and batch, `training.nn.gan.r1_gamma`."""
@@ -195,19 +208,23 @@ class LossConfig:
     area: float = 5.0
     """Hinge that keeps the mask's share of the picture within `area_range`."""
     area_range: tuple[float, float] = (0.06, 0.45)
+    """Least and largest share of the picture that the object may fill."""
     child_area: float = 1.0
     """Hinge that keeps the texture's mask above half of the shape's."""
     outline: float = 0.0
     """Hinge that keeps the outline of the shape's mask, over the root of its area, below `outline_most`: no lace."""
     outline_most: float = 8.0
+    """Length of an outline over the root of its area above which `outline` counts."""
     containment: float = 2.0
     """Mask where no real box of the batch lies."""
     binary: float = 1.0
     """Half-transparent pixels of the mask."""
     binary_ramp: tuple[int, int] = (8_000, 24_000)
+    """Pictures over which that loss grows from nothing; early, it freezes a bad split."""
     free_share: tuple[float, float] = (0.5, 1.0)
     """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
     free_ramp: tuple[int, int] = (4_000, 20_000)
+    """Pictures over which that share changes."""
     feature: float = 1.0
     """L1 of the feature extractor on painted pictures (paper: 1)."""
     feature_critic: float = 0.02
@@ -225,6 +242,7 @@ class TrainConfig:
     """A whole training run of the `fast` MixNMatch."""
 
     family: str = "mixnmatch"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -232,6 +250,7 @@ class TrainConfig:
     learning_rate: float | None = None
     """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.nn.gan.learning_rate`."""
     critic_learning_rate: float | None = None
+    """Of the discriminators, by default as above."""
     object_since: int = 0
     """Pictures after which shapes and textures learn: those taken over from another run wait for all that is new."""
     decay_since: float = 0.7

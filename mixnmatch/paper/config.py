@@ -52,8 +52,11 @@ class LossWeights:
     z: float = 5
     """Reading back z (L1), then b, p and c (cross entropy), from pictures of free codes."""
     b: float = 5
+    """Reading back b, the background code (cross entropy)."""
     p: float = 10
+    """Reading back p, the shape code (cross entropy)."""
     c: float = 10
+    """Reading back c, the texture code (cross entropy)."""
     feature: float = 1
     """Reading back the parent feature (L1), second stage."""
 
@@ -63,6 +66,7 @@ class TrainConfig:
     """How the published model learns: 600 epochs of the first stage, 400 of the second, batches of 12."""
 
     family: str = "mixnmatch_paper"
+    """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig
     data: DataConfig
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -72,13 +76,17 @@ class TrainConfig:
     learning_rate: float = 2e-4
     """Adam's, of every network but the feature critic."""
     feature_critic_rate: float = 2e-5
+    """Adam's, of the discriminator of features."""
     beta1: float = 0.5
+    """Adam's decay of the mean gradient."""
     beta2: float = 0.999
+    """Adam's decay of the squared gradient."""
     critic_width: int = 64
     """Channels after the first layer of D_b and D_c; D_p has half."""
     pair_width: int = 16
     """Channels after the first layer of each pair critic."""
     feature_critic_width: int = 32
+    """Channels after the first layer of the discriminator of features."""
     soft_shapes: float = 0.2
     """Share of second-stage batches whose shape codes are soft, as those read from photos are."""
     box_where_unknown: tuple[float, float, float, float] = (0.3, 0.3, 0.7, 0.7)
@@ -87,6 +95,7 @@ class TrainConfig:
     free_share: float = 0.0
     """Share of G's pictures drawn with untied b and p once warmed up; 0 in the paper, where G sees tied codes only."""
     free_start: int = 500_000
+    """Pictures at which the share begins to grow."""
     free_full: int = 1_000_000
     """Pictures at which the share begins to grow, and at which it is whole."""
 

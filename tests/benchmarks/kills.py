@@ -31,7 +31,7 @@ from giraffe_hd.fast.presets import CARS_64
 from training.checkpoint import load_generator, newest_state, read_card
 from training.config import DataConfig, LoopConfig
 from training.data.prepare import Prepare
-from training.loop import train
+from training.loop.train import train
 from training.metrics.report import Evaluate
 from training.publish import Publish
 from training.sweep import Watch
@@ -221,7 +221,7 @@ class Kills:
 def _lives() -> Callable[[str, Path, Path, float | None], int | None]:
     """Return what runs a command for so many seconds, then kills it, and returns how it ended."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "training.loop", "torch.utils.tensorboard"])
+    context.set_forkserver_preload([__name__, "training.loop.train", "torch.utils.tensorboard"])
 
     def live(command: str, folder: Path, out: Path, seconds: float | None) -> int | None:
         out.mkdir(parents=True, exist_ok=True)

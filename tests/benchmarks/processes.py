@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from training.data.folder import PictureSet
-from training.loop import Run
+from training.loop.run import Run
 from training.registry import preset
 from training.runtime.distributed import any_of, joined, rank, size
 from training.runtime.malloc import keep_memory

@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from training.data.folder import PictureSet
-from training.loop import Run
+from training.loop.run import Run
 from training.registry import preset
 
 

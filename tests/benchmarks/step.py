@@ -22,7 +22,7 @@ from giraffe_hd.paper.presets import train_config
 from giraffe_hd.paper.recipe import Recipe
 from tests.benchmarks.rows import say, timed
 from tests.benchmarks.volume import Volume, authors
-from training.loop import step_rng, train_step, update_average
+from training.loop.step import step_rng, train_step, update_average
 from training.nn.gan import discriminator_loss, generator_loss, learning, r1_penalty
 from training.types import Batch, Step
 

@@ -43,6 +43,7 @@ class PrepareCars:
     test: int = 3_000
     """Test pictures, drawn apart: they are the same for every `count`."""
     seed: int = 0
+    """Of the factors that are drawn; the same seed renders the same set."""
     shadow: bool = False
     """Draw a soft shadow on the ground; it belongs to neither object nor background, which makes learning harder."""
     workers: int = 0

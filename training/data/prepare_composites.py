@@ -58,6 +58,7 @@ class PrepareComposites:
     quality: int = 92
     """Of the JPEG files written."""
     seed: int = 0
+    """Of all random draws; the same seed makes the same set."""
     workers: int = 0
     """Processes; 0 takes one a core."""
 

@@ -219,9 +219,11 @@ class Fid:
     n_samples: int = 50_000
     """Pictures to draw, and at most as many real ones. Papers draw 50k; fewer reads higher."""
     seed: int = 0
+    """Of the codes that are drawn."""
     batch: int | None = None
     """Pictures to draw at once; by default few on a CPU and many on a GPU."""
     fid: bool = True
+    """Compute the Frechet distance."""
     kid: bool = False
     """The kernel distance, which does not read higher for fewer pictures, too."""
     features: Path | None = None
@@ -230,6 +232,7 @@ class Fid:
     weights: Path | None = None
     """FID's Inception (inception-2015-12-05.pt) for machines without internet."""
     device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
 
     def run(self) -> None:
         """Print the result."""

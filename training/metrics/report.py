@@ -260,6 +260,7 @@ class Evaluate:
     split: str | None = None
     """Which real pictures to compare with; if not given, those held out, `test` or `validation`, if there are any."""
     seed: int = 0
+    """Of the codes that are drawn."""
     n_distance: int = 3_000
     """Pictures on either side for FID or its like, at most; 0 leaves it out."""
     features: Path | None = None
@@ -276,6 +277,7 @@ class Evaluate:
     card: bool = False
     """Write the figures into the card beside the checkpoint, too."""
     device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
 
     def run(self) -> None:
         """Measure, write, and print one JSON line of all figures."""

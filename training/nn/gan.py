@@ -1,7 +1,7 @@
 """Adversarial training: the logistic loss, R1, StyleGAN2-ADA's default rates, and which network learns."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -43,21 +43,9 @@ def r1_gamma(size: int, batch: int) -> float:
     return 0.0002 * size**2 / batch
 
 
-Rates = tuple[torch.optim.Optimizer, tuple[float, ...]]
-"""An optimiser and the learning rate that each of its groups began with."""
-
-
-def rates_of(optimizer: torch.optim.Optimizer) -> Rates:
-    """Return a new optimiser with its rates, for `slow_down`: a resumed one only knows those of its last step."""
-    return optimizer, tuple(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def slow_down(rates: Sequence[Rates], since: int, until: int, step: Step) -> None:
-    """Let learning rates fall, linearly from `since` to `until` pictures, to a tenth of what they began with."""
-    factor = 1 - 0.9 * step.ramp(since, until)
-    for optimizer, began in rates:
-        for group, rate in zip(optimizer.param_groups, began, strict=True):
-            group["lr"] = rate * factor
+def decayed(since: int, until: int) -> Callable[[Step], float]:
+    """Return a `Phase.rate` that falls, linearly from `since` to `until` pictures, to a tenth."""
+    return lambda step: 1 - 0.9 * step.ramp(since, until)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ features, because as published it told a few thousand photos apart within minute
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class ProjectedConfig:
     side: int = 96
     """Pictures are shown to the backbone at this side in pixels, a multiple of 32; more costs time."""
     learning_rate: float = 4e-4
+    """Adam's, of the projected discriminator."""
     r1: float = 0.003
     """Weight of the gradient penalty in feature space; without one the heads soon know all photos by heart."""
     r1_every: int = 8
@@ -155,15 +156,15 @@ class Projected:
         """The feature network, for perceptual losses."""
         return self.network.features
 
-    def phases(self) -> tuple[list[Phase], torch.optim.Optimizer]:
-        """Return the discriminator's update and its lazy penalty, and their optimiser."""
+    def phases(self, rate: Callable[[Step], float]) -> list[Phase]:
+        """Return the discriminator's update and its lazy penalty; `rate` as in `training.types.Phase`."""
         c = self.config
         optimizer = torch.optim.Adam(self.network.parameters(), lr=c.learning_rate, betas=(0.0, 0.99), fused=True)
-        common: dict[str, Any] = {"network": self.network, "optimizer": optimizer}
+        common: dict[str, Any] = {"network": self.network, "optimizer": optimizer, "rate": rate}
         return [
             Phase(name="projected", losses=self.discriminator_losses, **common),
             Phase(name="projected_r1", losses=self.penalty_losses, every=c.r1_every, **common),
-        ], optimizer
+        ]
 
     def look(self, real: Image, fake: Image) -> None:
         """Compute the features of a step's pictures; `fake` with its graph."""

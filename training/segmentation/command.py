@@ -164,6 +164,7 @@ class Evaluate:
     out: Path
     """The folder for report.json and report.html."""
     split: str = "validation"
+    """Which part of the set is read: train or test."""
     limit: int = 0
     """Pictures, evenly picked; 0 takes all."""
     one_class: bool = False

@@ -1,4 +1,4 @@
-"""The first look at a run: has the mask settled, and if not, what to change. A generator's losses do not say."""
+"""Early diagnosis of mask collapse during training; a generator's losses do not show it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from training.metrics.knobs import iou
 from training.types import Generator
 
 WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)
-"""Pictures seen at which training looks."""
+"""Pictures seen at which training checks the masks."""
 BATCH = 8
 """Samples drawn at a time: no more than training itself has room for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class MaskCheck:
     """What masks of random samples are like, as shares of the picture, and what to make of it."""
 
     area: float
@@ -41,14 +41,14 @@ class Look:
 
 
 @torch.inference_mode()
-def look(
+def check_masks(
     generator: Generator,
     *,
     box: float | None = None,
     options: Mapping[str, str] | None = None,
     n: int = 64,
     seed: int = 0,
-) -> Look | None:
+) -> MaskCheck | None:
     """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes.
 
     `options` are the words of a recipe (`types.Recipe.mask_options`) for what advice speaks of.
@@ -68,7 +68,9 @@ def look(
     kind = _kind(area, spread, soft, alike, box)
     named = (options or {}).get(kind)
     advice = ADVICE[kind] + (f": {named}" if named else "")
-    return Look(area=area, spread=spread, soft=soft, alike=alike, box=box, settled=kind == "settled", advice=advice)
+    return MaskCheck(
+        area=area, spread=spread, soft=soft, alike=alike, box=box, settled=kind == "settled", advice=advice
+    )
 
 
 ADVICE = {

@@ -1,0 +1,100 @@
+"""Losses of the discriminators: background patches, pictures and their poses, image-code pairs, features."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixnmatch.fast.discriminators import PatchCritic
+from mixnmatch.fast.losses import (
+    shrunk,
+    weighted_mean,
+)
+from mixnmatch.fast.step import Context
+from training.nn.augment import KINDS, augment
+from training.nn.gan import (
+    discriminator_loss,
+    r1_gamma,
+    r1_penalty,
+)
+from training.types import Batch, Image, Step
+
+
+class DiscriminatorLosses(Context):
+    """Phases in which discriminators learn; those called `..._penalty` are R1, due every few steps."""
+
+    def scene(self, batch: Batch) -> tuple[Image, Tensor]:
+        """Return the real view for the background critic, and 1 for each of its cells that sees no object."""
+        image, boxes = batch.image, batch.box
+        if batch.scene is not None:
+            image, boxes = batch.scene, batch.scene_box
+        if boxes is None:
+            raise ValueError(
+                "this recipe needs the object's boxes, and the prepared set has none; prepare it with boxes"
+            )
+        critic = self.networks["background_critic"]
+        assert isinstance(critic, PatchCritic)
+        return image, critic.clear_of(shrunk(boxes, self.config.patch_shrink))
+
+    def background_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Real patches outside the boxes against painted ones; background against object (MixNMatch Eq. 1)."""
+        critic, weights = self.networks["background_critic"], self.losses
+        image, clear = self.scene(batch)
+        with self.precision():
+            real, kind = critic(image)
+            painted, _ = critic(self.now.layers.background.detach())
+        told = weighted_mean(F.softplus(-real), clear) + F.softplus(painted).mean()
+        return {
+            "loss": told,
+            "kind": weights.background_class * F.binary_cross_entropy_with_logits(kind, clear),
+        }
+
+    def background_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 on the cells that see no object."""
+        image, clear = self.scene(batch)
+        image = image.detach().requires_grad_()
+        real, _ = self.networks["background_critic"](image)
+        logits = (real * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)
+        return {"penalty": self.losses.r1_background / 2 * r1_penalty(logits, image)}
+
+    def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Real pictures against finished ones."""
+        real, self.now.photo_pose = self.judge(batch.image, step)
+        painted, read = self.judge(self.now.layers.image.detach(), step)
+        if self.adaptive is not None:
+            self.gauges = self.adaptive.update(real)
+        return {"loss": discriminator_loss(real, painted), **self.pose_losses(read, self.now.alone.detach(), step)}
+
+    def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the image critic."""
+        kinds = ("colour",) if self.reads_pose else KINDS
+        image = augment(batch.image, self.chance, step.rng, kinds).detach().requires_grad_()
+        gamma = self.losses.r1_image
+        if gamma is None:
+            gamma = r1_gamma(self.config.generator.resolution, self.config.loop.batch)
+        logits, _ = self.networks["image_critic"](image, step.ramp(*self.losses.condition_ramp))
+        return {"penalty": gamma / 2 * r1_penalty(logits, image)}
+
+    def pair_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """(real picture, its encoded code) against (painted picture, its drawn code) (MixNMatch Eq. 3)."""
+        critic = self.networks["pair_critic"]
+        encoded = {name: code.detach() for name, code in self.encoded_codes().items()}
+        with self.precision():
+            real = critic(augment(batch.image, self.chance, step.rng), encoded, step.rng)
+            painted = self.now.layers.image.detach()
+            drawn = critic(augment(painted, self.chance, step.rng), self.painted_codes(), step.rng)
+        return {"loss": discriminator_loss(drawn, real)}
+
+    def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """R1 of the pair critic on painted pairs."""
+        image = self.now.layers.image.detach().requires_grad_()
+        codes = {name: code.detach().requires_grad_() for name, code in self.painted_codes().items()}
+        logits = self.networks["pair_critic"](image, codes, step.rng)
+        return {"penalty": self.losses.r1_pair / 2 * r1_penalty(logits, image, *codes.values())}
+
+    def feature_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Painted features against those extracted from photos."""
+        critic = self.networks["feature_critic"]
+        with self.precision():
+            with torch.no_grad():
+                extracted = self.generator.extractor(batch.image)
+            return {"loss": discriminator_loss(critic(self.now.feature), critic(extracted))}

@@ -1,0 +1,125 @@
+"""What the phases of one training step share, and what every loss of the `fast` MixNMatch needs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mixnmatch.codes import Codes, Layers
+from mixnmatch.fast.config import LossConfig, TrainConfig
+from mixnmatch.fast.encoders import as_codes
+from mixnmatch.fast.generator import Generator, placing, pose_features
+from mixnmatch.fast.losses import (
+    Usage,
+)
+from training.nn.augment import KINDS, AdaptiveChance, augment
+from training.nn.discriminator import Critic
+from training.types import Image, Step
+
+
+@dataclass(kw_only=True, slots=True)
+class Shared:
+    """What the phases of one step have in common."""
+
+    codes: Codes
+    free: int
+    """How many rows of the whole batch are free: its last ones; those before are tied."""
+    free_here: int
+    """How many of them are in this share of the batch."""
+    feature: Tensor
+    layers: Layers
+    alone: Tensor
+    """The first painted objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
+    encoded: dict[str, Tensor] | None
+    """What the encoders say of the real pictures; None before the pair critic needs it."""
+    photo_pose: Tensor | None = None
+    """What the image critic reads of their poses, once it has looked."""
+
+
+class Context:
+    """A run's networks and config, and what the phases of the step at hand have in common."""
+
+    config: TrainConfig
+    losses: LossConfig
+    device: torch.device
+    generator: Generator
+    networks: nn.ModuleDict
+    usage: Usage | None
+    adaptive: AdaptiveChance | None
+    shared: Shared | None
+    gauges: dict[str, Tensor]
+    """Values for the log that are no losses."""
+
+    @property
+    def reads_pose(self) -> bool:
+        """Whether the image critic reads the pose."""
+        return max(self.losses.pose) > 0
+
+    @property
+    def chance(self) -> float:
+        """Chance of each augmentation now."""
+        return float(self.adaptive.chance) if self.adaptive else self.losses.augment
+
+    @property
+    def now(self) -> Shared:
+        """What `begin` prepared for this step."""
+        assert self.shared is not None, "begin() comes before the phases"
+        return self.shared
+
+    def precision(self) -> torch.autocast:
+        """Return the context in which networks compute: bfloat16 where the config allows it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+
+    def settling(self, ends: tuple[float, float], step: Step) -> float:
+        """Return a weight on its way from its first value to its last one."""
+        return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.settling_ramp)
+
+    def judge(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the image critic's logits and poses of pictures; late enough, logits given the pose."""
+        kinds = ("colour",) if self.reads_pose else KINDS  # a shift would teach wrong places
+        with self.precision():
+            return self.networks["image_critic"](
+                augment(image, self.chance, step.rng, kinds), step.ramp(*self.losses.condition_ramp)
+            )
+
+    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+        """Return the errors of the poses read from finished pictures and from objects on flat colours.
+
+        Paper: none; here what keeps the fronts of all shapes the same way round (InfoGAN Eq. 5 for the pose).
+        """
+        if not self.reads_pose:
+            return {}
+        weight = self.settling(self.losses.pose, step)
+        true = placing(self.now.codes.z, self.config.generator.pose)
+        with self.precision():
+            _, read_alone = self.networks["image_critic"](alone)
+        return {
+            "pose": weight * (read - true).square().mean(),
+            "pose_alone": weight * (read_alone - true[: len(alone)]).square().mean(),
+        }
+
+    def perceived(self, image: Image) -> list[Tensor]:
+        """Return what the image critic sees of pictures, at a half, a quarter and an eighth of their size."""
+        critic = self.networks["image_critic"]
+        assert isinstance(critic, Critic)
+        with self.precision():
+            return critic.maps(image)[:3]
+
+    def painted_codes(self) -> dict[str, Tensor]:
+        """Return the drawn codes as the pair critic and the encoders' losses see them."""
+        codes, pose = self.now.codes, self.config.generator.pose
+        assert codes.z_background is not None
+        return {
+            "z": pose_features(codes.z, pose),
+            "b": codes.b,
+            "p": codes.p,
+            "c": codes.c,
+            "z_background": codes.z_background,
+        }
+
+    def encoded_codes(self) -> dict[str, Tensor]:
+        """Return the codes of the real pictures in the same form."""
+        assert self.now.encoded is not None
+        codes = as_codes(self.now.encoded)
+        assert codes.z_background is not None
+        return {"z": codes.z, "b": codes.b, "p": codes.p, "c": codes.c, "z_background": codes.z_background}

@@ -1,0 +1,264 @@
+"""A run folder: what is trained in it, how far it has come, and how it is resumed."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from training.batched import fields_of
+from training.checkpoint import newest_state, save_generator, save_state
+from training.devices import out_of_memory
+from training.files import check_folder, locked, read_plain_file, write_whole
+from training.loop.step import accumulated, batch_indices, step_rng, to_device, train_step, update_average, whole
+from training.registry import family_of, resolve
+from training.runtime.distributed import any_of, from_first, rank, size
+from training.runtime.sharded_random import own
+from training.types import Recipe, Step, TrainingSet
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss was NaN or infinite three times since the last checkpoint."""
+
+
+class Run:
+    """One run folder: what is trained in it, and how far it has come."""
+
+    def __init__(self, config: Any, out: Path, device: torch.device) -> None:
+        self.config, self.out, self.device = config, out, device
+        torch.manual_seed(config.loop.seed)  # initial weights
+        self.recipe: Recipe = resolve(family_of(config.family).recipe)(config, device)
+        self.recipe.networks.requires_grad_(False)
+        self.phases = self.recipe.phases()
+        self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()
+        self.index = self.images = 0
+        self.lr_factor = 1.0
+        """Of every learning rate: halved each time the losses were not finite."""
+        self.failures = 0
+        """How often they were not since the last state was saved."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later run needs to go on exactly: tensors and plain values."""
+        return {
+            "index": self.index,
+            "images": self.images,
+            "lr_factor": self.lr_factor,
+            "networks": self.recipe.networks.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()},
+        }
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return each optimiser once, by the name of the first phase that uses it: phases may share one."""
+        first: dict[int, tuple[str, torch.optim.Optimizer]] = {}
+        for phase in self.phases:
+            first.setdefault(id(phase.optimizer), (phase.name, phase.optimizer))
+        return dict(first.values())
+
+    def resume(self) -> bool:
+        """Go on from the folder's newest whole state; return whether there was one."""
+        found = from_first(newest_state(self.out) if rank() == 0 else None)
+        elsewhere = any_of(found is None and rank() > 0 and any(self.out.glob("state-*.pt")))
+        if found is None and elsewhere:
+            raise ValueError(
+                f"the first process sees no run in {self.out}, but another machine has one there; copy it to the first "
+                f"machine, or give a folder that all share, to go on with it"
+            )
+        if found is None:
+            return False
+        state, _ = found
+        try:
+            self._take(state)
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            if out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"the run in {self.out} has other networks than asked for ({reason}); give its own "
+                f"options to go on with it, or another folder, and this one as --start-from, to begin from it"
+            ) from error
+        self.index, self.images = state["index"], state["images"]
+        self.lr_factor = state.get("lr_factor", 1.0)
+        return True
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """Take over networks, average and what the optimisers know; rates and the like stay those of the config."""
+        off = self.recipe.networks.load_state_dict(state["networks"], strict=False)
+        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith("augment.")]:
+            raise ValueError(f"state dict mismatch: {strange[0]} is missing or unexpected")
+        self.average.load_state_dict(state["average"])
+        for name, optimizer in self.optimizers().items():
+            ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state["optimizers"][name])
+            for parameter, moments in optimizer.state.items():
+                if any(isinstance(m, Tensor) and m.ndim and m.shape != parameter.shape for m in moments.values()):
+                    raise ValueError(f"the moments of the optimiser of {name} are of other shapes than its weights")
+            for group, own_values in zip(optimizer.param_groups, ours, strict=True):
+                group.update(own_values)
+
+    def roll_back(self) -> None:
+        """Return to the newest saved state, learning at half of the rate from here.
+
+        Raises: NonFiniteError for the third time without a state saved in between.
+        """
+        self.failures += 1
+        if self.failures == 3:
+            raise NonFiniteError(
+                f"the losses were not finite three times near {self.images} pictures, at ever lower learning rates; "
+                f"the last saved state is untouched: turn bf16 off or change the losses' weights, and start the same "
+                f"command again"
+            )
+        factor, seen = self.lr_factor / 2, self.images
+        self.resume()
+        self.lr_factor = factor
+        log.warning("losses not finite at %d pictures: back to %d, learning rates x %g", seen, self.images, factor)
+
+    def save(self) -> None:
+        """Write the resume state, then the average generator; of several processes the first one does."""
+        if rank() == 0:
+            save_state(self.out, self.images, self.state(), keep=self.config.loop.keep)
+            save_generator(self.out / "generator.safetensors", self.average, card=self.card())
+        self.failures = 0
+
+    def card(self) -> dict[str, Any]:
+        """Return what a generator file of this run says of itself."""
+        return {
+            "images_seen": self.images,
+            "family": self.config.family,
+            "config": _plain(_without_folders(self.config)),
+        }
+
+    def step(self, data: TrainingSet) -> dict[str, Tensor]:
+        """See one batch: every phase due, then the average."""
+        loop = self.config.loop
+        indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
+        parts = []
+        for i in range(loop.accumulate):
+            rng = step_rng(loop.seed, self.index, i * size() + rank(), loop.accumulate * size())
+            step = Step(index=self.index, images=self.images, rng=rng)
+            parts.append((to_device(data.batch(own(indices, rng), rng), self.device), step))
+        if loop.accumulate == 1:
+            self.recipe.begin(*parts[0])
+        gradients = whole(*parts[0]) if loop.accumulate == 1 else accumulated(parts, self.recipe.begin)
+        logged = train_step(self.phases, *parts[0], gradients=gradients, lr_factor=self.lr_factor)
+        logged |= getattr(self.recipe, "gauges", {})
+        self.index, self.images = self.index + 1, self.images + loop.batch
+        half_life = min(loop.half_life, max(1.0, self.images * loop.ema_warm_up))
+        update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
+        return logged
+
+
+@contextlib.contextmanager
+def folder_of_run(out: Path) -> Iterator[None]:
+    """Keep the run folder to this command inside the block; of several processes the first one does.
+
+    Raises: ValueError, before any work, for a folder that another `train` has, that cannot be written to, or that holds
+    a generator and no state to go on from.
+    """
+    if rank() > 0:
+        yield
+        return
+    new = not out.exists()
+    check_folder(out)
+    with _unless_empty(out, new), locked(out, "train.lock", "`train`"):
+        made = next(iter(sorted(out.glob("*.safetensors"))), None)
+        if made is not None and not any(out.glob("state-*.pt")):
+            raise ValueError(
+                f"{out} holds {made.name} but no resume state to go on from, and training would replace it; give "
+                f"another --out, with --start-from {made} to begin from its weights"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def _unless_empty(out: Path, new: bool) -> Iterator[None]:
+    """Remove a `new` folder in which nothing was written inside the block, as after a mistake in other options."""
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def _without_folders(config: Any) -> Any:
+    """Return a config whose paths are file names: the folders of one machine say nothing on another."""
+    values = fields_of(config)
+    changed = {name: Path(value.name) for name, value in values.items() if isinstance(value, Path)}
+    changed |= {name: _without_folders(value) for name, value in values.items() if is_dataclass(value)}
+    return replace(config, **changed)
+
+
+def keep_data(pictures: TrainingSet, out: Path) -> None:
+    """Note which set the run learns from.
+
+    Raises: ValueError if the folder's run has learnt from another set at another place.
+    """
+    path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
+    ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
+    if path.is_file():
+        before = _learns_from(path)
+        if before["index_sha256"] != index and before["path"] != ours["path"]:
+            raise ValueError(
+                f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
+                f"--start-from {out} to begin from what it knows"
+            )
+        if before["index_sha256"] != index:
+            log.warning(
+                "%s is not the set it was when the run began; the run goes on with what is there", pictures.path
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(ours, indent=1).encode())
+
+
+def _index(pictures: TrainingSet) -> Path:
+    """Return the file that lists a set's pictures."""
+    return getattr(pictures, "index", pictures.path / "index.csv")
+
+
+def _learns_from(path: Path) -> dict[str, str]:
+    """Return what a run's `data.json` says of its set; ValueError if that cannot be read."""
+    try:
+        said = json.loads(read_plain_file(path, 2**20))
+        if isinstance(said, dict) and all(isinstance(said.get(name), str) for name in ("path", "index_sha256")):
+            return said
+        reason = "path and index_sha256 are not in it"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"{path} does not say which set the run learns from ({reason}); remove it if --data is that set")
+
+
+def keep_config(config: Any, out: Path) -> None:
+    """Write the run's config; where the folder's run had another, say which fields changed."""
+    path, ours = out / "config.json", asdict(config)
+    if path.is_file():
+        try:
+            before, now = _flat(json.loads(read_plain_file(path, 2**20))), _flat(ours)
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("%s cannot be read and is written anew (%s)", path, error)
+            before = now = {}
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                was, is_ = before.get(name, "not there"), now.get(name, "not there")
+                log.warning("config differs from the run's so far: %s was %s, is %s", name, was, is_)
+    write_whole(path, json.dumps(_plain(config), indent=1).encode())
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(values, dict):
+        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: json.dumps(values, default=str)}

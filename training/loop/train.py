@@ -1,0 +1,120 @@
+"""The training loop: steps until the run has seen its pictures, and what is due in between.
+
+A run folder holds `config.json`, `data.json`, the last resume states, `generator.safetensors` (the average),
+`log.jsonl`, grids and TensorBoard events. The loop knows phases, not models.
+"""
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from training.data.folder import PictureSet
+from training.loop.monitor import Monitor, crossed, unless_full
+from training.loop.run import Run, folder_of_run, keep_config, keep_data
+from training.runtime.distributed import any_of, from_first, joined, rank, share_of
+from training.runtime.malloc import keep_memory
+from training.types import Adopts
+from training.warm_start import learnt, take_over
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: Any, data: Path, out: Path, *, device: str | None = None, start_from: Path | Sequence[Path] | None = None
+) -> Path:
+    """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
+
+    A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, run folders or
+    generator files, wherever their shapes fit, those of later ones over those of earlier ones. SIGINT, SIGTERM or
+    SIGHUP ends the run after the step at hand, its state saved; a full disk stops the writing only; losses that are not
+    finite take the run back to its last state, at half the learning rate. Under torchrun each process takes its share
+    of `loop.batch`; the first one alone reads and writes the run folder.
+
+    Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
+    """
+    keep_memory()
+    with joined(device) as where, folder_of_run(out):
+        share_of(config.loop.batch, config.loop.accumulate)
+        if rank() > 0:
+            logging.getLogger("training.loop").setLevel(logging.ERROR)  # the first process speaks for all
+        pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
+        run = Run(config, out, where)
+        if rank() == 0:
+            keep_data(pictures, out)
+        resumed = run.resume()
+        if rank() == 0:
+            keep_config(config, out)
+        if resumed:
+            _say_resumed(run, start_from)
+        else:
+            _warm_start(run, [start_from] if isinstance(start_from, Path) else start_from or ())
+        _steps(run, pictures)
+    return out / "generator.safetensors"
+
+
+def _steps(run: Run, pictures: Any) -> None:
+    """Take steps until the run has seen its pictures or is told to stop; its state is saved in the end."""
+    loop = run.config.loop
+    monitor = Monitor(run, pictures)
+    if run.index == 0:
+        run.save()  # what cannot be written fails now, and there is a state to roll back to
+    with monitor, _stop_signals() as stopped:
+        while run.images < loop.images and not any_of(bool(stopped)):
+            logged = run.step(pictures)
+            if any(name.endswith("/skipped") for name in logged):
+                run.roll_back()
+                monitor.restart()
+                continue
+            monitor.show(logged)
+            if crossed(run.images, loop.batch, loop.save_every):
+                with unless_full("the state", run):
+                    run.save()
+        run.save()
+    if run.images < loop.images:
+        log.warning("stopped at %d pictures, saved; the same command resumes the run", run.images)
+
+
+def _say_resumed(run: Run, start_from: Path | Sequence[Path] | None) -> None:
+    if start_from:
+        log.warning("--start-from is left out: %s holds a run already, which goes on", run.out)
+    if run.images >= run.config.loop.images:
+        log.warning("%s has seen its %d pictures; give more --loop.images to go on", run.out, run.images)
+    else:
+        log.info("going on at %d of %d pictures in %s", run.images, run.config.loop.images, run.out)
+
+
+def _warm_start(run: Run, sources: Sequence[Path]) -> None:
+    """Begin with the weights of `sources` wherever they fit, those of later ones over those of earlier ones."""
+    for source in sources:
+        theirs = from_first(learnt(source) if rank() == 0 else None)
+        if isinstance(run.recipe, Adopts):
+            theirs = run.recipe.adopt(theirs)
+        taken, numbers = take_over(run.recipe.networks, theirs)
+        log.info("began with %d of %d weights from %s", taken, numbers, source)
+    run.average.load_state_dict(run.recipe.generator.state_dict())
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C, SIGTERM and a closed terminal's SIGHUP in a list, so that the step at hand ends whole.
+
+    Under `nohup` SIGHUP stays ignored.
+    """
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
