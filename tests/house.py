@@ -2,12 +2,14 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("training", "giraffe_hd", "mixnmatch", "demo")
 
 
+@cache
 def sources() -> dict[str, Path]:
     """Return every module of ours by its dotted name."""
     found = {}
@@ -40,6 +42,7 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[str
                 yield each, id(node) not in inside
 
 
+@cache
 def graph() -> dict[str, dict[str, bool]]:
     """Return, for each module, those it imports; True where it does so at once."""
     known = sources()

@@ -55,7 +55,7 @@ PICTURES = 8
 
 
 def write_set(folder: Path) -> Path:
-    """Write a prepared set of eight pictures with boxes and masks: blocks on gradients, in places of their own."""
+    """Write a prepared set of eight pictures with boxes and masks: shaded blocks on gradients, each elsewhere."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     lines = ["file,split,label,width,height,x0,y0,x1,y1"]
