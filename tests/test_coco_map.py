@@ -77,7 +77,7 @@ def test_scores_are_those_of_pycocotools(tmp_path):
         reference.dataset = content
         reference.createIndex()
         for kind, ours in (("bbox", scores.box), ("segm", scores.mask)):
-            run: Any = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)
+            run: Any = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)  # type: ignore[arg-type]
             run.evaluate()
             run.accumulate()
             run.summarize()
