@@ -1,4 +1,4 @@
-"""A further model costs one entry in the table of families: it trains, is measured and is among the models of the page."""
+"""A further model costs one entry in the table of families: it trains, is measured and joins the page."""
 
 import json
 import warnings
