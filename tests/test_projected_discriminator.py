@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.nn import projected_discriminator
 from training.nn.backbone import FrozenFeatures, MobileNetV2
 from training.nn.projected_discriminator import (
     ProjectedConfig,
     ProjectedDiscriminator,
     discriminator_loss,
     generator_loss,
+    projected_for,
 )
 
 
@@ -80,7 +82,17 @@ def test_configs_that_make_no_sense_are_refused(wrong: dict) -> None:
 
 
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    from training.nn.projected_discriminator import Projected
-
     with pytest.raises(ValueError, match=r"--projected.backbone"):
-        Projected(ProjectedConfig(weight=1.0, backbone=tmp_path / "no.pt"), torch.device("cpu"), bf16=False)
+        projected_for(ProjectedConfig(weight=1.0, backbone=tmp_path / "no.pt"), torch.device("cpu"), bf16=False)
+
+
+def test_without_a_file_and_a_network_training_goes_on_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def offline(path: Path | None = None) -> MobileNetV2:
+        raise ValueError("torchvision's MobileNetV2 weights cannot be downloaded")
+
+    monkeypatch.setattr(projected_discriminator, "load_backbone", offline)
+    assert projected_for(ProjectedConfig(weight=1.0), torch.device("cpu"), bf16=False) is None
+    assert "without the projected discriminator" in caplog.text
+    assert projected_for(ProjectedConfig(), torch.device("cpu"), bf16=False) is None

@@ -24,7 +24,7 @@ from training.nn.gan import (
     r1_gamma,
     r1_penalty,
 )
-from training.nn.projected_discriminator import Projected
+from training.nn.projected_discriminator import projected_for
 from training.nn.volume import box_rays
 from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Mask, Phase, Step
@@ -50,9 +50,7 @@ class Recipe:
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
             self.networks["augment"] = self.adaptive
-        self.projected = (
-            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
-        )
+        self.projected = projected_for(config.projected, device, bf16=config.loop.bf16)
         if self.projected is not None:
             self.networks["projected"] = self.projected.network
         self.gauges: dict[str, Tensor] = {}

@@ -26,7 +26,7 @@ from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Critic
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
-from training.nn.projected_discriminator import Projected
+from training.nn.projected_discriminator import projected_for
 from training.runtime.sharded_random import draws, share
 from training.types import Batch, Image, Mask, Phase, Step
 
@@ -80,9 +80,7 @@ class Recipe:
             }
         )
         self.networks.to(device)
-        self.projected = (
-            Projected(config.projected, device, bf16=config.loop.bf16) if config.projected.weight > 0 else None
-        )
+        self.projected = projected_for(config.projected, device, bf16=config.loop.bf16)
         if self.projected is not None:
             self.networks["projected"] = self.projected.network
         self.average: types.Generator

@@ -4,6 +4,7 @@ Paper: hinge loss, batch norm, no penalty; here the logistic loss, no batch norm
 features, because as published it told a few thousand photos apart within minutes and the generator learnt nothing.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from training.nn.backbone import FrozenFeatures, load_backbone
 from training.types import Batch, Image, Phase, Step
+
+log = logging.getLogger(__name__)
 
 MIXED = (48, 64, 128, 256)
 """Channels of the four mixed maps."""
@@ -135,6 +138,23 @@ class ProjectedConfig:
             raise ValueError(f"projected.weight is {self.weight}; expected 0 or more")
         if self.side < 32 or self.side % 32:
             raise ValueError(f"projected.side is {self.side}; expected a multiple of 32")
+
+
+def projected_for(config: ProjectedConfig, device: torch.device, *, bf16: bool) -> "Projected | None":
+    """Return the projected discriminator that a config asks for; None for a weight of 0, or, with a warning, where the
+    published weights of the backbone cannot be downloaded and no file is given.
+
+    Raises: ValueError for a file that holds no backbone.
+    """
+    if config.weight == 0:
+        return None
+    try:
+        return Projected(config, device, bf16=bf16)
+    except ValueError as error:
+        if config.backbone is not None:
+            raise
+        log.warning("training without the projected discriminator, so pictures will be worse: %s", error)
+        return None
 
 
 class Projected:
