@@ -166,10 +166,3 @@ def test_rivals_follow_their_shares_and_are_two():
     torch.testing.assert_close(first, torch.tensor([0.7, 0.2, 0.1]), atol=0.01, rtol=0)
     both = ((pair == 0).any(1) & (pair == 1).any(1)).float().mean()  # 0.7 * 0.2 / 0.3 + 0.2 * 0.7 / 0.8
     assert both.item() == pytest.approx(0.6417, abs=0.01)
-
-
-def test_unlike_maps_by_hand():
-    a = torch.tensor([[3.0, 0.0], [0.0, 5.0]])[:, :, None, None]  # two pictures of one place each, two features
-    b = torch.tensor([[1.0, 0.0], [2.0, 0.0]])[:, :, None, None]
-    off = losses.unlike_maps([a, b], [b, b])  # scaled: sqrt(2) in one feature, whatever its length
-    torch.testing.assert_close(off, torch.tensor([0.0, math.sqrt(2) / 2]), atol=1e-5, rtol=0)

@@ -122,17 +122,6 @@ def unlike(painted: Image, real: Image) -> Float[Tensor, " n"]:
     return total
 
 
-def unlike_maps(ours: list[Tensor], theirs: list[Tensor]) -> Float[Tensor, " n"]:
-    """Return the mean absolute difference of each picture's maps of features, each place's scaled to a mean square of 1
-    (as LPIPS, Zhang et al. 2018 Eq. 1), mean over maps."""
-
-    def scaled(x: Tensor) -> Tensor:
-        return x.float() * (x.float().square().mean(1, keepdim=True) + 1e-6).rsqrt()
-
-    pairs = zip(ours, theirs, strict=True)
-    return torch.stack([(scaled(a) - scaled(b)).abs().mean((1, 2, 3)) for a, b in pairs]).mean(0)
-
-
 def share_gradient(x: Tensor, share: float) -> Tensor:
     """Return `x`, through which only `share` of the gradient flows back."""
     return x * share + x.detach() * (1 - share)

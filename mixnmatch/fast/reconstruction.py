@@ -17,9 +17,9 @@ from mixnmatch.fast.losses import (
     rivals,
     share_gradient,
     unlike,
-    unlike_maps,
 )
 from mixnmatch.fast.step import Context
+from training.nn.backbone import perceptual_distance
 from training.runtime.distributed import batch_mean
 from training.types import Batch, Step
 
@@ -61,7 +61,7 @@ class Reconstruction(Context):
             terms["box_fit"] = weights.box_fit * box_fit(layers.parent_mask, batch.box[:n])
         terms["rebuilt"] = weights.rebuilt * unlike(painted, image).mean()
         if weights.perceived:
-            terms["perceived"] = weights.perceived * unlike_maps(self.perceived(painted), true).mean()
+            terms["perceived"] = weights.perceived * perceptual_distance(self.perceived(painted), true).mean()
         return terms
 
     @torch.no_grad()
@@ -75,7 +75,7 @@ class Reconstruction(Context):
         kinds = F.one_hot(pair, codes.p.shape[1]).float()
         with self.precision():
             both = [self.generator(replace(codes, p=kinds[:, i])).image for i in (0, 1)]
-        off = torch.stack([unlike_maps(self.perceived(painted), true) for painted in both], 1)
+        off = torch.stack([perceptual_distance(self.perceived(painted), true) for painted in both], 1)
         if self.usage is not None:
             apart = batch_mean((off[:, 0] - off[:, 1]).abs().mean())
             off = off + self.losses.even * apart * self.usage.excess[pair]

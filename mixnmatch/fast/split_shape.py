@@ -18,12 +18,12 @@ from torch import Tensor
 
 from mixnmatch.fast.config import TrainConfig
 from mixnmatch.fast.generator import Generator
-from mixnmatch.fast.losses import unlike_maps
 from mixnmatch.fast.recipe import Recipe
 from mixnmatch.fast.solid import Solid
 from training.batched import rows
 from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet
+from training.nn.backbone import perceptual_distance
 from training.types import Image
 from training.warm_start import learnt, take_over
 
@@ -134,7 +134,7 @@ def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Fl
             some = rows(codes, part)
             with recipe.precision():
                 painted = painter(some, feature=space(some.z, style[part] + moves[part])).image
-            off = unlike_maps(recipe.perceived(painted), [maps[part] for maps in true])
+            off = perceptual_distance(recipe.perceived(painted), [maps[part] for maps in true])
             (off.sum() + 5e-4 * moves[part].square().sum()).backward()
         optimizer.step()
     return moves.detach().cpu()
