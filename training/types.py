@@ -106,7 +106,7 @@ class Batch:
     scene_box: Boxes | None = None
     """The object in `scene`."""
     mask: Mask | None = None
-    """The object's mask in `image`: for evaluation only, no loss may read it."""
+    """The object's mask in `image`: for evaluation, and for recipes that say they need masks."""
     index: tuple[int, ...] = ()
     """Positions of the pictures in their set."""
     previous: Image | None = None

@@ -9,15 +9,10 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
+from mixnmatch.fast.generator import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.runtime.sharded_random import randn
 from training.types import Image, Mask
-
-
-def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Return the map at twice the side, bilinear."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
 
 OUTSIDE = 10.0
 """Logit of the mask outside the object's frame, negative."""
