@@ -193,6 +193,21 @@ def test_a_run_learns_resumes_and_is_read_again(folder, tmp_path):
         load_generator(path)
 
 
+def test_frozen_modules_keep_their_weights(folder, rng):
+    config = tiny(folder)
+    assert config.frozen
+    recipe = Recipe(config, torch.device("cpu"))
+    before = {name: weight.clone() for name, weight in recipe.generator.state_dict().items()}
+    batch = config.data.open(folder).batch(list(range(4)), rng)
+    step = Step(index=0, images=config.rate.warm_up, rng=rng)
+    recipe.begin(batch, step)
+    train_step(recipe.phases(), batch, step)
+    changed = {name for name, weight in recipe.generator.state_dict().items() if not torch.equal(weight, before[name])}
+    trunk = {name for name in before if name.startswith("backbone.")}
+    frozen = {name for name in trunk if name.startswith(tuple(f"{module}." for module in config.frozen))}
+    assert frozen and trunk - frozen <= changed and not frozen & changed
+
+
 def test_a_run_begins_from_another_of_other_classes(folder, tmp_path):
     config = tiny(folder, images=4)
     before = train(config, folder, tmp_path / "one")

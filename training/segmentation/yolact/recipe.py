@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from training.batched import fields_of
 from training.segmentation.yolact.detection import DetectionConfig
 from training.segmentation.yolact.losses import losses
-from training.segmentation.yolact.network import Yolact
+from training.segmentation.yolact.network import Predictions, Yolact
 from training.segmentation.yolact.official import CLASS_LAYERS, for_other_classes
 from training.segmentation.yolact.photos import Placement
 from training.segmentation.yolact.presets import RateConfig, Settings
@@ -59,6 +59,7 @@ class Recipe:
             load_trunk(self.generator.backbone, settings.backbone, config.trunk)
         if config.channels_last:
             self.generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
         self.networks = nn.ModuleDict({"generator": self.generator}).to(device)
         self.average: Yolact = self.generator
         self.optimizer = torch.optim.SGD(self._groups(), lr=config.rate.learning_rate, momentum=config.rate.momentum)
@@ -80,10 +81,17 @@ class Recipe:
     def _learns(self, name: str) -> bool:
         """Return whether a weight of the generator learns."""
         owner = self.generator.get_submodule(name.rpartition(".")[0])
-        return self._norm_learns() or not isinstance(owner, nn.BatchNorm2d)
+        return not self._frozen(name) and (self._norm_learns() or not isinstance(owner, nn.BatchNorm2d))
+
+    def _frozen(self, name: str) -> bool:
+        return any(name.startswith(f"{beginning}.") for beginning in self.config.frozen)
 
     def _norm_learns(self) -> bool:
         return self.config.loop.batch >= self.config.norm_from
+
+    def precision(self) -> torch.autocast:
+        """Return the context in which the network computes: bfloat16 where the config allows it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
     def phases(self) -> list[Phase]:
         """Return the one update of a step."""
@@ -111,14 +119,21 @@ class Recipe:
     def losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return B, C, M, S and, with mask re-scoring, I."""
         image = batch.image.contiguous(memory_format=torch.channels_last) if self.config.channels_last else batch.image
-        return self.losses_of(self.generator.pyramid(image), batch, step)
+        for name, parameter in self.generator.named_parameters():
+            if self._frozen(name):
+                parameter.requires_grad_(False)  # a phase asks for the gradients of its whole network
+        with self.precision():
+            levels = self.generator.pyramid(image)
+        return self.losses_of(levels, batch, step)
 
     def losses_of(self, levels: list[Tensor], batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the losses of what pyramid levels give against a batch's objects."""
         network = self.generator
+        with self.precision():
+            found, segmentation = network.predict(levels), network.semantic_seg_conv(levels[0])
         return losses(
-            network.predict(levels),
-            network.semantic_seg_conv(levels[0]),
+            Predictions(**{name: value.float() for name, value in fields_of(found).items()}),
+            segmentation.float(),
             truth_of(batch),
             self.config.losses,
             self.config.matching,
