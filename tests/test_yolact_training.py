@@ -205,7 +205,8 @@ def test_frozen_modules_keep_their_weights(folder, rng):
     changed = {name for name, weight in recipe.generator.state_dict().items() if not torch.equal(weight, before[name])}
     trunk = {name for name in before if name.startswith("backbone.")}
     frozen = {name for name in trunk if name.startswith(tuple(f"{module}." for module in config.frozen))}
-    assert frozen and trunk - frozen <= changed and not frozen & changed
+    assert frozen and not frozen & changed
+    assert trunk & changed
 
 
 def test_a_run_begins_from_another_of_other_classes(folder, tmp_path):
