@@ -25,7 +25,8 @@ class Cutter:
         self, generator: Generator, margin: float | None, crop: Crop, known: Mapping[Path, tuple[float, ...]]
     ) -> None:
         """Take a generator, the width it learned around objects (None: whole pictures), and boxes x y w h in pixels."""
-        self.generator, self.margin, self.crop, self.known = generator, margin, crop, known
+        self.generator, self.margin, self.known = generator, margin, known
+        self.crop: Crop = crop
         self.boxes: dict[str, list[float] | None] = {}
         """Box x y w h in pixels that each photo was cut to, None for the middle square; fit for `--boxes`."""
 

@@ -128,8 +128,8 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     model = load_model(path, device)
     if not isinstance(model, Generator):
         raise CheckpointError(
-            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file (finders of objects "
-            "are for `python -m training segment`)"
+            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file (finders "
+            "of objects are for `python -m training segment`)"
         )
     return model
 

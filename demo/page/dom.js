@@ -51,11 +51,11 @@ export const fresh = (stem) => `${stem}-${++count}`;
 /** Return the address of a route of this server. */
 export const address = (route) => new URL(route, ROOT).href;
 
-/** Send JSON or bytes to a route and return the answer; throws an Error whose message a person can read. */
+/** Send JSON, bytes or a form to a route and return the answer; throws an Error whose message a person can read. */
 export async function send(route, body, signal) {
   let answer;
   try {
-    const data = body instanceof Blob ? body : JSON.stringify(body);
+    const data = body instanceof Blob || body instanceof FormData ? body : JSON.stringify(body);
     answer = await fetch(address(route), { method: "POST", body: data, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -93,6 +93,14 @@ export function offer(blob, name) {
 /** Return the first file in a drop or a paste, if there is one. */
 export function firstFile(transfer) {
   return [...(transfer?.files ?? [])][0] ?? null;
+}
+
+/** Turn to the tab of this name; return whether there is one. */
+export function openTab(name) {
+  const tabs = [...document.querySelectorAll("[role=tab]")].filter((tab) => tab.textContent.trim() === name);
+  const tab = tabs.find((each) => each.offsetParent) ?? tabs[0];
+  tab?.click();
+  return Boolean(tab);
 }
 
 /** Return a random seed that is short enough to read. */

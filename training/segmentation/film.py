@@ -22,7 +22,7 @@ import PIL.ImageDraw
 from jaxtyping import Float, UInt8
 
 from ..pictures import whole_file
-from .contract import Instance, Pixels, Segmenter
+from .contract import Instance, Pixels
 from .tracking import Tracked, Tracker, TrackingConfig
 
 AHEAD = 4
@@ -117,7 +117,7 @@ def _reading(path: Path) -> list[str]:
 
 
 def instances_of(
-    segmenter: Segmenter | StagedSegmenter, frames: Iterator[Pixels]
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter, frames: Iterator[Pixels]
 ) -> Iterator[tuple[Pixels, list[Instance]]]:
     """Yield frames with what was found in them, in order; reading and the network run ahead in threads of their own.
 
@@ -175,13 +175,14 @@ def _ahead(items: Iterator[Any], stop: threading.Event) -> Iterator[Any]:
 
 
 def track_film(
-    segmenter: Segmenter | StagedSegmenter,
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter,
     path: Path,
     out: Path,
     *,
     keep: Callable[[list[Instance]], list[Instance]] = list,
     tracking: TrackingConfig | None = None,
     paint: Callable[[Pixels, list[Tracked]], Pixels] | None = None,
+    read: Callable[[Path], Iterator[Pixels]] = read_film,
     quality: int = 23,
 ) -> dict[str, Any]:
     """Write a film with its objects painted, and OUT.json with every frame's boxes and identities.
@@ -190,6 +191,7 @@ def track_film(
         keep: chooses among a frame's instances.
         tracking: when instances of different frames are one object.
         paint: makes a written frame of a frame and its objects; `painted` if not given.
+        read: gives the film's frames.
         quality: x264's constant rate factor; lower is finer and larger.
 
     Returns: frames, seconds, identities and labels. Raises: FilmError.
@@ -199,7 +201,7 @@ def track_film(
     lines: list[dict[str, Any]] = []
     identities: dict[int, str] = {}
     with whole_file(out) as temporary, _Encoder(temporary, film, quality) as encoder:
-        for frame, instances in instances_of(segmenter, read_film(path)):
+        for frame, instances in instances_of(segmenter, read(path)):
             tracked = tracker(frame, keep(instances))
             encoder.write(paint(frame, tracked))
             count += 1

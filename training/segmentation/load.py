@@ -57,13 +57,17 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
     return StagedYolact(model, config)
 
 
+def finder_name(name: str | Path = "") -> str:
+    """Return what people know a segmenter by: its file's stem, or `classical`."""
+    return Path(name).stem if name else BUNDLED.stem if BUNDLED.is_file() else "classical"
+
+
 def load_finder(name: str | Path = "", labels: Sequence[str] = (), *, sure: float = SURE) -> SubjectFinder:
     """Return a finder by the name of its segmenter (`training.segmentation.load.load_segmenter`).
 
     Raises: ValueError for what is no segmenter, or a label that it does not know.
     """
-    shown = Path(name).stem if name else BUNDLED.stem if BUNDLED.is_file() else "classical"
-    return SubjectFinder(load_segmenter(name), labels, sure=sure, name=shown)
+    return SubjectFinder(load_segmenter(name), labels, sure=sure, name=finder_name(name))
 
 
 @cache
