@@ -251,6 +251,7 @@ class Generator(Model):
     def copied(self, **attributes: Any) -> "Generator":
         """Return a copy that shares all weights and has some attributes of its own, and a memory of its own."""
         other = copy.copy(self)
+        vars(other).pop("forward", None)  # a CUDA graph's, of this size
         other.memory = None if self.memory is None else Memory(self.memory.most)
         for name, value in attributes.items():
             setattr(other, name, value)
