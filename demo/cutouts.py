@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import fastapi
@@ -173,8 +173,10 @@ class Cutouts:
             answer = await asyncio.to_thread(job)
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
-    async def cut(self, what: What, request: Request) -> Response:
+    async def cut(self, what: str, request: Request) -> Response:
         """Answer one picture of the chosen objects as PNG; its header X-Box says where they are, as fractions."""
+        if what not in get_args(What):
+            raise ValueError(f"there is no {what[:40]!r} of an object; choose {', '.join(get_args(What))}")
         chosen = await _chosen(request)
         with self._place(request):
             photo, instance = await self._union(request, chosen, MOST_PIXELS)
@@ -305,7 +307,7 @@ def united(instances: Sequence[Instance], size: tuple[int, int]) -> Instance:
     return Instance(mask, (float(x0 * x), float(y0 * y), float(x1 * x), float(y1 * y)), best.label, best.score)
 
 
-def _made(photo: Pixels, instance: Instance, what: What) -> PIL.Image.Image:
+def _made(photo: Pixels, instance: Instance, what: str) -> PIL.Image.Image:
     """Return what is to be saved of an object."""
     found = cut(photo, instance)
     if what == "cutout":

@@ -151,8 +151,9 @@ def test_files_of_others_and_mistakes_get_one_sentence(visitor, address):
     }.items():
         answer = visitor.post(f"/cutouts/{route}", json=body)
         assert answer.status_code == 422, route
-    assert visitor.post("/cutouts/find", content=b"x" * 30_000).status_code == 413
-    assert visitor.post("/cutouts/frame", content=b"x" * 500_000).status_code == 413
+    for route, size in (("find", 30_000), ("frame", 500_000)):  # the server hangs up on what is too large
+        answer = visitor.post(f"/cutouts/{route}", content=b"x" * size, headers={"Connection": "close"})
+        assert answer.status_code == 413
     assert visitor.get("/cutouts/find").status_code == 404
     assert visitor.get("/cutouts/examples/cars/..%2F..%2Fsecret").status_code in (404, 422)
 
