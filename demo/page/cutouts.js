@@ -77,12 +77,12 @@ export class CutoutStudio extends HTMLElement {
     this.about = make("p", { class: "hint" });
     this.list = make("div", { class: "found", role: "group", "aria-label": "Objects found" });
     this.results = make("div", { class: "results" });
-    this.slot = make("select", { id: fresh("slot") });
+    this.slotChoice = make("select", { id: fresh("slot") });
     this.giving = make(
       "div",
       { class: "tools giving" },
-      make("label", { for: this.slot.id }, "Use it in Mix photos as"),
-      this.slot,
+      make("label", { for: this.slotChoice.id }, "Use it in Mix photos as"),
+      this.slotChoice,
       button({ text: "Send", name: "Send the cut-out to Mix photos", press: () => this.give() }),
     );
     this.foundGroup = make("section", { class: "group" }, make("h2", {}, "Objects"), this.list);
@@ -142,9 +142,9 @@ export class CutoutStudio extends HTMLElement {
   async offerSlots() {
     const slots = (await models()).find((model) => model.readsPhotos)?.slots ?? [];
     this.giving.hidden = slots.length === 0;
-    this.slot.replaceChildren(...slots.map(({ name, label }) => make("option", { value: name }, label)));
+    this.slotChoice.replaceChildren(...slots.map(({ name, label }) => make("option", { value: name }, label)));
     const look = slots.findIndex(({ name }) => name === "texture");
-    if (look >= 0) this.slot.selectedIndex = look;
+    if (look >= 0) this.slotChoice.selectedIndex = look;
   }
 
   /** Give up what is under way and show nothing; return a function that says whether this still is the last choice. */
@@ -286,7 +286,7 @@ export class CutoutStudio extends HTMLElement {
       const file = new File([await answer.blob()], `${name}.png`, { type: "image/png" });
       openTab("Mix photos");
       while (!window.photoStudio?.ready) await new Promise((done) => setTimeout(done, 50));
-      window.photoStudio.pick(this.slot.value);
+      window.photoStudio.pick(this.slotChoice.value);
       await window.photoStudio.fill({ file, caption: `${name}, cut out` }, box);
     } catch (error) {
       this.say(error.message);
