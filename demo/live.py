@@ -8,9 +8,11 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import fastapi
@@ -20,18 +22,21 @@ from fastapi.responses import JSONResponse
 from demo import recipes, uploads
 from demo.describe import describe
 from demo.export import layer_png, open_raster, quick, strip
+from demo.files import Visitor
 from demo.knobs import codes_for, drag_axes
 from demo.recipes import Recipe
 from demo.samples import Example, examples_of
 from demo.shelf import Model, Shelf
-from training.pictures import MAX_BYTES, Box, from_pil, to_pil
+from demo.turns import NOBODY
+from training.pictures import Box, from_pil, to_pil
 
 MAX_RECIPE = 4 * 1000 * 1000
 """Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""
-MAX_WAITING = 128
-"""Pictures that may wait for the generators' thread; more visitors are asked to try again."""
+MAX_WAITING, MOST_EACH = 128, 32
+"""Jobs that may wait at a time, of all and of one visitor; more are asked to try again."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -45,9 +50,9 @@ class Live:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.router = fastapi.APIRouter()
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
         self._told: list[dict[str, Any]] | None = None
-        self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
+        self._examples: dict[tuple[str, str], bytes] = {}
         add = self.router.add_api_route
         add("/live/models", self.models, methods=["GET"])
         add("/live/picture", self.picture, methods=["POST"])
@@ -58,20 +63,30 @@ class Live:
         add("/live/examples/{model}/{name}", self.example, methods=["GET"])
         add("/page/{name}", self.page, methods=["GET"])
 
-    async def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
+    async def run(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
         """Run `job` on the generators' thread. Raises: BusyError if too many wait."""
-        if self._waiting >= MAX_WAITING:
-            raise BusyError
-        self._waiting += 1
-        try:
-            return await asyncio.wrap_future(self.shelf.submit(job, *arguments))
-        finally:
-            self._waiting -= 1
+        return await self._awaited(self.shelf.submit, request, job, *arguments)
 
-    async def models(self) -> Response:
+    async def open(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
+        """Run a job that opens a photo, beside the generators' thread. Raises: BusyError if too many wait."""
+        return await self._awaited(self.shelf.open, request, job, *arguments)
+
+    async def _awaited(self, submit: Callable[..., Any], request: Request, *job: Any) -> Any:
+        visitor = visitor_of(request)
+        if self._waiting.total() >= MAX_WAITING or self._waiting[visitor.id] >= MOST_EACH:
+            raise BusyError
+        self._waiting[visitor.id] += 1
+        try:
+            return await asyncio.wrap_future(submit(*job, visitor=visitor))
+        finally:
+            self._waiting[visitor.id] -= 1
+            if not self._waiting[visitor.id]:
+                del self._waiting[visitor.id]
+
+    async def models(self, request: Request) -> Response:
         """Answer what can be turned on this page."""
         if self._told is None:
-            self._told = [await self.run(describe, model) for model in self.shelf]
+            self._told = [await self.run(request, describe, model) for model in self.shelf]
         return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
     async def picture(self, request: Request) -> Response:
@@ -83,7 +98,7 @@ class Live:
             milliseconds = 1000 * (time.perf_counter() - start)
             return *quick(shown), milliseconds
 
-        data, kind, milliseconds = await self.run(job, await self._recipe(request))
+        data, kind, milliseconds = await self.run(request, job, await self._recipe(request))
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
 
@@ -95,7 +110,7 @@ class Live:
             values = recipes.values_of(recipe)
             return drag_axes(generator, codes_for(generator, recipe.seed, values), (right, up))
 
-        return JSONResponse(await self.run(job, await self._recipe(request)))
+        return JSONResponse(await self.run(request, job, await self._recipe(request)))
 
     async def file(self, what: str, request: Request) -> Response:
         """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
@@ -111,7 +126,7 @@ class Live:
                 return recipes.png(to_pil(layers.image)[0], known)
             return layer_png(layers, what, known)
 
-        data = await self.run(job)
+        data = await self.run(request, job)
         name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
         ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
@@ -131,33 +146,35 @@ class Live:
             data, name = shown.path.read_bytes(), shown.caption
             bounds = bounds if bounds or find else shown.box
         else:
-            data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; please choose a smaller one")
+            data = await _body(request, uploads.MAX_BYTES, uploads.too_large("please choose a smaller one"))
         name = " ".join(name.split())[:60]
-        async with self._opening:
-            view, found, crop = await asyncio.to_thread(uploads.cut, chosen, data, name, bounds, find=find)
-        codes = await self.run(recipes.read, chosen, from_pil(crop))
+        view, found, crop = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
+        codes = await self.run(request, recipes.read, chosen, from_pil(crop))
         photo = uploads.Photo(view=view, box=found, crop=crop, codes=codes)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
 
     async def recipe(self, request: Request, name: str = "") -> Response:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
-        data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; it was not saved on this page")
-        async with self._opening:
-            found = await asyncio.to_thread(recipes.from_file, data, " ".join(name.split())[:60])
+        data = await _body(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
+        found = await self.open(request, recipes.from_file, data, " ".join(name.split())[:60])
         model = self.shelf[found.checkpoint]
         note = ""
         if found.sha256 and found.sha256 != model.sha256:
             note = f"It was made with another version of {model.name}, so the picture may differ."
-        sealed = await self.run(recipes.sealed, model, found)
-        await self.run(recipes.codes_of, model, sealed)
+        sealed = await self.run(request, recipes.sealed, model, found)
+        await self.run(request, recipes.codes_of, model, sealed)
         return JSONResponse({"recipe": json.loads(recipes.to_json(sealed)), "note": note})
 
-    async def example(self, model: str, name: str) -> Response:
+    async def example(self, model: str, name: str, request: Request) -> Response:
         """Answer an example photo, as the generator sees it."""
         chosen = self.shelf[model]
         shown = _example(chosen, name)
-        _, _, crop = await asyncio.to_thread(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
-        return Response(recipes.png(crop), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        if (model, name) not in self._examples:
+            cut = partial(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
+            _, _, crop = await self.open(request, cut)
+            self._examples[model, name] = recipes.png(crop)
+        data = self._examples[model, name]
+        return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     async def page(self, name: str) -> Response:
         """Answer one of the page's own scripts or its style sheet."""
@@ -186,6 +203,11 @@ def sentence(error: ValueError) -> str:
     """Return a mistake's message with a capital and a full stop."""
     text = str(error).rstrip(".") + "."
     return text[:1].upper() + text[1:]
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Return who asks, as the guard found."""
+    return getattr(request.state, "visitor", NOBODY)
 
 
 async def _body(request: Request, limit: int, refusal: str) -> bytes:

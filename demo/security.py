@@ -22,6 +22,7 @@ from demo.files import Files, Visitor
 from demo.intake import Intake, RefusedError
 from demo.payloads import ForeignFileError, checked, private_query
 from demo.throttle import Throttle
+from demo.uploads import MAX_BYTES
 
 POLICY = "; ".join(  # no request leaves this server, whatever a component would like
     (
@@ -71,7 +72,7 @@ RULES = (
     _rule("GET", "/live/examples/[^/]+/[^/]+"),
     _rule("GET", "/page/[^/]+"),
     _rule("POST", "/live/(picture|drag|file/[^/]+)", 6_000_000),  # these say in their own words what is too large
-    _rule("POST", "/live/(photo|recipe)", 12_000_000),
+    _rule("POST", "/live/(photo|recipe)", MAX_BYTES + 1_000_000),
     _rule("GET HEAD", "/(assets|static)/.+"),
     _rule("GET", "/(theme.css|favicon.ico|robots.txt|manifest.json|config|gradio_api/info)/?"),
     _rule("POST", "/gradio_api/upload", 10_100_000),

@@ -1,9 +1,9 @@
-"""The generators that a page offers, each with its card, and the one thread that runs them."""
+"""The generators that a page offers, each with its card, the one thread that runs them and those that open photos."""
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,12 +11,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from demo.files import Visitor
+from demo.turns import NOBODY, Turns
 from training.checkpoint import load_generator, read_card
 from training.runtime.cuda_graphs import Replayed
 from training.runtime.result_cache import Memory
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
+PHOTOS = 2
+"""Photos that are opened at a time; of one address only one, so that its large ones leave room for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class Model:
 
 
 class Shelf:
-    """Generators by name, and one thread that owns them.
+    """Generators by name, one thread that owns them, and a few that open photos; both serve visitors in turns.
 
     One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile.
     """
@@ -68,7 +72,8 @@ class Shelf:
         self._models = {model.name: model for model in models}
         if len(self._models) < len(models):
             raise ValueError("two checkpoints have the same file name; rename one of them")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator")
+        self._generators = Turns("generator")
+        self._photos = Turns("photos", PHOTOS, each=1)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -80,17 +85,22 @@ class Shelf:
             raise ValueError(f"there is no checkpoint {name[:80]!r} here; this page has {known}")
         return self._models[name]
 
-    def submit(self, job: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Run `job` on the generators' thread, after the jobs that came before."""
-        return self._thread.submit(_without_gradients, job, *arguments)
+    def submit(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
+        """Run `job` on the generators' thread, in the turn of the visitor who asks."""
+        return self._generators.submit(visitor, _without_gradients, job, *arguments)
 
-    def run(self, job: Callable[..., T], *arguments: Any) -> T:
+    def run(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> T:
         """Run `job` on the generators' thread and wait for its result."""
-        return self.submit(job, *arguments).result()
+        return self.submit(job, *arguments, visitor=visitor).result()
+
+    def open(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
+        """Run a job that opens a photo, beside the generators' thread, in the visitor's turn."""
+        return self._photos.submit(visitor, job, *arguments)
 
     def close(self) -> None:
-        """Stop the thread; jobs that have not begun are dropped."""
-        self._thread.shutdown(cancel_futures=True)
+        """Stop the threads; jobs that have not begun are dropped."""
+        self._generators.close()
+        self._photos.close(patience=1.0)
 
 
 def _without_gradients(job: Callable[..., T], *arguments: Any) -> T:

