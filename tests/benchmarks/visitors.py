@@ -252,8 +252,12 @@ def attack(ways: dict[str, Callable[[], None]], until: float, seen: Seen) -> Non
         if time.monotonic() > until:
             return
         seen.now = name
-        with contextlib.suppress(httpx.HTTPError, OSError):
+        try:
             run()
+        except (httpx.ConnectError, ConnectionRefusedError):  # the server has ended
+            return
+        except (httpx.HTTPError, OSError):  # refused, or cut off
+            pass
         seen.attacks[name] = seen.attacks.get(name, 0) + 1
 
 
