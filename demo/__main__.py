@@ -20,6 +20,7 @@ import uvicorn
 from demo.app import configure, serve
 from demo.files import server_folder
 from demo.shelf import Shelf, bundled, load_model
+from training.command import said
 from training.imaging.decoders import DECODERS
 from training.runtime.malloc import spare_memory
 
@@ -133,7 +134,4 @@ def main(args: Demo) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main(tyro.cli(Demo))
-    except ValueError as error:
-        raise SystemExit(f"{error}") from error
+    sys.exit(said(lambda: main(tyro.cli(Demo))))

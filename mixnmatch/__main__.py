@@ -24,6 +24,7 @@ from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
+from training.command import said
 from training.imaging.video import probe, read_film
 from training.interpolation import between
 from training.objects import margin_of
@@ -314,19 +315,14 @@ def as_picture(layer: torch.Tensor) -> Image:
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
+    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
         {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video, "split": Split},
         args=arguments,
         prog="python -m mixnmatch",
     )
-    try:
-        print(json.dumps(command.run()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return said(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":
