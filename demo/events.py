@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args, no_type_check
 
 import gradio as gr
-import torch
 
 from demo import films, recipes, uploads
 from demo.audience import Audience
@@ -135,7 +134,9 @@ class Events:
         count = _count(frames)
         start = _kept(kept_a, "A") if story == A_TO_B else recipes.parse(recipe)
         end = _kept(kept_b, "B") if story == A_TO_B else start
-        model = self.shelf[start.checkpoint]
+        side = _width(width) or None
+        finer = self.shelf[start.checkpoint].finer(side)
+        model = self.shelf[start.checkpoint].at(side if finer else None)
 
         def plan() -> list[Frame]:
             if story == A_TO_B:
@@ -148,16 +149,9 @@ class Events:
 
         name = f"{model.name}-film"
         self._awaited(request)
-        yield from self._made(
-            name,
-            self.shelf.run(plan, visitor=_visitor(request)),
-            _kind(kind),
-            _width(width),
-            int(fps),
-            8,
-            request,
-            progress,
-        )
+        drawn = self.shelf.run(plan, visitor=_visitor(request))
+        made = self._made(name, drawn, _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer)
+        yield from made
 
     def grid(
         self,
@@ -218,19 +212,21 @@ class Events:
         columns: int,
         request: gr.Request,
         progress: gr.Progress,
+        *,
+        finer: bool = False,
     ) -> Iterator[Any]:
         """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it.
 
         The file is called `name`.
         """
-        made, visitor = [], _visitor(request)
+        made, visitor = films.Drawn(len(plan), kind, width), _visitor(request)
         for done, frame in enumerate(plan):
             progress((done, len(plan)), desc="Drawing", unit="pictures")
-            made.append(self.shelf.run(frame, visitor=visitor).cpu())
+            made.add(self.shelf.run(frame, visitor=visitor, finer=finer))
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")
         target = self.files.place(f"{name}.{kind}")  # where Gradio takes no copy
-        films.write(target, torch.cat(made), kind, size=width, fps=min(60, max(1, fps)), columns=columns)
+        films.write_drawn(target, made, kind, fps=min(60, max(1, fps)), columns=columns)
         self.files.own(visitor, target)
         moving = kind == "mp4"
         yield (
@@ -242,7 +238,8 @@ class Events:
         parsed, visitor = recipes.parse(recipe), _visitor(request)
         model = self.shelf[parsed.checkpoint]
         known = self.shelf.run(recipes.sealed, model, parsed, visitor=visitor)
-        return known, self.shelf.run(recipes.layers_of, model, known, visitor=visitor)
+        layers = self.shelf.run(recipes.layers_of, model, known, visitor=visitor, finer=model.finer(known.size))
+        return known, layers
 
     def _slot(self, model: Model, place: int) -> Slot:
         example = examples_of(model)[place]

@@ -6,8 +6,9 @@ can be stopped between two of its own.
 
 import base64
 import math
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from demo.files import server_folder
 from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from demo.recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
 from demo.shelf import Model
 from training.batched import fields_of
 from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
 from training.interpolation import between
-from training.pictures import square_crop, tile, to_uint8, whole_file
+from training.pictures import square_crop, tile_pictures, to_uint8, whole_file
 from training.types import Image, Knob
 
 Frame = Callable[[], Image]
@@ -116,7 +118,7 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     Photos head rows and columns. Without `down` it is one row.
     Raises: ValueError for slots that are not the model's, one for both, or `pose` where it would repeat one picture.
     """
-    size = model.generator.resolution
+    size = model.photo_side
     for name in filter(None, (down, across)):
         if model.generator.knob(name).kind != "picture":
             raise ValueError(f"{name} takes no photo; choose a slot")
@@ -127,7 +129,7 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     sheet: list[Frame] = [lambda: blank, *heads] if down else heads
     for row in photos if down else photos[:1]:
         slots = recipe.slots | ({down: row} if down else {})
-        mixes = [recipe.model_copy(update={"slots": slots | {across: column}}) for column in photos]
+        mixes = [recipe.model_copy(update={"slots": slots | {across: column}, "size": None}) for column in photos]
         if "pose" in (down, across) and not pose_shows(model, mixes[0]):
             said = "the shape's photo gives the pose as well where its outline is kept"
             raise ValueError(f"{said}, so pose would change nothing; choose another slot")
@@ -141,14 +143,14 @@ def follow(model: Model, recipe: Recipe, pictures: Sequence[PIL.Image.Image]) ->
 
     In feature mode the outline follows as well.
     """
-    size = model.generator.resolution
+    size = model.photo_side
 
     def frame(picture: PIL.Image.Image) -> Image:
         square = square_crop(picture, None).resize((size, size), PIL.Image.Resampling.BICUBIC)
         slot = Slot(picture=base64.b64encode(png(square)).decode())
         named = ("pose", "shape") if recipe.mode == "feature" else ("pose",)
         follows = {knob.name: slot for knob in model.generator.knobs if knob.name in named}
-        return layers_of(model, recipe.model_copy(update={"slots": recipe.slots | follows})).image
+        return layers_of(model, recipe.model_copy(update={"slots": recipe.slots | follows, "size": None})).image
 
     return [partial(frame, picture) for picture in pictures]
 
@@ -178,18 +180,47 @@ def enlarged(image: Image, size: int) -> Float[Tensor, "n 3 large large"]:
     return nn.functional.interpolate(image, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
-def write(target: Path, frames: Image, kind: Kind, *, size: int = 0, fps: int = 20, columns: int = 8) -> None:
-    """Write a film, or a sheet with `columns` pictures a row, of pictures enlarged to `size`.
+class Drawn:
+    """Frames of a film as they are to be written, kept on disk meanwhile: a long or fine one takes no memory."""
 
-    One frame at a time is made large, and one film at a time is written: memory does not depend on its length.
-    """
-    large = (to_uint8(enlarged(frames[i : i + 1], size))[0].numpy() for i in range(len(frames)))
+    def __init__(self, n: int, kind: Kind, size: int) -> None:
+        """Take how many frames are to come, and the side that they are enlarged to."""
+        self.size = min(size, math.isqrt(MOST_SHEET_PIXELS // max(1, n))) if kind == "png" else size
+        self.shape = (0, 0, 0)
+        self._file = tempfile.TemporaryFile(dir=server_folder())  # noqa: SIM115 (closed with the last reference)
+        self._n = 0
+
+    def add(self, image: Image) -> None:
+        """Add pictures."""
+        for row in to_uint8(enlarged(image, self.size)).contiguous().numpy():
+            self.shape = row.shape
+            self._file.write(row.data)
+            self._n += 1
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Pixels]:
+        self._file.seek(0)
+        for _ in range(self._n):
+            data = self._file.read(math.prod(self.shape))
+            yield np.frombuffer(data, np.uint8).reshape(self.shape)
+
+
+def write_drawn(target: Path, drawn: Drawn, kind: Kind, *, fps: int = 20, columns: int = 8) -> None:
+    """Write a film, or a sheet with `columns` pictures a row. One is written at a time, which bounds memory."""
     with WRITING, whole_file(target) as temporary:
         if kind != "png":
-            write_film(temporary, large, len(frames), fps=fps)
-        else:
-            fits = math.isqrt(MOST_SHEET_PIXELS // len(frames))
-            tile(enlarged(frames, min(size, fits)), columns).save(temporary, "PNG")
+            write_film(temporary, drawn, len(drawn), fps=fps)
+            return
+        tile_pictures(map(PIL.Image.fromarray, drawn), len(drawn), columns).save(temporary, "PNG")
+
+
+def write(target: Path, frames: Image, kind: Kind, *, size: int = 0, fps: int = 20, columns: int = 8) -> None:
+    """Write frames as `write_drawn` does."""
+    drawn = Drawn(len(frames), kind, size)
+    drawn.add(frames)
+    write_drawn(target, drawn, kind, fps=fps, columns=columns)
 
 
 def _mixed(model: Model, recipe: Recipe) -> Image:

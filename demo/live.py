@@ -34,6 +34,8 @@ MAX_RECIPE = 4 * 1000 * 1000
 """Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""
 MAX_WAITING, MOST_EACH = 128, 32
 """Jobs that may wait at a time, of all and of one visitor; more are asked to try again."""
+MAX_FINER, MOST_FINER_EACH = 24, 4
+"""The same of finer pictures, each of which takes up to a second."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 T = TypeVar("T")
@@ -50,7 +52,7 @@ class Live:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.router = fastapi.APIRouter()
-        self._waiting: Counter[str] = Counter()
+        self._waiting: Counter[tuple[str, bool]] = Counter()
         self._told: list[dict[str, Any]] | None = None
         self._examples: dict[tuple[str, str], bytes] = {}
         add = self.router.add_api_route
@@ -63,25 +65,28 @@ class Live:
         add("/live/examples/{model}/{name}", self.example, methods=["GET"])
         add("/page/{name}", self.page, methods=["GET"])
 
-    async def run(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
-        """Run `job` on the generators' thread. Raises: BusyError if too many wait."""
-        return await self._awaited(self.shelf.submit, request, job, *arguments)
+    async def run(self, request: Request, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
+        """Run `job` on the generators' thread, or that of finer pictures. Raises: BusyError if too many wait."""
+        return await self._awaited(partial(self.shelf.submit, finer=finer), request, finer, job, *arguments)
 
     async def open(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
         """Run a job that opens a photo, beside the generators' thread. Raises: BusyError if too many wait."""
-        return await self._awaited(self.shelf.open, request, job, *arguments)
+        return await self._awaited(self.shelf.open, request, False, job, *arguments)
 
-    async def _awaited(self, submit: Callable[..., Any], request: Request, *job: Any) -> Any:
+    async def _awaited(self, submit: Callable[..., Any], request: Request, finer: bool, *job: Any) -> Any:
         visitor = visitor_of(request)
-        if self._waiting.total() >= MAX_WAITING or self._waiting[visitor.id] >= MOST_EACH:
+        most, most_each = (MAX_FINER, MOST_FINER_EACH) if finer else (MAX_WAITING, MOST_EACH)
+        waiting = sum(n for (_, kind), n in self._waiting.items() if kind == finer)
+        key = (visitor.id, finer)
+        if waiting >= most or self._waiting[key] >= most_each:
             raise BusyError
-        self._waiting[visitor.id] += 1
+        self._waiting[key] += 1
         try:
             return await asyncio.wrap_future(submit(*job, visitor=visitor))
         finally:
-            self._waiting[visitor.id] -= 1
-            if not self._waiting[visitor.id]:
-                del self._waiting[visitor.id]
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
 
     async def models(self, request: Request) -> Response:
         """Answer what can be turned on this page."""
@@ -89,8 +94,9 @@ class Live:
             self._told = [await self.run(request, describe, model) for model in self.shelf]
         return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
-    async def picture(self, request: Request) -> Response:
-        """Answer a recipe with its layers side by side; the header says how long the generator took."""
+    async def picture(self, request: Request, size: int | None = None) -> Response:
+        """Answer a recipe with its layers side by side, `size` pixels high whatever the recipe says; without it as
+        high as the generator's own pictures. The header says how long the generator took."""
 
         def job(recipe: Recipe) -> tuple[bytes, str, float]:
             start = time.perf_counter()
@@ -98,7 +104,9 @@ class Live:
             milliseconds = 1000 * (time.perf_counter() - start)
             return *quick(shown), milliseconds
 
-        data, kind, milliseconds = await self.run(request, job, await self._recipe(request))
+        recipe = recipes.resized(await self._recipe(request), size)
+        finer = self.shelf[recipe.checkpoint].finer(size)
+        data, kind, milliseconds = await self.run(request, job, recipe, finer=finer)
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
 
@@ -115,10 +123,10 @@ class Live:
     async def file(self, what: str, request: Request) -> Response:
         """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
         recipe = await self._recipe(request)
+        model = self.shelf[recipe.checkpoint]
+        known = await self.run(request, recipes.sealed, model, recipe)
 
         def job() -> bytes:
-            model = self.shelf[recipe.checkpoint]
-            known = recipes.sealed(model, recipe)
             layers = recipes.layers_of(model, known)
             if what == "ora":
                 return open_raster(layers, known)
@@ -126,7 +134,7 @@ class Live:
                 return recipes.png(to_pil(layers.image)[0], known)
             return layer_png(layers, what, known)
 
-        data = await self.run(request, job)
+        data = await self.run(request, job, finer=model.finer(known.size))
         name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
         ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}

@@ -4,7 +4,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from training.runtime.result_cache import Memory
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
+MOST_SIZES = 6
+"""Sides of pictures that a model is kept ready for."""
 PHOTOS = 2
 """Photos that are opened at a time; of one address only one, so that its large ones leave room for others."""
 
@@ -33,7 +36,32 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
     """Of the checkpoint file."""
+    photo_side: int = 0
+    """Side in pixels of the photos that it reads; 0 is the generator's."""
     _features: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _sizes: dict[int, "Model"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.photo_side:
+            object.__setattr__(self, "photo_side", self.generator.resolution)
+
+    def at(self, side: int | None) -> "Model":
+        """Return the same model drawing pictures of another side; of its own with None.
+
+        Raises: ValueError for a side that cannot be drawn.
+        """
+        if side is None or side == self.generator.resolution:
+            return self
+        found = self._sizes.get(side)
+        if found is None:
+            found = self._sizes[side] = replace(self, generator=self.generator.at(side))
+            for oldest in list(self._sizes)[:-MOST_SIZES]:  # each remembers what it has drawn
+                self._sizes.pop(oldest, None)
+        return found
+
+    def finer(self, side: int | None) -> bool:
+        """Whether pictures of a side are drawn with more detail than the generator's own."""
+        return side is not None and side > self.photo_side and self.at(side).generator.sharp
 
     @property
     def reads_photos(self) -> bool:
@@ -61,9 +89,12 @@ class Model:
 
 
 class Shelf:
-    """Generators by name, one thread that owns them, and a few that open photos; both serve visitors in turns.
+    """Generators by name, one thread that owns them, another for pictures finer than their own, a few that open photos.
 
-    One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile.
+    All serve visitors in turns.
+
+    One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile. A finer one
+    takes ten times as long, and its generator shares nothing but weights, so it is drawn beside the others.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -72,7 +103,9 @@ class Shelf:
         self._models = {model.name: model for model in models}
         if len(self._models) < len(models):
             raise ValueError("two checkpoints have the same file name; rename one of them")
-        self._generators = Turns("generator")
+        # one thread of torch's each: a second one gains nothing at 64 pixels and takes the core of another picture
+        alone = partial(torch.set_num_threads, 1)
+        self._generators, self._finer = Turns("generator", begin=alone), Turns("finer", begin=alone)
         self._photos = Turns("photos", PHOTOS, each=1)
 
     def __iter__(self) -> Iterator[Model]:
@@ -85,13 +118,15 @@ class Shelf:
             raise ValueError(f"there is no checkpoint {name[:80]!r} here; this page has {known}")
         return self._models[name]
 
-    def submit(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
-        """Run `job` on the generators' thread, in the turn of the visitor who asks."""
-        return self._generators.submit(visitor, _without_gradients, job, *arguments)
+    def submit(
+        self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY, finer: bool = False
+    ) -> "Future[T]":
+        """Run `job` on the generators' thread, or that of finer pictures, in the turn of the visitor who asks."""
+        return (self._finer if finer else self._generators).submit(visitor, _without_gradients, job, *arguments)
 
-    def run(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> T:
-        """Run `job` on the generators' thread and wait for its result."""
-        return self.submit(job, *arguments, visitor=visitor).result()
+    def run(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY, finer: bool = False) -> T:
+        """Run `job` on the generators' thread, or that of finer pictures, and wait for its result."""
+        return self.submit(job, *arguments, visitor=visitor, finer=finer).result()
 
     def open(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
         """Run a job that opens a photo, beside the generators' thread, in the visitor's turn."""
@@ -100,6 +135,7 @@ class Shelf:
     def close(self) -> None:
         """Stop the threads; jobs that have not begun are dropped."""
         self._generators.close()
+        self._finer.close(patience=1.0)
         self._photos.close(patience=1.0)
 
 

@@ -19,11 +19,16 @@ NOBODY = Visitor("", "")
 class Turns:
     """Threads that run jobs in turns."""
 
-    def __init__(self, name: str, workers: int = 1, each: int | None = None) -> None:
-        """Take how many jobs run at a time, and how many of them may be of one address; None: all."""
+    def __init__(
+        self, name: str, workers: int = 1, *, each: int | None = None, begin: Callable[[], object] | None = None
+    ) -> None:
+        """Take how many jobs run at a time, how many of them may be of one address (None: all), and what a thread does
+        first.
+        """
         self._each = workers if each is None else each
         self._waiting: OrderedDict[str, OrderedDict[str, deque[tuple[Future[Any], Callable[[], Any]]]]] = OrderedDict()
         self._running: Counter[str] = Counter()
+        self._begin = begin
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._work, daemon=True, name=f"{name}-{i}") for i in range(workers)]
@@ -54,6 +59,8 @@ class Turns:
             thread.join(patience)
 
     def _work(self) -> None:
+        if self._begin is not None:
+            self._begin()
         while (found := self._next()) is not None:
             address, future, job = found
             try:

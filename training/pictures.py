@@ -2,9 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -147,11 +148,18 @@ def _mirrored(start: int, length: int, size: int) -> Int[np.ndarray, " length"]:
 
 def tile(image: Image, columns: int, *, gap: int = 2) -> PIL.Image.Image:
     """Return pictures side by side, `columns` a row, on white, `gap` pixels apart."""
-    n, _, height, width = image.shape
+    return tile_pictures(to_pil(image), len(image), columns, gap=gap)
+
+
+def tile_pictures(pictures: Iterable[PIL.Image.Image], n: int, columns: int, *, gap: int = 2) -> PIL.Image.Image:
+    """Return `n` pictures of one size, as they come, side by side as `tile` does."""
+    left = iter(pictures)
+    first = next(left)
+    width, height = first.size
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
-    sheet = PIL.Image.new("RGB", (columns * (width + gap) - gap, max(0, rows * (height + gap) - gap)), "white")
-    for i, picture in enumerate(to_pil(image)):
+    sheet = PIL.Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, picture in enumerate(chain([first], left)):
         sheet.paste(picture, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
 

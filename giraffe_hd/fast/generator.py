@@ -23,6 +23,7 @@ from training.nn.layers import EqualLinear, Mapping
 from training.nn.ops import triton_works
 from training.nn.ops.field import Density, Encoding, Mlp, render_field, spread
 from training.nn.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
+from training.resize import resized
 from training.runtime.sharded_random import rand, randn
 from training.types import Knob, knob_numbers, knob_seeds
 
@@ -54,6 +55,8 @@ class Generator(types.Generator):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.finer = 1
+        """How many times as many rays a side as in training."""
         self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
         self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
         self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
@@ -84,10 +87,10 @@ class Generator(types.Generator):
 
         def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
             features, alpha, depth, hit = self.volume(codes, w_shape, rng, sigma_noise)
-            return features, alpha, depth, self.mask(features, alpha, hit)
+            return features, alpha, depth, self.mask(features, alpha, hit, self.finer)
 
         def paint() -> Tensor:
-            return self.object(features, w_shape, w_look, inject_index)
+            return self.object(features, w_shape, w_look, inject_index, self.finer)
 
         pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
         if rng is None:
@@ -105,7 +108,7 @@ class Generator(types.Generator):
         self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
     ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
         """Return the object's features, opacity, depth (0 if not half opaque) and which rays cross its box, as maps."""
-        rays = box_rays(codes.placed, self.config.rays, self.config.pose.fov)
+        rays = box_rays(codes.placed, self.rays, self.config.pose.fov)
         if triton_works(rays.near.device.type, rays.near.device.index):
             return self._volume_by_op(codes, rays, w, rng, sigma_noise)
         return self._volume_of_hits(codes, rays, w, rng, sigma_noise)
@@ -119,8 +122,8 @@ class Generator(types.Generator):
         seen = see(self.field, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
         features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
         maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
-        features = scatter_rays(features, seen.which, seen.real, c.rays)
-        maps = scatter_rays(maps, seen.which, seen.real, c.rays)
+        features = scatter_rays(features, seen.which, seen.real, self.rays)
+        maps = scatter_rays(maps, seen.which, seen.real, self.rays)
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
 
     def _volume_by_op(
@@ -131,18 +134,17 @@ class Generator(types.Generator):
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
         t, step = spread(rays.near, rays.far, rays.length / codes.scale[:, :1], c.samples, jitter)
         found = render_field(rays.origin, rays.direction, t, step, *field_as_op(self.field, w), noise)
-        features = (
-            affine_once_a_ray(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
-        )
+        square = (self.rays, self.rays)
+        features = affine_once_a_ray(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, square)
         maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
-        maps = maps.unflatten(2, (c.rays, c.rays))
+        maps = maps.unflatten(2, square)
         return features, maps[:, :1], maps[:, 1:2], maps[:, 2:]
 
     def _noise(
         self, n: int, device: torch.device, rng: torch.Generator | None, sigma_noise: float
     ) -> tuple[Float[Tensor, "n rays samples"] | None, Float[Tensor, "n rays samples"] | None]:
         """Return the samples' jitter and their density's noise, for all rays: which hit depends on the picture."""
-        shape = (n, self.config.rays**2, self.config.samples)
+        shape = (n, self.rays**2, self.config.samples)
         jitter = None if rng is None else rand(*shape, rng=rng).to(device)
         noise = sigma_noise * randn(*shape, rng=rng).to(device) if rng is not None and sigma_noise > 0 else None
         return jitter, noise
@@ -150,7 +152,8 @@ class Generator(types.Generator):
     def draw_background(self, codes: Codes) -> types.Image:
         """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""
         view = self.horizon(centred(codes.elevation.rad2deg(), self.config.pose.elevation)[:, None])
-        return self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+        drawn = self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+        return drawn if self.finer == 1 else resized(drawn, self.resolution)
 
     def density(self, codes: Codes, points: Float[Tensor, "n points 3"]) -> Float[Tensor, "n points"]:
         """Return the object's density per world unit at points of its box, 0 outside |p| <= 1."""
@@ -160,7 +163,23 @@ class Generator(types.Generator):
     @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""
-        return self.config.resolution
+        return self.finer * self.config.resolution
+
+    @property
+    def rays(self) -> int:
+        """Side of the ray map."""
+        return self.finer * self.config.rays
+
+    def at(self, resolution: int) -> types.Generator:
+        """Return this generator drawing pictures of another side; see `training.types.Generator.at`.
+
+        It renders up to eight times as many rays a side; the convolutions behind them are dilated, so that each sees
+        the same patch of the object, and the background is enlarged.
+        """
+        own = self.config.resolution
+        finer = next((times for times in (1, 2, 4) if times * own >= resolution), 8)
+        drawn = self if finer == self.finer else self.copied(finer=finer)
+        return types.Generator.at(drawn, resolution)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:
