@@ -172,6 +172,7 @@ def _register_heif() -> None:
         import pillow_heif  # type: ignore[import-not-found]
     except ImportError:
         return
+    pillow_heif.options.DECODE_THREADS = 1  # each takes addresses, which are bounded
     pillow_heif.register_heif_opener()
 
 

@@ -19,7 +19,7 @@ from .contract import Instance, Segmenter
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-MAX_BYTES, MAX_PIXELS = 100_000_000, 40_000_000
+MAX_BYTES, MAX_PIXELS = 100_000_000, 60_000_000
 """Photos beyond these are refused."""
 
 
