@@ -8,6 +8,7 @@ import base64
 import math
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -187,7 +188,8 @@ class Drawn:
         """Take how many frames are to come, and the side that they are enlarged to."""
         self.size = min(size, math.isqrt(MOST_SHEET_PIXELS // max(1, n))) if kind == "png" else size
         self.shape = (0, 0, 0)
-        self._file = tempfile.TemporaryFile(dir=server_folder())  # noqa: SIM115 (closed with the last reference)
+        self._file = tempfile.TemporaryFile(dir=server_folder())  # noqa: SIM115 (closed with the film)
+        weakref.finalize(self, self._file.close)
         self._n = 0
 
     def add(self, image: Image) -> None:
