@@ -13,8 +13,10 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio import themes
 from gradio.events import api
+from starlette.routing import Mount
 
 from demo.audience import Audience
 from demo.connections import configure
@@ -22,7 +24,7 @@ from demo.describe import about, slot_label
 from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from demo.films import MAX_FRAMES
 from demo.knobs import turnable
-from demo.live import BusyError, Live, say
+from demo.live import BusyError, Live, say, say_invalid
 from demo.security import LOOPBACK, Guard
 from demo.shelf import Model, Shelf
 from demo.transfer import Transfer
@@ -213,6 +215,7 @@ def serve(
     app.include_router(Transfer(files).router)
     for kind in (ValueError, BusyError, Exception):
         app.add_exception_handler(kind, say)
+    app.add_exception_handler(RequestValidationError, say_invalid)
     blocks = page(shelf, files, audience)
     blocks.state_session_capacity = MOST_SESSIONS
     gr.mount_gradio_app(
@@ -230,6 +233,9 @@ def serve(
         theme=THEME,
         head=HEAD,
     )
+    for mounted in app.routes:
+        if isinstance(mounted, Mount) and isinstance(mounted.app, fastapi.FastAPI):
+            mounted.app.add_exception_handler(RequestValidationError, say_invalid)
     blocks.has_launched = True  # mounting does not set it, and Gradio checks no file's place until then
     app.add_middleware(
         Guard,

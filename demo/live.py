@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import fastapi
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from demo import recipes, uploads
@@ -205,6 +206,14 @@ async def say(request: Request, error: Exception) -> Response:
         return JSONResponse({"message": "Many people are here just now; please try again."}, status_code=503)
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
+
+
+async def say_invalid(request: Request, error: Exception) -> Response:
+    """Answer values of the wrong kind with where they stand; FastAPI itself would send them all back."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": ""}
+    where = ".".join(str(part) for part in first["loc"])[:80]
+    message = f"{where}: {first['msg']}."[:200]
+    return JSONResponse({"message": message, "detail": message}, status_code=422)
 
 
 def sentence(error: ValueError) -> str:

@@ -4,12 +4,14 @@ It refuses other web sites' requests, routes that the page does not use, bodies 
 passwords, and files of others; it says to Gradio at which address the page is seen.
 """
 
+import asyncio
 import re
 import secrets
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
@@ -49,6 +51,8 @@ MOST_BYTES = 64_000_000
 """Of all waiting events together."""
 NOTHING, JSON_BYTES, SHORT = 0, 14_000_000, 20_000
 """Bytes: a photo of 10 MB in base64 is the largest value of an event."""
+LONG_JSON = 1_000_000
+"""Bytes of JSON from which on others are answered while it is checked."""
 EVENT, SIMPLE, SESSION, STREAM, CALL_STREAM, PLAIN = "event", "simple", "session", "stream", "call stream", "plain"
 
 
@@ -134,11 +138,12 @@ class Guard:
             self._check_origin(headers, scope, path)
             self._check_password(headers, visitor, cookie is not None)
             rule = _rule_of(scope["method"], path)
-            scope = self._located(scope, headers, prefix, path, visitor)
+            scope = self._located(scope, headers, prefix, path, visitor, rule)
             if rule.limit:
                 length = headers.get("content-length", "")
                 body = await self.intake.read(visitor, receive, rule.limit, int(length) if length.isdigit() else None)
-                data = self._checked_body(body.data, rule, visitor)
+                check = partial(self._checked_body, body.data, rule, visitor)
+                data = await asyncio.to_thread(check) if body.size > LONG_JSON and rule.kind != PLAIN else check()
                 body.data = b""
                 scope["state"]["size"] = len(data)
                 receive = _replay(data, receive)
@@ -207,7 +212,7 @@ class Guard:
         if not visitor.anonymous:
             self.throttle.right(visitor.id)
 
-    def _located(self, scope: Scope, headers: Headers, prefix: str, path: str, visitor: Visitor) -> Scope:
+    def _located(self, scope: Scope, headers: Headers, prefix: str, path: str, visitor: Visitor, rule: Rule) -> Scope:
         """Return a scope for Gradio that says where the page is seen, and to ours who sees it."""
         if self.public:
             address = f"{self.public.scheme}://{self.public.netloc}{prefix}"
@@ -215,11 +220,16 @@ class Guard:
             host = _first(headers.get("x-forwarded-host")) or headers.get("host", "")
             address = f"{self._scheme(scope, headers)}://{host}{prefix}"
         spoken = (b"x-gradio-server", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix")
+        if rule.kind in (EVENT, SIMPLE, SESSION):  # what is checked as JSON is read as JSON
+            spoken = (*spoken, b"content-type")
+            extra = [(b"content-type", b"application/json")]
+        else:
+            extra = []
         kept = [(name, value) for name, value in scope["headers"] if name not in spoken]
         query = scope["query_string"]
         return {
             **scope,
-            "headers": [*kept, (b"x-gradio-server", address.encode("latin-1"))],
+            "headers": [*kept, *extra, (b"x-gradio-server", address.encode("latin-1"))],
             "path": prefix + path,
             "raw_path": None,
             "root_path": prefix,

@@ -126,7 +126,7 @@ def guarded(data: bytes, name: str, limits: Limits, read: Callable[[], T]) -> T:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name} has too many pixels; {limits.said()}, please choose a smaller one.") from error
     except PIL.UnidentifiedImageError as error:
-        if is_heif(data):
+        if is_heif(data) and "HEIF" not in PIL.Image.OPEN:
             raise PictureError(
                 f"{name} is a HEIC photo, which needs the package pillow-heif; install it, or save the photo as JPEG."
             ) from error
