@@ -45,6 +45,8 @@ from training.pictures import from_pil, to_pil
 ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
 NOTHING = "Nothing"
 MAX_PHOTOS = 8
+WIDEST = 512
+"""Side in pixels of a film's pictures at most."""
 
 
 def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
@@ -276,4 +278,4 @@ def _kind(kind: str) -> Kind:
 
 def _width(width: str) -> int:
     text = width.split()[0] if width else ""
-    return min(1024, int(text)) if text.isdigit() else 0
+    return min(WIDEST, int(text)) if text.isascii() and text.isdigit() else 0

@@ -100,6 +100,69 @@ def test_a_websocket_is_refused(address):
     connection.close()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/queue%2Fjoin%00", "//gradio_api/queue/join", "/GRADIO_API/queue/join",
+        "/gradio_api/queue/join/../x",
+        "/gradio_api/upload/..%2fqueue/join", "/gradio_api/queue/join;x", "/gradio_api/queue/join%20", "/%2e%2e/config",
+        "/live/picture/", "/live//picture", "/live/examples/patches/..%2f..%2fapp.py", "/page/%2e%2e%2fapp.py",
+        "/page/..%5capp.py", "/static/%2e%2e/%2e%2e/routes.py", "/gradio_api/file=%2fetc%2fpasswd",
+        "/gradio_api/file=/tmp/../etc/passwd", "/gradio_api/file=%00", "/gradio_api/call/film/../../info",
+    ],
+)  # fmt: skip
+def test_a_path_written_in_another_way_opens_nothing(web, path):
+    parts = urlsplit(str(web.base_url))
+    for method in ("GET", "POST", "HEAD", "PUT", "DELETE", "TRACE", "CONNECT"):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        connection.putrequest(method, path, skip_accept_encoding=True)  # as it is
+        connection.putheader("Content-Length", "0")
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert answer.status in (400, 403, 404, 405, 422), (method, answer.status)
+        assert b"root:" not in answer.read()
+        connection.close()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_what_is_checked_as_json_is_read_as_json_whatever_it_is_called(address, kind):
+    """And never sent back: an answer to 1 MB of a wrong kind is short."""
+    with httpx.Client(base_url=address, timeout=60) as web:
+        good = json.dumps({"data": []}).encode()
+        assert web.post("/gradio_api/call/models", content=good, headers={"Content-Type": kind}).status_code == 200
+        for wrong in ({"data": "x" * 1_000_000}, {"data": [], "fn_index": "x" * 1_000_000, "session_hash": "a"}):
+            for route in ("queue/join", "call/models"):
+                content = json.dumps(wrong).encode()
+                answer = web.post(f"/gradio_api/{route}", content=content, headers={"Content-Type": kind})
+                assert len(answer.content) < 1000
+    with httpx.Client(base_url=address, timeout=60) as web:
+        answer = web.post("/live/photo", params={"model": "patches", "find": "x" * 3000}, content=b"")
+        assert answer.status_code == 422 and len(answer.content) < 1000 and answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Forwarded-Prefix": "/gradio_api"}, {"X-Forwarded-Prefix": "/page"}, {"X-Forwarded-Prefix": "/a/../.."},
+        {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "javascript"}, {"X-Gradio-Server": "http://evil.example"},
+        {"X-Original-URL": "/gradio_api/startup-events"}, {"X-Rewrite-URL": "/gradio_api/startup-events"},
+        {"X-HTTP-Method-Override": "DELETE"}, {"X-Forwarded-For": "127.0.0.1"}, {"Range": "bytes=0-,0-,0-"},
+    ],
+)  # fmt: skip
+def test_no_header_leads_around_the_guard(web, headers):
+    for path in (
+        "/gradio_api/startup-events",
+        "/startup-events",
+        "/gradio_api/gradio_api/startup-events",
+        "/page/app.py",
+    ):
+        assert web.get(path, headers=headers).status_code in (403, 404), path
+    told = web.get("/config", headers=headers)
+    assert "javascript:" not in told.text and told.status_code in (200, 404)
+    if "X-Gradio-Server" in headers:
+        assert "evil" not in told.text
+
+
 # Passwords
 
 

@@ -26,7 +26,8 @@ def levels(path: Path, **options) -> list[int]:
 @pytest.mark.parametrize("ending", [".gif", ".webp", ".png"])
 def test_an_animation_keeps_its_time(tmp_path, ending):
     path = animation(tmp_path / f"film{ending}", [100, 100, 300, 100])
-    assert probe(path) == video.Film(16, 16, pytest.approx(10))
+    film = probe(path)
+    assert (film.width, film.height, film.fps) == (16, 16, pytest.approx(10))
     assert levels(path) == [1, 2, 3, 3, 3, 4]
 
 
