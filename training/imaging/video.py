@@ -189,7 +189,9 @@ def _probed_animation(path: Path, limits: FilmLimits) -> Film:
     if not first:
         raise FilmError(f"{path.name} has no frames that can be read; give another film")
     height, width = first[0][0].shape[:2]
-    return Film(width, height, 1 / sorted(shown for _, shown in first)[len(first) // 2])
+    film = Film(width, height, 1 / sorted(shown for _, shown in first)[(len(first) - 1) // 2])
+    _check(film, path.name, limits)
+    return film
 
 
 def _animation(path: Path, film: Film, fps: float, limits: FilmLimits) -> Iterator[Pixels]:
