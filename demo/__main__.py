@@ -80,7 +80,7 @@ def end_in_time(seconds: float = 2.5) -> None:
     """Make SIGTERM end the process after `seconds` at the latest, whatever it does; its folder is removed then too.
 
     The signal's own handler runs between two steps of the main thread, which may wait for a job that takes minutes.
-    Where even this thread gets no turn, the system's alarm ends the process a second later.
+    Where even this thread gets no turn, the system's alarm ends the process two seconds later.
     """
     told, tells = socket.socketpair()
     tells.setblocking(False)
@@ -91,7 +91,7 @@ def end_in_time(seconds: float = 2.5) -> None:
         with tells:  # which must stay open until the end
             while signal.SIGTERM not in told.recv(64):
                 pass
-            signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+            signal.setitimer(signal.ITIMER_REAL, seconds + 2)
             Thread(target=DECODERS.close, daemon=True, name="end decoders").start()
             time.sleep(seconds)
             leave()
@@ -132,6 +132,18 @@ def main(args: Demo) -> None:
         shelf.close()
 
 
+def run() -> NoReturn:
+    """Run the command and end the process at once: taking the interpreter down takes seconds on a busy machine."""
+    try:
+        code = said(lambda: main(tyro.cli(Demo)))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    shutil.rmtree(server_folder(), ignore_errors=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    sys.exit(said(lambda: main(tyro.cli(Demo))))
+    run()
