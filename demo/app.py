@@ -13,8 +13,10 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio import themes
 from gradio.events import api
+from starlette.routing import Mount
 
 from demo.audience import Audience
 from demo.connections import configure
@@ -23,7 +25,7 @@ from demo.describe import about, slot_label
 from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from demo.films import MAX_FRAMES
 from demo.knobs import turnable
-from demo.live import BusyError, Live, say
+from demo.live import BusyError, Live, say, say_invalid
 from demo.security import LOOPBACK, Guard
 from demo.shelf import Model, Shelf
 from demo.transfer import Transfer
@@ -238,9 +240,10 @@ def serve(
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Live(shelf).router)
     app.include_router(Transfer(files).router)
-    app.include_router(Cutouts(files, finder).router)
+    app.include_router(Cutouts(shelf, files, finder).router)
     for kind in (ValueError, BusyError, Exception):
         app.add_exception_handler(kind, say)
+    app.add_exception_handler(RequestValidationError, say_invalid)
     blocks = page(shelf, files, audience)
     blocks.state_session_capacity = MOST_SESSIONS
     gr.mount_gradio_app(
@@ -258,6 +261,9 @@ def serve(
         theme=THEME,
         head=HEAD,
     )
+    for mounted in app.routes:
+        if isinstance(mounted, Mount) and isinstance(mounted.app, fastapi.FastAPI):
+            mounted.app.add_exception_handler(RequestValidationError, say_invalid)
     blocks.has_launched = True  # mounting does not set it, and Gradio checks no file's place until then
     app.add_middleware(
         Guard,

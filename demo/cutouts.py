@@ -14,11 +14,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import quote
 
 import fastapi
@@ -29,16 +27,20 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from demo.files import Files, Visitor
-from demo.live import BusyError, sentence
+from demo.live import BusyError, sentence, visitor_of
 from demo.samples import Example, sets
+from demo.shelf import Shelf
+from demo.turns import NOBODY, Turns
 from training.data.mask_codes import to_polygons
+from training.imaging.video import OF_UPLOADS, probe, read_film
 from training.pictures import open_picture
 from training.segmentation.contract import Instance, Pixels, Segmenter
 from training.segmentation.cutouts import cut, without
-from training.segmentation.film import probe, read_film, track_film
+from training.segmentation.film import track_film
 from training.segmentation.load import finder_name
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SHOWN = 0.3
 """Score from which an object is shown."""
@@ -54,8 +56,6 @@ MOST_WAITING = 24
 """Pictures that wait for the finder's thread; it takes some 40 ms for each."""
 EACH = 3
 """Requests of one visitor that are under way at once."""
-MOST_FRAMES, MOST_FILM_PIXELS = 600, 1920 * 1088
-"""Frames of a film that are painted, and pixels of each."""
 MOST_FILMS = 4
 """Films that wait or are being painted; one visitor has one."""
 EXAMPLES = 6
@@ -72,34 +72,34 @@ class Chosen(BaseModel):
 
 
 class Desk:
-    """One thread that runs the finder for everyone; what waits for it is bounded."""
+    """One thread that runs the finder for everyone, in turns; what waits for it is bounded."""
 
     def __init__(self, load: Callable[[], Segmenter]) -> None:
         """Take what reads the segmenter, which happens when it is first needed."""
         self._load, self._segmenter, self._waiting = load, None, 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="finder")
+        self._turns = Turns("finder")
 
-    async def labels(self) -> tuple[str, ...]:
+    async def labels(self, visitor: Visitor = NOBODY) -> tuple[str, ...]:
         """Return the names that objects can have."""
-        return await asyncio.wrap_future(self._thread.submit(lambda: self._ready().labels))
+        return await asyncio.wrap_future(self._turns.submit(visitor, lambda: self._ready().labels))
 
-    async def find(self, image: Pixels) -> list[Instance]:
+    async def find(self, image: Pixels, visitor: Visitor = NOBODY) -> list[Instance]:
         """Return the objects of a picture. Raises: BusyError if too many wait."""
         if self._waiting >= MOST_WAITING:
             raise BusyError
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._thread.submit(self._find, image))
+            return await asyncio.wrap_future(self._turns.submit(visitor, self._find, image))
         finally:
             self._waiting -= 1
 
-    def find_now(self, image: Pixels) -> list[Instance]:
-        """Return the objects of a picture, from another thread, after those that wait already."""
-        return self._thread.submit(self._find, image).result()
+    def find_now(self, image: Pixels, visitor: Visitor = NOBODY) -> list[Instance]:
+        """Return the objects of a picture to another thread, which waits for them."""
+        return self._turns.submit(visitor, self._find, image).result()
 
     def close(self) -> None:
         """Stop the thread; what has not begun is dropped."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._turns.close(patience=1.0)
 
     def _ready(self) -> Segmenter:
         if self._segmenter is None:
@@ -113,28 +113,28 @@ class Desk:
 class Cutouts:
     """The tab's routes over one registry of visitors' files."""
 
-    def __init__(self, files: Files, load: Callable[[], Segmenter]) -> None:
-        """Take the registry, and what reads the segmenter."""
-        self.files, self.desk = files, Desk(load)
+    def __init__(self, shelf: Shelf, files: Files, load: Callable[[], Segmenter]) -> None:
+        """Take the shelf, whose threads open photos, the registry, and what reads the segmenter."""
+        self.shelf, self.files, self.desk = shelf, files, Desk(load)
         self.router = fastapi.APIRouter(prefix="/cutouts")
         self._busy: Counter[str] = Counter()
-        self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
         self._filming, self._films = asyncio.Semaphore(1), set[str]()
         add = self.router.add_api_route
         add("/about", self.about, methods=["GET"])
         add("/examples/{group}/{name}", self.example, methods=["GET"])
+        add("/upload", self.upload, methods=["POST"])
         add("/find", self.find, methods=["POST"])
         add("/preview", self.preview, methods=["POST"])
         add("/cut/{what}", self.cut, methods=["POST"])
         add("/frame", self.frame, methods=["POST"])
         add("/film", self.film, methods=["POST"])
 
-    async def about(self) -> Response:
+    async def about(self, request: Request) -> Response:
         """Answer what finds objects here, the names it knows, and photos to try."""
         shown = [
             {"name": f"{group}/{example.name}", "caption": example.caption} for group, example in _examples().values()
         ]
-        told = {"finder": finder_name(), "labels": await self.desk.labels(), "examples": shown}
+        told = {"finder": finder_name(), "labels": await self.desk.labels(visitor_of(request)), "examples": shown}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
     async def example(self, group: str, name: str) -> Response:
@@ -144,12 +144,20 @@ class Cutouts:
             raise ValueError("there is no such example; choose one that the page shows")
         return FileResponse(found[1].path, headers={"Cache-Control": "max-age=3600"})
 
+    async def upload(self, request: Request, name: str = "") -> Response:
+        """Keep the photo or film that is the request's body for its visitor; answer its name among the files."""
+        data = await request.body()
+        if not data:
+            raise ValueError("this file is empty; choose another")
+        path = await asyncio.to_thread(self.files.save, visitor_of(request), name, data)
+        return JSONResponse({"file": str(path)})
+
     async def find(self, request: Request) -> Response:
         """Answer a photo's objects: label, score, box (fractions) and outline (pixels of the picture shown)."""
         chosen = await _chosen(request)
         with self._place(request):
             view = _small(await self._opened(request, chosen, VIEW * VIEW), VIEW)
-            found = await self.desk.find(np.array(view))
+            found = await self.desk.find(np.array(view), visitor_of(request))
         shown = io.BytesIO()
         view.save(shown, "JPEG", quality=88)
         answer = {
@@ -170,7 +178,7 @@ class Cutouts:
                 made = {what: _small(_made(photo, instance, what), PREVIEW) for what in ("cutout", "mask", "rest")}
                 return {what: base64.b64encode(_png(picture)).decode() for what, picture in made.items()}
 
-            answer = await asyncio.to_thread(job)
+            answer = await self._beside(request, job)
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
     async def cut(self, what: str, request: Request) -> Response:
@@ -180,8 +188,7 @@ class Cutouts:
         chosen = await _chosen(request)
         with self._place(request):
             photo, instance = await self._union(request, chosen, MOST_PIXELS)
-            async with self._opening:
-                data = await asyncio.to_thread(lambda: _png(_made(photo, instance, what)))
+            data = await self._beside(request, lambda: _png(_made(photo, instance, what)))
         box = ",".join(f"{edge:.5f}" for edge in _fractions(instance))
         name = f"{Path(chosen.file).stem}-{what}.png"
         saved = f"attachment; filename*=UTF-8''{quote(name)}"
@@ -189,12 +196,14 @@ class Cutouts:
         return Response(data, media_type="image/png", headers=headers)
 
     async def frame(self, request: Request) -> Response:
-        """Answer the objects of one picture of a camera, a small JPEG, and how long the finder took with waiting."""
+        """Answer the objects of one picture of a camera, a small JPEG, and how long that took here."""
         data = await request.body()
         with self._place(request):
-            opened = await asyncio.to_thread(open_picture, data, name="this picture", max_pixels=MOST_CAMERA)
             start = time.perf_counter()
-            found = await self.desk.find(np.array(opened))
+            opened = await self._beside(
+                request, lambda: open_picture(data, name="this picture", max_pixels=MOST_CAMERA)
+            )
+            found = await self.desk.find(np.array(opened), visitor_of(request))
         answer = {
             "width": opened.width,
             "height": opened.height,
@@ -206,14 +215,12 @@ class Cutouts:
     async def film(self, request: Request) -> Response:
         """Answer line by line, as JSON, how many frames are painted, and at last the film's place among the files."""
         chosen = await _chosen(request)
-        visitor, source = request.state.visitor, self._file(request, chosen)
+        visitor, source = visitor_of(request), self._file(request, chosen)
         if visitor.id in self._films:
             raise ValueError("a film of yours is being made; wait until it is done, or stop it")
         if len(self._films) >= MOST_FILMS:
             raise BusyError
-        about = await asyncio.to_thread(probe, source)
-        if about.width * about.height > MOST_FILM_PIXELS:
-            raise ValueError(f"this film has {about.width} x {about.height} pixels; choose one of at most 1920 x 1080")
+        await asyncio.to_thread(probe, source, OF_UPLOADS)
         return StreamingResponse(self._painting(visitor, source), media_type="application/x-ndjson")
 
     async def _painting(self, visitor: Visitor, source: Path) -> AsyncIterator[str]:
@@ -221,17 +228,17 @@ class Cutouts:
         stop, done = threading.Event(), [0]
         self._films.add(visitor.id)
         try:
-            yield _line(frames=0, most=MOST_FRAMES)
+            yield _line(frames=0, most=OF_UPLOADS.max_frames)
             async with self._filming:
                 target = self.files.place(f"{source.stem}-objects.mp4")
-                job = asyncio.ensure_future(asyncio.to_thread(self._paint, source, target, stop, done))
+                job = asyncio.ensure_future(asyncio.to_thread(self._paint, visitor, source, target, stop, done))
                 while not job.done():
                     await asyncio.wait([job], timeout=0.25)
-                    yield _line(frames=done[0], most=MOST_FRAMES)
+                    yield _line(frames=done[0], most=OF_UPLOADS.max_frames)
                 made = job.result()
             self.files.own(visitor, target)
             named = {"file": str(target), "name": target.name, "identities": made["identities"]}
-            yield _line(frames=made["frames"], most=MOST_FRAMES, **named)
+            yield _line(frames=made["frames"], most=OF_UPLOADS.max_frames, **named)
         except ValueError as error:
             yield _line(error=sentence(error))
         except Exception as error:  # the answer has begun: the page is told in it
@@ -241,7 +248,9 @@ class Cutouts:
             stop.set()
             self._films.discard(visitor.id)
 
-    def _paint(self, source: Path, target: Path, stop: threading.Event, done: list[int]) -> dict[str, Any]:
+    def _paint(
+        self, visitor: Visitor, source: Path, target: Path, stop: threading.Event, done: list[int]
+    ) -> dict[str, Any]:
         """Write a film with its objects painted; each frame waits for the finder's thread like anyone's picture."""
 
         def keep(found: list[Instance]) -> list[Instance]:
@@ -250,11 +259,11 @@ class Cutouts:
             done[0] += 1
             return found
 
-        def read(path: Path) -> Iterator[Pixels]:
-            return islice(read_film(path), MOST_FRAMES)
+        def find(image: Pixels) -> list[Instance]:
+            return self.desk.find_now(image, visitor)
 
         try:
-            return track_film(self.desk.find_now, source, target, keep=keep, read=read)
+            return track_film(find, source, target, keep=keep, read=lambda path: read_film(path, OF_UPLOADS))
         except BaseException:
             shutil.rmtree(target.parent, ignore_errors=True)
             raise
@@ -262,7 +271,7 @@ class Cutouts:
     @contextmanager
     def _place(self, request: Request) -> Iterator[None]:
         """Count a request while it is under way. Raises: BusyError if the visitor has too many."""
-        visitor = request.state.visitor.id
+        visitor = visitor_of(request).id
         if self._busy[visitor] >= EACH:
             raise BusyError
         self._busy[visitor] += 1
@@ -274,7 +283,7 @@ class Cutouts:
 
     def _file(self, request: Request, chosen: Chosen) -> Path:
         """Return the file that a request names. Raises: ValueError if it is not the visitor's."""
-        found = self.files.may(request.state.visitor, chosen.file)
+        found = self.files.may(visitor_of(request), chosen.file)
         if found is None or not found.is_file():
             raise ValueError("this file was not sent by you, or is gone by now; choose it again")
         return found
@@ -282,13 +291,16 @@ class Cutouts:
     async def _opened(self, request: Request, chosen: Chosen, pixels: int) -> PIL.Image.Image:
         """Return the photo that a request names, of about so many pixels at most."""
         path = self._file(request, chosen)
-        async with self._opening:
-            return await asyncio.to_thread(open_picture, path.read_bytes(), name=path.name, keep_pixels=pixels)
+        return await self._beside(request, lambda: open_picture(path.read_bytes(), name=path.name, keep_pixels=pixels))
+
+    async def _beside(self, request: Request, job: Callable[[], T]) -> T:
+        """Run a job in the visitor's turn on the threads that open photos."""
+        return await asyncio.wrap_future(self.shelf.open(job, visitor=visitor_of(request)))
 
     async def _union(self, request: Request, chosen: Chosen, pixels: int) -> tuple[Pixels, Instance]:
         """Return a photo, and the chosen objects as one."""
         photo = await self._opened(request, chosen, pixels)
-        found = await self.desk.find(np.array(_small(photo, VIEW)))
+        found = await self.desk.find(np.array(_small(photo, VIEW)), visitor_of(request))
         places = sorted(set(chosen.objects))
         if not places or places[0] < 0 or places[-1] >= len(found):
             raise ValueError(f"none of the photo's {len(found)} objects is chosen; choose one or more of them")

@@ -18,6 +18,7 @@ from giraffe_hd.fast.fit_prior import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator
+from training.command import said
 from training.interpolation import between
 from training.pictures import is_film, side_by_side, write_animation, write_sheet
 from training.types import Generator, Image, Knob
@@ -251,19 +252,14 @@ def write(pictures: Image, out: Path, frames: int, fps: int, *, film: bool) -> N
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
+    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
         {"render": Render, "sweep": Sweep, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
         args=arguments,
         prog="python -m giraffe_hd",
     )
-    try:
-        print(json.dumps(command.run()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return said(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ def visitor(address: str) -> Iterator[httpx.Client]:
 
 
 def sent(visitor: httpx.Client, data: bytes, name: str = "photo.png") -> str:
-    answer = visitor.post("/gradio_api/upload", files={"files": (name, data)})
+    answer = visitor.post("/cutouts/upload", params={"name": name}, content=data)
     assert answer.status_code == 200, answer.text
-    return answer.json()[0]
+    return answer.json()["file"]
 
 
 def opened(data: bytes) -> PIL.Image.Image:
@@ -154,6 +154,9 @@ def test_files_of_others_and_mistakes_get_one_sentence(visitor, address):
     for route, size in (("find", 30_000), ("frame", 500_000)):  # the server hangs up on what is too large
         answer = visitor.post(f"/cutouts/{route}", content=b"x" * size, headers={"Connection": "close"})
         assert answer.status_code == 413
+    assert visitor.post("/cutouts/upload", params={"name": "a.png"}).status_code == 422
+    climbing = visitor.post("/cutouts/upload", params={"name": "../../x.png"}, content=b"x").json()["file"]
+    assert Path(climbing).name == "x.png" and Path(climbing).parent.parent == Path(file).parent.parent
     assert visitor.get("/cutouts/find").status_code == 404
     assert visitor.get("/cutouts/examples/cars/..%2F..%2Fsecret").status_code in (404, 422)
 

@@ -10,8 +10,8 @@ from training.__main__ import VERBS
 from training.registry import FAMILIES, resolve
 
 ROOMS = (
-    "typecheck", "batched", "resize", "config", "devices", "files", "foreign", "bounded", "runtime", "types", "nn",
-    "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects",
+    "typecheck", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded", "runtime", "types",
+    "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects",
     "segmentation.contract", "segmentation.classical", "segmentation.subject", "data", "metrics", "segmentation",
     "data.prepare", "loop", "publish", "sweep", "__main__",
 )  # fmt: skip

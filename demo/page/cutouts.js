@@ -184,9 +184,8 @@ export class CutoutStudio extends HTMLElement {
     const moves = FILM.test(file.type) || FILM.test(name);
     this.note(`Reading ${name} …`);
     try {
-      const form = new FormData();
-      form.append("files", await contents(file), name);
-      const [path] = await (await send("gradio_api/upload", form)).json();
+      const route = `cutouts/upload?name=${encodeURIComponent(name)}`;
+      const { file: path } = await (await send(route, await contents(file))).json();
       if (!last()) return;
       this.file = { path, name };
       await (moves ? this.paintFilm(last) : this.search(last));

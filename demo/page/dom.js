@@ -3,7 +3,7 @@
 import { icon } from "./icons.js";
 
 const ROOT = new URL("..", import.meta.url); // where the page is, also below a path of a reverse proxy
-const LARGEST = 10_000_000; // bytes, training.pictures.MAX_BYTES
+const LARGEST = 30_000_000; // bytes, demo.uploads.MAX_BYTES
 
 /** Return a new element; `children` are nodes or text, `on*` properties listen. */
 export function make(tag, properties = {}, ...children) {
@@ -51,11 +51,11 @@ export const fresh = (stem) => `${stem}-${++count}`;
 /** Return the address of a route of this server. */
 export const address = (route) => new URL(route, ROOT).href;
 
-/** Send JSON, bytes or a form to a route and return the answer; throws an Error whose message a person can read. */
+/** Send JSON or bytes to a route and return the answer; throws an Error whose message a person can read. */
 export async function send(route, body, signal) {
   let answer;
   try {
-    const data = body instanceof Blob || body instanceof FormData ? body : JSON.stringify(body);
+    const data = body instanceof Blob ? body : JSON.stringify(body);
     answer = await fetch(address(route), { method: "POST", body: data, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -73,7 +73,8 @@ export async function send(route, body, signal) {
 
 /** Return what a file holds now, whatever becomes of it; throws an Error whose message a person can read. */
 export async function contents(file) {
-  if (file.size > LARGEST) throw new Error("This file is larger than 10 MB; please choose a smaller one.");
+  if (file.size > LARGEST)
+    throw new Error(`This file is larger than ${LARGEST / 1e6} MB; please choose a smaller one.`);
   let bytes;
   try {
     bytes = await file.arrayBuffer();

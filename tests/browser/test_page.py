@@ -605,8 +605,8 @@ def test_a_file_that_is_gone_after_it_was_chosen_is_said(page, tmp_path: Path, f
 def test_a_file_that_is_too_large_is_said_before_it_is_sent(page, requests):
     studio = mix(page)
     sent = len(requests)
-    studio.locator("input[accept='image/*']").set_input_files(file("large.png", b" " * 10_000_001))
-    studio.get_by_text("This file is larger than 10 MB; please choose a smaller one.").wait_for()
+    studio.locator("input[accept='image/*']").set_input_files(file("large.png", b" " * 30_000_001))
+    studio.get_by_text("This file is larger than 30 MB; please choose a smaller one.").wait_for()
     assert not any("/live/photo" in url for url in requests[sent:])
 
 

@@ -19,7 +19,7 @@ from .contract import Instance, Segmenter
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-MAX_BYTES, MAX_PIXELS = 100_000_000, 40_000_000
+MAX_BYTES, MAX_PIXELS = 100_000_000, 60_000_000
 """Photos beyond these are refused."""
 
 
@@ -107,7 +107,8 @@ class Video(_Finding):
 
     def run(self) -> None:
         """Write the film and print one JSON line. Raises: ValueError."""
-        from .film import FilmError, cut_out_on, painted, probe, track_film
+        from ..imaging.video import FilmError, probe
+        from .film import cut_out_on, painted, track_film
         from .tracking import TrackingConfig
 
         if self.out.suffix.lower() != ".mp4":
