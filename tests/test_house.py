@@ -10,8 +10,8 @@ from training.__main__ import VERBS
 from training.registry import FAMILIES, resolve
 
 ROOMS = (
-    "typecheck", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded", "runtime", "types", "nn",
-    "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects", "data",
+    "typecheck", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded", "runtime", "types",
+    "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects", "data",
     "segmentation.contract", "metrics", "segmentation", "loop", "publish", "sweep", "__main__",
 )  # fmt: skip
 """Rooms of `training`, lowest first: each may import from those before it."""

@@ -16,20 +16,12 @@ from tests.odd_files import BAD, GOOD, as_file, gradient
 from training.__main__ import main
 from training.checkpoint import save_generator
 from training.data.coco import CocoSet, CocoWriter
+from training.imaging.video import FilmError, probe, read_film
 from training.pictures import open_picture
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Instance, Segmenter
 from training.segmentation.cutouts import cut, own_colours, refined, without, write_cutouts
-from training.segmentation.film import (
-    FilmError,
-    StagedSegmenter,
-    cut_out_on,
-    instances_of,
-    painted,
-    probe,
-    read_film,
-    track_film,
-)
+from training.segmentation.film import StagedSegmenter, cut_out_on, instances_of, painted, track_film
 from training.segmentation.load import load_segmenter
 from training.segmentation.tracking import Tracked
 from training.segmentation.yolact.config import NetworkConfig

@@ -24,9 +24,10 @@ from training.data.backgrounds import pattern, read_environments, view
 from training.data.coco import find_split
 from training.data.composites import Sources
 from training.data.cutouts import Cutout, turned
+from training.imaging.video import read_film
 from training.metrics.coco_map import mask_iou
 from training.segmentation.contract import Instance
-from training.segmentation.film import StagedSegmenter, instances_of, painted, read_film, track_film
+from training.segmentation.film import StagedSegmenter, instances_of, painted, track_film
 from training.segmentation.load import load_segmenter
 from training.segmentation.tracking import Tracker
 

@@ -107,7 +107,8 @@ class Video(_Finding):
 
     def run(self) -> None:
         """Write the film and print one JSON line. Raises: ValueError."""
-        from .film import FilmError, cut_out_on, painted, probe, track_film
+        from ..imaging.video import FilmError, probe
+        from .film import cut_out_on, painted, track_film
         from .tracking import TrackingConfig
 
         if self.out.suffix.lower() != ".mp4":
