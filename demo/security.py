@@ -77,6 +77,10 @@ RULES = (
     _rule("GET", "/page/[^/]+"),
     _rule("POST", "/live/(picture|drag|file/[^/]+)", 6_000_000),  # these say in their own words what is too large
     _rule("POST", "/live/(photo|recipe)", MAX_BYTES + 1_000_000),
+    _rule("GET", "/cutouts/(about|examples/[^/]+/[^/]+)"),
+    _rule("POST", "/cutouts/(find|preview|cut/[^/]+|film)", SHORT),
+    _rule("POST", "/cutouts/frame", 400_000),
+    _rule("POST", "/cutouts/upload", MAX_BYTES + 1_000_000),
     _rule("GET HEAD", "/(assets|static)/.+"),
     _rule("GET", "/(theme.css|favicon.ico|robots.txt|manifest.json|config|gradio_api/info)/?"),
     _rule("POST", "/gradio_api/upload", 10_100_000),

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from demo.files import Visitor
 from demo.turns import NOBODY, Turns
-from training.checkpoint import load_generator, read_card
+from training.checkpoint import load_generator, makes_pictures, read_card
 from training.runtime.cuda_graphs import Replayed
 from training.runtime.result_cache import Memory
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+"""Of the models that come with the toolkit."""
 MOST_SIZES = 6
 """Sides of pictures that a model is kept ready for."""
 PHOTOS = 2
@@ -161,11 +163,14 @@ def load_model(path: Path, device: str) -> Model:
     return Model(name=name, generator=generator, card=read_card(path), sha256=sha256)
 
 
-def bundled() -> list[Path]:
-    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first."""
+def bundled(folder: Path = CHECKPOINTS) -> list[Path]:
+    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first.
+
+    Files of other families, such as the finder of objects, are passed over: they make no pictures.
+    """
 
     def place(path: Path) -> tuple[str, int]:
         name, _, size = path.stem.rpartition("-")
         return (name, int(size)) if size.isdigit() else (path.stem, 0)
 
-    return sorted((Path(__file__).parent.parent / "checkpoints").glob("*.safetensors"), key=place)
+    return sorted((path for path in folder.glob("*.safetensors") if makes_pictures(path)), key=place)

@@ -10,8 +10,9 @@ import PIL.Image
 
 from demo.recipes import png
 from demo.shelf import Model
-from training.objects import LOOSE, margin_of, propose_box
+from training.objects import LOOSE, margin_of
 from training.pictures import OF_UPLOADS, Box, open_picture, square_crop, square_region
+from training.segmentation.load import propose_box
 
 MAX_BYTES = OF_UPLOADS.max_bytes
 """The page takes no larger files (LARGEST in `page/dom.js`)."""

@@ -1,7 +1,8 @@
 """Commands: python -m mixnmatch mix | vary | grid | interpolate | video | split.
 
 Photos are cut as the model's training photos were: for models of objects the square around the object, which is given
-(`--box`), found before its backdrop, or found by the model's own mask; for models of whole pictures the middle square.
+(`--box`), found by the bundled finder, before its backdrop, or by the model's own mask; for models of whole pictures
+the middle square.
 Nothing is squashed, no colour is changed.
 """
 
@@ -50,8 +51,9 @@ class Photos:
     out: Path
     """What to write; the ending says how."""
     crop: Crop = "auto"
-    """Where the object is in a photo without a box: before its backdrop, under the model's own mask, or in the centre;
-    `auto` looks where the model learned from objects."""
+    """Where the object is in a photo without a box: where the bundled finder sees it, before its backdrop, under the
+    model's own mask, or in the centre; `auto`, for models that learned from objects, takes what the finder or the
+    backdrop tells for sure, and else the model's own mask."""
     box: Annotated[tuple[PixelBox, ...], tyro.conf.arg(metavar="X Y W H")] = ()
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None

@@ -11,8 +11,9 @@ from training.registry import FAMILIES, resolve
 
 ROOMS = (
     "typecheck", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded", "runtime", "types",
-    "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects", "data",
-    "segmentation.contract", "metrics", "segmentation", "loop", "publish", "sweep", "__main__",
+    "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures", "objects",
+    "segmentation.contract", "segmentation.classical", "segmentation.subject", "data", "metrics", "segmentation",
+    "data.prepare", "loop", "publish", "sweep", "__main__",
 )  # fmt: skip
 """Rooms of `training`, lowest first: each may import from those before it."""
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of gradio's and uvicorn's own dependencies
 ]
 
-FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -33,14 +31,6 @@ DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 def address() -> Iterator[str]:
     with served(toy_shelf()) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -752,27 +742,6 @@ def test_axe_finds_no_serious_fault(page, scheme, axe: str):
             if fault["impact"] in ("serious", "critical")
         ]
         assert serious == []
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the source of axe-core from npm, or skip where it cannot be had."""
-    import subprocess
-    import tarfile
-
-    if shutil.which("npm") is None:
-        pytest.skip("axe-core comes through npm, which is not on this machine")
-    folder = tmp_path_factory.mktemp("axe")
-    got = subprocess.run(
-        ["npm", "pack", "axe-core@4", "--silent"], cwd=folder, capture_output=True, timeout=90, check=False
-    )
-    archives = list(folder.glob("axe-core-*.tgz"))
-    if got.returncode or not archives:
-        pytest.skip("axe-core could not be fetched from npm")
-    with tarfile.open(archives[0]) as archive:
-        source = archive.extractfile("package/axe.min.js")
-        assert source is not None
-        return source.read().decode()
 
 
 def test_a_picture_at_rest_becomes_finer(browser):

@@ -203,6 +203,7 @@ class Evaluate:
         self.out.mkdir(parents=True, exist_ok=True)
         arguments = {k: str(v) for k, v in asdict(self).items()}
         content = {"arguments": arguments, "models": {name: m.summary() for name, m in measured.items()}}
+        content["sha256_of"] = {name: checksum for name in measured if (checksum := _sha256(name))}
         write_whole(self.out / "report.json", (json.dumps(content, indent=1) + "\n").encode())
         write_report(self.out / "report.html", truth, measured, arguments)
 
@@ -221,6 +222,13 @@ def _entry(instance: Instance) -> dict[str, Any]:
     """Return what is printed of an instance."""
     box = [round(float(edge), 1) for edge in instance.box]
     return {"label": instance.label, "score": round(instance.score, 4), "box": box}
+
+
+def _sha256(model: str) -> str:
+    """Return the checksum of a checkpoint's weights, by which `publish` knows it; "" of what has none."""
+    from ..checkpoint import read_card
+
+    return read_card(model, beside=False)["sha256"] if model.endswith(".safetensors") else ""
 
 
 def _quantised(network: Any, out: Path, data: Path, pictures: int) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from ..imaging.video import FAST, FilmWriter, probe, read_film
 from ..pictures import whole_file
-from .contract import Instance, Pixels, Segmenter
+from .contract import Instance, Pixels
 from .tracking import Tracked, Tracker, TrackingConfig
 
 AHEAD = 4
@@ -50,7 +50,7 @@ class StagedSegmenter(Protocol):
 
 
 def instances_of(
-    segmenter: Segmenter | StagedSegmenter, frames: Iterator[Pixels]
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter, frames: Iterator[Pixels]
 ) -> Iterator[tuple[Pixels, list[Instance]]]:
     """Yield frames with what was found in them, in order; reading and the network run ahead in threads of their own.
 
@@ -108,13 +108,14 @@ def _ahead(items: Iterator[Any], stop: threading.Event) -> Iterator[Any]:
 
 
 def track_film(
-    segmenter: Segmenter | StagedSegmenter,
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter,
     path: Path,
     out: Path,
     *,
     keep: Callable[[list[Instance]], list[Instance]] = list,
     tracking: TrackingConfig | None = None,
     paint: Callable[[Pixels, list[Tracked]], Pixels] | None = None,
+    read: Callable[[Path], Iterator[Pixels]] = read_film,
     quality: int = 23,
 ) -> dict[str, Any]:
     """Write a film with its objects painted, and OUT.json with every frame's boxes and identities.
@@ -123,6 +124,7 @@ def track_film(
         keep: chooses among a frame's instances.
         tracking: when instances of different frames are one object.
         paint: makes a written frame of a frame and its objects; `painted` if not given.
+        read: gives the film's frames.
         quality: x264's constant rate factor; lower is finer and larger.
 
     Returns: frames, seconds, identities and labels. Raises: FilmError.
@@ -134,7 +136,7 @@ def track_film(
     how = (*FAST[:-1], str(quality))
     size = (film.width, film.height)
     with whole_file(out) as temporary, FilmWriter(temporary, size, film.fps, how) as encoder:
-        for frame, instances in instances_of(segmenter, read_film(path)):
+        for frame, instances in instances_of(segmenter, read(path)):
             tracked = tracker(frame, keep(instances))
             encoder.write(paint(frame, tracked))
             count += 1
