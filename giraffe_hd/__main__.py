@@ -18,7 +18,7 @@ from giraffe_hd.fast.fit_prior import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator
-from training.interpolation import between
+from training.interpolation import interpolate
 from training.pictures import is_film, side_by_side, write_animation, write_sheet
 from training.types import Generator, Image, Knob
 
@@ -49,7 +49,7 @@ class Scenes:
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which has no scene in 3D")
         if self.inject_index is not None and generator.family == "giraffe":
             raise ValueError(
-                f"{self.checkpoint.name} is of the family giraffe, whose one code paints: no --inject-index"
+                f"{self.checkpoint.name} is of the family giraffe, whose one code draws: no --inject-index"
             )
         codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
         for setting in self.set:
@@ -218,7 +218,7 @@ def _between(a: Codes, b: Codes, t: float) -> Codes:
     """Return codes on the way from `a` to `b`, which differ in their latents alone."""
     latents = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
     start, end = ({name: getattr(codes, name) for name in latents} for codes in (a, b))
-    return replace(a, **between(start, end, t))
+    return replace(a, **interpolate(start, end, t))
 
 
 def as_picture(name: str, layer: Tensor, size: int) -> Image:

@@ -26,7 +26,7 @@ from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
-from training.interpolation import between
+from training.interpolation import interpolate
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
 from training.types import Image
@@ -67,7 +67,7 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(Photos):
-    """Paint the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
+    """Draw the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
 
     Sketches and cartoons do as well: `--mode feature --shape SKETCH` keeps their outline.
     """
@@ -237,13 +237,13 @@ class Interpolate(Photos):
                 feature = generator.shape_feature(start)
                 if "shape" in factors:
                     feature = torch.lerp(feature, generator.shape_feature(end), at)
-            pictures.append(generator(replace(a, **between(here, there, at)), feature=feature).image)
+            pictures.append(generator(replace(a, **interpolate(here, there, at)), feature=feature).image)
         return torch.cat(pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video(Photos):
-    """Paint a film: pose and shape from each frame of a reference film, background and texture from photos.
+    """Draw a film: pose and shape from each frame of a reference film, background and texture from photos.
 
     All frames are cut alike: to the box given for the film, or to the object's in its first frame.
     """

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import PIL.Image
 import torch
 
-from training.objects import LOOSE, SURE, box_of, find_object
+from training.objects import LOOSE, SURE, box_of, segment_foreground
 from training.pictures import Box, from_pil, open_picture, square_crop, square_region
 from training.types import Generator, Image
 
@@ -74,7 +74,7 @@ class Cutter:
         if self.crop == "centre" or (self.crop == "auto" and self.margin is None):
             return None
         if self.crop != "mask":
-            found = find_object(picture)
+            found = segment_foreground(picture)
             if found is not None and (self.crop == "backdrop" or found.confidence >= SURE):
                 return found.box
         return None if self.crop == "backdrop" else self._masked(picture)

@@ -38,14 +38,14 @@ def fast() -> AnyGenerator:
 
 def published() -> AnyGenerator:
     config = paper.GeneratorConfig(
-        size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, n_mlp=2, prior=COMPCAR_256.generator.prior
+        resolution=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, n_mlp=2, prior=COMPCAR_256.generator.prior
     )
     return PaperGenerator(config)
 
 
 def clevr() -> AnyGenerator:
     prior = replace(CLEVR2_256.generator.prior, n_objects=3)
-    made = GiraffeGenerator(GiraffeConfig(size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
+    made = GiraffeGenerator(GiraffeConfig(resolution=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
     with torch.no_grad():
         made.object_field.sigma_out.weight.abs_().mul_(1000)  # a field with something in it
     return made

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from training.nn.volume import Placed, box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training.nn.volume import ObjectPose, box_rays, pick, ray_weights, sample_depths, scatter_rays
 
 
 def one_object(
     n: int = 1, *, scale: float = 0.3, y: float = 0.0, rotation: float = 0.0, elevation: float = 0.0
-) -> Placed:
+) -> ObjectPose:
     row = torch.full((n,), 1.0)
-    return Placed(
+    return ObjectPose(
         azimuth=0 * row, elevation=elevation * row, radius=2.732 * row, scale=scale * torch.ones(n, 3),
         translation=torch.tensor([0.0, y, 0.0]).expand(n, 3), rotation=rotation * row,
     )  # fmt: skip

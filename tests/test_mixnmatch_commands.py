@@ -207,7 +207,7 @@ def test_split_moves_two_shapes_and_nothing_else(cars, tmp_path, capsys):
         ([MODEL, "--shapes", "0", "10"], "two different shapes of 0 to 9"),
         (["checkpoints/mixnmatch-clothing-64.safetensors", "--shapes", "0", "1"], "no solid shapes"),
         ([MODEL, CRITIC, "--shapes", "0", "1"], "is a folder; give the path of a .safetensors file"),
-        ([MODEL, "--shapes", "0", "1"], "holds an image critic"),
+        ([MODEL, "--shapes", "0", "1"], "holds an image discriminator"),
     ],
 )
 def test_split_refuses_what_it_cannot_tell_apart(cars, tmp_path, capsys, words, message):

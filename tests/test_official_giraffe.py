@@ -181,7 +181,7 @@ def test_settings_come_from_the_arguments(tmp_path, changes):
     args = ARGS | changes
     generator = read(write(tmp_path / "some.pt", args))
     config = generator.config
-    assert (config.size, config.volume.resolution, config.prior.fov) == (args["size"], 16, 10)
+    assert (config.resolution, config.volume.resolution, config.prior.fov) == (args["size"], 16, 10)
     for name in ("use_viewdirs", "grf_use_z_app", "grf_use_mlp", "fg_gen_mask", "pos_share"):
         assert getattr(config, name) == args[name]
     assert config.refine_kernel_size == args.get("refine_kernal_size", 3)
@@ -308,7 +308,7 @@ def test_defaults_are_the_authors():
     """What old checkpoints do not say."""
     args = {name: ARGS[name] for name in official.REQUIRED}
     config = config_of(args | {"size": 256}, {})
-    assert config == GeneratorConfig(size=256, prior=config.prior, joint_cameras=True)
+    assert config == GeneratorConfig(resolution=256, prior=config.prior, joint_cameras=True)
 
 
 @pytest.mark.parametrize("form", ["module", "state_dict", "model", "numpy"])

@@ -30,7 +30,7 @@ from training.nn.ops.field import (
     field_composite,
     render_field,
     render_field_reference,
-    spread,
+    stratified_depths,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_clipped_rays_equal_unclipped_ones():
     assert not inside.any(-1).all()
     first = inside.to(torch.uint8).argmax(-1)
     near = 1.0 + first * step
-    window = spread(near, near + most * step, torch.ones(40, dtype=torch.float64), most)
+    window = stratified_depths(near, near + most * step, torch.ones(40, dtype=torch.float64), most)
     window = (window[0], torch.where(inside.any(-1)[..., None], window[1], 0))
     whole = replace(case, geometry=(origin, direction, t, torch.full_like(t, step)), mlp=mlp)
     clipped = replace(whole, geometry=(origin, direction, *window))
@@ -208,11 +208,11 @@ def test_rays_that_miss_gather_nothing_wherever_they_are(family):
 
 def test_spread_is_even_and_ends_where_the_box_does():
     near, far = torch.tensor([[1.0, 2.0, math.inf]]), torch.tensor([[3.0, 1.0, -math.inf]])
-    t, step = spread(near, far, torch.tensor([1.0, 1.0, 2.0]), 4)
+    t, step = stratified_depths(near, far, torch.tensor([1.0, 1.0, 2.0]), 4)
     torch.testing.assert_close(t[0, 0], torch.tensor([1.25, 1.75, 2.25, 2.75]))
     torch.testing.assert_close(step[0], torch.tensor([[0.5] * 4, [0.0] * 4, [0.0] * 4]))
     assert torch.isfinite(t).all()
-    torch.testing.assert_close(spread(near, far, torch.full((3,), 1.5), 1)[1][0, 0, 0], torch.tensor(3.0))
+    torch.testing.assert_close(stratified_depths(near, far, torch.full((3,), 1.5), 1)[1][0, 0, 0], torch.tensor(3.0))
 
 
 @pytest.mark.parametrize(

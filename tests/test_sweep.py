@@ -52,7 +52,7 @@ def test_every_combination_is_a_trial_and_single_values_hold_for_all():
     found = dict(trials("giraffe-hd-cars-64", ["lr=1e-3,2e-3", "loop.batch=8,16", "loop.images=5000"]))
     assert list(found) == [f"lr={lr}_loop.batch={n}" for lr in ("1e-3", "2e-3") for n in (8, 16)]
     base = preset("giraffe-hd-cars-64")
-    last = replace(base, lr=2e-3, loop=replace(base.loop, batch=16, images=5000))
+    last = replace(base, learning_rate=2e-3, loop=replace(base.loop, batch=16, images=5000))
     assert found["lr=2e-3_loop.batch=16"] == last
 
 
@@ -67,7 +67,7 @@ def test_commas_in_brackets_belong_to_one_value():
         ("lr", "--vary lr is not of the form"),
         ("loop.bathc=8", r"no field loop.bathc; fields beside it: .*batch"),
         ("loop=8", "no field loop;"),
-        ("lr=fast", r"lr=fast does not fit .*: lr: "),
+        ("lr=fast", r"lr=fast does not fit .*: learning_rate: "),
         ("loop.batch=0", r"loop.batch is 0; it must be at least 1"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from training.registry import preset, presets, resolve
+from training.upgrade import upgraded_options
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
@@ -59,7 +60,7 @@ def train(arguments: list[str]) -> None:
         kw_only=True,
     )
     Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; on an existing run, go on."
-    args: Any = tyro.cli(Train, args=rest, prog=f"python -m training train {name}")
+    args: Any = tyro.cli(Train, args=upgraded_options(rest, type(config)), prog=f"python -m training train {name}")
     from training.loop.train import train as run
 
     print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))

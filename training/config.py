@@ -73,7 +73,7 @@ class DataConfig:
     object_margin: float | None = None
     """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
     scene: bool = False
-    """Add a square of the whole picture, for critics of backgrounds."""
+    """Add a square of the whole picture, for discriminators of backgrounds."""
     scene_size: int | None = None
     """Side of that square in pixels; None takes `size`."""
     flip: bool = True

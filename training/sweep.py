@@ -30,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from training.files import check_folder, locked, read_plain_file, write_whole
 from training.registry import preset
+from training.upgrade import renamed_fields
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tup
     Raises: ValueError for an unknown field or a value that does not fit.
     """
     base = preset(name, data)
-    adapter = TypeAdapter(type(base))
+    adapter, names = TypeAdapter(type(base)), renamed_fields(type(base))
     choices = [[(path, value) for value in values] for path, values in map(_choices, vary)]
     paths = [values[0][0] for values in choices]
     if twice := sorted({path for path in paths if paths.count(path) > 1}):
@@ -99,7 +100,7 @@ def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tup
     for values in itertools.product(*choices):
         plain = adapter.dump_python(base, mode="json")
         for path, value in values:
-            _put(plain, path, value)
+            _put(plain, names.get(path, path), value)
         try:
             config = adapter.validate_python(plain)
         except ValidationError as error:

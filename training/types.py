@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from training.runtime.result_cache import Memory
+from training.runtime.result_cache import ResultCache
 
 Image = Float[Tensor, "n 3 h w"]
 """Pictures, RGB in [-1, 1]."""
@@ -41,14 +41,19 @@ class Knob:
     default: float = 0.0
     step: float = 0.01
     help: str = ""
-    reach: tuple[float, float] | None = None
+    extended_range: tuple[float, float] | None = None
     """How far a page lets it go; None: a little beyond the trained range."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
             raise ValueError(f"knob {self.name!r}: low {self.low} is above high {self.high}")
-        if self.reach is not None and not self.reach[0] <= self.low <= self.high <= self.reach[1]:
-            raise ValueError(f"knob {self.name!r}: its reach {self.reach} leaves out some of {self.low} to {self.high}")
+        if (
+            self.extended_range is not None
+            and not self.extended_range[0] <= self.low <= self.high <= self.extended_range[1]
+        ):
+            raise ValueError(
+                f"knob {self.name!r}: its reach {self.extended_range} leaves out some of {self.low} to {self.high}"
+            )
 
 
 def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -90,7 +95,7 @@ class Instances:
     mask: Bool[Tensor, "n h w"]
     """At the picture's size."""
     crowd: Bool[Tensor, " n"]
-    """Which stand for many objects that are not told apart: nothing is learnt there."""
+    """Which stand for many objects that are not told apart: nothing is learned there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +107,7 @@ class Batch:
     box: Boxes | None = None
     """The object in `image`; None where the set has no boxes."""
     scene: Float[Tensor, "n 3 scene_h scene_w"] | None = None
-    """The picture with more of its surroundings, for critics of backgrounds."""
+    """The picture with more of its surroundings, for discriminators of backgrounds."""
     scene_box: Boxes | None = None
     """The object in `scene`."""
     mask: Mask | None = None
@@ -219,14 +224,14 @@ class Generator(Model):
     `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
     """
 
-    memory: Memory | None = None
+    result_cache: ResultCache | None = None
     """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
 
-    def once(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
+    def cached(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
         """Return `function()`, which depends on `inputs` alone; from the memory, if there is one and it is there."""
-        if self.memory is None or self.training or torch.is_grad_enabled():
+        if self.result_cache is None or self.training or torch.is_grad_enabled():
             return function()
-        return self.memory(name, function, *inputs)
+        return self.result_cache(name, function, *inputs)
 
     @property
     @abstractmethod
@@ -234,7 +239,7 @@ class Generator(Model):
         """What can be turned, in the order a page shows it."""
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
+    def fixed_knobs(self) -> tuple[Knob, ...]:
         """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
         return ()
 
@@ -254,7 +259,7 @@ class Generator(Model):
 
     def knob(self, name: str) -> Knob:
         """Return the knob called `name`; ValueError with the known names if there is none."""
-        for knob in (*self.knobs, *self.still_knobs):
+        for knob in (*self.knobs, *self.fixed_knobs):
             if knob.name == name:
                 return knob
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(k.name for k in self.knobs)}")
@@ -263,7 +268,7 @@ class Generator(Model):
 class Recipe(Protocol):
     """How a generator learns: networks, their phases, and what to show while training.
 
-    A recipe may have `mask_options`, names of the options that help against masks that are `nothing`, `everything`,
+    A recipe may have `mask_advice`, names of the options that help against masks that are `nothing`, `everything`,
     `soft` or `alike` (`training.early`).
     """
 
@@ -287,11 +292,11 @@ class Recipe(Protocol):
 
 
 @runtime_checkable
-class Adopts(Protocol):
-    """A recipe that can begin from what another kind of network has learnt."""
+class AdaptsWeights(Protocol):
+    """A recipe that can begin from what another kind of network has learned."""
 
-    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights, named as in `networks` of the recipe that learnt them, under the names of this one's."""
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights, named as in `networks` of the recipe that learned them, under the names of this one's."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The fast GIRAFFE HD: a 3D object in a box over a background, each drawn from its own codes (paper Sec. 3, Fig. 2).
 
 Same knobs and losses in spirit as the published network (`giraffe_hd.paper`), with other parts: the shape alone makes
-volume and mask, the look alone paints, rays are clipped to the box, and the background never touches the object.
+volume and mask, the look alone draws, rays are clipped to the box, and the background never touches the object.
 """
 
 import math
@@ -21,8 +21,8 @@ from training.nn.camera import half_width
 from training.nn.fields import AMPLITUDE, BALL, DAMPING, RADIUS, ObjectField
 from training.nn.layers import EqualLinear, Mapping
 from training.nn.ops import triton_works
-from training.nn.ops.field import Density, Encoding, Mlp, render_field, spread
-from training.nn.volume import Rays, affine_once_a_ray, box_rays, scatter_rays, see
+from training.nn.ops.field import Density, Encoding, Mlp, render_field, stratified_depths
+from training.nn.volume import Rays, box_rays, project_composited, render_rays, scatter_rays
 from training.runtime.sharded_random import rand, randn
 from training.types import Knob, knob_numbers, knob_seeds
 
@@ -79,25 +79,25 @@ class Generator(types.Generator):
         training; without it, the same codes give the same picture.
         """
         inject_index = self.config.inject_index if inject_index is None else inject_index
-        w_shape = self.once("shape", lambda: self.map_shape(codes.z_s_fg), codes.z_s_fg)
-        w_look = self.once("look", lambda: self.map_look(codes.z_a_fg), codes.z_a_fg)
+        w_shape = self.cached("shape", lambda: self.map_shape(codes.z_s_fg), codes.z_s_fg)
+        w_look = self.cached("look", lambda: self.map_look(codes.z_a_fg), codes.z_a_fg)
 
         def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
             features, alpha, depth, hit = self.volume(codes, w_shape, rng, sigma_noise)
             return features, alpha, depth, self.mask(features, alpha, hit)
 
-        def paint() -> Tensor:
+        def render() -> Tensor:
             return self.object(features, w_shape, w_look, inject_index)
 
         pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
         if rng is None:
-            features, alpha, depth, mask = self.once("body", body, codes.z_s_fg, *pose)
-            foreground = self.once(f"paint from {inject_index}", paint, codes.z_s_fg, codes.z_a_fg, *pose)
+            features, alpha, depth, mask = self.cached("body", body, codes.z_s_fg, *pose)
+            foreground = self.cached(f"foreground {inject_index}", render, codes.z_s_fg, codes.z_a_fg, *pose)
         else:
             features, alpha, depth, mask = body()
-            foreground = paint()
+            foreground = render()
         behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation)
-        background = self.once("background", lambda: self.draw_background(codes), *behind)
+        background = self.cached("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
         return Layers(image=image, foreground=foreground, background=background, mask=mask, alpha=alpha, depth=depth)
 
@@ -105,7 +105,7 @@ class Generator(types.Generator):
         self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
     ) -> tuple[Float[Tensor, "n c r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"], Float[Tensor, "n 1 r r"]]:
         """Return the object's features, opacity, depth (0 if not half opaque) and which rays cross its box, as maps."""
-        rays = box_rays(codes.placed, self.config.rays, self.config.pose.fov)
+        rays = box_rays(codes.object_pose, self.config.rays, self.config.pose.fov)
         if triton_works(rays.near.device.type, rays.near.device.index):
             return self._volume_by_op(codes, rays, w, rng, sigma_noise)
         return self._volume_of_hits(codes, rays, w, rng, sigma_noise)
@@ -116,8 +116,8 @@ class Generator(types.Generator):
         """Return `volume` in plain PyTorch, the field evaluated on the rays that cross the box alone."""
         c = self.config
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
-        seen = see(self.field, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
-        features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
+        seen = render_rays(self.field, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
+        features = project_composited(self.head, seen.hidden, seen.opacity)
         maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
         features = scatter_rays(features, seen.which, seen.real, c.rays)
         maps = scatter_rays(maps, seen.which, seen.real, c.rays)
@@ -129,10 +129,10 @@ class Generator(types.Generator):
         """Return `volume` by one kernel over all rays, which does nothing where they miss, and no wait for a count."""
         c = self.config
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
-        t, step = spread(rays.near, rays.far, rays.length / codes.scale[:, :1], c.samples, jitter)
+        t, step = stratified_depths(rays.near, rays.far, rays.length / codes.scale[:, :1], c.samples, jitter)
         found = render_field(rays.origin, rays.direction, t, step, *field_as_op(self.field, w), noise)
         features = (
-            affine_once_a_ray(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
+            project_composited(self.head, found.features, found.alpha).transpose(1, 2).unflatten(2, (c.rays, c.rays))
         )
         maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
         maps = maps.unflatten(2, (c.rays, c.rays))
@@ -168,9 +168,9 @@ class Generator(types.Generator):
         return pose_knobs(self.config.pose) + SEED_KNOBS
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
+    def fixed_knobs(self) -> tuple[Knob, ...]:
         """The camera's way around the scene, unless the prior varies it, and its distance."""
-        return tuple(knob for knob in camera_knobs(self.config.pose) if knob.reach)
+        return tuple(knob for knob in camera_knobs(self.config.pose) if knob.extended_range)
 
     def sample(self, n: int, rng: torch.Generator) -> Codes:
         """Draw `n` rows from the prior: normal codes, uniform pose."""
@@ -214,7 +214,7 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
         Knob(name="scale", label="Size", kind="range", unit="×", low=pose.scale[0] / middle,
              high=pose.scale[1] / middle, default=1.0, step=0.01, help="Makes the object larger or smaller."),
     ]  # fmt: skip
-    knobs += [knob for knob in camera_knobs(pose) if not knob.reach]
+    knobs += [knob for knob in camera_knobs(pose) if not knob.extended_range]
     for name, label, span, text in (
         ("x", "Left – right", pose.y, "Moves the object across the picture."),
         ("y", "Down – up", pose.z, "Moves the object up and down."),
@@ -234,10 +234,10 @@ def camera_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     middle, near, far = (low + high) / 2, 0.7 * pose.radius, 1.6 * pose.radius
     return (
         Knob(name="azimuth", label="Camera azimuth", kind="angle", unit="°", low=low, high=high, default=middle,
-             step=1.0, reach=(middle - 180, middle + 180) if low == high else None,
+             step=1.0, extended_range=(middle - 180, middle + 180) if low == high else None,
              help="Walks the camera around the scene; the background stays as it is."),
         Knob(name="radius", label="Camera distance", kind="range", low=pose.radius, high=pose.radius,
-             default=pose.radius, step=0.01, reach=(near, far),
+             default=pose.radius, step=0.01, extended_range=(near, far),
              help="Takes the camera nearer or farther; the background stays as it is."),
     )  # fmt: skip
 

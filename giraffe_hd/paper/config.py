@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from training.config import DataConfig, LoopConfig
 
@@ -116,7 +117,9 @@ class VolumeConfig:
 class GeneratorConfig:
     """GIRAFFE HD's generator. Fields that the authors' checkpoints set bear the names of their arguments."""
 
-    size: int = 256
+    RENAMED: ClassVar[dict[str, str]] = {"size": "resolution"}
+    """Names of earlier versions -> today's."""
+    resolution: int = 256
     """Side of the picture in pixels."""
     z_dim: int = 256
     """Length of the object's shape and appearance codes."""
@@ -156,9 +159,14 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         side = self.volume.resolution
-        if self.size > 1024 or self.size < side or side & (side - 1) or self.size & (self.size - 1):
+        if (
+            self.resolution > 1024
+            or self.resolution < side
+            or side & (side - 1)
+            or self.resolution & (self.resolution - 1)
+        ):
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.size} pixels; wanted powers of two, at most 1024 pixels"
+                f"{side} rays cannot be doubled to {self.resolution} pixels; wanted powers of two, at most 1024 pixels"
             )
         for name, least, most in (
             ("z_dim", 1, 4096),
@@ -183,14 +191,14 @@ class GeneratorConfig:
     @property
     def n_latent(self) -> int:
         """Styled layers of the foreground renderer: 10 at 256 px, 12 at 512, 14 at 1024."""
-        return 2 * (int(math.log2(self.size // self.volume.resolution)) + 1)
+        return 2 * (int(math.log2(self.resolution // self.volume.resolution)) + 1)
 
     @property
     def default_inject_index(self) -> int:
         """The authors' choice outside training."""
         if self.inject_index is not None:
             return self.inject_index
-        return 2 if self.size <= 256 else 4
+        return 2 if self.resolution <= 256 else 4
 
     def object_field(self) -> FieldConfig:
         """Return the object's field: 8 layers of 128, a skip after the fourth."""
@@ -227,6 +235,8 @@ class GeneratorConfig:
 class TrainConfig:
     """All that training GIRAFFE HD depends on; the authors' values, loss weights being CompCar's."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"lr": "learning_rate"}
+    """Names of earlier versions -> today\'s."""
     family: str = "giraffe_hd_paper"
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -234,7 +244,7 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator_multiplier: int = 2
     """Channel multiplier of the discriminator."""
-    lr: float = 5e-4
+    learning_rate: float = 5e-4
     """Adam's, of both networks; the mapping networks' layers slow themselves down."""
     r1: float = 10.0
     """Gamma of the gradient penalty on real pictures."""
@@ -256,11 +266,9 @@ class TrainConfig:
     """Compute activations of the renderers and the discriminator twice instead of keeping them: less memory."""
 
     def __post_init__(self) -> None:
-        if self.data.size != self.generator.size:
-            raise ValueError(
-                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
-                f"and generator.size the same value"
-            )
+        if self.data.size != self.generator.resolution:
+            size, side = self.data.size, self.generator.resolution
+            raise ValueError(f"data.size is {size} and generator.resolution {side}; give both the same value")
         if self.loop.batch > 4 and self.loop.batch % 4:
             raise ValueError(
                 f"loop.batch is {self.loop.batch}; the discriminator compares groups of 4, so 4, 8, 12, ..."

@@ -55,7 +55,7 @@ def cast(codes: Codes, fov: float, side: int, *, joint: bool = False) -> Rays:
     `joint` scales each camera by those beside it in the batch, see `GeneratorConfig.joint_cameras`.
     """
     # paper: the outer rays pass through the picture's border, half a cell out of step with the convolutions; kept,
-    # because the published weights have learnt it
+    # because the published weights have learned it
     x, y = pixel_plane(side, corners=True, device=codes.azimuth.device)
     tan = math.tan(math.radians(fov) / 2)
     local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)

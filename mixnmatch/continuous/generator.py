@@ -1,6 +1,6 @@
 """MixNMatch for photos: background, pose, shape and texture are read from photos as continuous codes and drawn again.
 
-Paper (MixNMatch Sec. 3): codes are one of a few learnt kinds; here they hold what the photo shows. The pose is the
+Paper (MixNMatch Sec. 3): codes are one of a few learned kinds; here they hold what the photo shows. The pose is the
 object's box, the shape what its outline and folds are within that box, the texture its colours with a coarse map of
 where they are, the background a map of the photo with the object taken out.
 """
@@ -110,10 +110,10 @@ class Generator(PhotoGenerator):
         `rng` draws the noise of the stages, as in training.
         """
         if feature is None:
-            z, feature = codes.z, self.once("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
+            z, feature = codes.z, self.cached("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
         else:
             z = pose_of_masks(unfolded(feature))
-        background = self.once("background", lambda: self.background(codes.b, rng), codes.b)
+        background = self.cached("background", lambda: self.background(codes.b, rng), codes.b)
         return self.composed(background, feature, z, codes.c, rng)
 
     def composed(

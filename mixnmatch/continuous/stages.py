@@ -24,7 +24,7 @@ def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
 
 
 class Noise(nn.Module):
-    """Noise of a learnt strength a channel (StyleGAN Sec. 2): grain that no code needs to hold.
+    """Noise of a learned strength a channel (StyleGAN Sec. 2): grain that no code needs to hold.
 
     In training it is drawn anew; else it is the same in every picture, so that codes alone decide.
     """
@@ -127,7 +127,7 @@ class TextureStage(nn.Module):
         c: Float[Tensor, "n c"],
         rng: torch.Generator | None = None,
     ) -> Image:
-        """Return the object painted, also a little beyond its outline."""
+        """Return the object generated, also a little beyond its outline."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
         map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])

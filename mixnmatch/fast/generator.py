@@ -1,4 +1,4 @@
-"""The `fast` MixNMatch: paint a background, a shape, its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
+"""The `fast` MixNMatch: draw a background, a shape, its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
 
 Codes and stages are the papers'. The parts are ours: codes are embedded and modulate the convolutions instead of being
 copied over the picture, and a shape lives in a space of its own which the pose turns, tilts and places.
@@ -52,8 +52,8 @@ def placing(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n p
     """Return the numbers of z that place the object, each in [-1, 1]: a direction as cosine and sine, the others by
     their distribution function."""
     if pose.kind == "plane":
-        return 2 * torch.special.ndtr(z[:, : pose.placed]) - 1
-    return torch.cat([F.normalize(z[:, :2], dim=1), 2 * torch.special.ndtr(z[:, 2 : pose.placed]) - 1], 1)
+        return 2 * torch.special.ndtr(z[:, : pose.n_placing]) - 1
+    return torch.cat([F.normalize(z[:, :2], dim=1), 2 * torch.special.ndtr(z[:, 2 : pose.n_placing]) - 1], 1)
 
 
 class BackgroundStage(nn.Module):
@@ -169,11 +169,11 @@ class ParentStage(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        style, placed = config.style_dim, config.pose.placed
-        self.placed = placed
+        style, n_placing = config.style_dim, config.pose.n_placing
+        self.n_placing = n_placing
         self.embed = EqualLinear(config.n_shapes, style)
         self.embed.scale = 1.0  # one code is on: its column is the embedding
-        self.free = EqualLinear(config.z_dim - placed, style)
+        self.free = EqualLinear(config.z_dim - n_placing, style)
         if config.pose.kind == "turn":
             self.space: Solid | Flat = Solid(config)
         else:
@@ -193,7 +193,7 @@ class ParentStage(nn.Module):
 
         `rng` jitters a solid's samples, as in training.
         """
-        style = self.embed(p) + self.free(z[:, self.placed :])
+        style = self.embed(p) + self.free(z[:, self.n_placing :])
         if isinstance(self.space, Solid):
             return self.space(z, style, rng)
         seen = self.space(z, p).contiguous(memory_format=torch.channels_last)
@@ -279,7 +279,7 @@ class Generator(PhotoGenerator):
         Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
         """
         if codes.z_background is None:
-            codes = replace(codes, z_background=codes.z)  # as it is painted; a turn then leaves the background alone
+            codes = replace(codes, z_background=codes.z)  # as it is generated; a turn then leaves the background alone
         return super().set(codes, name, value)
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
@@ -308,11 +308,11 @@ class Generator(PhotoGenerator):
         return self.extractor(image)
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature s s"] | None = None) -> Layers:
-        """Paint back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
+        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
         z_background = codes.z if codes.z_background is None else codes.z_background
-        background = self.once("background", lambda: self.background(z_background, codes.b), z_background, codes.b)
+        background = self.cached("background", lambda: self.background(z_background, codes.b), z_background, codes.b)
         if feature is None:
-            feature = self.once("shape", lambda: self.parent.feature(codes.z, codes.p), codes.z, codes.p)
+            feature = self.cached("shape", lambda: self.parent.feature(codes.z, codes.p), codes.z, codes.p)
         P_f, P_m = self.parent(feature)
         C_f, C_m = self.child(feature, P_m, codes.c)
         parent = over(P_f, P_m, background)

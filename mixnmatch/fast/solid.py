@@ -8,7 +8,7 @@ from mixnmatch.fast.config import GeneratorConfig, PoseConfig
 from training.nn.camera import half_width
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
-from training.nn.volume import Placed, affine_once_a_ray, box_rays, scatter_rays, see
+from training.nn.volume import ObjectPose, box_rays, project_composited, render_rays, scatter_rays
 from training.runtime.sharded_random import rand
 
 RADIUS, FOV = 2.732, 20.0
@@ -21,14 +21,14 @@ def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, 
     return low + (high - low) * torch.special.ndtr(z)
 
 
-def placement(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Placed:
+def object_pose(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> ObjectPose:
     """Return camera and box of z = (direction x, direction y, elevation, scale, shift x, shift y, ...).
 
     Ranges of size and place are shares of half the picture's width, measured in the plane through the origin.
     """
     half, still = half_width(RADIUS, FOV), torch.zeros_like(z[:, 0])
     across, down = uniform(z[:, 4], pose.shift_x), uniform(z[:, 5], pose.shift_y)
-    return Placed(
+    return ObjectPose(
         azimuth=still,
         elevation=uniform(z[:, 2], pose.elevation).deg2rad(),
         radius=still + RADIUS,
@@ -55,9 +55,16 @@ class Solid(nn.Module):
         With `rng` the samples along the rays are jittered, as in training.
         """
         c, side = self.config, self.config.resolution // 2
-        placed = placement(z.float(), c.pose)
+        pose_of_object = object_pose(z.float(), c.pose)
         jitter = None if rng is None else rand(len(z), side**2, c.samples, rng=rng).to(z.device)
-        seen = see(self.field, box_rays(placed, side, FOV), placed.scale[:, :1], style, c.samples, jitter=jitter)
-        features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
+        seen = render_rays(
+            self.field,
+            box_rays(pose_of_object, side, FOV),
+            pose_of_object.scale[:, :1],
+            style,
+            c.samples,
+            jitter=jitter,
+        )
+        features = project_composited(self.head, seen.hidden, seen.opacity)
         maps = torch.cat([seen.opacity[..., None].to(features.dtype), features], -1)
         return scatter_rays(maps, seen.which, seen.real, side)

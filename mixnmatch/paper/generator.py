@@ -30,7 +30,7 @@ FIELDS = {"background": ("b", "z_background"), "pose": ("z",), "shape": ("p",), 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Painting:
+class Generated:
     """A picture's layers and what training and the second stage need besides."""
 
     layers: Layers
@@ -41,7 +41,7 @@ class Painting:
 
 
 class Generator(types.Generator):
-    """Paint background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
+    """Draw background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
 
     family: ClassVar[str] = "mixnmatch_paper"
 
@@ -61,13 +61,13 @@ class Generator(types.Generator):
         self.extractor = FeatureExtractor(config) if config.feature_mode else None
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Layers:
-        """Paint the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
+        """Draw the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
 
         Raises: ValueError for codes of other lengths than this generator's.
         """
-        return self.paint(codes, feature).layers
+        return self.generate(codes, feature).layers
 
-    def paint(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Painting:
+    def generate(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Generated:
         """Return what `forward` returns, and the steps in between."""
         self._check(codes)
         z_background = codes.z if codes.z_background is None else codes.z_background
@@ -85,10 +85,10 @@ class Generator(types.Generator):
             parent_mask=P_m,
             child_mask=C_m,
         )
-        return Painting(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
+        return Generated(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
 
-    def painters(self) -> nn.ModuleList:
-        """Return the networks that paint: all but those that read photos."""
+    def stages(self) -> nn.ModuleList:
+        """Return the networks that draw: all but those that read photos."""
         read = {"encoders", "extractor"}
         return nn.ModuleList([network for name, network in self.named_children() if name not in read])
 
@@ -202,7 +202,7 @@ class Pyramid(nn.Module):
 
 
 class BackgroundStage(Pyramid):
-    """Background: (z, b) -> what it is painted from."""
+    """Background: (z, b) -> what it is generated from."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         w = config.width
@@ -223,12 +223,12 @@ class ParentStage(Pyramid):
         self.residual = nn.Sequential(*(ResBlock(dim) for _ in range(3)))
 
     def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature h w"]:
-        """Return the parent feature, from which P_f and P_m are painted."""
+        """Return the parent feature, from which P_f and P_m are generated."""
         return self.residual(self.jointConv(self.grow(torch.cat([z, p], 1)), p))
 
 
 class ChildStage(nn.Module):
-    """Texture: (parent feature, c) -> what C_f and C_m are painted from. c enters when the shape is there already."""
+    """Texture: (parent feature, c) -> what C_f and C_m are generated from. c enters when the shape is there already."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Head(nn.Module):
         self.img = nn.Sequential(conv3(in_dim, out_dim), squash)
 
     def forward(self, x: Float[Tensor, "n dim h w"]) -> Float[Tensor, "n out h w"]:
-        """Return the painted layer."""
+        """Return the generated layer."""
         return self.img(x)
 
 

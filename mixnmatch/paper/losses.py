@@ -1,6 +1,6 @@
 """Losses of the published MixNMatch (Sec. 3) and of FineGAN (Sec. 3), each a mean over the batch.
 
-Critics give logits; -log sigmoid(x) = softplus(-x) is the published binary cross entropy.
+Discriminators give logits; -log sigmoid(x) = softplus(-x) is the published binary cross entropy.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from training.types import Boxes, Image
 
 
 def as_real(logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Return the mean of -log sigmoid(logits): what it costs a critic, or G, that these are not taken for real."""
+    """Return the mean of -log sigmoid(logits): the loss of a discriminator, or of G, for taking these for fake."""
     return F.softplus(-logits).mean()
 
 
 def as_fake(logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Return the mean of -log(1 - sigmoid(logits)): what it costs a critic that these are not taken for fake."""
+    """Return the mean of -log(1 - sigmoid(logits)): the loss of a discriminator for taking these for real."""
     return F.softplus(logits).mean()
 
 
@@ -43,7 +43,7 @@ def background_cells(box: Boxes) -> Float[Tensor, "n 1 24 24"]:
     return (~hit)[:, None].to(box.dtype)
 
 
-def background_critic(
+def background_discriminator_loss(
     real: Float[Tensor, "n 1 24 24"],
     fake: Float[Tensor, "n 1 24 24"],
     background: Float[Tensor, "n 1 24 24"],
@@ -85,7 +85,7 @@ def gradient_penalty(
 
 
 def code_losses(read: Mapping[str, Tensor], codes: Codes) -> dict[str, Float[Tensor, ""]]:
-    """Return how far the codes read from pictures are from those they were painted from (Sec. 3.2).
+    """Return how far the codes read from pictures are from those they were generated from (Sec. 3.2).
 
     L1 for z; cross entropy for b, p and c, of which `read` holds logits.
     """

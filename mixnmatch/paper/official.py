@@ -1,6 +1,6 @@
 """The authors' checkpoints of MixNMatch, `G.pth`, `E.pth` and `EX.pth`, as a generator of the `paper` family.
 
-They are state dicts of the painter, the encoders and the feature extractor, with `module.` before each key. All sizes
+They are state dicts of the generator, the encoders and the feature extractor, with `module.` before each key. All sizes
 are read from the shapes of the weights: the files do not say for which set they were trained.
 """
 

@@ -13,7 +13,7 @@ from training.data.tables import BOX_COLUMNS, number
 from training.imaging.decoders import DECODERS
 from training.imaging.masks import looks_like_mask
 from training.imaging.read import TURNS, Decoded, Limits, PictureError
-from training.objects import SURE, WIDE, find_object
+from training.objects import SURE, WIDE, segment_foreground
 
 LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """Photos beyond these are left out."""
@@ -123,7 +123,7 @@ class PhotoWriter:
             return (edges[0] * x, edges[1] * y, edges[2] * x, edges[3] * y), "mask"
         if not self.find:
             return None, ""
-        found = find_object(shown.picture)
+        found = segment_foreground(shown.picture)
         sure = found is not None and found.confidence >= SURE
         x0, y0, x1, y1 = found.box if found is not None and sure else WIDE
         return (x0 * width, y0 * height, x1 * width, y1 * height), "found" if sure else "middle"

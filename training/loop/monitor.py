@@ -150,7 +150,7 @@ def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
     if isinstance(run.average, Generator) and any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
-        options = getattr(run.recipe, "mask_options", None)
+        options = getattr(run.recipe, "mask_advice", None)
         if (found := check_masks(run.average, box=area, options=options)) is not None:
             log.log(logging.INFO if found.settled else logging.WARNING, "%d pictures, %s", run.images, found)
             with (run.out / "masks.txt").open("a", encoding="utf-8") as file:

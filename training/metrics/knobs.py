@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.batched import repeat, rows, stack
-from training.metrics.car_evaluator import CarRegressor
+from training.metrics.car_evaluator import CarEvaluator
 from training.metrics.fid import at_once
 from training.metrics.regression import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask
@@ -32,7 +32,7 @@ CLEAR, FULL = 0.02, 0.98
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Following:
+class KnobFit:
     """One knob and what a reader sees of it."""
 
     knob: str
@@ -44,7 +44,7 @@ class Following:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Staying:
+class Invariance:
     """One knob and what it moved: shares of pixels, means over pictures; None where there was nothing to see."""
 
     knob: str
@@ -84,11 +84,11 @@ class KnobReport:
     n: int
     seed: int
     reader: str
-    following: tuple[Following, ...]
+    following: tuple[KnobFit, ...]
     turns: Turns | None
     identity_drift: float | None
     """Colour change of an object over a full turn, relative to that between objects: 0 keeps its identity."""
-    staying: tuple[Staying, ...]
+    staying: tuple[Invariance, ...]
     readings: tuple[str, ...]
     """Columns of `leak`."""
     leak: dict[str, tuple[float, ...]]
@@ -114,7 +114,7 @@ def read_masks(image: Image, mask: Mask) -> Readings:
     }
 
 
-def car_reader(network: CarRegressor) -> Reader:
+def car_reader(network: CarEvaluator) -> Reader:
     """Return a reader of rendered cars: `rotation`, `elevation`, `scale`, `x`, `y`."""
 
     def read(image: Image, mask: Mask) -> Readings:
@@ -196,7 +196,7 @@ def full_turn(knob: Knob) -> bool:
 
 def _following(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
-) -> tuple[tuple[Following, ...], Masks, dict[str, Tensor], dict[str, str]]:
+) -> tuple[tuple[KnobFit, ...], Masks, dict[str, Tensor], dict[str, str]]:
     """Turn all knobs at random at once; fit what is read to each; show the worst with what is to be said of them."""
     codes = generator.sample(n, rng)
     values = {knob.name: _uniform(knob, n, rng) for knob in pose}
@@ -243,7 +243,7 @@ def _following(
         if knob.name == "scale":
             value, reading = value.exp(), reading.exp()
         points = tuple(zip(value[:300].tolist(), reading[:300].tolist(), strict=True))
-        found.append(Following(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
+        found.append(KnobFit(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
     return tuple(found), masks, worst, captions
 
 
@@ -311,7 +311,7 @@ def _parts(name: str, reading: Tensor) -> list[Tensor]:
     return [reading.clamp_min(1e-6).log()] if name == "scale" else [reading]
 
 
-def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Staying, ...], dict[str, Tensor]]:
+def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Invariance, ...], dict[str, Tensor]]:
     """Turn each knob from where it is to a random place; compare the layers before and after."""
     base = generator.sample(n, rng)
     before = list(_drawn(generator, base))
@@ -341,7 +341,7 @@ def redraw(generator: Generator, codes: Any, knob: Knob, rng: torch.Generator, g
     return stack(parts)
 
 
-def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Staying:
+def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Invariance:
     """Return what one knob changed between two lists of layers."""
     image_0, mask_0 = torch.cat([layers.image for layers in before]), torch.cat([layers.mask for layers in before])
     image_1, mask_1 = torch.cat([layers.image for layers in after]), torch.cat([layers.mask for layers in after])
@@ -359,7 +359,7 @@ def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Staying
     if knob.name in BACKGROUND:
         inside = (mask_0 > FULL) & (mask_1 > FULL)
         result |= {f"foreground_{k}": changed_share(image_0, image_1, inside, k) for k in (1, 4)}
-    return Staying(knob=knob.name, label=knob.label, **result)
+    return Invariance(knob=knob.name, label=knob.label, **result)
 
 
 def changed_share(before: Image, after: Image, where: Tensor, levels: float) -> float | None:

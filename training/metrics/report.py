@@ -20,7 +20,7 @@ from training.config import DataConfig
 from training.data.folder import PictureSet, splits_of
 from training.devices import pick_device
 from training.files import check_folder, write_whole
-from training.metrics.car_evaluator import SHIPPED, CarRegressor, load_regressor
+from training.metrics.car_evaluator import SHIPPED, CarEvaluator, load_evaluator
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
@@ -122,7 +122,7 @@ def evaluate(
     pictures: PictureSet | None,
     *,
     training_pictures: PictureSet | None = None,
-    judge: CarRegressor | None = None,
+    judge: CarEvaluator | None = None,
     features: Features | None = None,
     perceptual: Lpips | None = None,
     segmenter: str | None = None,
@@ -309,7 +309,7 @@ class Evaluate:
             pictures, others, report.split = self._pictures(generator, report)
             report.compared = report.split
             if {"rotation", "hue", "mesh"} <= pictures.factors.keys():
-                judge = load_regressor(self.judge, device)
+                judge = load_evaluator(self.judge, device)
                 judged = self.judge.with_suffix(".json")
                 if judged.is_file():
                     report.judge = json.loads(judged.read_text(encoding="utf-8"))["held_out_renders"]
@@ -385,6 +385,6 @@ def quick_figures(
         name="", family=generator.family, images_seen=None, sha256="", data="", split="", n=n, seed=seed, versions={}
     )
     report = evaluate(
-        generator, replace(report), pictures, judge=load_regressor(device=generator.device) if judged else None
+        generator, replace(report), pictures, judge=load_evaluator(device=generator.device) if judged else None
     )
     return figures(report)

@@ -216,7 +216,7 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     )
     yield (
         f"<p>The diagonal's mean, {_number(table.diagonal, 'share')}, is <b>{table.over_leak:.1f} times</b> the "
-        f"largest square beside it, {_number(max(table.beside), 'share')}.</p>"
+        f"largest square beside it, {_number(max(table.off_diagonal), 'share')}.</p>"
     )
     if swaps.truths is not None:
         yield (

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.batched import rows, stack
 from training.data.folder import PictureSet
-from training.metrics.car_evaluator import CarRegressor, targets
+from training.metrics.car_evaluator import CarEvaluator, targets
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.features import Features
 from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
@@ -49,15 +49,15 @@ class Table:
     @property
     def leakage(self) -> float:
         """Mean of what should stay."""
-        return sum(self.beside) / len(self.beside)
+        return sum(self.off_diagonal) / len(self.off_diagonal)
 
     @property
     def over_leak(self) -> float:
         """Mean of the diagonal over the largest entry beside it, of which one percent is the least that counts."""
-        return self.diagonal / max(0.01, *self.beside)
+        return self.diagonal / max(0.01, *self.off_diagonal)
 
     @property
-    def beside(self) -> list[float]:
+    def off_diagonal(self) -> list[float]:
         """All entries but those of the diagonal."""
         return [e for i, row in enumerate(self.entries) for j, e in enumerate(row) if i != j]
 
@@ -94,7 +94,7 @@ def measure_swaps(
     generator: Generator,
     pictures: PictureSet,
     *,
-    judge: CarRegressor | None = None,
+    judge: CarEvaluator | None = None,
     features: Features | None = None,
     n_features: int = 0,
     compared: PictureSet | None = None,
@@ -119,8 +119,8 @@ def measure_swaps(
     photos, masks, labels = _photos(pictures, chosen)
     own = _encode(generator, photos)
     swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], judge)
-    rebuilt, overlap, worst = _rebuild(generator, photos, own, masks, perceptual)
-    truths, rotation = _truths(generator, photos, own, factors, givers, judge, pictures, chosen)
+    reconstruction, overlap, worst = _reconstruct(generator, photos, own, masks, perceptual)
+    truths, rotation = _ground_truth(generator, photos, own, factors, givers, judge, pictures, chosen)
     return SwapReport(
         n=n,
         seed=seed,
@@ -130,7 +130,7 @@ def measure_swaps(
         truths=truths,
         rotation=rotation,
         mask_iou=overlap,
-        reconstruction=rebuilt,
+        reconstruction=reconstruction,
         codes_used=_codes_used(own, labels if len(pictures.label_names) > 1 else None),
         distances=_distances(generator, pictures, compared or pictures, features, n_features, seed)
         if features and n_features
@@ -183,7 +183,7 @@ def _mix(generator: Generator, codes: Any, factor: str, photos: Image) -> Any:
 
 
 def _exchange(
-    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, judge: CarRegressor | None
+    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, judge: CarEvaluator | None
 ) -> tuple[Table, Table, Table, dict[str, Tensor]]:
     """Exchange one factor at a time, then all; return what changed in pictures and codes, and some of the mixes."""
     n = len(photos)
@@ -194,7 +194,9 @@ def _exchange(
     before, mask = _render(generator, own, n)
     start = _encode(generator, before)
     rendered = {name: _render(generator, codes, n) for name, codes in (mixes | {"all": everything}).items()}
-    seen = {name: changes(before, mask, *after) | _judged(judge, before, after[0]) for name, after in rendered.items()}
+    seen = {
+        name: changes(before, mask, *after) | _evaluated(judge, before, after[0]) for name, after in rendered.items()
+    }
     means = {name: {key: float(value.nanmean()) for key, value in change.items()} for name, change in seen.items()}
     every = _table(means, factors, tuple(means["all"]))
     swaps = _table(means, factors, MEASURES if judge is None else CAR_MEASURES)
@@ -210,7 +212,7 @@ def _exchange(
     )
 
 
-def _judged(judge: CarRegressor | None, before: Image, after: Image) -> dict[str, Tensor]:
+def _evaluated(judge: CarEvaluator | None, before: Image, after: Image) -> dict[str, Tensor]:
     """Return what the judge of rendered cars sees to differ: degrees, share of belief, colour."""
     if judge is None:
         return {}
@@ -237,7 +239,7 @@ def _progress(start: Any, moved: Any, goal: Any, key: str) -> float:
     return float(((b - a) * (c - a)).sum() / (c - a).square().sum().clamp_min(1e-12))
 
 
-def _rebuild(
+def _reconstruct(
     generator: Any, photos: Image, own: Any, masks: Mask | None, perceptual: Callable[[Image, Image], Tensor] | None
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Tensor]]:
     """Return errors and mask overlaps of photos drawn again from their codes, and from shape features if there are."""
@@ -263,13 +265,13 @@ def _rebuild(
     return errors, overlaps, worst
 
 
-def _truths(
+def _ground_truth(
     generator: Generator,
     photos: Image,
     own: Any,
     factors: Sequence[str],
     givers: dict[str, Tensor],
-    judge: CarRegressor | None,
+    judge: CarEvaluator | None,
     pictures: PictureSet,
     chosen: Sequence[int],
 ) -> tuple[Table | None, Fit | None]:

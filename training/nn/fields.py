@@ -13,7 +13,7 @@ from training.nn.layers import EqualLinear
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
 BALL, RADIUS = 4.0, 0.7
-"""BALL (RADIUS - |p|) is added to the density: before anything is learnt, an ellipsoid."""
+"""BALL (RADIUS - |p|) is added to the density: before anything is learned, an ellipsoid."""
 
 
 def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:

@@ -16,7 +16,7 @@ from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
 
 
-class Placed(NamedTuple):
+class ObjectPose(NamedTuple):
     """A camera and an object's box, one row a picture; lengths in world units, angles in radians."""
 
     azimuth: Float[Tensor, " n"]
@@ -50,17 +50,17 @@ class Rays(NamedTuple):
         return self.far > self.near
 
 
-def box_rays(placed: Placed, size: int, fov: float) -> Rays:
+def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
     """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
-    with torch.autocast(placed.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
-        x, y = pixel_plane(size, device=placed.azimuth.device)
+    with torch.autocast(pose.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
+        x, y = pixel_plane(size, device=pose.azimuth.device)
         tan = math.tan(math.radians(fov) / 2)
         local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
-        camera = look_at(placed.azimuth, placed.elevation)
-        eye = camera[:, None, :, 2] * placed.radius[:, None, None]
-        origin = box_points(eye, placed.scale, placed.translation, placed.rotation)
+        camera = look_at(pose.azimuth, pose.elevation)
+        eye = camera[:, None, :, 2] * pose.radius[:, None, None]
+        origin = box_points(eye, pose.scale, pose.translation, pose.rotation)
         world = local @ camera.transpose(1, 2)
-        direction = world @ rotation_z(placed.rotation).transpose(1, 2) / placed.scale[:, None]
+        direction = world @ rotation_z(pose.rotation).transpose(1, 2) / pose.scale[:, None]
         direction = torch.where(direction.abs() < 1e-6, direction.new_tensor(1e-6), direction)  # parallel to a face
         faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
         near = faces.amin(0).amax(-1).clamp_min(0)
@@ -105,7 +105,7 @@ def scatter_rays(
     return flat.transpose(1, 2).reshape(n, c, size, size)
 
 
-class Seen(NamedTuple):
+class RenderedRays(NamedTuple):
     """What rays saw of an object, for the rays that `which` picks; `real` tells them from padding."""
 
     hidden: Float[Tensor, "n k hidden"]
@@ -116,7 +116,7 @@ class Seen(NamedTuple):
     real: Bool[Tensor, "n k"]
 
 
-def see(
+def render_rays(
     field: ObjectField,
     rays: Rays,
     length: Float[Tensor, "n 1"],
@@ -125,7 +125,7 @@ def see(
     *,
     jitter: Float[Tensor, "n rays samples"] | None = None,
     noise: Float[Tensor, "n rays samples"] | None = None,
-) -> Seen:
+) -> RenderedRays:
     """Return what the rays see of a field, evaluated on those alone that cross its box.
 
     `length` is half the object's length in world units: steps are counted in it, so that an object's opacity does not
@@ -147,10 +147,10 @@ def see(
     composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, samples, -1)).sum(2)
     opacity = weights.sum(2)
     depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
-    return Seen(composed, opacity, depth, index, real)
+    return RenderedRays(composed, opacity, depth, index, real)
 
 
-def affine_once_a_ray(
+def project_composited(
     head: EqualLinear, composed: Float[Tensor, "n rays hidden"], opacity: Float[Tensor, "n rays"]
 ) -> Float[Tensor, "n rays c"]:
     """Return an affine head on composited hidden features: sum_s w_s (A h_s + b) = A sum_s w_s h_s + b sum_s w_s."""

@@ -83,7 +83,7 @@ class Composite(NamedTuple):
         return self.distance / self.alpha.clamp_min(1e-6)
 
 
-def spread(
+def stratified_depths(
     near: Float[Tensor, "n rays"],
     far: Float[Tensor, "n rays"],
     length: Float[Tensor, "*n rays"],
@@ -184,8 +184,8 @@ def render_field(
     """Return hidden features, opacity and distance of rays through a field, all float32 (or float64).
 
     Points are origin + t direction, in the field's coordinates; `step` is the length that each sample stands for, in
-    the unit of 1 / sigma, and 0 where there is none, such as on rays that miss the box (see `spread`). Layers compute
-    in the dtype of the weights, or in autocast's. `noise` is added to the raw density (NeRF Appendix A).
+    the unit of 1 / sigma, and 0 where there is none, such as on rays that miss the box (see `stratified_depths`).
+    Layers compute in the dtype of the weights, or in autocast's. `noise` is added to the raw density (NeRF Appendix A).
 
     On a GPU one kernel does it all, and its backward pass computes everything anew instead of keeping it; gradients
     reach `mlp` only. Where another tensor wants one, where the gradient itself is to be differentiated, and for sizes
