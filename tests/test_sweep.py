@@ -21,7 +21,9 @@ import torch
 from training.checkpoint import load_generator, newest_state
 from training.loop.train import train
 from training.registry import preset
-from training.sweep import Sweep, metric_curve, results, trials, write_results
+from training.sweep.command import Sweep
+from training.sweep.grid import trials
+from training.sweep.results import metric_curve, results, write_results
 
 TOY = (
     "data.size=16", "loop.images=960", "loop.save_every=320", "loop.grid_every=1000000", "loop.log_every=10",
@@ -92,7 +94,7 @@ def test_without_ray_it_says_what_to_install(tmp_path, squares, monkeypatch):
 
 
 def test_the_folder_of_another_sweep_is_refused(tmp_path, squares, monkeypatch):
-    monkeypatch.setattr("training.sweep._tune", lambda *_: None)
+    monkeypatch.setattr("training.sweep.command._tune", lambda *_: None)
     sweep(tmp_path / "out", squares, "lr=1e-3,2e-3").run()
     with pytest.raises(ValueError, match=r"holds a sweep with another vary .* or another --out"):
         sweep(tmp_path / "out", squares, "lr=1e-3,3e-3").run()

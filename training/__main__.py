@@ -16,7 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "fid": ("training.metrics.fid:Fid", "print the Frechet distance of a generator's samples to real pictures"),
     "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
     "sweep": (
-        "training.sweep:Sweep",
+        "training.sweep.command:Sweep",
         "train many variants of a preset side by side, on Ray Tune; stop the bad ones early",
     ),
     "segment": (
@@ -87,7 +87,8 @@ def main(arguments: list[str]) -> int:
         if verb == "train":
             train(rest)
         elif verb in VERBS:
-            tyro.cli(resolve(VERBS[verb][0]), args=rest, prog=f"python -m training {verb}").run()
+            command = resolve(VERBS[verb][0])
+            tyro.cli(command, args=upgraded_options(rest, command), prog=f"python -m training {verb}").run()
         else:
             print(usage(), file=sys.stderr)
             return 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from training.batched import rows
-from training.metrics.knobs import iou
+from training.metrics.masks import iou
 from training.types import Generator
 
 WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)

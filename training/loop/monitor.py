@@ -190,7 +190,8 @@ def _distance(run: Run, compared: PictureSet) -> Callable[[], float]:
 
 def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, float]) -> None:
     """Measure the average generator's knobs, beside `far`; keep it as `best.safetensors` if none was better so far."""
-    from training.metrics.report import better, quick_figures
+    from training.metrics.figures import better
+    from training.metrics.report import quick_figures
 
     loop = run.config.loop
     found = quick_figures(run.average, compared, n=loop.figures_n) | far

@@ -1,8 +1,8 @@
-"""A judge of rendered cars: reads a car's pose, paint and model from a picture, taught by the renderer's own labels.
+"""An evaluator of rendered cars: it reads pose, paint and model, and learned from the renderer's own labels.
 
 A generator and its own discriminator may agree on any cue for an angle, so knobs are measured by a network that never
-saw the generator. Learnt on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise, blur
-and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.car_evaluator --data DIR`
+saw the generator. Trained on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise,
+blur and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.car_evaluator --data DIR`
 """
 
 import json
@@ -43,7 +43,7 @@ SPANS = {"elevation": (10.0, 35.0), "scale": (0.25, 0.35), "y": (-0.10, 0.10), "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readings:
-    """What the judge reads off each picture."""
+    """What the evaluator reads off each picture."""
 
     rotation: Float[Tensor, " n"]
     """Degrees in [0, 360): which side of the car is seen, the object's rotation plus the camera's azimuth."""
@@ -143,7 +143,7 @@ def _out_of(value: Tensor, span: tuple[float, float]) -> Tensor:
 
 
 def load_evaluator(path: Path = SHIPPED, device: torch.device | str = "cpu") -> CarEvaluator:
-    """Return a judge in evaluation mode.
+    """Return an evaluator in evaluation mode.
 
     Raises: ValueError if there is none at `path`.
     """
@@ -211,7 +211,7 @@ def spoil(image: Image, rng: torch.Generator) -> Image:
 
 
 def errors(network: CarEvaluator, pictures: PictureSet, rng: torch.Generator | None = None) -> dict[str, float]:
-    """Return how far the judge is off on a labelled set, its pictures spoilt if `rng` is given."""
+    """Return how far the evaluator is off on a labelled set, its pictures spoilt if `rng` is given."""
     labels, f = targets(pictures), pictures.factors
     images = (batch.image for batch in pictures.batches(size=256))
     parts = [network.read(image if rng is None else spoil(image, rng)) for image in images]
@@ -255,13 +255,13 @@ def _rate(done: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Teach a judge of rendered cars and write it with a card of its errors on held-out renders."""
+    """Train an evaluator of rendered cars and write it with a card of its errors on held-out renders."""
 
     data: Path
     """A rendered set with the splits train and test, as `python -m training prepare cars` writes it."""
     out: Path = SHIPPED
     start_from: Path | None = None
-    """A judge to go on from."""
+    """An evaluator to go on from."""
     images: int = 400_000
     """Pictures to see."""
     batch: int = 64
@@ -287,7 +287,7 @@ class Train:
         self.write(network, test, round((time.monotonic() - start) / 60, 1))
 
     def write(self, network: CarEvaluator, test: PictureSet, minutes: float) -> None:
-        """Write the judge and its card."""
+        """Write the evaluator and its card."""
         weights = {k: v.contiguous() for k, v in network.state_dict().items()}
         state = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
         write_whole(self.out, save(state, {"meshes": json.dumps(network.meshes)}))
@@ -296,12 +296,12 @@ class Train:
         log.info("on held-out renders: %s", found)
         spoiled = errors(network, test, torch.Generator().manual_seed(1))
         card: dict[str, Any] = {
-            "what": "reads pose, paint and model of a rendered car; judges the knobs of generators of such cars",
+            "what": "reads pose, paint and model of a rendered car; measures the knobs of generators of such cars",
             "held_out_renders": found,
             "held_out_renders_spoiled": {k: round(v, 5) for k, v in spoiled.items()},
             "units": "rotation and elevation in degrees, scale in world units, x and y in percent of half the width",
             "trained_on": json.loads((self.data / "set.json").read_text())["arguments"],
-            "licence": "MIT; learnt from renders of CC0 meshes",
+            "licence": "MIT; learned from renders of CC0 meshes",
             "command": "python -m training.metrics.car_evaluator --data DIR",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from")},
             "went_on_from": None if self.start_from is None else sha256(self.start_from),

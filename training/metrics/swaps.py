@@ -18,7 +18,7 @@ from training.metrics.car_evaluator import CarEvaluator, targets
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.features import Features
 from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
-from training.metrics.knobs import CLEAR, iou
+from training.metrics.masks import CLEAR, iou
 from training.metrics.regression import Fit, circle_fit, wrap
 from training.metrics.silhouette import changes
 from training.types import Generator, Image, Mask, reads_outlines
@@ -27,7 +27,7 @@ FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")
 """What should follow each of `FACTORS`, on any photos."""
 CAR_MEASURES = ("background", "rotation", "model", "paint")
-"""The same on rendered cars, read by the judge."""
+"""The same on rendered cars, read by the evaluator."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +94,7 @@ def measure_swaps(
     generator: Generator,
     pictures: PictureSet,
     *,
-    judge: CarEvaluator | None = None,
+    evaluator: CarEvaluator | None = None,
     features: Features | None = None,
     n_features: int = 0,
     compared: PictureSet | None = None,
@@ -104,7 +104,7 @@ def measure_swaps(
 ) -> SwapReport:
     """Return how the generator's mixes do on `n` photos of a set.
 
-    `judge` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
+    `evaluator` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
     `compared` (the same set if not given), `perceptual` is LPIPS.
 
     Raises: ValueError if the generator does not read photos.
@@ -118,9 +118,9 @@ def measure_swaps(
     givers = {name: _derangement(n, rng) for name in factors}
     photos, masks, labels = _photos(pictures, chosen)
     own = _encode(generator, photos)
-    swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], judge)
+    swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], evaluator)
     reconstruction, overlap, worst = _reconstruct(generator, photos, own, masks, perceptual)
-    truths, rotation = _ground_truth(generator, photos, own, factors, givers, judge, pictures, chosen)
+    truths, rotation = _ground_truth(generator, photos, own, factors, givers, evaluator, pictures, chosen)
     return SwapReport(
         n=n,
         seed=seed,
@@ -183,7 +183,7 @@ def _mix(generator: Generator, codes: Any, factor: str, photos: Image) -> Any:
 
 
 def _exchange(
-    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, judge: CarEvaluator | None
+    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, evaluator: CarEvaluator | None
 ) -> tuple[Table, Table, Table, dict[str, Tensor]]:
     """Exchange one factor at a time, then all; return what changed in pictures and codes, and some of the mixes."""
     n = len(photos)
@@ -195,11 +195,12 @@ def _exchange(
     start = _encode(generator, before)
     rendered = {name: _render(generator, codes, n) for name, codes in (mixes | {"all": everything}).items()}
     seen = {
-        name: changes(before, mask, *after) | _evaluated(judge, before, after[0]) for name, after in rendered.items()
+        name: changes(before, mask, *after) | _evaluated(evaluator, before, after[0])
+        for name, after in rendered.items()
     }
     means = {name: {key: float(value.nanmean()) for key, value in change.items()} for name, change in seen.items()}
     every = _table(means, factors, tuple(means["all"]))
-    swaps = _table(means, factors, MEASURES if judge is None else CAR_MEASURES)
+    swaps = _table(means, factors, MEASURES if evaluator is None else CAR_MEASURES)
     moved = {name: _encode(generator, after[0]) for name, after in rendered.items()}
     fields = tuple(k for k in start.__dataclass_fields__ if getattr(start, k) is not None)
     progress = tuple(tuple(_progress(start, moved[name], moved["all"], key) for key in fields) for name in factors)
@@ -212,11 +213,11 @@ def _exchange(
     )
 
 
-def _evaluated(judge: CarEvaluator | None, before: Image, after: Image) -> dict[str, Tensor]:
-    """Return what the judge of rendered cars sees to differ: degrees, share of belief, colour."""
-    if judge is None:
+def _evaluated(evaluator: CarEvaluator | None, before: Image, after: Image) -> dict[str, Tensor]:
+    """Return what the evaluator of rendered cars sees to differ: degrees, share of belief, colour."""
+    if evaluator is None:
         return {}
-    a, b = judge.read(before), judge.read(after)
+    a, b = evaluator.read(before), evaluator.read(after)
     return {
         "rotation": wrap(b.rotation - a.rotation).abs(),
         "model": (b.mesh - a.mesh).abs().sum(1) / 2,
@@ -271,26 +272,28 @@ def _ground_truth(
     own: Any,
     factors: Sequence[str],
     givers: dict[str, Tensor],
-    judge: CarEvaluator | None,
+    evaluator: CarEvaluator | None,
     pictures: PictureSet,
     chosen: Sequence[int],
 ) -> tuple[Table | None, Fit | None]:
     """Mix four cars whose factors the renderer knows; return how near each factor of the mix is to each giver's.
 
     Entry (giver of r, factor q): 1 - mean distance to that giver's factor over the mean distance to anyone's. Models
-    are compared by the judge's belief, paint by colour.
+    are compared by the evaluator's belief, paint by colour.
     """
-    if judge is None or not {"rotation", "hue"} <= pictures.factors.keys():
+    if evaluator is None or not {"rotation", "hue"} <= pictures.factors.keys():
         return None, None
-    if unknown := sorted(set(pictures.label_names) - set(judge.meshes)):
-        raise ValueError(f"the judge of rendered cars does not know the model {unknown[0]}; teach one on such a set")
-    number = torch.tensor([judge.meshes.index(name) for name in pictures.label_names])
+    if unknown := sorted(set(pictures.label_names) - set(evaluator.meshes)):
+        raise ValueError(
+            f"the evaluator of rendered cars does not know the model {unknown[0]}; train one on such a set"
+        )
+    number = torch.tensor([evaluator.meshes.index(name) for name in pictures.label_names])
     labels = {key: value[list(chosen)] for key, value in targets(pictures).items()}
     angle = torch.atan2(labels["pose"][:, 0], labels["pose"][:, 1]).rad2deg()
     for name in factors:
         own = _mix(generator, own, name, photos[givers[name]])
     image, mask = _render(generator, own, len(photos))
-    read = judge.read(image)
+    read = evaluator.read(image)
     given = torch.cat([pictures.get(chosen[i : i + BLOCK]).mask for i in range(0, len(chosen), BLOCK)])  # type: ignore[arg-type]
 
     def far(giver: Tensor) -> tuple[float, ...]:
