@@ -14,8 +14,9 @@ from torch import nn
 from giraffe_hd.__main__ import main
 from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.fast.fit_prior import fitted
-from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
+from giraffe_hd.fast.prior import pose_targets
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
 from training.data.folder import PictureSet

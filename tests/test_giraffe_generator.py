@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, PoseConfig
-from giraffe_hd.fast.generator import Generator, pose_knobs, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64
+from giraffe_hd.fast.prior import pose_knobs, pose_targets
 from training.batched import rows
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
 from training.config import DataConfig

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig
-from giraffe_hd.fast.generator import pose_targets
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.presets import CARS_64
+from giraffe_hd.fast.prior import pose_targets
 from giraffe_hd.fast.recipe import Recipe
 from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
 from training.types import Batch, Step

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from giraffe_hd.fast.config import GeneratorConfig
-from giraffe_hd.fast.generator import Generator, field_as_op
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.paper import generator
 from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
@@ -129,7 +129,7 @@ def test_reference_is_the_fast_field():
     weights = volume.ray_weights(sigma.view(2, 9, 4), step)
     wanted = (weights[..., None] * hidden.view(2, 9, 4, -1)).sum(2)
 
-    mlp, encoding, density = field_as_op(field, w)
+    mlp, encoding, density = field.as_op(w)
     assert (encoding, density) == FAMILIES["fast"]
     out = render_field(*case.geometry, mlp, encoding, density, case.noise)
     torch.testing.assert_close(out.features, wanted, atol=1e-5, rtol=1e-4)

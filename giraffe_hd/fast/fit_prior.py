@@ -35,7 +35,7 @@ GAP = 60.0
 
 
 def fitted(pose: PoseConfig, read: Float[Tensor, "n 6"]) -> PoseConfig:
-    """Return the prior whose ranges hold `SHARE` of the poses read, as `giraffe_hd.fast.generator.pose_targets` are.
+    """Return the prior whose ranges hold `SHARE` of the poses read, as `giraffe_hd.fast.prior.pose_targets` are.
 
     A range that was a single value stays one.
     """

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
-from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
+from giraffe_hd.fast.prior import pose_targets
 from training import types
 from training.batched import repeat, rows
 from training.nn.augment import AdaptiveChance, augment

@@ -8,7 +8,7 @@ from mixnmatch.fast.config import GeneratorConfig, PoseConfig
 from training.nn.camera import half_width
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
-from training.nn.volume import ObjectPose, box_rays, project_composited, render_rays, scatter_rays
+from training.nn.volume import ObjectPose, box_rays, render_object
 from training.runtime.sharded_random import rand
 
 RADIUS, FOV = 2.732, 20.0
@@ -55,16 +55,8 @@ class Solid(nn.Module):
         With `rng` the samples along the rays are jittered, as in training.
         """
         c, side = self.config, self.config.resolution // 2
-        pose_of_object = object_pose(z.float(), c.pose)
+        placed = object_pose(z.float(), c.pose)
         jitter = None if rng is None else rand(len(z), side**2, c.samples, rng=rng).to(z.device)
-        seen = render_rays(
-            self.field,
-            box_rays(pose_of_object, side, FOV),
-            pose_of_object.scale[:, :1],
-            style,
-            c.samples,
-            jitter=jitter,
-        )
-        features = project_composited(self.head, seen.hidden, seen.opacity)
-        maps = torch.cat([seen.opacity[..., None].to(features.dtype), features], -1)
-        return scatter_rays(maps, seen.which, seen.real, side)
+        rays = box_rays(placed, side, FOV)
+        maps = render_object(self.field, self.head, rays, placed.scale[:, :1], style, c.samples, jitter=jitter)
+        return torch.cat([maps.alpha.to(maps.features.dtype), maps.features], 1)

@@ -2,7 +2,8 @@
 
 A generator and its own discriminator may agree on any cue for an angle, so knobs are measured by a network that never
 saw the generator. Trained on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise,
-blur and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.car_evaluator --data DIR`
+blur and colour shifts keep it right on pictures that no renderer made.
+`python -m training.metrics.car_evaluator --data DIR`
 """
 
 import json

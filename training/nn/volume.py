@@ -14,6 +14,11 @@ from torch import Tensor
 from training.nn.camera import box_points, look_at, pixel_plane, rotation_z
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
+from training.nn.ops import triton_works
+from training.nn.ops.field import render_field, stratified_depths
+
+OPAQUE = 0.5
+"""Opacity from which a ray has a depth: a haze around the object has none."""
 
 
 class ObjectPose(NamedTuple):
@@ -156,3 +161,48 @@ def project_composited(
     """Return an affine head on composited hidden features: sum_s w_s (A h_s + b) = A sum_s w_s h_s + b sum_s w_s."""
     features = composed @ (head.weight * head.scale).T.to(composed.dtype)
     return features + opacity[..., None].to(features.dtype) * head.bias
+
+
+class ObjectMaps(NamedTuple):
+    """What a camera sees of an object, as maps of its rays."""
+
+    features: Float[Tensor, "n c r r"]
+    """The field's features through an affine head, composited."""
+    alpha: Float[Tensor, "n 1 r r"]
+    """Opacity, in [0, 1]."""
+    depth: Float[Tensor, "n 1 r r"]
+    """Mean depth along the view axis, world units; 0 where the object is not half opaque."""
+    hit: Float[Tensor, "n 1 r r"]
+    """1 where the ray crosses the object's box."""
+
+
+def render_object(
+    field: ObjectField,
+    head: EqualLinear,
+    rays: Rays,
+    length: Float[Tensor, "n 1"],
+    w: Float[Tensor, "n style"],
+    samples: int,
+    *,
+    jitter: Float[Tensor, "n rays samples"] | None = None,
+    noise: Float[Tensor, "n rays samples"] | None = None,
+) -> ObjectMaps:
+    """Return what square maps of rays see of a field; arguments as for `render_rays`.
+
+    On a GPU one kernel goes through all rays, does nothing where they miss and waits for no count; in plain PyTorch the
+    field is evaluated on the rays that cross the box alone.
+    """
+    side = math.isqrt(rays.near.shape[1])
+    if triton_works(rays.near.device.type, rays.near.device.index):
+        t, step = stratified_depths(rays.near, rays.far, rays.length / length, samples, jitter)
+        found = render_field(rays.origin, rays.direction, t, step, *field.as_op(w), noise)
+        features = project_composited(head, found.features, found.alpha).transpose(1, 2).unflatten(2, (side, side))
+        maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
+        maps = maps.unflatten(2, (side, side))
+    else:
+        seen = render_rays(field, rays, length, w, samples, jitter=jitter, noise=noise)
+        features = project_composited(head, seen.hidden, seen.opacity)
+        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
+        features = scatter_rays(features, seen.which, seen.real, side)
+        maps = scatter_rays(maps, seen.which, seen.real, side)
+    return ObjectMaps(features, maps[:, :1], maps[:, 1:2], maps[:, 2:])
