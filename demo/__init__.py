@@ -1,1 +1,3 @@
 """The web page: `python -m demo`."""
+
+import training.runtime.threads  # noqa: F401 (before torch)

@@ -6,7 +6,7 @@ from typing import Any
 
 from demo.export import parts
 from demo.knobs import group_of, reach_of, turnable
-from demo.recipes import Recipe, layers_of, seed_knob
+from demo.recipes import SIZES, Recipe, layers_of, seed_knob
 from demo.samples import examples_of
 from demo.shelf import Model
 from training.types import Knob
@@ -23,6 +23,8 @@ def describe(model: Model) -> dict[str, Any]:
         "sha256": model.sha256,
         "device": model.device,
         "resolution": generator.resolution,
+        "sizes": [side for side in SIZES if side >= generator.resolution],
+        "finest": max(side for side in (*SIZES, generator.resolution) if generator.at(side).sharp),
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
         "layers": list(parts(layers)),

@@ -134,7 +134,9 @@ class Events:
         count = _count(frames)
         start = _kept(kept_a, "A") if story == A_TO_B else recipes.parse(recipe)
         end = _kept(kept_b, "B") if story == A_TO_B else start
-        model = self.shelf[start.checkpoint]
+        side = _width(width) or None
+        finer = self.shelf[start.checkpoint].finer(side)
+        model = self.shelf[start.checkpoint].at(side if finer else None)
 
         def plan() -> list[Frame]:
             if story == A_TO_B:
@@ -147,7 +149,10 @@ class Events:
 
         name = f"{model.name}-film"
         self._awaited(request)
-        yield from self._made(name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, request, progress)
+        made = self._made(
+            name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer
+        )
+        yield from made
 
     def grid(
         self,
@@ -208,6 +213,8 @@ class Events:
         columns: int,
         request: gr.Request,
         progress: gr.Progress,
+        *,
+        finer: bool = False,
     ) -> Iterator[Any]:
         """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it.
 
@@ -216,7 +223,7 @@ class Events:
         made = []
         for done, frame in enumerate(plan):
             progress((done, len(plan)), desc="Drawing", unit="pictures")
-            made.append(self.shelf.run(frame).cpu())
+            made.append(self.shelf.run(frame, finer=finer).cpu())
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")
         pictures = films.enlarged(torch.cat(made), width)
@@ -233,7 +240,7 @@ class Events:
         parsed = recipes.parse(recipe)
         model = self.shelf[parsed.checkpoint]
         known = self.shelf.run(recipes.sealed, model, parsed)
-        return known, self.shelf.run(recipes.layers_of, model, known)
+        return known, self.shelf.run(recipes.layers_of, model, known, finer=model.finer(known.size))
 
     def _slot(self, model: Model, place: int) -> Slot:
         example = examples_of(model)[place]

@@ -116,7 +116,7 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     Photos head rows and columns. Without `down` it is one row.
     Raises: ValueError for slots that are not the model's, one for both, or `pose` where it would repeat one picture.
     """
-    size = model.generator.resolution
+    size = model.photo_side
     for name in filter(None, (down, across)):
         if model.generator.knob(name).kind != "picture":
             raise ValueError(f"{name} takes no photo; choose a slot")
@@ -127,7 +127,7 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     sheet: list[Frame] = [lambda: blank, *heads] if down else heads
     for row in photos if down else photos[:1]:
         slots = recipe.slots | ({down: row} if down else {})
-        mixes = [recipe.model_copy(update={"slots": slots | {across: column}}) for column in photos]
+        mixes = [recipe.model_copy(update={"slots": slots | {across: column}, "size": None}) for column in photos]
         if "pose" in (down, across) and not pose_shows(model, mixes[0]):
             said = "the shape's photo gives the pose as well where its outline is kept"
             raise ValueError(f"{said}, so pose would change nothing; choose another slot")
@@ -141,14 +141,14 @@ def follow(model: Model, recipe: Recipe, pictures: Sequence[PIL.Image.Image]) ->
 
     In feature mode the outline follows as well.
     """
-    size = model.generator.resolution
+    size = model.photo_side
 
     def frame(picture: PIL.Image.Image) -> Image:
         square = square_crop(picture, None).resize((size, size), PIL.Image.Resampling.BICUBIC)
         slot = Slot(picture=base64.b64encode(png(square)).decode())
         named = ("pose", "shape") if recipe.mode == "feature" else ("pose",)
         follows = {knob.name: slot for knob in model.generator.knobs if knob.name in named}
-        return layers_of(model, recipe.model_copy(update={"slots": recipe.slots | follows})).image
+        return layers_of(model, recipe.model_copy(update={"slots": recipe.slots | follows, "size": None})).image
 
     return [partial(frame, picture) for picture in pictures]
 

@@ -30,6 +30,8 @@ MAX_RECIPE = 4 * 1000 * 1000
 """Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""
 MAX_WAITING = 128
 """Pictures that may wait for the generators' thread; more visitors are asked to try again."""
+MAX_FINER = 8
+"""The same of finer pictures, each of which takes up to a second."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Live:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.router = fastapi.APIRouter()
-        self._waiting = 0
+        self._waiting = {False: 0, True: 0}
         self._told: list[dict[str, Any]] | None = None
         self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
         add = self.router.add_api_route
@@ -58,15 +60,15 @@ class Live:
         add("/live/examples/{model}/{name}", self.example, methods=["GET"])
         add("/page/{name}", self.page, methods=["GET"])
 
-    async def run(self, job: Callable[..., Any], *arguments: Any) -> Any:
-        """Run `job` on the generators' thread. Raises: BusyError if too many wait."""
-        if self._waiting >= MAX_WAITING:
+    async def run(self, job: Callable[..., Any], *arguments: Any, finer: bool = False) -> Any:
+        """Run `job` on the generators' thread, or that of finer pictures. Raises: BusyError if too many wait."""
+        if self._waiting[finer] >= (MAX_FINER if finer else MAX_WAITING):
             raise BusyError
-        self._waiting += 1
+        self._waiting[finer] += 1
         try:
-            return await asyncio.wrap_future(self.shelf.submit(job, *arguments))
+            return await asyncio.wrap_future(self.shelf.submit(job, *arguments, finer=finer))
         finally:
-            self._waiting -= 1
+            self._waiting[finer] -= 1
 
     async def models(self) -> Response:
         """Answer what can be turned on this page."""
@@ -74,8 +76,9 @@ class Live:
             self._told = [await self.run(describe, model) for model in self.shelf]
         return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
-    async def picture(self, request: Request) -> Response:
-        """Answer a recipe with its layers side by side; the header says how long the generator took."""
+    async def picture(self, request: Request, size: int | None = None) -> Response:
+        """Answer a recipe with its layers side by side, `size` pixels high whatever the recipe says; without it as
+        high as the generator's own pictures. The header says how long the generator took."""
 
         def job(recipe: Recipe) -> tuple[bytes, str, float]:
             start = time.perf_counter()
@@ -83,7 +86,9 @@ class Live:
             milliseconds = 1000 * (time.perf_counter() - start)
             return *quick(shown), milliseconds
 
-        data, kind, milliseconds = await self.run(job, await self._recipe(request))
+        recipe = recipes.resized(await self._recipe(request), size)
+        finer = self.shelf[recipe.checkpoint].finer(size)
+        data, kind, milliseconds = await self.run(job, recipe, finer=finer)
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
 
@@ -100,10 +105,10 @@ class Live:
     async def file(self, what: str, request: Request) -> Response:
         """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
         recipe = await self._recipe(request)
+        model = self.shelf[recipe.checkpoint]
+        known = await self.run(recipes.sealed, model, recipe)
 
         def job() -> bytes:
-            model = self.shelf[recipe.checkpoint]
-            known = recipes.sealed(model, recipe)
             layers = recipes.layers_of(model, known)
             if what == "ora":
                 return open_raster(layers, known)
@@ -111,7 +116,7 @@ class Live:
                 return recipes.png(to_pil(layers.image)[0], known)
             return layer_png(layers, what, known)
 
-        data = await self.run(job)
+        data = await self.run(job, finer=model.finer(known.size))
         name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
         ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}

@@ -25,6 +25,8 @@ from training.types import Image
 
 KEY = "recipe"
 """Name of the text in a PNG file."""
+SIZES = (64, 128, 256, 512)
+"""Sides in pixels that the page offers for files."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -75,6 +77,8 @@ class Recipe(BaseModel):
     knobs: dict[str, Number | Way] = {}
     slots: dict[str, Slot] = {}
     mode: Literal["code", "feature"] = "code"
+    size: Annotated[int, Field(ge=16, le=SIZES[-1])] | None = None
+    """Side of the picture in pixels; None is the checkpoint's own."""
 
 
 def parse(data: Any) -> Recipe:
@@ -92,6 +96,11 @@ def parse(data: Any) -> Recipe:
         raise ValueError(f"this is not a recipe of this page: {where[:80]}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError("this is not a recipe of this page; open a .json or .png file that was saved here") from error
+
+
+def resized(recipe: Recipe, size: int | None) -> Recipe:
+    """Return a recipe with another size; ValueError for one that no recipe may have."""
+    return parse(recipe.model_dump() | {"size": size})
 
 
 def from_file(data: bytes, name: str = "") -> Recipe:
@@ -178,7 +187,7 @@ def sealed(model: Model, recipe: Recipe) -> Recipe:
 
     Raises: ValueError if a photo in it is damaged.
     """
-    size = model.generator.resolution
+    size = model.photo_side
     knobs = {knob.name: knob.default for knob in turnable(model.generator)} | recipe.knobs
     slots = {
         name: slot
@@ -226,12 +235,13 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
 
 def layers_of(model: Model, recipe: Recipe) -> Any:
     """Return the layers that a recipe makes, one row; ValueError if it does not fit the model."""
+    model = model.at(recipe.size)
     codes = codes_of(model, recipe)
     if not keeps_outline(recipe):
         return model.generator(codes)
     if "feature" not in model.modes:
         raise ValueError(f"{model.name} cannot keep a photo's outline; use the mode 'code'")
-    size, slot = model.generator.resolution, recipe.slots["shape"]
+    size, slot = model.photo_side, recipe.slots["shape"]
     key = hashlib.sha256(slot.picture.encode()).hexdigest()
     feature = model.feature(key, lambda: photo(slot, size).to(model.generator.device))
     return model.generator(codes, feature=feature)
@@ -253,7 +263,7 @@ def _rows(model: Model, codes: Any, name: str, slot: Slot) -> dict[str, dict[str
     """Return a slot's codes by knob, on the generator's device: drawn, unpacked, or read where the recipe has none."""
     if slot.seed is not None:
         return {name: changed(codes, model.generator.set(codes, seed_knob(name), slot.seed))}
-    packed = slot.codes or read(model, photo(slot, model.generator.resolution))
+    packed = slot.codes or read(model, photo(slot, model.photo_side))
     device = model.generator.device
     return {knob: {field: unpack(text).to(device) for field, text in fields.items()} for knob, fields in packed.items()}
 

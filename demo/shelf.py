@@ -4,7 +4,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +29,29 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
     """Of the checkpoint file."""
+    photo_side: int = 0
+    """Side in pixels of the photos that it reads; 0 is the generator's."""
     _features: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+    _sizes: dict[int, "Model"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.photo_side:
+            object.__setattr__(self, "photo_side", self.generator.resolution)
+
+    def at(self, side: int | None) -> "Model":
+        """Return the same model drawing pictures of another side; of its own with None.
+
+        Raises: ValueError for a side that cannot be drawn.
+        """
+        if side is None or side == self.generator.resolution:
+            return self
+        if side not in self._sizes:
+            self._sizes[side] = replace(self, generator=self.generator.at(side))
+        return self._sizes[side]
+
+    def finer(self, side: int | None) -> bool:
+        """Whether pictures of a side are drawn with more detail than the generator's own."""
+        return side is not None and side > self.photo_side and self.at(side).generator.sharp
 
     @property
     def reads_photos(self) -> bool:
@@ -57,9 +79,10 @@ class Model:
 
 
 class Shelf:
-    """Generators by name, and one thread that owns them.
+    """Generators by name, one thread that owns them, and another for pictures finer than their own.
 
-    One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile.
+    One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile. A finer one
+    takes ten times as long, and its generator shares nothing but weights, so it is drawn beside the others.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -68,7 +91,10 @@ class Shelf:
         self._models = {model.name: model for model in models}
         if len(self._models) < len(models):
             raise ValueError("two checkpoints have the same file name; rename one of them")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator")
+        # one thread of torch's each: a second one gains nothing at 64 pixels and takes the core of another picture
+        one: dict[str, Any] = {"max_workers": 1, "initializer": torch.set_num_threads, "initargs": (1,)}
+        self._thread = ThreadPoolExecutor(thread_name_prefix="generator", **one)
+        self._finer = ThreadPoolExecutor(thread_name_prefix="finer", **one)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -80,17 +106,18 @@ class Shelf:
             raise ValueError(f"there is no checkpoint {name[:80]!r} here; this page has {known}")
         return self._models[name]
 
-    def submit(self, job: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Run `job` on the generators' thread, after the jobs that came before."""
-        return self._thread.submit(_without_gradients, job, *arguments)
+    def submit(self, job: Callable[..., T], *arguments: Any, finer: bool = False) -> "Future[T]":
+        """Run `job` on the generators' thread, or that of finer pictures, after the jobs that came before."""
+        return (self._finer if finer else self._thread).submit(_without_gradients, job, *arguments)
 
-    def run(self, job: Callable[..., T], *arguments: Any) -> T:
-        """Run `job` on the generators' thread and wait for its result."""
-        return self.submit(job, *arguments).result()
+    def run(self, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
+        """Run `job` on the generators' thread, or that of finer pictures, and wait for its result."""
+        return self.submit(job, *arguments, finer=finer).result()
 
     def close(self) -> None:
         """Stop the thread; jobs that have not begun are dropped."""
         self._thread.shutdown(cancel_futures=True)
+        self._finer.shutdown(cancel_futures=True)
 
 
 def _without_gradients(job: Callable[..., T], *arguments: Any) -> T:

@@ -65,7 +65,7 @@ def cut(
         left, top, side = square_region(*picture.size, None)
         square = square_crop(picture, None)
         box = (left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height)
-    size = model.generator.resolution
+    size = model.photo_side
     return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
 
 

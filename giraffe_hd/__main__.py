@@ -39,6 +39,9 @@ class Scenes:
     """Knobs to set first, as in --set rotation=30 look=7."""
     inject_index: int | None = None
     """First renderer layer that the look styles; the checkpoint's own if not given."""
+    size: int | None = None
+    """Side of the pictures in pixels; the model's own if not given. Models of the fast design draw larger ones with
+    more rays, all others are enlarged."""
 
     def load(self) -> tuple[Generator, Codes]:
         """Return the generator and its scenes. Raises: ValueError for knobs that are none, or no scenes."""
@@ -51,6 +54,8 @@ class Scenes:
             raise ValueError(
                 f"{self.checkpoint.name} is of the family giraffe, whose one code draws: no --inject-index"
             )
+        if self.size is not None:
+            generator = generator.at(self.size)
         codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
         for setting in self.set:
             name, equals, value = setting.partition("=")

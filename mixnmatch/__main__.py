@@ -29,7 +29,8 @@ from training.checkpoint import load_generator, read_card
 from training.interpolation import interpolate
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
-from training.types import Image
+from training.resize import resized
+from training.types import Generator, Image
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,12 @@ class Photos:
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None
     """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; photos that it does not name are cut as `crop` says."""
+    size: int | None = None
+    """Side of the pictures in pixels, to which the model's own are resized; the model's own if not given."""
+
+    def draws(self, generator: Generator) -> Any:
+        """Return what draws this command's pictures."""
+        return generator if self.size is None else generator.at(self.size)
 
     def cutter(self, paths: Sequence[Path]) -> Cutter:
         """Return what reads this command's photos. Raises: ValueError for boxes that do not belong to them."""
@@ -102,7 +109,7 @@ class Mix(Photos):
         feature = None
         if self.mode == "feature" and self.shape is not None:
             feature = generator.shape_feature(cut(self.shape))  # type: ignore[operator]
-        layers = generator(codes, feature=feature)
+        layers = self.draws(generator)(codes, feature=feature)
         write_sheet(self.out, layers.image, 1)
         written = [str(self.out)]
         if self.layers:
@@ -133,12 +140,13 @@ class Vary(Photos):
         if self.n < 1:
             raise ValueError(f"--n is {self.n}; ask for at least 1 draw a photo")
         cut = self.cutter(self.photos)
-        generator = cut.generator
-        sheet = []
+        generator, sheet = cut.generator, []
+        draws = self.draws(generator)
         for picture in cut.all(self.photos).split(1):
             codes = repeat(generator.encode(picture), self.n)  # type: ignore[operator]
             seeds = self.seed + torch.arange(self.n)
-            sheet += [picture, generator(generator.set(codes, f"{self.factor}_seed", seeds)).image]
+            drawn = draws(generator.set(codes, f"{self.factor}_seed", seeds)).image
+            sheet += [resized(picture, draws.resolution), drawn]
         write_sheet(self.out, torch.cat(sheet), self.n + 1)
         size = {"rows": len(self.photos), "columns": self.n + 1}
         return {"out": str(self.out), "factor": self.factor, **size, "boxes": cut.boxes}
@@ -162,15 +170,16 @@ class Grid(Photos):
         """Write the grid; return what was written."""
         cut = self.cutter([*self.rows, *self.columns])
         generator = cut.generator
+        draws = self.draws(generator)
         down, across = cut.all(self.rows), cut.all(self.columns)
         givers: Codes = generator.encode(across)  # type: ignore[operator]
-        white = torch.ones_like(across[:1])
-        sheet = [white, across]
+        shown = resized(across, draws.resolution)
+        sheet = [torch.ones_like(shown[:1]), shown]
         for picture in down.split(1):
             codes = repeat(generator.encode(picture), len(across))  # type: ignore[operator]
             for factor in self.take:
                 codes = taken(codes, givers, factor)
-            sheet += [picture, generator(codes).image]
+            sheet += [resized(picture, draws.resolution), draws(codes).image]
         write_sheet(self.out, torch.cat(sheet), len(across) + 1)
         size = {"rows": len(down), "columns": len(across)}
         return {"out": str(self.out), "take": list(self.take), **size, "boxes": cut.boxes}
@@ -210,6 +219,7 @@ class Interpolate(Photos):
         film = is_film(self.out, fps=self.fps, still=self.still)
         places = [i / (self.steps - 1) for i in range(self.steps)]
         rows = torch.stack([self._walk(cut.generator, start, end, which, places) for which in walks])
+        start, end = (resized(photo, rows.shape[-1]) for photo in (start, end))
         if film:
             ends = [photo[None].expand(*rows.shape[:2], -1, -1, -1) for photo in (start, end)]
             there = torch.stack([ends[0], rows, ends[1]], 2).transpose(0, 1).flatten(1, 2)  # (steps, rows * 3, ...)
@@ -224,8 +234,9 @@ class Interpolate(Photos):
 
     def _walk(
         self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]
-    ) -> Float[Tensor, "places 3 h w"]:
+    ) -> Float[Tensor, "places 3 side side"]:
         """Return the pictures at `places` of the way along `factors`."""
+        draws = self.draws(generator)
         a, b = generator.encode(start), generator.encode(end)
         a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))
         names = [name for factor in factors for name in FIELDS[factor]]
@@ -237,7 +248,7 @@ class Interpolate(Photos):
                 feature = generator.shape_feature(start)
                 if "shape" in factors:
                     feature = torch.lerp(feature, generator.shape_feature(end), at)
-            pictures.append(generator(replace(a, **interpolate(here, there, at)), feature=feature).image)
+            pictures.append(draws(replace(a, **interpolate(here, there, at)), feature=feature).image)
         return torch.cat(pictures)
 
 
@@ -273,13 +284,13 @@ class Video(Photos):
         for name in ("background", "texture"):
             if (path := getattr(self, name)) is not None:
                 still = generator.set(still, name, cut(path))
-        painted = []
+        painted, draws = [], self.draws(generator)
         for part in frames.split(32):
             codes = repeat(still, len(part))
             if self.mode == "feature":
-                layers = generator(codes, feature=generator.shape_feature(part))
+                layers = draws(codes, feature=generator.shape_feature(part))
             else:
-                layers = generator(replace(codes, z=generator.encode(part, factors=("pose",)).z))
+                layers = draws(replace(codes, z=generator.encode(part, factors=("pose",)).z))
             painted.append(layers.image)
         write_animation(self.out, torch.cat(painted), fps=pace(self.reference) if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}

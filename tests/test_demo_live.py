@@ -6,11 +6,13 @@ import json
 import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -237,3 +239,63 @@ def test_bundled_checkpoints_are_shown(path):
     assert told["layers"][0] == "image" and told["knobs"]
     assert model.reads_photos == bool(told["readsPhotos"])
     assert model.sha256 in about(model)
+
+
+@pytest.fixture(scope="module")
+def cars() -> Iterator[httpx.Client]:
+    path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
+    with served(Shelf([load_model(path, "cpu")])) as address, httpx.Client(base_url=address, timeout=60) as client:
+        yield client
+
+
+def opened(answer: httpx.Response) -> PIL.Image.Image:
+    assert answer.status_code == 200, answer.text
+    return PIL.Image.open(io.BytesIO(answer.content)).convert("RGB")
+
+
+def test_pictures_at_rest_are_drawn_finer(cars):
+    (told,) = cars.get("/live/models").json()
+    assert told["sizes"] == [64, 128, 256, 512] and told["finest"] == 512
+    recipe = {"checkpoint": "giraffe-hd-cars-64", "seed": 3, "size": 256}
+    own = opened(cars.post("/live/picture", json=recipe))
+    fine = opened(cars.post("/live/picture?size=128", json=recipe))
+    assert own.height == 64 and fine.size == (2 * own.width, 128)
+    less = fine.reduce(2)
+    apart = np.abs(np.asarray(less, np.float32) - np.asarray(own, np.float32))[:, :64]
+    assert apart.mean() < 4  # of 255: the same picture
+    assert cars.post("/live/picture?size=5000", json=recipe).status_code == 422
+
+
+@pytest.mark.parametrize("what", ["image", "foreground", "ora"])
+def test_files_have_the_size_of_their_recipe(cars, what):
+    recipe = {"checkpoint": "giraffe-hd-cars-64", "seed": 3, "size": 128}
+    data = cars.post(f"/live/file/{what}", json=recipe).content
+    if what == "ora":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            data = archive.read("mergedimage.png")
+    picture = PIL.Image.open(io.BytesIO(data))
+    assert picture.size == (128, 128)
+    picture.load()
+    again = cars.post("/live/recipe", content=data).json()["recipe"]
+    assert again["size"] == 128
+
+
+def test_models_without_rays_are_enlarged(web):
+    told = next(each for each in web.get("/live/models").json() if each["name"] == "blocks")
+    assert told["finest"] == told["resolution"] == 64
+    recipe = {"checkpoint": "blocks", "size": 256}
+    assert opened(web.post("/live/file/image", json=recipe)).size == (256, 256)
+    assert opened(web.post("/live/file/image", json=recipe | {"size": None})).size == (64, 64)
+
+
+def test_a_finer_picture_lets_others_through(cars):
+    """While a picture of 512 pixels is drawn, small ones come as fast as ever."""
+    large, small = ({"checkpoint": "giraffe-hd-cars-64", "seed": seed} for seed in (5, 6))
+    done = []
+    thread = threading.Thread(target=lambda: done.append(cars.post("/live/picture?size=512", json=large)))
+    thread.start()
+    time.sleep(0.05)
+    opened(cars.post("/live/picture", json=small))
+    assert not done
+    thread.join()
+    assert opened(done[0]).height == 512

@@ -212,3 +212,15 @@ def test_a_look_from_another_layer_is_refused_where_one_code_paints(files, tmp_p
 def test_every_knob_of_the_background_is_known_as_one(make):
     seeds = {knob.name for knob in make().knobs if knob.kind == "seed"}
     assert seeds & set(BACKGROUND) == {name for name in seeds if "background" in name} != set()
+
+
+@pytest.mark.parametrize(("family", "size"), [("fast", 32), ("fast", 40), ("paper", 32)])
+def test_size_of_the_pictures(files, tmp_path, capsys, family, size):
+    out = tmp_path / "sheet.png"
+    run(capsys, "render", "--checkpoint", files[family], "--out", out, "--n", "2", "--layers", "--size", str(size))
+    with PIL.Image.open(out) as sheet:
+        assert sheet.width == 2 * (size + 2) - 2
+    run(capsys, "sweep", "--checkpoint", files[family], "--out", out, "--knob", "look", "--steps", "3", "--n", "1",
+        "--size", str(size))  # fmt: skip
+    with PIL.Image.open(out) as sheet:
+        assert sheet.size == (3 * (size + 2) - 2, size)

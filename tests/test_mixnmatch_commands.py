@@ -68,6 +68,22 @@ def test_feature_mode_without_a_shape_says_so(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "x.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("mix --shape photo0", (48, 48)),
+        ("vary --n 2 --photos photo0", (3 * 50 - 2, 48)),
+        ("grid --rows photo0 --columns photo1 photo2", (3 * 50 - 2, 2 * 50 - 2)),
+        ("interpolate photo0 photo1 --factor texture --steps 2", (4 * 50 - 2, 48)),
+    ],
+)
+def test_size_of_the_pictures(checkpoint, pictures, tmp_path, words, expected):
+    out = tmp_path / "sized.png"
+    named = [str(tmp_path / f"{word}.png") if word.startswith("photo") else word for word in words.split()]
+    assert main([*named, "--checkpoint", checkpoint, "--out", str(out), "--size", "48"]) == 0
+    assert size(out) == expected
+
+
 def test_vary_gives_a_row_a_photo(checkpoint, pictures, tmp_path, capsys):
     out = tmp_path / "vary.png"
     arguments = ["--factor", "shape", "--n", "3", "--out", str(out), "--photos", *pictures[:2]]

@@ -19,7 +19,7 @@ from training.nn.gan import learning
 from training.registry import preset, presets
 from training.segmentation.yolact.augment import AugmentConfig, choose_region, still, vary_colours
 from training.segmentation.yolact.backbone import build_trunk
-from training.segmentation.yolact.data import InstanceDataConfig, InstanceSet
+from training.segmentation.yolact.data import InstanceDataConfig, InstanceSet, _View
 from training.segmentation.yolact.network import Yolact
 from training.segmentation.yolact.presets import BASE, FAST_320, RateConfig, TrainConfig
 from training.segmentation.yolact.recipe import Recipe, rate_factor
@@ -111,6 +111,13 @@ def test_pictures_without_objects_give_way_to_others(folder, rng):
     kept = InstanceSet(folder, InstanceDataConfig(size=32, augment=still(AugmentConfig(negatives=True))))
     batch = kept.batch([7], rng)
     assert batch.instances is not None and len(batch.instances[0].box) == 0
+
+
+def test_cuts_beside_the_picture_show_the_fill(folder):
+    data = InstanceSet(folder, InstanceDataConfig(size=32, fill=(127.5, 127.5, 127.5)))
+    view = _View((64, 0, 90, 20), (48, 64), data.config)
+    colours = torch.from_numpy(view.seen(np.zeros((3, 48, 64), np.uint8))).float()
+    assert torch.equal(view.shown(colours[None], torch.full((3, 1, 1), 5.0)), torch.full((1, 3, 32, 32), 5.0))
 
 
 def test_unknown_classes_are_refused(folder):

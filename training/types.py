@@ -1,8 +1,9 @@
 """The contract between generators, the training loop, the metrics and the page."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -12,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from training.batched import fields_of
+from training.resize import resized
 from training.runtime.result_cache import ResultCache
 
 Image = Float[Tensor, "n 3 h w"]
@@ -233,6 +236,32 @@ class Generator(Model):
             return function()
         return self.result_cache(name, function, *inputs)
 
+    def at(self, resolution: int) -> "Generator":
+        """Return this generator with the same weights, drawing pictures of another side.
+
+        A model that renders rays draws more of them, up to eight times as many a side; pictures of a side that it
+        cannot draw are resized by Lanczos' filter, and `sharp` is False where they are enlarged.
+
+        Raises: ValueError for a side that is not from 16 to 2048 pixels.
+        """
+        if not 16 <= resolution <= 2048:
+            raise ValueError(f"pictures of {resolution} pixels a side cannot be drawn; expected 16 to 2048")
+        return self if resolution == self.resolution else Resized(self, resolution)
+
+    @property
+    def sharp(self) -> bool:
+        """Whether pictures are drawn at `resolution` or more pixels, not fewer and enlarged."""
+        return True
+
+    def copied(self, **attributes: Any) -> "Generator":
+        """Return a copy that shares all weights and has some attributes of its own, and a memory of its own."""
+        other = copy.copy(self)
+        vars(other).pop("forward", None)  # a CUDA graph's, of this size
+        other.result_cache = None if self.result_cache is None else ResultCache(self.result_cache.most)
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
+
     @property
     @abstractmethod
     def knobs(self) -> tuple[Knob, ...]:
@@ -263,6 +292,64 @@ class Generator(Model):
             if knob.name == name:
                 return knob
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(k.name for k in self.knobs)}")
+
+
+class Resized(Generator):
+    """A generator whose pictures and maps are brought to another side; all else is the generator's own."""
+
+    def __init__(self, generator: Generator, side: int) -> None:
+        super().__init__()
+        self.generator, self.side = generator, side
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the generator has."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("generator"), name)
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        """The generator's."""
+        return self.generator.family
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square picture in pixels, after resizing."""
+        return self.side
+
+    @property
+    def sharp(self) -> bool:
+        """Whether pictures are reduced."""
+        return self.side <= self.generator.resolution
+
+    def at(self, resolution: int) -> Generator:
+        """Return the generator at another side."""
+        return self.generator.at(resolution)
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """The generator's."""
+        return self.generator.knobs
+
+    @property
+    def fixed_knobs(self) -> tuple[Knob, ...]:
+        """The generator's."""
+        return self.generator.fixed_knobs
+
+    def sample(self, n: int, rng: torch.Generator) -> Any:
+        """Draw codes as the generator does."""
+        return self.generator.sample(n, rng)
+
+    def set(self, codes: Any, name: str, value: Any) -> Any:
+        """Turn a knob as the generator does."""
+        return self.generator.set(codes, name, value)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Return the generator's layers, pictures and masks resized; what is a number a ray stays at the rays' side."""
+        layers = self.generator(*inputs, **options)
+        drawn = {k: v for k, v in fields_of(layers).items() if k not in ("alpha", "depth")}
+        return replace(layers, **{k: resized(v, self.side) for k, v in drawn.items()})
 
 
 class Recipe(Protocol):

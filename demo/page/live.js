@@ -3,13 +3,18 @@
 import { send } from "./dom.js";
 
 const AGAIN = 700; // milliseconds until a server that was away is asked again
+const REST = 150; // milliseconds without a change after which a picture is drawn finer
 
 /** Shows the picture of the recipe that was wanted last; what is wanted meanwhile is skipped, never the last one. */
 export class Live {
-  /** `show(strip, recipe, milliseconds)` draws; `say(message)` tells what went wrong, "" that all is well again. */
-  constructor(show, say) {
+  /**
+   * `show(strip, recipe, milliseconds)` draws; `say(message)` tells what went wrong, "" that all is well again;
+   * `finer(recipe)` returns the side in pixels at which a picture at rest is drawn again, 0 for none.
+   */
+  constructor(show, say, finer = () => 0) {
     this.show = show;
     this.say = say;
+    this.finer = finer;
     this.wanted = null;
     this.busy = false;
     this.failed = false;
@@ -18,6 +23,8 @@ export class Live {
   /** Ask for the picture of `recipe`, an object that is not changed afterwards. */
   want(recipe) {
     this.wanted = recipe;
+    clearTimeout(this.resting);
+    this.refining?.abort();
     if (!this.busy) this.run();
   }
 
@@ -41,5 +48,20 @@ export class Live {
       }
     }
     this.busy = false;
+    if (!this.failed) this.resting = setTimeout(() => this.refine(shown), REST);
+  }
+
+  /** Show a picture at rest once more with more detail; the next change ends it, and without it the small one stays. */
+  async refine(recipe) {
+    const side = this.finer(recipe);
+    if (!side) return;
+    this.refining = new AbortController();
+    try {
+      const answer = await send(`live/picture?size=${side}`, recipe, this.refining.signal);
+      const strip = await createImageBitmap(await answer.blob());
+      if (this.wanted === recipe) this.show(strip, recipe, Number(answer.headers.get("X-Milliseconds")));
+    } catch (error) {
+      if (error.name !== "AbortError" && !error.away) this.say(error.message);
+    }
   }
 }

@@ -69,6 +69,7 @@ export class Stage {
   /** Draw a strip of layers, side by side in the order of the names. */
   show(strip) {
     for (const [place, { canvas }] of this.thumbs.entries()) {
+      if (canvas.height !== strip.height) canvas.width = canvas.height = strip.height;
       canvas.getContext("2d").drawImage(strip, -place * canvas.width, 0);
     }
     this.draw();

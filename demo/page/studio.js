@@ -5,6 +5,7 @@ import { History } from "./history.js";
 import { Live } from "./live.js";
 import { labelOf, paint, Stage } from "./stage.js";
 
+const FINE = 256; // pixels a side of a picture at rest
 const SETTLED = 400; // milliseconds without a change after which a state enters the history
 
 let asked = null;
@@ -25,6 +26,7 @@ export class Studio extends HTMLElement {
     this.live = new Live(
       (strip, recipe, milliseconds) => this.shown(strip, recipe, milliseconds),
       (message) => this.say(message),
+      () => (this.model.finest > this.model.resolution ? Math.min(this.model.finest, FINE) : 0),
     );
     this.kept = { A: null, B: null };
     this.models = (await models()).filter((model) => model.readsPhotos === this.photos);
@@ -202,8 +204,9 @@ export class Studio extends HTMLElement {
   shown(strip, recipe, milliseconds) {
     this.shownRecipe = recipe;
     this.stage.show(strip);
-    const { device, resolution } = this.model;
-    this.speed.textContent = `${device} · ${resolution} px · ${milliseconds.toFixed(0)} ms a picture`;
+    const side = strip.height;
+    this.speed.textContent = `${this.model.device} · ${side} px · ${milliseconds.toFixed(0)} ms a picture`;
+    this.dataset.side = side;
     this.dataset.shown = JSON.stringify(recipe);
   }
 
@@ -341,19 +344,35 @@ export class Studio extends HTMLElement {
       };
       return make("button", { type: "button", onclick: press }, make("b", {}, text), make("small", {}, hint));
     });
-    this.menuList.replaceChildren(...items);
+    this.menuList.replaceChildren(this.sizeRow(), ...items);
+  }
+
+  /** Return the choice of how large files are; larger than the model's own is drawn finer where it can. */
+  sizeRow() {
+    const { sizes, finest, resolution } = this.model;
+    const names = sizes.map((side) => [side, side > finest ? `${side} px, enlarged` : `${side} px`]);
+    if (!sizes.includes(resolution)) names.unshift([resolution, `${resolution} px`]);
+    const options = names.map(([side, text]) => make("option", { value: side }, text));
+    this.sizeSelect = make("select", { "aria-label": "Size of saved files" }, ...options);
+    this.sizeSelect.value = Math.max(resolution, Math.min(finest, FINE));
+    return make("label", { class: "size" }, "Size ", this.sizeSelect);
+  }
+
+  /** Return the recipe with the size chosen for files. */
+  get sized() {
+    return { ...this.recipe, size: Number(this.sizeSelect.value) };
   }
 
   async download(what) {
     try {
       if (what === "recipe") {
-        const answer = await send("live/recipe", this.recipe);
+        const answer = await send("live/recipe", this.sized);
         const text = JSON.stringify((await answer.json()).recipe, null, 1);
         const blob = new Blob([text], { type: "application/json" });
         offer(blob, `${this.model.name}-recipe.json`); // without -recipe it is the name of the card
         return;
       }
-      const answer = await send(`live/file/${what}`, this.recipe);
+      const answer = await send(`live/file/${what}`, this.sized);
       offer(await answer.blob(), what === "ora" ? `${this.model.name}.ora` : `${this.model.name}-${what}.png`);
     } catch (error) {
       this.say(error.message);
@@ -378,6 +397,7 @@ export class Studio extends HTMLElement {
     const model = this.models.find((each) => each.name === recipe.checkpoint);
     if (model === this.model) await this.set(recipe);
     else await this.choose(model, recipe);
+    if (recipe.size) this.sizeSelect.value = recipe.size;
     this.note(note);
   }
 

@@ -28,6 +28,7 @@ from training import types
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear, Mapping
 from training.nn.volume import ObjectMaps, box_rays, render_object
+from training.resize import resized
 from training.runtime.sharded_random import rand, randn
 from training.types import Knob
 
@@ -41,6 +42,8 @@ class Generator(types.Generator):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = c = config
+        self.finer = 1
+        """How many times as many rays a side as in training."""
         self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
         self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
         self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
@@ -71,10 +74,10 @@ class Generator(types.Generator):
 
         def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
             maps = self.volume(codes, w_shape, rng, sigma_noise)
-            return maps.features, maps.alpha, maps.depth, self.mask(maps.features, maps.alpha, maps.hit)
+            return maps.features, maps.alpha, maps.depth, self.mask(maps.features, maps.alpha, maps.hit, self.finer)
 
         def render() -> Tensor:
-            return self.object(features, w_shape, w_look, inject_index)
+            return self.object(features, w_shape, w_look, inject_index, self.finer)
 
         pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
         if rng is None:
@@ -93,7 +96,7 @@ class Generator(types.Generator):
     ) -> ObjectMaps:
         """Return the object's features, opacity, depth (0 if not half opaque) and which rays cross its box, as maps."""
         c = self.config
-        rays = box_rays(codes.object_pose, c.rays, c.pose.fov)
+        rays = box_rays(codes.object_pose, self.rays, c.pose.fov)
         jitter, noise = self._noise(len(w), rays.near.device, rng, sigma_noise)
         return render_object(self.field, self.head, rays, codes.scale[:, :1], w, c.samples, jitter=jitter, noise=noise)
 
@@ -101,7 +104,7 @@ class Generator(types.Generator):
         self, n: int, device: torch.device, rng: torch.Generator | None, sigma_noise: float
     ) -> tuple[Float[Tensor, "n rays samples"] | None, Float[Tensor, "n rays samples"] | None]:
         """Return the samples' jitter and their density's noise, for all rays: which hit depends on the picture."""
-        shape = (n, self.config.rays**2, self.config.samples)
+        shape = (n, self.rays**2, self.config.samples)
         jitter = None if rng is None else rand(*shape, rng=rng).to(device)
         noise = sigma_noise * randn(*shape, rng=rng).to(device) if rng is not None and sigma_noise > 0 else None
         return jitter, noise
@@ -109,7 +112,8 @@ class Generator(types.Generator):
     def draw_background(self, codes: Codes) -> types.Image:
         """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""
         view = self.horizon(centred(codes.elevation.rad2deg(), self.config.pose.elevation)[:, None])
-        return self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+        drawn = self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+        return drawn if self.finer == 1 else resized(drawn, self.resolution)
 
     def density(self, codes: Codes, points: Float[Tensor, "n points 3"]) -> Float[Tensor, "n points"]:
         """Return the object's density per world unit at points of its box, 0 outside |p| <= 1."""
@@ -119,7 +123,23 @@ class Generator(types.Generator):
     @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""
-        return self.config.resolution
+        return self.finer * self.config.resolution
+
+    @property
+    def rays(self) -> int:
+        """Side of the ray map."""
+        return self.finer * self.config.rays
+
+    def at(self, resolution: int) -> types.Generator:
+        """Return this generator drawing pictures of another side; see `training.types.Generator.at`.
+
+        It renders up to eight times as many rays a side; the convolutions behind them are dilated, so that each sees
+        the same patch of the object, and the background is enlarged.
+        """
+        own = self.config.resolution
+        finer = next((times for times in (1, 2, 4) if times * own >= resolution), 8)
+        drawn = self if finer == self.finer else self.copied(finer=finer)
+        return types.Generator.at(drawn, resolution)
 
     @property
     def knobs(self) -> tuple[Knob, ...]:

@@ -18,9 +18,11 @@ class StyledConv(nn.Module):
         self.conv = ModulatedConv2d(in_channels, out_channels, 3, style_dim)
         self.activate = FusedLeakyReLU(out_channels)
 
-    def forward(self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n d h w"]:
+    def forward(
+        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], dilation: int = 1
+    ) -> Float[Tensor, "n d h w"]:
         """Return the styled map, same size."""
-        return self.activate(self.conv(x, style))
+        return self.activate(self.conv(x, style, dilation))
 
 
 class ToRGB(nn.Module):
@@ -63,16 +65,20 @@ class ObjectRenderer(nn.Module):
         w_shape: Float[Tensor, "n dim"],
         w_look: Float[Tensor, "n dim"],
         inject_index: int,
+        finer: int = 1,
     ) -> Float[Tensor, "n 3 h w"]:
-        """Return RGB in [-1, 1]; convolutions before `inject_index` are styled by the shape, the rest by the look."""
+        """Return RGB in [-1, 1]; convolutions before `inject_index` are styled by the shape, the rest by the look.
+
+        Of features drawn `finer` times as fine, every convolution sees the same patch of the object.
+        """
 
         def style(layer: int) -> Tensor:
             return w_shape if layer < inject_index else w_look
 
-        x = self.first(features, style(0))
+        x = self.first(features, style(0), finer)
         for i, (before, after) in enumerate(self.blocks):  # type: ignore[misc]
-            x = before(x, style(2 * i + 1))
-            x = after(double(x) if i >= len(self.blocks) - self.doublings else x, style(2 * i + 2))
+            x = before(x, style(2 * i + 1), finer)
+            x = after(double(x) if i >= len(self.blocks) - self.doublings else x, style(2 * i + 2), finer)
         return torch.tanh(self.to_rgb(x, style(self.n_layers)).float())
 
 
@@ -86,13 +92,17 @@ class MaskHead(nn.Module):
         self.doublings = doublings
 
     def forward(
-        self, features: Float[Tensor, "n c r r"], alpha: Float[Tensor, "n 1 r r"], hit: Float[Tensor, "n 1 r r"]
+        self,
+        features: Float[Tensor, "n c r r"],
+        alpha: Float[Tensor, "n 1 r r"],
+        hit: Float[Tensor, "n 1 r r"],
+        finer: int = 1,
     ) -> Float[Tensor, "n 1 h w"]:
         """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box."""
-        x = leaky(self.read(features))
+        x = leaky(self.read(features, finer))
         for _ in range(self.doublings):
             x, alpha, hit = double(x), double(alpha), double(hit)
-        correction = torch.tanh(self.write(x).float())
+        correction = torch.tanh(self.write(x, finer).float())
         return torch.sigmoid(12 * (alpha - 0.5) + 4 * correction) * hit
 
 

@@ -14,7 +14,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
-from demo.shelf import Model, Shelf  # noqa: E402
+from demo.shelf import Model, Shelf, bundled, load_model  # noqa: E402
 from tests.scripts import CHROMIUM, SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served, toy_shelf  # noqa: E402
 from tests.toys import Blocks, Patches  # noqa: E402
@@ -773,3 +773,29 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         source = archive.extractfile("package/axe.min.js")
         assert source is not None
         return source.read().decode()
+
+
+def test_a_picture_at_rest_becomes_finer(browser):
+    """Own size while a knob is dragged, 256 pixels at rest; a change ends the finer one; files are as chosen."""
+    path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
+    with served(Shelf([load_model(path, "cpu")])) as address:
+        context = browser.new_context(viewport=DESK, accept_downloads=True)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        studio = page.locator("knob-studio")
+        page.wait_for_selector('knob-studio[data-side="256"]')
+        slider = page.get_by_role("slider", name="Rotation").first
+        slider.focus()
+        slider.press("ArrowRight")
+        page.wait_for_selector('knob-studio[data-side="64"]')
+        page.wait_for_selector('knob-studio[data-side="256"]')
+        assert page.evaluate("document.querySelector('knob-studio .layer canvas').width") == 256
+        assert json.loads(str(studio.get_attribute("data-shown")))["knobs"]["rotation"] != 45
+        page.locator("summary", has_text="Save").first.click()
+        page.get_by_label("Size of saved files").select_option("128")
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Picture PNG, with its recipe").click()
+        with PIL.Image.open(saved.value.path()) as picture:
+            assert picture.size == (128, 128)
+        context.close()

@@ -85,9 +85,9 @@ class EqualConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """Return the convolved map."""
-        return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding)
+    def forward(self, x: Float[Tensor, "n c h w"], dilation: int = 1) -> Float[Tensor, "n d h2 w2"]:
+        """Return the convolved map; on a map drawn `dilation` times finer the same patch is seen."""
+        return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding * dilation, dilation)
 
 
 class ActivatedConv2d(EqualConv2d):
@@ -97,12 +97,12 @@ class ActivatedConv2d(EqualConv2d):
     """
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None
+        self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None, dilation: int = 1
     ) -> Float[Tensor, "n d h2 w2"]:
         """Return leaky(W x + b + add)."""
         gain = math.sqrt(2)
         bias = None if self.bias is None else self.bias * gain
-        y = F.conv2d(x, self.weight * (self.scale * gain), bias, self.stride, self.padding)
+        y = F.conv2d(x, self.weight * (self.scale * gain), bias, self.stride, self.padding * dilation, dilation)
         if add is not None:
             y = y + (add * gain).to(y.dtype)
         return F.leaky_relu(y, 0.2, inplace=True)
@@ -206,8 +206,13 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
         self.padding, self.demodulate = kernel // 2, demodulate
 
-    def forward(self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n d h2 w2"]:
-        """Return conv(x * s) * demod, s = A(style), demod_o = 1 / sqrt(sum_ik (w_oik s_i)^2)."""
+    def forward(
+        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], dilation: int = 1
+    ) -> Float[Tensor, "n d h2 w2"]:
+        """Return conv(x * s) * demod, s = A(style), demod_o = 1 / sqrt(sum_ik (w_oik s_i)^2).
+
+        `dilation` spreads the kernel of a convolution that keeps the size, for maps drawn that many times finer.
+        """
         s = self.modulation(style)
         weight = self.weight[0] * self.scale
         if x.shape[0] == 1 and not torch.is_grad_enabled():  # one picture's weights are smaller than its map
@@ -216,10 +221,11 @@ class ModulatedConv2d(nn.Module):
                 weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
             weight = weight.to(x.dtype)
             if self.blur is None:
-                return F.conv2d(x, weight, padding=self.padding)
+                return F.conv2d(x, weight, padding=self.padding * dilation, dilation=dilation)
             return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         if self.blur is None:
-            y = F.conv2d(x * s.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=self.padding)
+            spread = {"padding": self.padding * dilation, "dilation": dilation}
+            y = F.conv2d(x * s.to(x.dtype)[:, :, None, None], weight.to(x.dtype), **spread)
         else:
             y = F.conv_transpose2d(x * s.to(x.dtype)[:, :, None, None], weight.transpose(0, 1).to(x.dtype), stride=2)
             y = self.blur(y)

@@ -171,7 +171,7 @@ class _View:
         top, bottom = (round((row - y0) * self.inner[0] / (y1 - y0)) for row in self.rows)
         left, right = (round((column - x0) * self.inner[1] / (x1 - x0)) for column in self.columns)
         bottom, right = max(bottom, top + 1), max(right, left + 1)
-        if len(seen):
+        if seen.numel():  # a cut of the canvas may miss the picture
             smooth = self.placement.smooth
             part = F.interpolate(
                 seen, (bottom - top, right - left), mode="bilinear", align_corners=False, antialias=smooth
