@@ -482,7 +482,7 @@ def test_a_full_turn_is_no_turn(generator, codes):
         (lambda: GeneratorConfig(mix_prob=1.5), r"generator\.mix_prob is 1\.5; wanted 0 to 1"),
         (lambda: GeneratorConfig(prior=PriorConfig(n_objects=2)), "renders one object, not 2"),
         (lambda: VolumeConfig(near=6.0), "0 < near < far"),
-        (lambda: replace(COMPCAR_256, data=DataConfig(size=128)), "give data.size and generator.resolution the same"),
+        (lambda: replace(COMPCAR_256, data=DataConfig(size=128)), "give both the same value"),
         (lambda: replace(COMPCAR_256, loop=LoopConfig(batch=6)), "groups of 4"),
     ],
 )

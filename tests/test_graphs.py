@@ -16,7 +16,7 @@ from training.batched import fields_of
 from training.runtime.cuda_graphs import CudaGraphed
 from training.types import Generator
 
-SMALL = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+SMALL = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "resolution": 16, "volume": VolumeConfig(resolution=8)}
 FAMILIES = {
     "fast": lambda: fast.Generator(giraffe.GeneratorConfig()),
     "paper": lambda: paper.Generator(replace(COMPCAR_256.generator, **SMALL)),

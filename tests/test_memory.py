@@ -24,7 +24,14 @@ def make(family: str) -> Generator:
         return mixnmatch.Generator(mixing.GeneratorConfig(resolution=32)).eval()
     if family == "fast":
         return fast.Generator(giraffe.GeneratorConfig()).eval()
-    sizes = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+    sizes = {
+        "z_dim": 8,
+        "z_dim_bg": 8,
+        "feat_dim": 16,
+        "n_mlp": 2,
+        "resolution": 16,
+        "volume": VolumeConfig(resolution=8),
+    }
     return paper.Generator(replace(COMPCAR_256.generator, **sizes)).eval()
 
 

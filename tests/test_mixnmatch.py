@@ -10,11 +10,12 @@ from giraffe_hd.fast.presets import CARS_64 as GIRAFFE_CARS_64
 from giraffe_hd.fast.recipe import Recipe as GiraffeRecipe
 from mixnmatch.codes import Codes
 from mixnmatch.fast.config import GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.fast.generator import Generator, over, placing, pose_features
+from mixnmatch.fast.generator import Generator
+from mixnmatch.fast.pose import FOV, object_pose, placing, pose_features, uniform
 from mixnmatch.fast.presets import CARS_64, CLOTHING_64
 from mixnmatch.fast.recipe import Recipe
-from mixnmatch.fast.solid import FOV, object_pose, uniform
 from mixnmatch.fast.split_shape import two_means, wished
+from mixnmatch.fast.stages import over
 from training.batched import rows
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import train_step
@@ -193,8 +194,15 @@ def test_an_adopted_object_looks_as_where_it_came_from():
 def test_an_object_of_another_painter_is_refused():
     theirs = dict(giraffe().networks.state_dict())
     single = {k: v for k, v in theirs.items() if not k.startswith("generator.object.blocks.")}
+    recipe = Recipe(CARS_64, torch.device("cpu"))
     with pytest.raises(ValueError, match="renderer has 0 blocks"):
-        Recipe(CARS_64, torch.device("cpu")).adapt_weights(single)
+        recipe.adapt_weights(single)
+    half = {k.replace("map_look", "map_appearance"): v for k, v in theirs.items()}
+    with pytest.raises(ValueError, match="in part: generator.map_look is missing"):
+        recipe.adapt_weights(half)
+    wider = replace(CARS_64, generator=replace(CARS_64.generator, field_dim=32))
+    with pytest.raises(ValueError, match=r"layers.0.weight is \(27, 64\), expected \(27, 32\)"):
+        Recipe(wider, torch.device("cpu")).adapt_weights(theirs)
 
 
 def test_an_adopted_critic_reads_the_same_pose_in_our_order():
@@ -577,7 +585,7 @@ def test_photos_are_shared_out_evenly():
     codes = replace(codes, p=torch.tensor([[0.5, 0.5, 0.0]]).repeat(32, 1))
     photos = recipe.discriminator_features(recipe.generator(codes).image)
     better, worse = recipe.best_shape(photos, codes, at(0))
-    even = replace(recipe.losses, even=0.0)
+    even = replace(recipe.losses, usage_balance=0.0)
     recipe.losses = even
     plain, _ = recipe.best_shape(photos, codes, at(0))
     assert (better == 1).sum() > (plain == 1).sum()

@@ -171,7 +171,14 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
             background_channels=(16, 16, 16, 8), features=16,
         )
     )  # fmt: skip
-    sizes = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+    sizes = {
+        "z_dim": 8,
+        "z_dim_bg": 8,
+        "feat_dim": 16,
+        "n_mlp": 2,
+        "resolution": 16,
+        "volume": VolumeConfig(resolution=8),
+    }
     published = generator.Generator(replace(COMPCAR_256.generator, **sizes))
 
     def found() -> list[Tensor]:

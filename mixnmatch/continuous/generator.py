@@ -16,7 +16,7 @@ from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
-from mixnmatch.fast.generator import over
+from mixnmatch.fast.stages import over
 from mixnmatch.photo_generator import PhotoGenerator
 from training.types import Image
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
-from mixnmatch.fast.generator import double
+from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.runtime.sharded_random import randn
 from training.types import Image, Mask

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixnmatch.fast.generator import placing, pose_features
 from mixnmatch.fast.losses import (
     area,
     binary,
@@ -18,6 +17,7 @@ from mixnmatch.fast.losses import (
     scale_gradient,
     shading_consistency,
 )
+from mixnmatch.fast.pose import placing, pose_features
 from mixnmatch.fast.reconstruction import Reconstruction
 from training.batched import rows
 from training.nn.augment import augment

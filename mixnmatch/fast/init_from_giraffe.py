@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixnmatch.fast.config import GeneratorConfig
 from training.nn.layers import Mapping as StyleMapping
@@ -19,19 +19,46 @@ _OBJECT = {
     "generator.head.": "generator.parent.space.head.",
     "discriminator.": "image_discriminator.",
 }
+_NEEDED = ("generator.field.", "generator.head.", "generator.object.", "generator.map_shape.", "generator.map_look.")
+"""Parts of a fast GIRAFFE HD that are used here."""
 _RENDERER = ("first", "blocks.0.0", "blocks.0.1")
 """Convolutions of the GIRAFFE HD's object renderer, in our order."""
 _POSE = (1, 0, 2, 3, 4, 5)
 """Where our pose (cosine, sine, elevation, size, right, down) stands in theirs (sine, cosine, ..., right, up)."""
 
 
-def fits(theirs: Mapping[str, Tensor]) -> bool:
-    """Return whether these are the weights of a GIRAFFE HD of ours."""
-    return "generator.field.sigma.weight" in theirs and "generator.map_look.1.weight" in theirs
+def is_giraffe(theirs: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the weights of a fast GIRAFFE HD. Raises: ValueError if they are only in part."""
+    found = {part: any(name.startswith(part) for name in theirs) for part in _NEEDED}
+    if missing := [part.rstrip(".") for part, there in found.items() if not there]:
+        if len(missing) == len(found):
+            return False
+        raise ValueError(
+            f"these weights are those of a fast GIRAFFE HD in part: {', '.join(missing)} is missing; give a run folder "
+            f"or generator file that this version has written"
+        )
+    return True
+
+
+def check_fit(ours: Mapping[str, Tensor], networks: nn.Module) -> None:
+    """Raise ValueError if weights made of a GIRAFFE HD's would be left out, for want of a place or of its shape.
+
+    The image discriminator's levels are matched by place (`training.warm_start`): it may look at larger pictures.
+    """
+    places = networks.state_dict()
+    for name, tensor in ours.items():
+        if name.startswith("image_discriminator."):
+            continue
+        shape = tuple(places[name].shape) if name in places else "none"
+        if shape != tuple(tensor.shape):
+            raise ValueError(
+                f"this GIRAFFE HD does not fit: {name} is {tuple(tensor.shape)}, expected {shape}; give the MixNMatch "
+                f"the same sizes (generator.field-dim, field-depth, octaves, feature-dim, texture-dim, style-dim)"
+            )
 
 
 @torch.no_grad()
-def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
+def from_giraffe(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
     """Return a GIRAFFE HD's weights under the names, and in the order, of MixNMatch's networks.
 
     What MixNMatch adds to its features and to its renderer's last layer begins without effect.
@@ -74,7 +101,7 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
     }
 
 
-def reading(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def encoder_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights with which encoders begin as the image discriminator: what it sees of a picture by itself."""
     prefix, parts = "image_discriminator.", ("read.", "levels.", "mix.", "flat.")
     ours = {

@@ -18,7 +18,7 @@ from mixnmatch.fast.discriminators import CodeClassifiers, FeatureDiscriminator,
 from mixnmatch.fast.generator import Generator
 from mixnmatch.fast.generator_losses import GeneratorLosses
 from mixnmatch.fast.grids import grids
-from mixnmatch.fast.init_from_giraffe import adopted, fits, reading
+from mixnmatch.fast.init_from_giraffe import check_fit, encoder_weights, from_giraffe, is_giraffe
 from mixnmatch.fast.losses import (
     Usage,
     balanced,
@@ -90,9 +90,13 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         """Return another run's weights under our names; of a GIRAFFE HD its object, renderer and discriminator.
 
         Encoders built as the discriminator begin with its weights, unless the run had encoders.
+        Raises: ValueError for a GIRAFFE HD in part, or of other sizes.
         """
-        ours = adopted(theirs, self.config.generator) if fits(theirs) else dict(theirs)
-        return ours if "generator.encoders.trunk.read.weight" in ours else ours | reading(ours)
+        ours = dict(theirs)
+        if is_giraffe(theirs):
+            ours = from_giraffe(theirs, self.config.generator)
+            check_fit(ours, self.networks)
+        return ours if "generator.encoders.trunk.read.weight" in ours else ours | encoder_weights(ours)
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step: discriminators, the first stage, then the second stage beside or after it."""

@@ -4,38 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.fast.config import GeneratorConfig, PoseConfig
-from training.nn.camera import half_width
+from mixnmatch.fast.config import GeneratorConfig
+from mixnmatch.fast.pose import FOV, object_pose
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
-from training.nn.volume import ObjectPose, box_rays, render_object
+from training.nn.volume import box_rays, render_object
 from training.runtime.sharded_random import rand
-
-RADIUS, FOV = 2.732, 20.0
-"""The camera: its distance in world units and its field of view in degrees, those of the rendered cars."""
-
-
-def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
-    """Return standard normal numbers as uniform ones between `ends`, through their distribution function."""
-    low, high = ends
-    return low + (high - low) * torch.special.ndtr(z)
-
-
-def object_pose(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> ObjectPose:
-    """Return camera and box of z = (direction x, direction y, elevation, scale, shift x, shift y, ...).
-
-    Ranges of size and place are shares of half the picture's width, measured in the plane through the origin.
-    """
-    half, still = half_width(RADIUS, FOV), torch.zeros_like(z[:, 0])
-    across, down = uniform(z[:, 4], pose.shift_x), uniform(z[:, 5], pose.shift_y)
-    return ObjectPose(
-        azimuth=still,
-        elevation=uniform(z[:, 2], pose.elevation).deg2rad(),
-        radius=still + RADIUS,
-        scale=half * uniform(z[:, 3], pose.scale)[:, None] * z.new_tensor(pose.proportions),
-        translation=half * torch.stack([still, across, -down], 1),
-        rotation=torch.atan2(z[:, 1], z[:, 0]),
-    )
 
 
 class Solid(nn.Module):

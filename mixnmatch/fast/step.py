@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.fast.config import LossConfig, TrainConfig
 from mixnmatch.fast.encoders import as_codes
-from mixnmatch.fast.generator import Generator, placing, pose_features
+from mixnmatch.fast.generator import Generator
 from mixnmatch.fast.losses import (
     Usage,
 )
+from mixnmatch.fast.pose import placing, pose_features
 from training.nn.augment import KINDS, AdaptiveChance, augment
 from training.nn.discriminator import Discriminator
 from training.types import Image, Step
