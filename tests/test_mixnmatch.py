@@ -198,7 +198,7 @@ def test_an_object_of_another_painter_is_refused():
     with pytest.raises(ValueError, match="renderer has 0 blocks"):
         recipe.adapt_weights(single)
     half = {k.replace("map_look", "map_appearance"): v for k, v in theirs.items()}
-    with pytest.raises(ValueError, match="in part: generator.map_look is missing"):
+    with pytest.raises(ValueError, match=r"in part: generator.map_look is missing"):
         recipe.adapt_weights(half)
     wider = replace(CARS_64, generator=replace(CARS_64.generator, field_dim=32))
     with pytest.raises(ValueError, match=r"layers.0.weight is \(27, 64\), expected \(27, 32\)"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from training.__main__ import main
 from training.checkpoint import load_generator
 from training.registry import FAMILIES, preset, presets
 from training.upgrade import NETWORKS, renamed_fields, upgraded, upgraded_names, upgraded_options
@@ -94,3 +95,11 @@ def test_presets_keep_their_names():
 @pytest.mark.parametrize("path", sorted(CHECKPOINTS.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_bundled_models_load_as_they_are(path):
     assert load_generator(path).resolution in (64, 128)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_family_is_no_option(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", name, "--help"])
+    assert "--loop.images" in (text := capsys.readouterr().out)
+    assert "--family" not in text

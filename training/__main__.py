@@ -55,7 +55,7 @@ def train(arguments: list[str]) -> None:
             ("out", Path),
             ("start_from", tuple[Path, ...], ()),
             ("device", str | None, None),
-            ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
+            ("config", Annotated[_without_family(type(config)), tyro.conf.arg(name="")], field(default=config)),
         ],
         kw_only=True,
     )
@@ -64,6 +64,12 @@ def train(arguments: list[str]) -> None:
     from training.loop.train import train as run
 
     print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))
+
+
+def _without_family(config: type) -> Any:
+    """Return a config class whose family is no option: it is the preset's, though Tyro offers fields without init."""
+    config.__annotations__["family"] = Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    return config
 
 
 def _value(option: str, arguments: list[str]) -> Path | None:

@@ -80,7 +80,7 @@ class TrainConfig:
         "lr_discriminator": "discriminator_learning_rate",
     }
     """Names of earlier versions -> today\'s."""
-    family: str = "giraffe"
+    family: str = field(default="giraffe", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -237,7 +237,7 @@ class TrainConfig:
 
     RENAMED: ClassVar[dict[str, str]] = {"lr": "learning_rate"}
     """Names of earlier versions -> today\'s."""
-    family: str = "giraffe_hd_paper"
+    family: str = field(default="giraffe_hd_paper", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -269,7 +269,7 @@ class TrainConfig:
         "critic_channels": "discriminator_channels",
     }
     """Names of earlier versions -> today's."""
-    family: str = "mixnmatch"
+    family: str = field(default="mixnmatch", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -73,7 +73,7 @@ class TrainConfig:
         "weights": "losses",
     }
     """Names of earlier versions -> today's."""
-    family: str = "mixnmatch_paper"
+    family: str = field(default="mixnmatch_paper", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig
     data: DataConfig
