@@ -26,6 +26,7 @@ from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
+from training.films import there_and_back
 from training.interpolation import interpolate
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
@@ -187,7 +188,7 @@ class Grid(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(Photos):
-    """Walk from one photo to another, factor by factor: a row for each factor alone, then one for all of them at once.
+    """Interpolate between two photos, factor by factor: a row for each factor alone, then one for all of them at once.
 
     On a sheet a row goes from the first photo over `steps` pictures to the second; in a film all rows move, there and
     back.
@@ -209,30 +210,30 @@ class Interpolate(Photos):
     def run(self) -> dict[str, Any]:
         """Write the rows; return what was written."""
         if self.steps < 2:
-            raise ValueError(f"--steps is {self.steps}; a walk needs at least 2")
+            raise ValueError(f"--steps is {self.steps}; an interpolation needs at least 2")
         if self.mode == "feature" and "pose" in self.factor:
             raise ValueError("in feature mode pose and shape are one; ask for --factor shape, or for --mode code")
         factors = self.factor or tuple(name for name in FACTORS if self.mode == "code" or name != "pose")
-        walks = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
+        ways = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
         cut = self.cutter(self.photos)
         start, end = cut.all(self.photos).split(1)
         film = is_film(self.out, fps=self.fps, still=self.still)
         places = [i / (self.steps - 1) for i in range(self.steps)]
-        rows = torch.stack([self._walk(cut.generator, start, end, which, places) for which in walks])
+        rows = torch.stack([self._interpolated(cut.generator, start, end, which, places) for which in ways])
         start, end = (resized(photo, rows.shape[-1]) for photo in (start, end))
         if film:
             ends = [photo[None].expand(*rows.shape[:2], -1, -1, -1) for photo in (start, end)]
             there = torch.stack([ends[0], rows, ends[1]], 2).transpose(0, 1).flatten(1, 2)  # (steps, rows * 3, ...)
-            frames = torch.cat([there, there[1:-1].flip(0)])
+            frames = torch.stack(there_and_back(list(there)))
             write_animation(self.out, side_by_side(frames, 3), fps=self.fps)
         else:
             sheet = torch.cat([torch.cat([start, row, end]) for row in rows])
             write_sheet(self.out, sheet, self.steps + 2)
-        named = ["+".join(which) for which in walks]
+        named = ["+".join(which) for which in ways]
         frames_of = {"frames": 2 * self.steps - 2 if film else self.steps}
         return {"out": str(self.out), "rows": named, **frames_of, "mode": self.mode, "boxes": cut.boxes}
 
-    def _walk(
+    def _interpolated(
         self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]
     ) -> Float[Tensor, "places 3 side side"]:
         """Return the pictures at `places` of the way along `factors`."""
