@@ -1,4 +1,15 @@
-"""GIRAFFE HD (Xue et al., CVPR 2022): object and background, each rendered in 3D, generated in 2D, then blended."""
+"""GIRAFFE HD (Xue et al., CVPR 2022, Sec. 3): object and background, each rendered in 3D, then in 2D, then blended.
+
+Symbol -> where it is computed:
+
+    z_s, z_a of object and background -> w = M(z): `Generator.styles`
+    scene -> box: p_box = Rz(rotation) (p - translation) / scale: `volume.Rays.in_boxes`
+    h_fg, h_bg, the feature fields: `fields.FeatureField`; sum_s w_s h_s along rays: `volume.ray_weights` (NeRF Eq. 3)
+    V_fg, V_bg, 2D feature maps: `object_features`, `background_features`
+    R_fg, R_bg, style-based renderers: `renderer.StyleRenderer`; layers before `inject_index` see w_s, the rest w_a
+    residual and mask M by the refinement renderer, styled by w_a of the background: `renderer.RefinementRenderer`
+    F = tanh(R_fg(V_fg) + residual), B = tanh(R_bg(V_bg)), I = M F + (1 - M) B: `Generator.forward`
+"""
 
 from typing import Any, ClassVar, NamedTuple
 

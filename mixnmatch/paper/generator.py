@@ -1,5 +1,9 @@
 """Generator of the published MixNMatch (Sec. 3), with the encoders and the feature extractor that read its codes.
 
+Three stages, back to front (FineGAN Sec. 3): B = G_b(z, b); F = G_p(z, p), P_f and P_m heads on F; C_f and C_m heads on
+G_c(F, c). The picture is P = P_m P_f + (1 - P_m) B, then C_m C_f + (1 - C_m) P. `Generator.generate` is that, line by
+line. Encoders E: x -> z, b, p, c (Sec. 3.2); the feature extractor S: x -> F (Sec. 3.4) stands in for z and p.
+
 Attributes carry the names of the authors' checkpoints: those of `G.pth` as they are, those of `E.pth` under `encoders`,
 those of `EX.pth` under `extractor`.
 """
@@ -35,9 +39,11 @@ class Generated:
 
     layers: Layers
     feature: Float[Tensor, "n feature h w"]
-    """Parent feature: what the shape stage hands to the texture stage."""
+    """F, the parent feature: what the shape stage hands to the texture stage."""
     parent_foreground: Image
+    """P_f."""
     child_foreground: Image
+    """C_f."""
 
 
 class Generator(types.Generator):

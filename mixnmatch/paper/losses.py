@@ -1,5 +1,18 @@
 """Losses of the published MixNMatch (Sec. 3) and of FineGAN (Sec. 3), each a mean over the batch.
 
+x is a photo, y = (z, b, p, c) a draw from the prior, G(y) its picture with layers B, P_f, P_m, C_f, C_m, and E(x) the
+codes read from x. Symbol -> where it is computed (weights in `LossConfig`, phases in `Recipe`):
+
+    L_b    -log D_b(x) on patches outside the box, -log(1 - D_b(B)); patches classified as background or object
+           `background_discriminator_loss`; G's side: `as_real` in `Recipe.generator_losses`
+    L_p    -log D_p(p | P_f P_m): shape codes read from the parent's masked foreground; `generator_losses`, "shape"
+    L_c    -log D_c(c | C_f C_m): texture codes, "texture"; and D_c(x) against D_c(G(y)): `as_real`, `as_fake`
+    L_bi   sum over k in z, b, p, c of D_k(G(y), y_k) - D_k(x, E_k(x)): pairs of image and code, Wasserstein, by the
+           critics of `PairCritics`; their gradient penalty: `gradient_penalty`
+    L_code |E_z(G(y)) - z| and -log E_k(y_k | G(y)) for k in b, p, c, on free codes y: `code_losses`
+    L_S    |S(G(y)) - F(y)|, F the parent feature, and D_F(F(y)) against D_F(S(x)): the second stage (Sec. 3.4),
+           `Recipe.extractor_losses`, `Recipe.feature_discriminator_losses`
+
 Discriminators give logits; -log sigmoid(x) = softplus(-x) is the published binary cross entropy.
 """
 
@@ -49,7 +62,7 @@ def background_discriminator_loss(
     background: Float[Tensor, "n 1 24 24"],
     cells: Float[Tensor, "n 1 24 24"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return D_b's two losses: real background patches against fake ones, background against object patches.
+    """Return D_b's two losses, L_b: real background patches against fake ones, background against object patches.
 
     `real` and `background` are its logits of the photo, `cells` says which of them are background. A batch without any
     background patch has no real term.

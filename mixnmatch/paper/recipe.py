@@ -189,7 +189,7 @@ class Recipe:
         }
 
     def pair_critics_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Pair critics: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
+        """Pair critics, L_bi: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
         first = self.first
         real = (batch.image, {k: code.detach() for k, code in first.read.items()})
         fake = (first.fake.layers.image.detach(), fields_of(first.codes))
