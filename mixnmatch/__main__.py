@@ -21,7 +21,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import Codes
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, with_factor
 from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
@@ -36,7 +36,6 @@ from training.types import Generator, Image
 log = logging.getLogger(__name__)
 
 Factor = Literal["background", "pose", "shape", "texture"]
-FACTORS: tuple[Factor, ...] = ("background", "pose", "shape", "texture")
 Mode = Literal["code", "feature"]
 """`code`: pose and shape from two photos. `feature`: both, aligned with the pixels, from the photo of the shape."""
 PixelBox = tuple[float, float, float, float]
@@ -179,7 +178,7 @@ class Grid(Photos):
         for picture in down.split(1):
             codes = repeat(generator.encode(picture), len(across))  # type: ignore[operator]
             for factor in self.take:
-                codes = taken(codes, givers, factor)
+                codes = with_factor(codes, factor, givers)
             sheet += [resized(picture, draws.resolution), draws(codes).image]
         write_sheet(self.out, torch.cat(sheet), len(across) + 1)
         size = {"rows": len(down), "columns": len(across)}
@@ -240,7 +239,7 @@ class Interpolate(Photos):
         draws = self.draws(generator)
         a, b = generator.encode(start), generator.encode(end)
         a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))
-        names = [name for factor in factors for name in FIELDS[factor]]
+        names = [name for factor in factors for name in FACTOR_TABLE[factor].fields]
         here, there = ({name: getattr(codes, name) for name in names} for codes in (a, b))
         pictures = []
         for at in places:
@@ -295,20 +294,6 @@ class Video(Photos):
             painted.append(layers.image)
         write_animation(self.out, torch.cat(painted), fps=pace(self.reference) if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
-
-
-FIELDS: dict[str, tuple[str, ...]] = {
-    "background": ("b", "z_background"),
-    "pose": ("z",),
-    "shape": ("p",),
-    "texture": ("c",),
-}
-"""Factor -> the codes that hold it."""
-
-
-def taken(codes: Codes, givers: Codes, factor: str) -> Codes:
-    """Return `codes` with one factor of `givers`, row by row."""
-    return replace(codes, **{name: getattr(givers, name) for name in FIELDS[factor]})
 
 
 STILLS = (".gif", ".webp", ".png", ".apng", ".avif")

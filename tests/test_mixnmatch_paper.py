@@ -15,7 +15,7 @@ from mixnmatch.codes import Codes
 from mixnmatch.paper import discriminators as critics_module
 from mixnmatch.paper.config import GeneratorConfig, TrainConfig
 from mixnmatch.paper.discriminators import BackgroundDiscriminator, ChildDiscriminator, PairCritics, ParentDiscriminator
-from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.encoders import CODES
 from mixnmatch.paper.feature_extractor import FeatureDiscriminator
 from mixnmatch.paper.generator import Generator, tie
 from mixnmatch.paper.layers import Halve, JointBlock, code_bias
@@ -241,19 +241,19 @@ def test_encoded_codes_have_the_ranges_of_the_prior(generator: Generator):
         (("pose",), "z"),
         (("shape",), "p"),
         (("texture",), "c"),
-        (FACTORS, "zbpc"),
+        (CODES, "zbpc"),
     ],
 )
 def test_only_the_factors_asked_for_are_read(generator: Generator, factors: tuple[str, ...], read: str):
     called = []
-    for k in FACTORS:
+    for k in CODES:
         network = getattr(generator.encoders, f"model_{k}")
         network.register_forward_hook(lambda *_, k=k: called.append(k))
     whole, image = generator.encode(photos(1)), photos(1)
     called.clear()
     codes = generator.encode(image, factors)
     assert sorted(called) == sorted(read)
-    for k in FACTORS:
+    for k in CODES:
         wanted = getattr(whole, k) if k in read else torch.zeros_like(getattr(whole, k))
         assert torch.equal(getattr(codes, k), wanted)
 
@@ -437,13 +437,13 @@ class Linear(nn.Module):
 def pairs(n: int = 3, seed: int = 0) -> tuple[Image, dict[str, Tensor]]:
     rng = seeded(seed)
     dims = (TINY.z_dim, TINY.n_backgrounds, TINY.n_shapes, TINY.n_textures)
-    codes = {k: torch.randn(n, dim, generator=rng) for k, dim in zip(FACTORS, dims, strict=True)}
+    codes = {k: torch.randn(n, dim, generator=rng) for k, dim in zip(CODES, dims, strict=True)}
     return photos(n, seed), codes
 
 
 def test_gradient_penalty_of_linear_critics_by_hand():
     critics = PairCritics(TINY, 1)
-    for k, slopes in zip(FACTORS, [(1.0, 1.0), (3.0, 1.0), (1.0, 0.5), (0.0, 2.0)], strict=True):
+    for k, slopes in zip(CODES, [(1.0, 1.0), (3.0, 1.0), (1.0, 0.5), (0.0, 2.0)], strict=True):
         critics[k] = Linear(*slopes)
     penalty = gradient_penalty(critics, pairs(seed=1), pairs(seed=2), seeded())
     assert penalty.item() == pytest.approx(4 + 0.25 + (1 + 1), rel=1e-6)
@@ -466,11 +466,11 @@ def test_gradient_penalty_is_that_of_each_critic_and_input_apart(monkeypatch: py
     t = torch.rand(3, 1, 1, 1, generator=rng)
     image = (t * real[0] + (1 - t) * fake[0]).requires_grad_()
     mixed = {}
-    for k in FACTORS:
+    for k in CODES:
         t = torch.rand(3, 1, generator=rng)
         mixed[k] = (t * real[1][k] + (1 - t) * fake[1][k]).requires_grad_()
     terms = []
-    for k in FACTORS:
+    for k in CODES:
         for leaf in (image, mixed[k]):
             [gradient] = grad(critics[k](image, mixed[k], rng).sum(), leaf, create_graph=True)
             terms.append((gradient.flatten(1).norm(dim=1) - 1).square().mean())
@@ -521,8 +521,8 @@ def published_losses(recipe: Recipe, name: str, batch: Batch, rng: torch.Generat
     D_b, D_c = recipe.background_discriminator, recipe.child_discriminator
     free = G.sample(len(x), rng, tied=False)  # used by the generator's losses only
     critics = recipe.pair_critics
-    of_read = torch.stack([critics[k](x, first.read[k], rng).mean() for k in FACTORS]).sum()
-    of_painted = torch.stack([critics[k](layers.image, getattr(y, k), rng).mean() for k in FACTORS]).sum()
+    of_read = torch.stack([critics[k](x, first.read[k], rng).mean() for k in CODES]).sum()
+    of_painted = torch.stack([critics[k](layers.image, getattr(y, k), rng).mean() for k in CODES]).sum()
     if name == "background_discriminator":
         assert batch.scene is not None and batch.scene_box is not None
         w = background_cells(batch.scene_box)
@@ -538,7 +538,7 @@ def published_losses(recipe: Recipe, name: str, batch: Batch, rng: torch.Generat
     if name == "pair_critics":
         return {"read": -of_read, "fake": of_painted}
     rf, background = (logits.sigmoid() for logits in D_b(layers.background))
-    read = {k: G.encoders(G(free).image, k) for k in FACTORS}
+    read = {k: G.encoders(G(free).image, k) for k in CODES}
     masked = first.fake.parent_foreground * layers.parent_mask, first.fake.child_foreground * layers.child_mask
     entropy = nn.CrossEntropyLoss()
     assert (weights.z, weights.b, weights.p, weights.c) == (5, 5, 10, 10)

@@ -25,12 +25,6 @@ class Generator(PhotoGenerator):
     """Four codes in, layers out; photos in, codes out."""
 
     family: ClassVar[str] = "mixnmatch_continuous"
-    factor_fields: ClassVar[dict[str, tuple[str, ...]]] = {
-        "background": ("b",),
-        "pose": ("z",),
-        "shape": ("p",),
-        "texture": ("c",),
-    }
     config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:

@@ -20,20 +20,11 @@ from mixnmatch.fast.stages import BackgroundStage, ChildStage, ParentStage, over
 from mixnmatch.photo_generator import PhotoGenerator
 from training.types import Image
 
-FACTOR_FIELDS: dict[str, tuple[str, ...]] = {
-    "background": ("b", "z_background"),
-    "pose": ("z",),
-    "shape": ("p",),
-    "texture": ("c",),
-}
-"""Knob -> the codes it sets."""
-
 
 class Generator(PhotoGenerator):
     """Four codes in, layers out; photos in, codes out."""
 
     family: ClassVar[str] = "mixnmatch"
-    factor_fields: ClassVar[dict[str, tuple[str, ...]]] = FACTOR_FIELDS
     config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:

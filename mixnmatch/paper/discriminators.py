@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.encoders import CODES
 from mixnmatch.paper.layers import conv3, leaky_block, trunk
 from training.runtime.sharded_random import randn
 from training.types import Image
@@ -119,8 +119,8 @@ class PairCritics(nn.ModuleDict):
 
     def __init__(self, config: GeneratorConfig, width: int) -> None:
         dims = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
-        super().__init__({k: PairCritic(dim, width) for k, dim in zip(FACTORS, dims, strict=True)})
+        super().__init__({k: PairCritic(dim, width) for k, dim in zip(CODES, dims, strict=True)})
 
     def forward(self, image: Image, codes: Mapping[str, Tensor], rng: torch.Generator) -> Float[Tensor, ""]:
         """Return the sum of the four critics' mean scores of the pictures, each with its code."""
-        return torch.stack([self[k](image, codes[k], rng).mean() for k in FACTORS]).sum()
+        return torch.stack([self[k](image, codes[k], rng).mean() for k in CODES]).sum()

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mixnmatch.codes import Codes, Layers
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, Layers, with_factor
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.encoders import FACTORS, Encoders
+from mixnmatch.paper.encoders import CODES, Encoders
 from mixnmatch.paper.feature_extractor import FeatureExtractor
 from mixnmatch.paper.layers import JointBlock, ResBlock, conv3, same_block, up_block
 from training import types
@@ -29,8 +29,6 @@ from training.types import Image, Knob, Mask, knob_seeds
 
 SIZE = 128
 """Side of the pictures in pixels: 4 doubled five times."""
-FIELDS = {"background": ("b", "z_background"), "pose": ("z",), "shape": ("p",), "texture": ("c",)}
-"""Knob -> the codes it sets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,15 +136,15 @@ class Generator(types.Generator):
         n, knob = len(codes.z), self.knob(name)
         factor = name.removesuffix("_seed")
         if knob.kind == "picture":
-            new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
+            new = self.encode(_picture(name, value, n).to(self.device), factors=(factor,))
         else:
             seeds = knob_seeds(name, value, n)
             new = stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
-        return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})
+        return with_factor(codes, factor, new)
 
-    def encode(self, image: Image, factors: Sequence[str] = tuple(FIELDS)) -> Codes:
+    def encode(self, image: Image, factors: Sequence[str] = FACTORS) -> Codes:
         """Read codes from photos: z within 4 of 0, and b, p and c as shares that sum to 1 (Sec. 3.2).
 
         Only the `factors` asked for are read, each by its own network; the others' codes are zero. A factor is a knob
@@ -154,11 +152,13 @@ class Generator(types.Generator):
         Raises: ValueError for pictures that are not 128 x 128, or an unknown factor.
         """
         _check_photo(image)
-        known = (*FIELDS, *FACTORS, "z_background")
+        known = (*FACTORS, *CODES, "z_background")
         unknown = [factor for factor in factors if factor not in known]
         if unknown:
             raise ValueError(f"unknown factor {unknown[0]!r}; wanted some of {', '.join(known)}")
-        wanted = {field for factor in factors for field in FIELDS.get(factor, (factor,))}
+        wanted = {
+            k for factor in factors for k in (FACTOR_TABLE[factor].fields if factor in FACTOR_TABLE else (factor,))
+        }
         if "z_background" in wanted:
             wanted.add("z")
         config = self.config
@@ -182,7 +182,7 @@ class Generator(types.Generator):
     def _check(self, codes: Codes) -> None:
         config = self.config
         wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
-        came = tuple(getattr(codes, k).shape[1] for k in FACTORS)
+        came = tuple(getattr(codes, k).shape[1] for k in CODES)
         if came != wanted:
             raise ValueError(f"codes z, b, p, c of lengths {came} came, this generator takes {wanted}; sample it anew")
 
@@ -277,27 +277,20 @@ def one_hot(index: Int[Tensor, " n"], n_codes: int) -> Float[Tensor, "n n_codes"
     return F.one_hot(index, n_codes).float()
 
 
-_HELP = {
-    "background": ("Background", "what is behind the object, and how it is laid out"),
-    "pose": ("Pose", "how the object stands, and where in the picture"),
-    "shape": ("Shape", "what kind of object it is"),
-    "texture": ("Texture", "the object's colours and markings"),
-}
-
 KNOBS = tuple(
-    Knob(name=name, label=label, kind="picture", help=f"A photo that gives {text}.")
-    for name, (label, text) in _HELP.items()
+    Knob(name=name, label=factor.label, kind="picture", help=f"A photo that gives {factor.gives}.")
+    for name, factor in FACTOR_TABLE.items()
 ) + tuple(
     Knob(
         name=f"{name}_seed",
-        label=f"{label} seed",
+        label=f"{factor.label} seed",
         kind="seed",
         low=0,
         high=2**31 - 1,
         step=1,
-        help=f"Draws anew {text}.",
+        help=f"Draws anew {factor.gives}.",
     )
-    for name, (label, text) in _HELP.items()
+    for name, factor in FACTOR_TABLE.items()
 )
 """In the order of a page: four photos, four seeds."""
 

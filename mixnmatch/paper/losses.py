@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mixnmatch.codes import Codes
 from mixnmatch.paper.discriminators import CELLS, PATCH, STRIDE, VIEW, PairCritics
-from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.encoders import CODES
 from training.runtime.distributed import batch_mean
 from training.runtime.sharded_random import rand
 from training.types import Boxes, Image
@@ -89,9 +89,9 @@ def gradient_penalty(
         return t * a.detach() + (1 - t) * b.detach()
 
     image = mix(real[0], fake[0])
-    images = {k: image.clone().requires_grad_() for k in FACTORS}
-    codes = {k: mix(real[1][k], fake[1][k]).requires_grad_() for k in FACTORS}
-    scores = torch.stack([critics[k](images[k], codes[k], rng).sum() for k in FACTORS]).sum()
+    images = {k: image.clone().requires_grad_() for k in CODES}
+    codes = {k: mix(real[1][k], fake[1][k]).requires_grad_() for k in CODES}
+    scores = torch.stack([critics[k](images[k], codes[k], rng).sum() for k in CODES]).sum()
     gradients = torch.autograd.grad(scores, [*images.values(), *codes.values()], create_graph=True)
     norms = [(g.flatten(1).square().sum(1) + 1e-16).sqrt() for g in gradients]  # differentiable at 0
     return torch.stack([(norm - 1).square().mean() for norm in norms]).sum()
@@ -102,6 +102,4 @@ def code_losses(read: Mapping[str, Tensor], codes: Codes) -> dict[str, Float[Ten
 
     L1 for z; cross entropy for b, p and c, of which `read` holds logits.
     """
-    return {
-        k: F.l1_loss(read[k], codes.z) if k == "z" else F.cross_entropy(read[k], getattr(codes, k)) for k in FACTORS
-    }
+    return {k: F.l1_loss(read[k], codes.z) if k == "z" else F.cross_entropy(read[k], getattr(codes, k)) for k in CODES}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes
 from mixnmatch.paper.config import TrainConfig
 from mixnmatch.paper.discriminators import BackgroundDiscriminator, ChildDiscriminator, PairCritics, ParentDiscriminator
-from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.encoders import CODES
 from mixnmatch.paper.feature_extractor import FeatureDiscriminator
 from mixnmatch.paper.generator import Generated, Generator
 from mixnmatch.paper.layers import initialise
@@ -134,7 +134,7 @@ class Recipe:
         # The graph is made here and used in the phase `generator`, the only one in which G and E learn.
         learning = nn.ModuleList([G.stages(), G.encoders]).requires_grad_(True)
         fake = G.generate(codes)
-        read = {k: G.encoders.code(batch.image, k) for k in FACTORS}
+        read = {k: G.encoders.code(batch.image, k) for k in CODES}
         learning.requires_grad_(False)
         return FirstStage(codes=codes, fake=fake, read=read)
 
@@ -207,7 +207,7 @@ class Recipe:
         with torch.no_grad():
             free = self._sample(len(batch.image), step, tied=False)
             of_free = G(free).image
-        read = {k: G.encoders(of_free, k) for k in FACTORS}
+        read = {k: G.encoders(of_free, k) for k in CODES}
         shape = self.parent_discriminator(_masked(fake.parent_foreground, layers.parent_mask))
         texture = self.child_discriminator(_masked(fake.child_foreground, layers.child_mask))
         background_real, background_class = self.background_discriminator(layers.background)
@@ -220,7 +220,7 @@ class Recipe:
             "image_real": as_real(self.child_discriminator.realness(layers.image)),
             "pairs_read": self.pair_critics(batch.image, first.read, step.rng),
             "pairs_fake": -self.pair_critics(layers.image, fields_of(codes), step.rng),
-            **{f"code_{k}": getattr(weights, k) * in_code[k] for k in FACTORS},
+            **{f"code_{k}": getattr(weights, k) * in_code[k] for k in CODES},
         }
 
     def feature_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
