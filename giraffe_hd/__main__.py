@@ -62,7 +62,7 @@ class Scenes:
         for setting in self.set:
             name, equals, value = setting.partition("=")
             if not equals:
-                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; {setting!r} came")
+                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; got {setting!r}")
             try:
                 codes = generator.set(codes, name, float(value))
             except ValueError as error:
@@ -175,7 +175,7 @@ class Turntable(Scenes):
         if self.frames < 2:
             raise ValueError(f"--frames is {self.frames}; a turn needs at least 2")
         if not math.isfinite(self.degrees):
-            raise ValueError(f"--degrees is {self.degrees}; wanted a number")
+            raise ValueError(f"--degrees is {self.degrees}; expected a number")
         generator, codes = self.load()
         start = getattr(codes, self.turn)
         offsets = map(math.radians, turn_offsets(self.frames, self.degrees))
@@ -201,9 +201,9 @@ class Mesh(Scenes):
     def run(self) -> dict[str, Any]:
         """Write the mesh; return its size."""
         if self.out.suffix.lower() not in (".obj", ".ply"):
-            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in .obj or .ply")
+            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in .obj or .ply")
         if not 8 <= self.resolution <= 512:
-            raise ValueError(f"--resolution is {self.resolution}; wanted 8 to 512")
+            raise ValueError(f"--resolution is {self.resolution}; expected 8 to 512")
         generator, codes = self.load()
         objects = codes.scale.shape[1] if codes.scale.ndim == 3 else 1
         if not 1 <= self.index <= objects:

@@ -98,7 +98,7 @@ class Mix(Photos):
         """Write the mix; return what was written."""
         photos = {name: path for name in FACTORS if (path := getattr(self, name)) is not None}
         if self.mode == "feature" and self.shape is None:
-            raise ValueError("feature mode takes pose and shape from the photo given as --shape; none came")
+            raise ValueError("feature mode takes pose and shape from the photo given as --shape; got none")
         if self.mode == "feature" and photos.pop("pose", None) is not None:
             log.warning("feature mode takes the pose from the photo given as --shape: --pose is left out")
         cut = self.cutter(list(photos.values()))
@@ -275,7 +275,7 @@ class Video(Photos):
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
         if self.out.suffix.lower() not in FILMS or not is_film(self.out, fps=1 if self.fps is None else self.fps):
-            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
+            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
         cut = self.cutter([self.reference, *given])
         generator: Any = cut.generator

@@ -55,15 +55,15 @@ class PhotoGenerator(Generator):
     def _check(self, image: Image) -> None:
         side = self.resolution
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
-            raise ValueError(f"this model reads pictures of shape (n, 3, {side}, {side}); {tuple(image.shape)} came")
+            raise ValueError(f"got pictures of shape {tuple(image.shape)}, expected (n, 3, {side}, {side})")
 
     def _picture(self, name: str, value: Any, n: int) -> Image:
         side = self.resolution
         if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
+            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); got {came}")
         if value.shape[0] not in (1, n):
-            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
+            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; got {value.shape[0]}")
         if not value.is_floating_point():
-            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; whole numbers ({value.dtype}) came")
+            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; got whole numbers ({value.dtype})")
         return value.to(self.device, torch.float32)

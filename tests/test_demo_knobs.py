@@ -219,7 +219,7 @@ def test_scenes_of_several_objects_have_knobs_for_each():
 
 @pytest.mark.parametrize("size", [0.0, -2.0])
 def test_a_scene_without_size_is_refused_in_words(size):
-    with pytest.raises(ValueError, match=f"size {size:g} cannot be drawn; wanted a number above 0"):
+    with pytest.raises(ValueError, match=f"size {size:g} cannot be drawn; expected a number above 0"):
         codes_for(scenes(), 0, {"scale_2": size})
 
 

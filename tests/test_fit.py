@@ -72,7 +72,7 @@ def test_a_set_says_how_its_objects_stand_and_presets_listen(tmp_path):
     assert preset("giraffe-hd-photos-64", tmp_path / "flat").generator.pose == VIEWS["flat"]
     assert preset("giraffe-hd-photos-64") == PHOTOS_64
     assert preset("giraffe-hd-photos-64", tmp_path / "nowhere") == PHOTOS_64
-    with pytest.raises(ValueError, match="wanted one of all-sides, front, flat"):
+    with pytest.raises(ValueError, match="expected one of all-sides, front, flat"):
         PHOTOS_64.for_dataset({"views": "upside-down"})
     with pytest.raises(ValueError, match="no prior"):
         PHOTOS_64.for_dataset({"pose": {"elevation": "high"}})

@@ -181,7 +181,7 @@ def test_meshes(files, tmp_path, capsys, family, more):
         (("sweep", "--out", "a.gif", "--knob", "x", "--fps", "0"), "cannot write a.gif with 0 pictures a second"),
         (("turntable", "--out", "a.mp4", "--frames", "1"), "a turn needs at least 2"),
         (("turntable", "--out", "a.avi"), "cannot write a.avi: wanted a name that ends in .mp4, .webp, .gif"),
-        (("turntable", "--out", "a.mp4", "--degrees", "nan"), "--degrees is nan; wanted a number"),
+        (("turntable", "--out", "a.mp4", "--degrees", "nan"), "--degrees is nan; expected a number"),
         (("mesh", "--out", "a.stl"), "cannot write a.stl"),
         (("mesh", "--out", "a.obj", "--index", "2"), "these scenes have 1 object(s), counted from 1"),
         (("mesh", "--out", "a.obj", "--resolution", "8", "--level", "1e9"), "no density of this object passes 1e+09"),

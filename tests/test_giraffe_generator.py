@@ -171,7 +171,7 @@ def test_wrong_knobs_are_refused(generator):
         with pytest.raises(ValueError, match="knob 'look' takes a whole number"):
             generator.set(draw(generator), "look", seed)
     for size in (0, -1.5, torch.tensor([1.0, 0.0])):
-        with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; wanted a number above 0"):
+        with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; expected a number above 0"):
             generator.set(draw(generator), "scale", size)
 
 

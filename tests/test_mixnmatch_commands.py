@@ -190,7 +190,7 @@ def test_photos_are_cut_to_the_boxes_given(checkpoint, tmp_path, capsys):
     twice = ["mix", "--checkpoint", checkpoint, "--pose", str(photo), "--shape", str(photo)]
     two = [*twice, "--box", "60", "4", "20", "20", "0", "0", "30", "30", "--out", str(tmp_path / "x.png")]
     assert main(two) == 2
-    assert "corner.png came with two boxes" in capsys.readouterr().err
+    assert "corner.png has two boxes" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -226,9 +226,9 @@ def test_spread_is_even_and_ends_where_the_box_does():
     ("change", "words"),
     [
         ({"bias": torch.zeros(2, 3, 16)}, "mlp.bias is"),
-        ({"entry": torch.zeros(3, 60, 16)}, "weights of 3 images came with 2 images"),
+        ({"entry": torch.zeros(3, 60, 16)}, "weights of 3 images with 2 images"),
         ({"entry": torch.zeros(1, 27, 16)}, "mlp.entry is"),
-        ({"skip_after": 9}, "skip comes in after layer 9; wanted 1 to 4"),
+        ({"skip_after": 9}, "skip comes in after layer 9; expected 1 to 4"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(change, words):

@@ -15,7 +15,7 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: floa
     arc. Raises: ValueError if `at` is no finite number.
     """
     if not math.isfinite(at):
-        raise ValueError(f"{at} is no place between two codes; wanted a number from 0 to 1")
+        raise ValueError(f"{at} is no place between two codes; expected a number from 0 to 1")
     return {name: (torch.lerp if are_shares(a) else slerp)(a, end[name], at) for name, a in start.items()}
 
 

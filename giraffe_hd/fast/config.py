@@ -41,7 +41,7 @@ class PoseConfig:
             if low > high:
                 raise ValueError(f"pose.{name} goes from {low} to {high}; give the lower number first")
         if not 0 < self.fov < 180:
-            raise ValueError(f"pose.fov is {self.fov} degrees; wanted between 0 and 180")
+            raise ValueError(f"pose.fov is {self.fov} degrees; expected between 0 and 180")
         if self.scale[0] <= 0:
             raise ValueError(f"pose.scale starts at {self.scale[0]}; the box needs a size above 0")
 
@@ -209,7 +209,7 @@ class TrainConfig:
         if pose is None and views is None:
             return self
         if pose is None and str(views) not in VIEWS:
-            raise ValueError(f"the set's views are {views!r}; wanted one of {', '.join(VIEWS)}")
+            raise ValueError(f"the set's views are {views!r}; expected one of {', '.join(VIEWS)}")
         try:
             fitted = VIEWS[str(views)] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
         except ValidationError as error:

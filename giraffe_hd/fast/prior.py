@@ -95,7 +95,7 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
         return replace(codes, radius=number)
     if name == "scale":
         if not (number > 0).all():
-            raise ValueError(f"size {float(number.min()):g} cannot be drawn; wanted a number above 0")
+            raise ValueError(f"size {float(number.min()):g} cannot be drawn; expected a number above 0")
         half_length = number * sum(pose.scale) / 2
         return replace(codes, scale=half_length[:, None] * codes.scale.new_tensor(pose.proportions))
     translation = codes.translation.clone()

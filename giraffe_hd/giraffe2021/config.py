@@ -41,7 +41,7 @@ class GeneratorConfig:
             or self.resolution & (self.resolution - 1)
         ):
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.resolution} pixels; wanted powers of two, at most 1024 pixels"
+                f"{side} rays cannot be doubled to {self.resolution} pixels; expected powers of two to 1024 pixels"
             )
 
     def object_field(self) -> FieldConfig:

@@ -61,11 +61,13 @@ class PriorConfig:
         if min(self.scale_min) <= 0:
             raise ValueError(f"prior.scale_min is {self.scale_min}; a box needs sizes above 0")
         if not (self.v[0] >= 0 and self.v[1] <= 1):
-            raise ValueError(f"prior.v is {self.v}; wanted between 0 (overhead) and 1 (from below)")
+            raise ValueError(f"prior.v is {self.v}; expected between 0 (overhead) and 1 (from below)")
         if not (0 < self.fov < 180 and self.radius[0] > 0):
-            raise ValueError(f"prior.fov is {self.fov} degrees and radius {self.radius}; wanted 0 to 180, and above 0")
+            raise ValueError(
+                f"prior.fov is {self.fov} degrees and radius {self.radius}; expected 0 to 180, and above 0"
+            )
         if not 1 <= self.n_objects <= 16:
-            raise ValueError(f"prior.n_objects is {self.n_objects}; wanted 1 to 16")
+            raise ValueError(f"prior.n_objects is {self.n_objects}; expected 1 to 16")
         if self.n_present and len(self.n_present) != self.n_objects:
             raise ValueError(
                 f"prior.n_present has {len(self.n_present)} probabilities for {self.n_objects} objects; give one each"
@@ -106,11 +108,11 @@ class VolumeConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.resolution <= 256 or not 2 <= self.n_samples <= 1024:
             raise ValueError(
-                f"{self.resolution} x {self.resolution} rays of {self.n_samples} samples cannot be cast; wanted 2 to "
+                f"{self.resolution} x {self.resolution} rays of {self.n_samples} samples cannot be cast; expected 2 to "
                 f"256 rays a side and 2 to 1024 samples"
             )
         if not 0 < self.near < self.far:
-            raise ValueError(f"volume goes from depth {self.near} to {self.far}; wanted 0 < near < far")
+            raise ValueError(f"volume goes from depth {self.near} to {self.far}; expected 0 < near < far")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +168,7 @@ class GeneratorConfig:
             or self.resolution & (self.resolution - 1)
         ):
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.resolution} pixels; wanted powers of two, at most 1024 pixels"
+                f"{side} rays cannot be doubled to {self.resolution} pixels; expected powers of two to 1024 pixels"
             )
         for name, least, most in (
             ("z_dim", 1, 4096),
@@ -179,9 +181,9 @@ class GeneratorConfig:
             ("mix_prob", 0, 1),
         ):
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}; wanted {least} to {most}")
+                raise ValueError(f"generator.{name} is {getattr(self, name)}; expected {least} to {most}")
         if self.refine_kernel_size % 2 == 0:
-            raise ValueError(f"generator.refine_kernel_size is {self.refine_kernel_size}; wanted an odd number")
+            raise ValueError(f"generator.refine_kernel_size is {self.refine_kernel_size}; expected an odd number")
         if self.prior.n_objects != 1:
             raise ValueError(
                 f"GIRAFFE HD renders one object, not {self.prior.n_objects}: its mask and styles belong to one; take a "

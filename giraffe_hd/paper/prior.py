@@ -252,7 +252,7 @@ def _rotate(i: int | None) -> Callable[[Codes, Tensor], Codes]:
 def _resize(i: int | None, middle: float) -> Callable[[Codes, Tensor], Codes]:
     def resize(codes: Codes, value: Tensor) -> Codes:
         if not (value > 0).all():
-            raise ValueError(f"size {float(value.min()):g} cannot be drawn; wanted a number above 0")
+            raise ValueError(f"size {float(value.min()):g} cannot be drawn; expected a number above 0")
         now = _of(codes.scale, i)
         return replace(
             codes, scale=_put(codes.scale, i, now / now[:, :1] * (middle * value[:, None]))

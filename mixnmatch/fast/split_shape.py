@@ -87,7 +87,7 @@ class Split:
         """Return the two shapes. Raises: ValueError if they are one, or not among the `n` that there are."""
         a, b = self.shapes
         if a == b or not (0 <= a < n and 0 <= b < n):
-            raise ValueError(f"--shapes {a} {b}: wanted two different shapes of 0 to {n - 1}")
+            raise ValueError(f"--shapes {a} {b}: expected two different shapes of 0 to {n - 1}")
         return torch.tensor(self.shapes)
 
     def theirs(self, generator: Generator, photos: PictureSet, pair: Int[Tensor, "2"]) -> list[int]:

@@ -155,7 +155,7 @@ class Generator(types.Generator):
         known = (*FACTORS, *CODES, "z_background")
         unknown = [factor for factor in factors if factor not in known]
         if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; wanted some of {', '.join(known)}")
+            raise ValueError(f"unknown factor {unknown[0]!r}; expected some of {', '.join(known)}")
         wanted = {
             k for factor in factors for k in (FACTOR_TABLE[factor].fields if factor in FACTOR_TABLE else (factor,))
         }
@@ -184,7 +184,7 @@ class Generator(types.Generator):
         wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
         came = tuple(getattr(codes, k).shape[1] for k in CODES)
         if came != wanted:
-            raise ValueError(f"codes z, b, p, c of lengths {came} came, this generator takes {wanted}; sample it anew")
+            raise ValueError(f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample this generator anew")
 
 
 class Pyramid(nn.Module):
@@ -298,7 +298,7 @@ KNOBS = tuple(
 def _picture(name: str, value: Any, n: int) -> Image:
     if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[0] not in (1, n):
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; {came} came")
+        raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; got {came}")
     return value
 
 
@@ -306,5 +306,5 @@ def _check_photo(image: Image) -> None:
     if image.shape[1:] != (3, SIZE, SIZE):
         came = " x ".join(str(k) for k in image.shape[1:])
         raise ValueError(
-            f"a picture of {came} came, 3 x {SIZE} x {SIZE} is wanted; crop and resize it first (training.pictures)"
+            f"got a picture of {came}, expected 3 x {SIZE} x {SIZE}; crop and resize it first (training.pictures)"
         )

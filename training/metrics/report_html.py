@@ -204,7 +204,7 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     yield "<h2>Does a mix take from each photo what it should?</h2>"
     yield (
         f"<p>In {swaps.n} photos one factor at a time is exchanged for another photo's. Each square is the change, as "
-        f"a share of the change when all factors are exchanged: 100 % is wanted on the diagonal, 0 % beside it.</p>"
+        f"a share of the change when all factors are exchanged: the diagonal should be 100 %, all else 0 %.</p>"
     )
     table = swaps.swaps
     yield _figure(

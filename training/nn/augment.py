@@ -62,7 +62,7 @@ class AdaptiveChance(nn.Module):
         """`reach`: pictures in which the chance can go from 0 to 1 (ADA: 500,000); `most`: where it ends (ADA: 0.8)."""
         super().__init__()
         if not 0 < target < 1:
-            raise ValueError(f"the target of augmentation is {target}; wanted between 0 and 1, such as 0.6")
+            raise ValueError(f"the target of augmentation is {target}; expected between 0 and 1, such as 0.6")
         self.target, self.reach, self.most = target, reach, most
         self.register_buffer("chance", torch.zeros(()))
         self.register_buffer("sure", torch.zeros(()))

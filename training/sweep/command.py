@@ -58,7 +58,7 @@ class Sweep:
         Raises: ValueError for an unknown field, a value that does not fit, a folder of another sweep, no Ray.
         """
         if not 0 < self.grace <= 1:
-            raise ValueError(f"--grace is {self.grace}; wanted a share of a trial, above 0 and at most 1")
+            raise ValueError(f"--grace is {self.grace}; expected a share of a trial, above 0 and at most 1")
         grid = trials(self.preset, self.vary, self.data)
         check_folder(self.out)
         with locked(self.out, "sweep.lock", "`sweep`"):

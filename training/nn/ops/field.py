@@ -224,7 +224,7 @@ def _check(mlp: Mlp, n: int, encoding: Encoding) -> None:
     if mlp.skip is not None:
         wanted["skip"] = (mlp.skip, (m, encoded, width))
     if m not in (1, n):
-        raise ValueError(f"weights of {m} images came with {n} images; give weights of 1, shared, or of {n}")
+        raise ValueError(f"got weights of {m} images with {n} images; give weights of 1, shared, or of {n}")
     for name, (tensor, shape) in wanted.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(
@@ -232,7 +232,7 @@ def _check(mlp: Mlp, n: int, encoding: Encoding) -> None:
                 f"want {shape}"
             )
     if mlp.skip is not None and not 1 <= mlp.skip_after <= layers:
-        raise ValueError(f"the skip comes in after layer {mlp.skip_after}; wanted 1 to {layers}")
+        raise ValueError(f"the skip comes in after layer {mlp.skip_after}; expected 1 to {layers}")
 
 
 def _kernel_knows(mlp: Mlp, device: torch.device) -> bool:
