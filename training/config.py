@@ -52,7 +52,7 @@ class LoopConfig:
             raise ValueError(f"loop.ema_half_life is {self.ema_half_life}; it must be at least 1")
         if self.figures_every < 0 or self.figures_n < 32:
             raise ValueError(
-                f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; expected 0, 32 or more"
+                f"loop.figures_every is {self.figures_every}, figures_n {self.figures_n}; expected at least 0 and 32"
             )
         for name in ("best_by", "figures_distance"):
             if (value := getattr(self, name)) and not self.figures_every:
