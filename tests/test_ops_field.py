@@ -21,6 +21,8 @@ from giraffe_hd.paper import generator
 from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
 from giraffe_hd.paper.presets import COMPCAR_256
+from mixnmatch.fast.config import GeneratorConfig as MixConfig
+from mixnmatch.fast.solid import Solid
 from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
 from training.nn import fields, ops, volume
 from training.nn.ops.field import (
@@ -196,8 +198,27 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
         return tensors
 
     plain = found()
-    for module in ("giraffe_hd.fast.generator", "giraffe_hd.paper.volume"):
+    for module in ("training.nn.volume", "giraffe_hd.paper.volume"):
         monkeypatch.setattr(f"{module}.triton_works", lambda *_: True)
+    for ours, wanted in zip(found(), plain, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_a_solid_of_mixnmatch_is_the_same_by_the_op(monkeypatch, learning):
+    torch.manual_seed(0)
+    solid = Solid(MixConfig(resolution=32, field_dim=32, style_dim=16, feature_dim=9, samples=4))
+    z, style = torch.randn(2, 8), torch.randn(2, 16)
+
+    def found() -> list[Tensor]:
+        solid.zero_grad()
+        feature = solid(z, style, torch.Generator().manual_seed(1) if learning else None)
+        feature.square().mean().backward()
+        return [feature.detach(), *(p.grad for p in solid.parameters() if p.grad is not None)]
+
+    plain = found()
+    assert plain[0][:, 0].max() > 0.5  # something is there
+    monkeypatch.setattr("training.nn.volume.triton_works", lambda *_: True)
     for ours, wanted in zip(found(), plain, strict=True):
         torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
 
