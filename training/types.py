@@ -55,7 +55,7 @@ class Knob:
             and not self.extended_range[0] <= self.low <= self.high <= self.extended_range[1]
         ):
             raise ValueError(
-                f"knob {self.name!r}: its reach {self.extended_range} leaves out some of {self.low} to {self.high}"
+                f"knob {self.name!r}: extended_range {self.extended_range} leaves out some of {self.low} to {self.high}"
             )
 
 
@@ -231,7 +231,7 @@ class Generator(Model):
     """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
 
     def cached(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
-        """Return `function()`, which depends on `inputs` alone; from the memory, if there is one and it is there."""
+        """Return `function()`, which depends on `inputs` alone; from the cache, if there is one and it is there."""
         if self.result_cache is None or self.training or torch.is_grad_enabled():
             return function()
         return self.result_cache(name, function, *inputs)
@@ -254,7 +254,7 @@ class Generator(Model):
         return True
 
     def copied(self, **attributes: Any) -> "Generator":
-        """Return a copy that shares all weights and has some attributes of its own, and a memory of its own."""
+        """Return a copy that shares all weights and has some attributes of its own, and a cache of its own."""
         other = copy.copy(self)
         vars(other).pop("forward", None)  # a CUDA graph's, of this size
         other.result_cache = None if self.result_cache is None else ResultCache(self.result_cache.most)
@@ -269,7 +269,7 @@ class Generator(Model):
 
     @property
     def fixed_knobs(self) -> tuple[Knob, ...]:
-        """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
+        """What training held still, at `low` and `high` alike, and can still be turned within `extended_range`."""
         return ()
 
     @abstractmethod

@@ -54,7 +54,7 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
 
 
 def camera_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
-    """Return the knobs of the camera beside its elevation, those that training held still with their reach."""
+    """Return the knobs of the camera beside its elevation, those that training held still with their extended range."""
     low, high = pose.azimuth
     middle, near, far = (low + high) / 2, 0.7 * pose.radius, 1.6 * pose.radius
     return (
