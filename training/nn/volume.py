@@ -15,7 +15,7 @@ from training.nn.camera import box_points, look_at, pixel_plane, rotation_z
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
 from training.nn.ops import triton_works
-from training.nn.ops.field import render_field, stratified_depths
+from training.nn.ops.field import ray_weights, render_field, stratified_depths
 
 OPAQUE = 0.5
 """Opacity from which a ray has a depth: a haze around the object has none."""
@@ -84,22 +84,6 @@ def pick(rays: Rays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[
     return index, real.bool()
 
 
-def sample_depths(
-    near: Float[Tensor, "n k"], far: Float[Tensor, "n k"], samples: int, jitter: Float[Tensor, "n k s"] | None = None
-) -> Float[Tensor, "n k s"]:
-    """Return one depth in each of `samples` equal parts of [near, far]: its middle, or where `jitter` says."""
-    part = torch.arange(samples, device=near.device, dtype=near.dtype)
-    place = (part + (0.5 if jitter is None else jitter)) / samples
-    return near[..., None] + (far - near).clamp_min(0)[..., None] * place
-
-
-def ray_weights(sigma: Float[Tensor, "*n s"], step: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
-    """Return each sample's share of its ray: w_s = (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t) (NeRF Eq. 3)."""
-    optical = sigma * step
-    before = optical.cumsum(-1) - optical  # exclusive sum: steadier than a product of (1 - alpha)
-    return (1 - torch.exp(-optical)) * torch.exp(-before)
-
-
 def scatter_rays(
     values: Float[Tensor, "n k c"], index: Int[Tensor, "n k"], real: Bool[Tensor, "n k"], size: int
 ) -> Float[Tensor, "n c size size"]:
@@ -144,11 +128,10 @@ def render_rays(
         jitter = jitter.gather(1, index[..., None].expand(n, k, samples))
     if noise is not None:
         noise = noise.gather(1, index[..., None].expand(n, k, samples)).flatten(1)
-    t = sample_depths(near, far, samples, jitter)
+    t, step = stratified_depths(near, far, rays.length[index] / length, samples, jitter)
     points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
     sigma, hidden = field(points.flatten(1, 2), w, noise)
-    step = (far - near).clamp_min(0) / samples * rays.length[index] / length
-    weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, samples))
+    weights = ray_weights(sigma.view(n, k, -1), step)
     composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, samples, -1)).sum(2)
     opacity = weights.sum(2)
     depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)

@@ -116,9 +116,7 @@ def encode(p: Float[Tensor, "*n 3"], encoding: Encoding) -> Float[Tensor, "*n en
     return (torch.stack([angle.sin(), angle.cos()], -2) * gain[:, None, None]).flatten(-3)
 
 
-def ray_weights(
-    sigma: Float[Tensor, "n rays samples"], step: Float[Tensor, "n rays samples"]
-) -> Float[Tensor, "n rays samples"]:
+def ray_weights(sigma: Float[Tensor, "*n samples"], step: Float[Tensor, "*n samples"]) -> Float[Tensor, "*n samples"]:
     """Return each sample's share of its ray: (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t)  (NeRF Eq. 3)."""
     optical = sigma * step
     before = F.pad(optical[..., :-1].cumsum(-1), (1, 0))  # exclusive sum; a last step without end stays out of it
