@@ -1,4 +1,4 @@
-"""The web page: two tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
+"""The web page: three tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
 
 import os
 
@@ -13,25 +13,45 @@ from typing import Any
 
 import fastapi
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio import themes
 from gradio.events import api
+from starlette.routing import Mount
 
 from demo.audience import Audience
 from demo.connections import configure
+from demo.cutouts import Cutouts
 from demo.describe import about, slot_label
 from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from demo.films import MAX_FRAMES
 from demo.knobs import turnable
-from demo.live import BusyError, Live, say
+from demo.live import BusyError, Live, say, say_invalid
 from demo.security import LOOPBACK, Guard
 from demo.shelf import Model, Shelf
 from demo.transfer import Transfer
+from training.segmentation.contract import Segmenter
+from training.segmentation.load import load_segmenter
 
 __all__ = ["configure", "page", "serve"]
 
 TITLE = "Knobs without labels"
-SCRIPTS = ("main", "knobs", "photos", "studio", "stage", "live", "history", "crop", "camera", "dom", "icons")
-HEAD = '<link rel="stylesheet" href="page/page.css"><script type="module" src="page/main.js"></script>' + "".join(
+SCRIPTS = (
+    "main",
+    "knobs",
+    "photos",
+    "studio",
+    "stage",
+    "live",
+    "history",
+    "crop",
+    "camera",
+    "dom",
+    "icons",
+    "cutouts",
+    "viewfinder",
+)
+STYLES = '<link rel="stylesheet" href="page/page.css"><link rel="stylesheet" href="page/cutouts.css">'
+HEAD = f'{STYLES}<script type="module" src="page/main.js"></script>' + "".join(
     f'<link rel="modulepreload" href="page/{name}.js">'
     for name in SCRIPTS  # below the page, wherever that is
 )
@@ -62,6 +82,8 @@ def page(shelf: Shelf, files: Files | None = None, audience: Audience | None = N
             if mixed:
                 with gr.Tab("Mix photos", id="mix"):
                     _mix_tab(events, mixed)
+            with gr.Tab("Cut out objects", id="cutouts"):
+                gr.HTML("<cutout-studio></cutout-studio>", apply_default_css=False)
         for function in (events.models, events.render, events.layers, events.read_photo):
             api(friendly(function), concurrency_limit=4)
     return blocks.queue(max_size=64, default_concurrency_limit=2)
@@ -199,9 +221,16 @@ def _with_recipes(studio: str, count: int) -> str:
 
 
 def serve(
-    shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None, root_path: str = ""
+    shelf: Shelf,
+    *,
+    host: str = "127.0.0.1",
+    password: str | None = None,
+    root_path: str = "",
+    finder: Callable[[], Segmenter] = load_segmenter,
 ) -> fastapi.FastAPI:
     """Return the web application; `root_path` is where a reverse proxy shows it, a path or a whole address.
+
+    `finder` reads what finds objects, once it is needed: the bundled network, or the classical finder without it.
 
     Raises: ValueError if `host` is open to other machines and there is no password, or `root_path` is neither.
     """
@@ -211,8 +240,10 @@ def serve(
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Live(shelf).router)
     app.include_router(Transfer(files).router)
+    app.include_router(Cutouts(shelf, files, finder).router)
     for kind in (ValueError, BusyError, Exception):
         app.add_exception_handler(kind, say)
+    app.add_exception_handler(RequestValidationError, say_invalid)
     blocks = page(shelf, files, audience)
     blocks.state_session_capacity = MOST_SESSIONS
     gr.mount_gradio_app(
@@ -230,6 +261,9 @@ def serve(
         theme=THEME,
         head=HEAD,
     )
+    for mounted in app.routes:
+        if isinstance(mounted, Mount) and isinstance(mounted.app, fastapi.FastAPI):
+            mounted.app.add_exception_handler(RequestValidationError, say_invalid)
     blocks.has_launched = True  # mounting does not set it, and Gradio checks no file's place until then
     app.add_middleware(
         Guard,

@@ -26,8 +26,8 @@ MOST = 512
 """Connections at once, of all; fewer where the system allows fewer descriptors."""
 MOST_EACH = 256
 """Connections of one address."""
-STOP_SECONDS = 2
-"""A server that is told to stop waits this long for requests."""
+STOP_SECONDS = 1
+"""A server that is told to stop waits so many seconds for requests."""
 HEAD, IDLE, BODY, BUSY = "head", "idle", "body", "busy"
 ORDER = {HEAD: 0, BODY: 1, IDLE: 2}
 """What gives way first, the oldest of each: visitors send in no time what attackers hold back. Requests that are being

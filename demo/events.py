@@ -24,12 +24,10 @@ With Gradio's client, while `python -m demo` runs:
 import base64
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_args, no_type_check
 
 import gradio as gr
-import torch
 
 from demo import films, recipes, uploads
 from demo.audience import Audience
@@ -41,11 +39,14 @@ from demo.live import sentence
 from demo.recipes import Recipe, Slot
 from demo.samples import examples_of
 from demo.shelf import Model, Shelf
+from demo.turns import NOBODY
 from training.pictures import from_pil, to_pil
 
 ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
 NOTHING = "Nothing"
 MAX_PHOTOS = 8
+WIDEST = 512
+"""Side in pixels of a film's pictures at most."""
 
 
 def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
@@ -82,22 +83,23 @@ class Events:
         self.shelf = shelf
         self.files = files or Files(server_folder())
         self.audience = audience
-        self._opening = threading.Lock()  # one photo at a time, as in demo.live
 
-    def render(self, recipe: dict) -> dict:  # type: ignore[type-arg]
+    def render(self, recipe: dict, request: gr.Request | None = None) -> dict:  # type: ignore[type-arg]
         """Return {"png", "recipe"}: the picture as a PNG file in base64, and the recipe that makes it again."""
-        known, layers = self._drawn(recipe)
+        known, layers = self._drawn(recipe, request)
         data = recipes.png(to_pil(layers.image)[0], known)
         return {"png": base64.b64encode(data).decode(), "recipe": known.model_dump(mode="json")}
 
-    def layers(self, recipe: dict) -> dict:  # type: ignore[type-arg]
+    def layers(self, recipe: dict, request: gr.Request | None = None) -> dict:  # type: ignore[type-arg]
         """Return every layer by name as a PNG file in base64, and all in one OpenRaster file as "ora"."""
-        known, layers = self._drawn(recipe)
+        known, layers = self._drawn(recipe, request)
         names = dict.fromkeys(["image", "foreground", *parts(layers)])
         files = {name: layer_png(layers, name, known) for name in names} | {"ora": open_raster(layers, known)}
         return {name: base64.b64encode(data).decode() for name, data in files.items()}
 
-    def read_photo(self, checkpoint: str, photo: str, box: list[float] | None = None) -> dict:  # type: ignore[type-arg]
+    def read_photo(  # type: ignore[type-arg]
+        self, checkpoint: str, photo: str, box: list[float] | None = None, request: gr.Request | None = None
+    ) -> dict:
         """Return {"picture", "view", "box", "codes"} of a photo, a file in base64; picture and codes fill a slot."""
         try:
             data = base64.b64decode(photo, validate=True)
@@ -107,9 +109,9 @@ class Events:
             raise ValueError(f"the box has {len(box)} numbers; wanted x0, y0, x1, y1 as fractions of the photo")
         model = self.shelf[checkpoint]
         bounds = None if box is None else (box[0], box[1], box[2], box[3])
-        with self._opening:
-            view, found, crop = uploads.cut(model, data, "the photo", bounds)
-        codes = self.shelf.run(recipes.read, model, from_pil(crop))
+        visitor = _visitor(request)
+        view, found, crop = self.shelf.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
+        codes = self.shelf.run(recipes.read, model, from_pil(crop), visitor=visitor)
         return uploads.Photo(view=view, box=found, crop=crop, codes=codes).values()
 
     def models(self) -> list:  # type: ignore[type-arg]
@@ -149,9 +151,8 @@ class Events:
 
         name = f"{model.name}-film"
         self._awaited(request)
-        made = self._made(
-            name, self.shelf.run(plan), _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer
-        )
+        drawn = self.shelf.run(plan, visitor=_visitor(request))
+        made = self._made(name, drawn, _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer)
         yield from made
 
     def grid(
@@ -220,27 +221,27 @@ class Events:
 
         The file is called `name`.
         """
-        made = []
+        made, visitor = films.Drawn(len(plan), kind, width), _visitor(request)
         for done, frame in enumerate(plan):
             progress((done, len(plan)), desc="Drawing", unit="pictures")
-            made.append(self.shelf.run(frame, finer=finer).cpu())
+            made.add(self.shelf.run(frame, visitor=visitor, finer=finer))
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")
-        pictures = films.enlarged(torch.cat(made), width)
         target = self.files.place(f"{name}.{kind}")  # where Gradio takes no copy
-        films.write(target, pictures, kind, fps=min(60, max(1, fps)), columns=columns)
-        self.files.own(_visitor(request), target)
+        films.write_drawn(target, made, kind, fps=min(60, max(1, fps)), columns=columns)
+        self.files.own(visitor, target)
         moving = kind == "mp4"
         yield (
             gr.update(value=str(target) if moving else None, visible=moving),
             gr.update(value=None if moving else str(target), visible=not moving),
         )
 
-    def _drawn(self, recipe: Any) -> tuple[Recipe, Any]:
-        parsed = recipes.parse(recipe)
+    def _drawn(self, recipe: Any, request: gr.Request | None) -> tuple[Recipe, Any]:
+        parsed, visitor = recipes.parse(recipe), _visitor(request)
         model = self.shelf[parsed.checkpoint]
-        known = self.shelf.run(recipes.sealed, model, parsed)
-        return known, self.shelf.run(recipes.layers_of, model, known, finer=model.finer(known.size))
+        known = self.shelf.run(recipes.sealed, model, parsed, visitor=visitor)
+        layers = self.shelf.run(recipes.layers_of, model, known, visitor=visitor, finer=model.finer(known.size))
+        return known, layers
 
     def _slot(self, model: Model, place: int) -> Slot:
         example = examples_of(model)[place]
@@ -248,9 +249,11 @@ class Events:
         return Slot(picture=base64.b64encode(recipes.png(crop)).decode())
 
 
-def _visitor(request: gr.Request) -> Visitor:
+def _visitor(request: gr.Request | None) -> Visitor:
     """Return who asked for an event, as the guard found."""
-    return request.request.state.visitor if request.request is not None else Visitor("", "")
+    if request is None or request.request is None:
+        return NOBODY
+    return getattr(request.request.state, "visitor", NOBODY)
 
 
 def _kept(text: str, name: str) -> Recipe:
@@ -275,4 +278,4 @@ def _kind(kind: str) -> Kind:
 
 def _width(width: str) -> int:
     text = width.split()[0] if width else ""
-    return min(1024, int(text)) if text.isdigit() else 0
+    return min(WIDEST, int(text)) if text.isascii() and text.isdigit() else 0

@@ -5,28 +5,30 @@ can be stopped between two of its own.
 """
 
 import base64
-import io
 import math
-import subprocess
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import imageio_ffmpeg
 import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from demo.files import server_folder
 from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from demo.recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
 from demo.shelf import Model
 from training.batched import fields_of
+from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
 from training.interpolation import interpolate
-from training.pictures import square_crop, tile, whole_file, write_animation
+from training.pictures import square_crop, tile_pictures, to_uint8, whole_file
 from training.types import Image, Knob
 
 Frame = Callable[[], Image]
@@ -34,10 +36,11 @@ Frame = Callable[[], Image]
 Kind = Literal["mp4", "webp", "gif", "png"]
 """A film, or `png`: all of its pictures on one sheet."""
 MAX_FRAMES = 120
-MOST_PIXELS = 1920 * 1088
-"""Reference videos with more pixels a frame are refused; decoders round sides up to 16."""
-VIDEO_SIDE = 256
-"""Their centre squares are read at this size."""
+MOST_SHEET_PIXELS = 16_000_000
+"""Pictures of a sheet of more pixels are made less large."""
+VIDEO_SIDE, VIDEO_FPS, VIDEO_SECONDS = 256, 12, 50
+"""Of a video to follow, the centre squares are read at this size and pace, up to here."""
+WRITING = threading.Lock()
 
 
 def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
@@ -156,24 +159,19 @@ def follow(model: Model, recipe: Recipe, pictures: Sequence[PIL.Image.Image]) ->
 def photos_of(video: Path, limit: int) -> list[PIL.Image.Image]:
     """Return at most `limit` pictures, the centre squares of frames evenly spread over a video's first 50 seconds.
 
-    Raises: ValueError for a file that is no video, or has frames of too many pixels.
+    Raises: ValueError (training.imaging.video.FilmError) for a file that is no video, or has frames of too many pixels.
     """
-    side, fps = VIDEO_SIDE, 12
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    safe = ["-protocol_whitelist", "file", "-format_whitelist", "mov,matroska,avi,gif", "-max_pixels", str(MOST_PIXELS)]
-    square = f"fps={fps},crop='min(iw,ih)':'min(iw,ih)',scale={side}:{side}"
-    options = ["-t", "50", "-an", "-vf", square, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    command = [ffmpeg, "-nostdin", "-v", "error", *safe, "-i", str(video), *options]
-    try:
-        raw = subprocess.run(command, capture_output=True, timeout=60, check=False).stdout
-    except subprocess.TimeoutExpired as error:
-        raise ValueError("this video takes too long to read; please choose a shorter one") from error
-    pixels = np.frombuffer(raw[: len(raw) // (side * side * 3) * side * side * 3], np.uint8).reshape(-1, side, side, 3)
-    if not len(pixels):
-        wanted = "an MP4 or WebM file of at most 1920 x 1080 pixels"
-        raise ValueError(f"this file is not a video that can be read; please choose {wanted}")
-    chosen = np.linspace(0, len(pixels) - 1, min(limit, len(pixels))).round().astype(int)
-    return [PIL.Image.fromarray(pixels[i]) for i in chosen]
+    kept: list[tuple[int, Pixels]] = []
+    step = n = 1
+    for n, frame in enumerate(read_film(video, OF_UPLOADS, fps=VIDEO_FPS, seconds=VIDEO_SECONDS, square=VIDEO_SIDE), 1):
+        if (n - 1) % step == 0:
+            kept.append((n - 1, frame))
+        if len(kept) > 4 * limit:  # of a long video not all are kept until the end
+            kept, step = kept[::2], 2 * step
+    wanted = np.linspace(0, n - 1, min(limit, n))
+    places = np.array([place for place, _ in kept])
+    chosen = [int(np.abs(places - place).argmin()) for place in wanted]
+    return [PIL.Image.fromarray(kept[i][1]) for i in chosen]
 
 
 def enlarged(image: Image, size: int) -> Float[Tensor, "n 3 large large"]:
@@ -183,15 +181,48 @@ def enlarged(image: Image, size: int) -> Float[Tensor, "n 3 large large"]:
     return nn.functional.interpolate(image, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
-def write(target: Path, frames: Image, kind: Kind, *, fps: int = 20, columns: int = 8) -> None:
-    """Write a film, or a sheet with `columns` pictures a row."""
-    if kind != "png":
-        write_animation(target, frames, fps=fps)
-        return
-    sheet = io.BytesIO()
-    tile(frames, columns).save(sheet, "PNG")
-    with whole_file(target) as temporary:
-        temporary.write_bytes(sheet.getvalue())
+class Drawn:
+    """Frames of a film as they are to be written, kept on disk meanwhile: a long or fine one takes no memory."""
+
+    def __init__(self, n: int, kind: Kind, size: int) -> None:
+        """Take how many frames are to come, and the side that they are enlarged to."""
+        self.size = min(size, math.isqrt(MOST_SHEET_PIXELS // max(1, n))) if kind == "png" else size
+        self.shape = (0, 0, 0)
+        self._file = tempfile.TemporaryFile(dir=server_folder())  # noqa: SIM115 (closed with the film)
+        weakref.finalize(self, self._file.close)
+        self._n = 0
+
+    def add(self, image: Image) -> None:
+        """Add pictures."""
+        for row in to_uint8(enlarged(image, self.size)).contiguous().numpy():
+            self.shape = row.shape
+            self._file.write(row.data)
+            self._n += 1
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[Pixels]:
+        self._file.seek(0)
+        for _ in range(self._n):
+            data = self._file.read(math.prod(self.shape))
+            yield np.frombuffer(data, np.uint8).reshape(self.shape)
+
+
+def write_drawn(target: Path, drawn: Drawn, kind: Kind, *, fps: int = 20, columns: int = 8) -> None:
+    """Write a film, or a sheet with `columns` pictures a row. One is written at a time, which bounds memory."""
+    with WRITING, whole_file(target) as temporary:
+        if kind != "png":
+            write_film(temporary, drawn, len(drawn), fps=fps)
+            return
+        tile_pictures(map(PIL.Image.fromarray, drawn), len(drawn), columns).save(temporary, "PNG")
+
+
+def write(target: Path, frames: Image, kind: Kind, *, size: int = 0, fps: int = 20, columns: int = 8) -> None:
+    """Write frames as `write_drawn` does."""
+    drawn = Drawn(len(frames), kind, size)
+    drawn.add(frames)
+    write_drawn(target, drawn, kind, fps=fps, columns=columns)
 
 
 def _mixed(model: Model, recipe: Recipe) -> Image:

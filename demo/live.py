@@ -8,32 +8,38 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import fastapi
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from demo import recipes, uploads
 from demo.describe import describe
 from demo.export import layer_png, open_raster, quick, strip
+from demo.files import Visitor
 from demo.knobs import codes_for, drag_axes
 from demo.recipes import Recipe
 from demo.samples import Example, examples_of
 from demo.shelf import Model, Shelf
-from training.pictures import MAX_BYTES, Box, from_pil, to_pil
+from demo.turns import NOBODY
+from training.pictures import Box, from_pil, to_pil
 
 MAX_RECIPE = 4 * 1000 * 1000
 """Recipes of more bytes are refused; four photos of 256 pixels take a tenth of it."""
-MAX_WAITING = 128
-"""Pictures that may wait for the generators' thread; more visitors are asked to try again."""
-MAX_FINER = 8
+MAX_WAITING, MOST_EACH = 128, 32
+"""Jobs that may wait at a time, of all and of one visitor; more are asked to try again."""
+MAX_FINER, MOST_FINER_EACH = 24, 4
 """The same of finer pictures, each of which takes up to a second."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -47,9 +53,9 @@ class Live:
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
         self.router = fastapi.APIRouter()
-        self._waiting = {False: 0, True: 0}
+        self._waiting: Counter[tuple[str, bool]] = Counter()
         self._told: list[dict[str, Any]] | None = None
-        self._opening = asyncio.Semaphore(1)  # a photo of 16 megapixels takes some 200 MB while it is opened
+        self._examples: dict[tuple[str, str], bytes] = {}
         add = self.router.add_api_route
         add("/live/models", self.models, methods=["GET"])
         add("/live/picture", self.picture, methods=["POST"])
@@ -60,20 +66,33 @@ class Live:
         add("/live/examples/{model}/{name}", self.example, methods=["GET"])
         add("/page/{name}", self.page, methods=["GET"])
 
-    async def run(self, job: Callable[..., Any], *arguments: Any, finer: bool = False) -> Any:
+    async def run(self, request: Request, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
         """Run `job` on the generators' thread, or that of finer pictures. Raises: BusyError if too many wait."""
-        if self._waiting[finer] >= (MAX_FINER if finer else MAX_WAITING):
-            raise BusyError
-        self._waiting[finer] += 1
-        try:
-            return await asyncio.wrap_future(self.shelf.submit(job, *arguments, finer=finer))
-        finally:
-            self._waiting[finer] -= 1
+        return await self._awaited(partial(self.shelf.submit, finer=finer), request, finer, job, *arguments)
 
-    async def models(self) -> Response:
+    async def open(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
+        """Run a job that opens a photo, beside the generators' thread. Raises: BusyError if too many wait."""
+        return await self._awaited(self.shelf.open, request, False, job, *arguments)
+
+    async def _awaited(self, submit: Callable[..., Any], request: Request, finer: bool, *job: Any) -> Any:
+        visitor = visitor_of(request)
+        most, most_each = (MAX_FINER, MOST_FINER_EACH) if finer else (MAX_WAITING, MOST_EACH)
+        waiting = sum(n for (_, kind), n in self._waiting.items() if kind == finer)
+        key = (visitor.id, finer)
+        if waiting >= most or self._waiting[key] >= most_each:
+            raise BusyError
+        self._waiting[key] += 1
+        try:
+            return await asyncio.wrap_future(submit(*job, visitor=visitor))
+        finally:
+            self._waiting[key] -= 1
+            if not self._waiting[key]:
+                del self._waiting[key]
+
+    async def models(self, request: Request) -> Response:
         """Answer what can be turned on this page."""
         if self._told is None:
-            self._told = [await self.run(describe, model) for model in self.shelf]
+            self._told = [await self.run(request, describe, model) for model in self.shelf]
         return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
     async def picture(self, request: Request, size: int | None = None) -> Response:
@@ -88,7 +107,7 @@ class Live:
 
         recipe = recipes.resized(await self._recipe(request), size)
         finer = self.shelf[recipe.checkpoint].finer(size)
-        data, kind, milliseconds = await self.run(job, recipe, finer=finer)
+        data, kind, milliseconds = await self.run(request, job, recipe, finer=finer)
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
 
@@ -100,13 +119,13 @@ class Live:
             values = recipes.values_of(recipe)
             return drag_axes(generator, codes_for(generator, recipe.seed, values), (right, up))
 
-        return JSONResponse(await self.run(job, await self._recipe(request)))
+        return JSONResponse(await self.run(request, job, await self._recipe(request)))
 
     async def file(self, what: str, request: Request) -> Response:
         """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
         recipe = await self._recipe(request)
         model = self.shelf[recipe.checkpoint]
-        known = await self.run(recipes.sealed, model, recipe)
+        known = await self.run(request, recipes.sealed, model, recipe)
 
         def job() -> bytes:
             layers = recipes.layers_of(model, known)
@@ -116,7 +135,7 @@ class Live:
                 return recipes.png(to_pil(layers.image)[0], known)
             return layer_png(layers, what, known)
 
-        data = await self.run(job, finer=model.finer(known.size))
+        data = await self.run(request, job, finer=model.finer(known.size))
         name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
         ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
@@ -136,33 +155,35 @@ class Live:
             data, name = shown.path.read_bytes(), shown.caption
             bounds = bounds if bounds or find else shown.box
         else:
-            data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; please choose a smaller one")
+            data = await _body(request, uploads.MAX_BYTES, uploads.too_large("please choose a smaller one"))
         name = " ".join(name.split())[:60]
-        async with self._opening:
-            view, found, crop = await asyncio.to_thread(uploads.cut, chosen, data, name, bounds, find=find)
-        codes = await self.run(recipes.read, chosen, from_pil(crop))
+        view, found, crop = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
+        codes = await self.run(request, recipes.read, chosen, from_pil(crop))
         photo = uploads.Photo(view=view, box=found, crop=crop, codes=codes)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
 
     async def recipe(self, request: Request, name: str = "") -> Response:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
-        data = await _body(request, MAX_BYTES, "this file is larger than 10 MB; it was not saved on this page")
-        async with self._opening:
-            found = await asyncio.to_thread(recipes.from_file, data, " ".join(name.split())[:60])
+        data = await _body(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
+        found = await self.open(request, recipes.from_file, data, " ".join(name.split())[:60])
         model = self.shelf[found.checkpoint]
         note = ""
         if found.sha256 and found.sha256 != model.sha256:
             note = f"It was made with another version of {model.name}, so the picture may differ."
-        sealed = await self.run(recipes.sealed, model, found)
-        await self.run(recipes.codes_of, model, sealed)
+        sealed = await self.run(request, recipes.sealed, model, found)
+        await self.run(request, recipes.codes_of, model, sealed)
         return JSONResponse({"recipe": json.loads(recipes.to_json(sealed)), "note": note})
 
-    async def example(self, model: str, name: str) -> Response:
+    async def example(self, model: str, name: str, request: Request) -> Response:
         """Answer an example photo, as the generator sees it."""
         chosen = self.shelf[model]
         shown = _example(chosen, name)
-        _, _, crop = await asyncio.to_thread(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
-        return Response(recipes.png(crop), media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        if (model, name) not in self._examples:
+            cut = partial(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
+            _, _, crop = await self.open(request, cut)
+            self._examples[model, name] = recipes.png(crop)
+        data = self._examples[model, name]
+        return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     async def page(self, name: str) -> Response:
         """Answer one of the page's own scripts or its style sheet."""
@@ -187,10 +208,23 @@ async def say(request: Request, error: Exception) -> Response:
     return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
 
 
+async def say_invalid(request: Request, error: Exception) -> Response:
+    """Answer values of the wrong kind with where they stand; FastAPI itself would send them all back."""
+    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": ""}
+    where = ".".join(str(part) for part in first["loc"])[:80]
+    message = f"{where}: {first['msg']}."[:200]
+    return JSONResponse({"message": message, "detail": message}, status_code=422)
+
+
 def sentence(error: ValueError) -> str:
     """Return a mistake's message with a capital and a full stop."""
     text = str(error).rstrip(".") + "."
     return text[:1].upper() + text[1:]
+
+
+def visitor_of(request: Request) -> Visitor:
+    """Return who asks, as the guard found."""
+    return getattr(request.state, "visitor", NOBODY)
 
 
 async def _body(request: Request, limit: int, refusal: str) -> bytes:

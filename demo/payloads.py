@@ -49,6 +49,8 @@ def checked(data: bytes, visitor: Visitor, files: Files, *, simple: bool) -> byt
     session = given if isinstance(given, str) else ""
     for value in _objects(body):
         _check(value, visitor, files, private(visitor, session))
+    if not isinstance(body.get("data", []), list):
+        raise ValueError("this request's data is not a list; send one")
     if given is not None and not simple:
         body["session_hash"] = private(visitor, session)
     try:

@@ -19,12 +19,17 @@ from torch import Tensor
 from demo.knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
 from demo.shelf import Model
 from training.batched import fields_of
+from training.imaging.decoders import DECODERS
+from training.imaging.read import Limits
 from training.interpolation import are_shares
 from training.pictures import from_pil, open_picture
 from training.types import Image
 
 KEY = "recipe"
 """Name of the text in a PNG file."""
+PNG = b"\x89PNG\r\n\x1a\n"
+OF_SLOTS = Limits(max_bytes=1_600_000, max_pixels=1 << 21, max_scans=8, seconds=2.0, memory=100_000_000)
+"""What a photo in a recipe may cost, which is one that a generator saw: it is opened on the generators' thread."""
 SIZES = (64, 128, 256, 512)
 """Sides in pixels that the page offers for files."""
 
@@ -108,15 +113,26 @@ def from_file(data: bytes, name: str = "") -> Recipe:
 
     Raises: ValueError (training.pictures.PictureError for a damaged picture) if there is none.
     """
-    if not data.startswith(b"\x89PNG"):
+    if not data.startswith(PNG):
         return parse(data)
-    open_picture(data, name=name)  # refuses what is too large or damaged before its texts are read
-    with PIL.Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        picture.load()
-        text = picture.info.get(KEY)
-    if not isinstance(text, str):
+    open_picture(data, name=name, keep_pixels=1_000_000)  # refuses what is too large or damaged
+    text = text_in(data, KEY)
+    if text is None:
         raise ValueError(f"{name or 'this picture'} holds no recipe; open a PNG that was saved on this page")
     return parse(text)
+
+
+def text_in(data: bytes, key: str) -> str | None:
+    """Return a PNG file's text of that name, as `png` writes it, plain; None if there is none. Decodes no pixels."""
+    place = len(PNG)
+    while place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"iTXt":
+            name, _, rest = data[place + 8 : place + 8 + length].partition(b"\0")
+            if name == key.encode() and rest[:1] == b"\0":  # not compressed
+                return rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
+        place += 12 + length
+    return None
 
 
 def to_json(recipe: Recipe) -> str:
@@ -158,7 +174,7 @@ def photo(slot: Slot, size: int) -> Image:
         data = base64.b64decode(slot.picture, validate=True)
     except (ValueError, binascii.Error) as error:
         raise ValueError("a photo in this recipe is damaged; choose it again") from error
-    picture = open_picture(data, name="a photo in this recipe")
+    picture = DECODERS.photo(data, "a photo in this recipe", OF_SLOTS).picture
     return from_pil(picture, None if picture.size == (size, size) else size)
 
 

@@ -4,12 +4,14 @@ It refuses other web sites' requests, routes that the page does not use, bodies 
 passwords, and files of others; it says to Gradio at which address the page is seen.
 """
 
+import asyncio
 import re
 import secrets
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
@@ -22,6 +24,7 @@ from demo.files import Files, Visitor
 from demo.intake import Intake, RefusedError
 from demo.payloads import ForeignFileError, checked, private_query
 from demo.throttle import Throttle
+from demo.uploads import MAX_BYTES
 
 POLICY = "; ".join(  # no request leaves this server, whatever a component would like
     (
@@ -48,6 +51,8 @@ MOST_BYTES = 64_000_000
 """Of all waiting events together."""
 NOTHING, JSON_BYTES, SHORT = 0, 14_000_000, 20_000
 """Bytes: a photo of 10 MB in base64 is the largest value of an event."""
+LONG_JSON = 1_000_000
+"""Bytes of JSON from which on others are answered while it is checked."""
 EVENT, SIMPLE, SESSION, STREAM, CALL_STREAM, PLAIN = "event", "simple", "session", "stream", "call stream", "plain"
 
 
@@ -71,7 +76,11 @@ RULES = (
     _rule("GET", "/live/examples/[^/]+/[^/]+"),
     _rule("GET", "/page/[^/]+"),
     _rule("POST", "/live/(picture|drag|file/[^/]+)", 6_000_000),  # these say in their own words what is too large
-    _rule("POST", "/live/(photo|recipe)", 12_000_000),
+    _rule("POST", "/live/(photo|recipe)", MAX_BYTES + 1_000_000),
+    _rule("GET", "/cutouts/(about|examples/[^/]+/[^/]+)"),
+    _rule("POST", "/cutouts/(find|preview|cut/[^/]+|film)", SHORT),
+    _rule("POST", "/cutouts/frame", 400_000),
+    _rule("POST", "/cutouts/upload", MAX_BYTES + 1_000_000),
     _rule("GET HEAD", "/(assets|static)/.+"),
     _rule("GET", "/(theme.css|favicon.ico|robots.txt|manifest.json|config|gradio_api/info)/?"),
     _rule("POST", "/gradio_api/upload", 10_100_000),
@@ -133,11 +142,12 @@ class Guard:
             self._check_origin(headers, scope, path)
             self._check_password(headers, visitor, cookie is not None)
             rule = _rule_of(scope["method"], path)
-            scope = self._located(scope, headers, prefix, path, visitor)
+            scope = self._located(scope, headers, prefix, path, visitor, rule)
             if rule.limit:
                 length = headers.get("content-length", "")
                 body = await self.intake.read(visitor, receive, rule.limit, int(length) if length.isdigit() else None)
-                data = self._checked_body(body.data, rule, visitor)
+                check = partial(self._checked_body, body.data, rule, visitor)
+                data = await asyncio.to_thread(check) if body.size > LONG_JSON and rule.kind != PLAIN else check()
                 body.data = b""
                 scope["state"]["size"] = len(data)
                 receive = _replay(data, receive)
@@ -206,7 +216,7 @@ class Guard:
         if not visitor.anonymous:
             self.throttle.right(visitor.id)
 
-    def _located(self, scope: Scope, headers: Headers, prefix: str, path: str, visitor: Visitor) -> Scope:
+    def _located(self, scope: Scope, headers: Headers, prefix: str, path: str, visitor: Visitor, rule: Rule) -> Scope:
         """Return a scope for Gradio that says where the page is seen, and to ours who sees it."""
         if self.public:
             address = f"{self.public.scheme}://{self.public.netloc}{prefix}"
@@ -214,11 +224,16 @@ class Guard:
             host = _first(headers.get("x-forwarded-host")) or headers.get("host", "")
             address = f"{self._scheme(scope, headers)}://{host}{prefix}"
         spoken = (b"x-gradio-server", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix")
+        if rule.kind in (EVENT, SIMPLE, SESSION):  # what is checked as JSON is read as JSON
+            spoken = (*spoken, b"content-type")
+            extra = [(b"content-type", b"application/json")]
+        else:
+            extra = []
         kept = [(name, value) for name, value in scope["headers"] if name not in spoken]
         query = scope["query_string"]
         return {
             **scope,
-            "headers": [*kept, (b"x-gradio-server", address.encode("latin-1"))],
+            "headers": [*kept, *extra, (b"x-gradio-server", address.encode("latin-1"))],
             "path": prefix + path,
             "raw_path": None,
             "root_path": prefix,

@@ -1,22 +1,31 @@
-"""The generators that a page offers, each with its card, and the one thread that runs them."""
+"""The generators that a page offers, each with its card, the one thread that runs them and those that open photos."""
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from training.checkpoint import load_generator, read_card
+from demo.files import Visitor
+from demo.turns import NOBODY, Turns
+from training.checkpoint import load_generator, makes_pictures, read_card
 from training.runtime.cuda_graphs import CudaGraphed
 from training.runtime.result_cache import ResultCache
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+"""Of the models that come with the toolkit."""
+MOST_SIZES = 6
+"""Sides of pictures that a model is kept ready for."""
+PHOTOS = 2
+"""Photos that are opened at a time; of one address only one, so that its large ones leave room for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +54,12 @@ class Model:
         """
         if side is None or side == self.generator.resolution:
             return self
-        if side not in self._sizes:
-            self._sizes[side] = replace(self, generator=self.generator.at(side))
-        return self._sizes[side]
+        found = self._sizes.get(side)
+        if found is None:
+            found = self._sizes[side] = replace(self, generator=self.generator.at(side))
+            for oldest in list(self._sizes)[:-MOST_SIZES]:  # each remembers what it has drawn
+                self._sizes.pop(oldest, None)
+        return found
 
     def finer(self, side: int | None) -> bool:
         """Whether pictures of a side are drawn with more detail than the generator's own."""
@@ -79,7 +91,9 @@ class Model:
 
 
 class Shelf:
-    """Generators by name, one thread that owns them, and another for pictures finer than their own.
+    """Generators by name, one thread that owns them, another for pictures finer than their own, a few that open photos.
+
+    All serve visitors in turns.
 
     One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile. A finer one
     takes ten times as long, and its generator shares nothing but weights, so it is drawn beside the others.
@@ -92,9 +106,9 @@ class Shelf:
         if len(self._models) < len(models):
             raise ValueError("two checkpoints have the same file name; rename one of them")
         # one thread of torch's each: a second one gains nothing at 64 pixels and takes the core of another picture
-        one: dict[str, Any] = {"max_workers": 1, "initializer": torch.set_num_threads, "initargs": (1,)}
-        self._thread = ThreadPoolExecutor(thread_name_prefix="generator", **one)
-        self._finer = ThreadPoolExecutor(thread_name_prefix="finer", **one)
+        alone = partial(torch.set_num_threads, 1)
+        self._generators, self._finer = Turns("generator", begin=alone), Turns("finer", begin=alone)
+        self._photos = Turns("photos", PHOTOS, each=1)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -106,18 +120,25 @@ class Shelf:
             raise ValueError(f"there is no checkpoint {name[:80]!r} here; this page has {known}")
         return self._models[name]
 
-    def submit(self, job: Callable[..., T], *arguments: Any, finer: bool = False) -> "Future[T]":
-        """Run `job` on the generators' thread, or that of finer pictures, after the jobs that came before."""
-        return (self._finer if finer else self._thread).submit(_without_gradients, job, *arguments)
+    def submit(
+        self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY, finer: bool = False
+    ) -> "Future[T]":
+        """Run `job` on the generators' thread, or that of finer pictures, in the turn of the visitor who asks."""
+        return (self._finer if finer else self._generators).submit(visitor, _without_gradients, job, *arguments)
 
-    def run(self, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
+    def run(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY, finer: bool = False) -> T:
         """Run `job` on the generators' thread, or that of finer pictures, and wait for its result."""
-        return self.submit(job, *arguments, finer=finer).result()
+        return self.submit(job, *arguments, visitor=visitor, finer=finer).result()
+
+    def open(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
+        """Run a job that opens a photo, beside the generators' thread, in the visitor's turn."""
+        return self._photos.submit(visitor, job, *arguments)
 
     def close(self) -> None:
-        """Stop the thread; jobs that have not begun are dropped."""
-        self._thread.shutdown(cancel_futures=True)
-        self._finer.shutdown(cancel_futures=True)
+        """Stop the threads; jobs that have not begun are dropped."""
+        self._generators.close()
+        self._finer.close(patience=1.0)
+        self._photos.close(patience=1.0)
 
 
 def _without_gradients(job: Callable[..., T], *arguments: Any) -> T:
@@ -142,11 +163,14 @@ def load_model(path: Path, device: str) -> Model:
     return Model(name=name, generator=generator, card=read_card(path), sha256=sha256)
 
 
-def bundled() -> list[Path]:
-    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first."""
+def bundled(folder: Path = CHECKPOINTS) -> list[Path]:
+    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first.
+
+    Files of other families, such as the finder of objects, are passed over: they make no pictures.
+    """
 
     def place(path: Path) -> tuple[str, int]:
         name, _, size = path.stem.rpartition("-")
         return (name, int(size)) if size.isdigit() else (path.stem, 0)
 
-    return sorted((Path(__file__).parent.parent / "checkpoints").glob("*.safetensors"), key=place)
+    return sorted((path for path in folder.glob("*.safetensors") if makes_pictures(path)), key=place)

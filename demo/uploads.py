@@ -10,9 +10,14 @@ import PIL.Image
 
 from demo.recipes import png
 from demo.shelf import Model
-from training.objects import LOOSE, margin_of, propose_box
-from training.pictures import Box, open_picture, square_crop, square_region
+from training.objects import LOOSE, margin_of
+from training.pictures import OF_UPLOADS, Box, open_picture, square_crop, square_region
+from training.segmentation.load import propose_box
 
+MAX_BYTES = OF_UPLOADS.max_bytes
+"""The page takes no larger files (LARGEST in `page/dom.js`)."""
+KEPT_PIXELS = 4_000_000
+"""Larger photos are made smaller as they are opened: enough for a tenth of them to fill a picture."""
 VIEW = 640
 """Longest side in pixels of the photo in the crop tool."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -54,7 +59,7 @@ def cut(
 
     Raises: ValueError (training.pictures.PictureError) for what is no picture, too large, or an empty box.
     """
-    picture = open_picture(data, name=name)
+    picture = open_picture(data, name=name, keep_pixels=KEPT_PIXELS)
     view = picture.copy()
     view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
     margin = margin_of(model.card)
@@ -67,6 +72,11 @@ def cut(
         box = (left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height)
     size = model.photo_side
     return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
+
+
+def too_large(what: str) -> str:
+    """Return the sentence for a file of more than MAX_BYTES."""
+    return f"this file is larger than {MAX_BYTES // 1_000_000} MB; {what}"
 
 
 def checked(box: Box) -> Box:

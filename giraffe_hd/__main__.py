@@ -18,6 +18,7 @@ from giraffe_hd.fast.fit_prior import FitPrior
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator
+from training.command import said
 from training.films import codes_between, knob_values, there_and_back, turn_offsets, write_frames
 from training.pictures import is_film, write_sheet
 from training.types import Generator, Image, Knob
@@ -229,7 +230,7 @@ def as_picture(name: str, layer: Tensor, size: int) -> Image:
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
+    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if arguments[:1] == ["sweep"]:
         log.warning("`sweep` is now called `vary`; the old name goes with the next release")
@@ -239,12 +240,7 @@ def main(arguments: list[str]) -> int:
         args=arguments,
         prog="python -m giraffe_hd",
     )
-    try:
-        print(json.dumps(command.run()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return said(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":

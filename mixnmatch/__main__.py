@@ -1,7 +1,8 @@
 """Commands: python -m mixnmatch mix | vary | grid | interpolate | video | split.
 
 Photos are cut as the model's training photos were: for models of objects the square around the object, which is given
-(`--box`), found before its backdrop, or found by the model's own mask; for models of whole pictures the middle square.
+(`--box`), found by the bundled finder, before its backdrop, or by the model's own mask; for models of whole pictures
+the middle square.
 Nothing is squashed, no colour is changed.
 """
 
@@ -13,9 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import imageio.v2 as imageio
 import PIL.Image
-import PIL.ImageSequence
 import torch
 import tyro
 from jaxtyping import Float
@@ -26,10 +25,12 @@ from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
+from training.command import said
 from training.films import there_and_back
+from training.imaging.video import probe, read_film
 from training.interpolation import interpolate
 from training.objects import margin_of
-from training.pictures import FILMS, is_film, opened, side_by_side, upright_rgb, write_animation, write_sheet
+from training.pictures import FILMS, is_film, side_by_side, write_animation, write_sheet
 from training.resize import resized
 from training.types import Generator, Image
 
@@ -50,8 +51,9 @@ class Photos:
     out: Path
     """What to write; the ending says how."""
     crop: Crop = "auto"
-    """Where the object is in a photo without a box: before its backdrop, under the model's own mask, or in the centre;
-    `auto` looks where the model learned from objects."""
+    """Where the object is in a photo without a box: where the bundled finder sees it, before its backdrop, under the
+    model's own mask, or in the centre; `auto`, for models that learned from objects, takes what the finder or the
+    backdrop tells for sure, and else the model's own mask."""
     box: Annotated[tuple[PixelBox, ...], tyro.conf.arg(metavar="X Y W H")] = ()
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None
@@ -292,57 +294,17 @@ class Video(Photos):
             else:
                 layers = draws(replace(codes, z=generator.encode(part, factors=("pose",)).z))
             painted.append(layers.image)
-        write_animation(self.out, torch.cat(painted), fps=pace(self.reference) if self.fps is None else self.fps)
+        write_animation(self.out, torch.cat(painted), fps=probe(self.reference).fps if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
-
-
-STILLS = (".gif", ".webp", ".png", ".apng", ".avif")
-"""Endings of animated pictures; all else is ffmpeg's."""
 
 
 def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
     """Go through the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
-    if not path.is_file():
-        raise ValueError(f"there is no film at {path}; give the path of a video or of an animated picture")
-    n = 0
-    try:
-        for frame in _stills(path) if path.suffix.lower() in STILLS else _video(path):
-            if n == most:
-                log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
-                break
-            n += 1
-            yield frame
-    except (OSError, RuntimeError, SyntaxError, ValueError, IndexError, PIL.Image.DecompressionBombError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path.name} cannot be read as a film ({reason}); give another file") from error
-    if n == 0:
-        raise ValueError(f"{path.name} has no frames; give another film")
-
-
-def _stills(path: Path) -> Iterator[PIL.Image.Image]:
-    """Go through the frames of an animated picture, over white where transparent."""
-    with opened(path) as picture:
-        for frame in PIL.ImageSequence.Iterator(picture):
-            yield upright_rgb(frame.copy())
-
-
-def _video(path: Path) -> Iterator[PIL.Image.Image]:
-    with imageio.get_reader(path, "FFMPEG") as frames:  # type: ignore[arg-type]
-        for frame in frames:  # type: ignore[attr-defined]
-            yield PIL.Image.fromarray(frame).convert("RGB")
-
-
-def pace(path: Path) -> float:
-    """Return how many frames a second a film has that `film` has read; 12 where it does not say."""
-    if path.suffix.lower() in STILLS:
-        with opened(path) as picture:
-            times = []
-            for frame in PIL.ImageSequence.Iterator(picture):
-                frame.load()  # a WebP tells only then
-                times.append(frame.info.get("duration", 0))
-        return 1000 * len(times) / sum(times) if sum(times) > 0 else 12.0  # milliseconds a frame
-    with imageio.get_reader(path, "FFMPEG") as frames:  # type: ignore[arg-type]
-        return float(frames.get_meta_data().get("fps") or 12.0)  # type: ignore[attr-defined]
+    for n, frame in enumerate(read_film(path)):
+        if n == most:
+            log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
+            return
+        yield PIL.Image.fromarray(frame)
 
 
 def as_picture(layer: torch.Tensor) -> Image:
@@ -352,19 +314,14 @@ def as_picture(layer: torch.Tensor) -> Image:
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after a caller's mistake, said in one sentence."""
+    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
         {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video, "split": Split},
         args=arguments,
         prog="python -m mixnmatch",
     )
-    try:
-        print(json.dumps(command.run()))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return said(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":

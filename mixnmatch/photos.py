@@ -8,11 +8,13 @@ from typing import Any, Literal
 import PIL.Image
 import torch
 
-from training.objects import LOOSE, SURE, box_of, segment_foreground
+from training.objects import LOOSE, box_of
 from training.pictures import Box, from_pil, open_picture, square_crop, square_region
+from training.segmentation.load import default_finder, load_finder
+from training.segmentation.subject import SubjectFinder
 from training.types import Generator, Image
 
-Crop = Literal["auto", "backdrop", "mask", "centre"]
+Crop = Literal["auto", "finder", "backdrop", "mask", "centre"]
 """How an object without a box is found."""
 
 
@@ -23,7 +25,8 @@ class Cutter:
         self, generator: Generator, margin: float | None, crop: Crop, known: Mapping[Path, tuple[float, ...]]
     ) -> None:
         """Take a generator, the width it learned around objects (None: whole pictures), and boxes x y w h in pixels."""
-        self.generator, self.margin, self.crop, self.known = generator, margin, crop, known
+        self.generator, self.margin, self.known = generator, margin, known
+        self.crop: Crop = crop
         self.boxes: dict[str, list[float] | None] = {}
         """Box x y w h in pixels that each photo was cut to, None for the middle square; fit for `--boxes`."""
 
@@ -74,10 +77,10 @@ class Cutter:
         if self.crop == "centre" or (self.crop == "auto" and self.margin is None):
             return None
         if self.crop != "mask":
-            found = segment_foreground(picture)
-            if found is not None and (self.crop == "backdrop" or found.confidence >= SURE):
+            found = _finder(self.crop)(picture)
+            if found is not None and (self.crop != "auto" or found.sure):
                 return found.box
-        return None if self.crop == "backdrop" else self._masked(picture)
+        return self._masked(picture) if self.crop in ("auto", "mask") else None
 
     def _masked(self, picture: PIL.Image.Image) -> Box | None:
         """Return the box of the mask that the generator reads from the middle square; None if it is empty or full."""
@@ -94,6 +97,11 @@ class Cutter:
         x0, y0, x1, y1 = (edge * side for edge in box_of(mask))
         width, height = picture.size
         return (left + x0) / width, (top + y0) / height, (left + x1) / width, (top + y1) / height
+
+
+def _finder(crop: Crop) -> SubjectFinder:
+    """Return what looks for objects: the bundled network where there is one, unless the backdrop is to tell."""
+    return load_finder("classical") if crop == "backdrop" else default_finder()
 
 
 def boxes_for(

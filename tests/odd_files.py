@@ -60,6 +60,12 @@ def as_large_as_allowed() -> bytes:
     return as_file(gradient(4000, 4000).convert("RGBA"), compress_level=1)
 
 
+def phone_photo(width: int, height: int) -> bytes:
+    """Return a JPEG file of many megapixels, made in a moment."""
+    large = gradient(256, 192).resize((width, height), PIL.Image.Resampling.NEAREST)
+    return as_file(large, "JPEG", quality=50, subsampling=2)
+
+
 def half_transparent() -> bytes:
     picture = PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 0))
     return as_file(picture)
@@ -93,7 +99,7 @@ BAD: dict[str, bytes] = {
     "damaged PNG": as_file(gradient()).replace(b"IDAT", b"IDAX"),
     "zip": b"PK\x03\x04" + zlib.compress(b"\0" * 5_000_000),
     "text bomb": text_bomb(),
-    "11 MB": b"\xff\xd8" + b"\0" * 11_000_000,
+    "30.5 MB": b"\xff\xd8" + b"\0" * 30_500_000,
 }
 """What cannot be used: one sentence each."""
 GOOD: dict[str, bytes] = {
@@ -108,7 +114,8 @@ GOOD: dict[str, bytes] = {
     "EXIF": turned_by_exif(),
     "long and thin": as_file(PIL.Image.new("RGB", (6000, 4), "red")),
     "16 megapixels": as_large_as_allowed(),
-    "24 megapixels": as_file(gradient(6000, 4000), "JPEG", quality=60),
+    "24 megapixels": phone_photo(5712, 4284),
+    "50 megapixels": phone_photo(8192, 6144),
     "damaged profile": with_profile(gradient(), b"no profile"),
 }
 """What becomes a picture all the same."""
@@ -119,7 +126,7 @@ def check(name: str, view: PIL.Image.Image) -> None:
     pixels = np.asarray(view).astype(int)
     third = max(1, pixels.shape[1] // 3)
     left, right = pixels[:, :third].mean((0, 1)), pixels[:, -third:].mean((0, 1))
-    if name in ("CMYK", "palette", "16 megapixels", "24 megapixels", "damaged profile"):
+    if name in ("CMYK", "palette", "16 megapixels", "24 megapixels", "50 megapixels", "damaged profile"):
         assert left[0] > left[2] and right[2] > right[0]
     if name == "EXIF":  # turned clockwise: what was left is now up
         assert view.size == (64, 96)

@@ -4,7 +4,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -12,6 +12,8 @@ import uvicorn
 from demo.app import configure, serve
 from demo.shelf import Model, Shelf
 from tests.toys import Blocks, Patches
+from training.segmentation.classical import ClassicalSegmenter
+from training.segmentation.contract import Segmenter
 
 
 def toy_shelf() -> Shelf:
@@ -30,13 +32,20 @@ def toy_shelf() -> Shelf:
 
 
 @contextmanager
-def served(shelf: Shelf, *, host: str = "127.0.0.1", password: str | None = None, root_path: str = "") -> Iterator[str]:
+def served(
+    shelf: Shelf,
+    *,
+    host: str = "127.0.0.1",
+    password: str | None = None,
+    root_path: str = "",
+    finder: Callable[[], Segmenter] = ClassicalSegmenter,
+) -> Iterator[str]:
     """Serve a page on a free port while the block runs; gives its address."""
     started = queue.Queue()
 
     async def run() -> None:  # Gradio leaves event loops open when it lays out a page where none runs
         try:
-            app = serve(shelf, host=host, password=password, root_path=root_path)
+            app = serve(shelf, host=host, password=password, root_path=root_path, finder=finder)
         except Exception as error:
             started.put(error)
             raise

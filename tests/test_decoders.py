@@ -14,6 +14,7 @@ import PIL.Image
 import PIL.ImageCms
 import pytest
 
+import training.imaging.decoders as decoders_module
 from tests.odd_files import BAD, GOOD, as_file, check, gradient, many_scans, with_profile
 from training.imaging.decoders import DECODERS, Decoders
 from training.imaging.read import Limits, PictureError, decode
@@ -121,16 +122,46 @@ def test_pipes_and_devices_are_no_pictures(tmp_path):
             open_picture(path)
 
 
-def test_heic_without_its_reader_is_named():
-    data = b"\0\0\0\x18ftypheic" + bytes(100)
-    with pytest.raises(PictureError) as caught:
-        open_picture(data, name="IMG_0001.HEIC")
-    try:
-        import pillow_heif  # type: ignore[import-not-found]  # noqa: F401
-    except ImportError:
-        assert "pillow-heif" in str(caught.value)
-    else:
-        assert "damaged" in str(caught.value) or "not a picture" in str(caught.value)
+def heic(picture: PIL.Image.Image) -> bytes:
+    """Return a HEIC file; skip the test where nothing can write one."""
+    why = "pillow-heif is not installed (pip install '.[heic]'), without which HEIC photos are refused by name"
+    pillow_heif = pytest.importorskip("pillow_heif", reason=why)
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=80)
+    return file.getvalue()
+
+
+def test_heic_photos_are_read():
+    got = open_picture(heic(gradient()), name="IMG_0001.HEIC")
+    assert got.size == (96, 64)
+    red, blue = np.asarray(got)[..., 0].astype(int), np.asarray(got)[..., 2].astype(int)
+    assert red[0, 0] > 200 > 60 > blue[0, 0] and blue[-1, -1] > 200
+
+
+def test_damaged_heic_gets_one_sentence():
+    whole = heic(gradient())
+    for data in (whole[: len(whole) // 2], b"\0\0\0\x18ftypheic" + bytes(100)):
+        with pytest.raises(PictureError, match=r"IMG_0001\.HEIC (is damaged|is not a picture)"):
+            open_picture(data, name="IMG_0001.HEIC")
+
+
+def test_heic_without_its_reader_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(PIL.Image, "OPEN", {k: v for k, v in PIL.Image.OPEN.items() if k != "HEIF"})
+    with pytest.raises(PictureError, match=r"IMG_0001\.HEIC is a HEIC photo, which needs the package pillow-heif"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(100), "IMG_0001.HEIC", Limits())
+
+
+def test_idle_processes_are_ended(monkeypatch):
+    monkeypatch.setattr(decoders_module, "IDLE_SECONDS", 0.2)
+    decoders = Decoders(1)
+    decoders.photo(GOOD["1 x 1"], "first", Limits())
+    (child,) = decoders._all
+    assert child.process.wait(10) is not None
+    assert decoders.photo(GOOD["1 x 1"], "next", Limits()).size == (1, 1)
+    decoders.close()
+    with pytest.raises(PictureError, match="is about to end"):
+        decoders.photo(GOOD["1 x 1"], "late", Limits())
 
 
 def test_colours_become_srgb():

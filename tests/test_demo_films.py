@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_an_upright_film_in_full_size_can_be_read(tmp_path: Path):
 
 def test_a_file_that_is_no_video_gets_one_sentence(tmp_path: Path):
     (tmp_path / "text.mp4").write_text(json.dumps({"no": "video"}))
-    with pytest.raises(ValueError, match="not a video that can be read"):
+    with pytest.raises(ValueError, match=r"text\.mp4 is no film that can be read"):
         films.photos_of(tmp_path / "text.mp4", 4)
 
 
@@ -163,3 +164,22 @@ def test_pictures_are_only_ever_made_larger():
     assert films.enlarged(image, 32) is image
     assert films.enlarged(image, 128).shape == (1, 3, 128, 128)
     assert len(to_pil(films.enlarged(image, 128))) == 1
+
+
+def test_a_long_film_s_frames_are_spread_evenly(tmp_path: Path):
+    """More frames than are kept: the pictures still come from the whole film."""
+    film = tmp_path / "long.mp4"
+    shown = "color=black:size=64x64:rate=12,geq=lum=4*N:cb=128:cr=128"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", shown]
+    subprocess.run([*command, "-t", "4", "-pix_fmt", "yuv420p", str(film)], check=True)
+    levels = [float(np.asarray(picture).mean()) for picture in films.photos_of(film, 4)]
+    assert len(levels) == 4 and levels[0] < 10 < 150 < levels[-1]
+    assert np.diff(levels) == pytest.approx(np.diff(levels).mean(), rel=0.25)
+
+
+def test_a_film_of_too_many_pixels_is_refused_undecoded(tmp_path: Path):
+    film = tmp_path / "large.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "color=red:size=2560x1440:rate=1"]
+    subprocess.run([*command, "-frames:v", "1", "-pix_fmt", "yuv420p", str(film)], check=True)
+    with pytest.raises(ValueError, match=r"large\.mp4 is no film that can be read; .* at most 2.09 megapixels"):
+        films.photos_of(film, 4)

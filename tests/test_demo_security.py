@@ -1,18 +1,11 @@
-"""Attacks on a running page: files, other sites, floods, passwords; while each goes on, another visitor is answered."""
+"""Attacks on a running page by files and by routes; while each goes on, another visitor is answered."""
 
 import asyncio
-import contextlib
-import http.client
-import itertools
 import json
 import os
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
@@ -21,17 +14,15 @@ from gradio import processing_utils, utils
 from gradio.context import LocalContext
 from starlette.routing import Mount
 
-from demo import audience, connections, events, films, intake, security
+from demo import events, films
 from demo.app import serve
 from demo.films import turntable
 from demo.recipes import Recipe
 from demo.shelf import Shelf
+from tests.attacks import MARK, SECRET, calls, visitor, watched
 from tests.serving import served, toy_shelf
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
-
-SECRET = "a line that no visitor may read"
-MARK = {"_type": "gradio.FileData"}
 
 
 @pytest.fixture(scope="module")
@@ -51,51 +42,6 @@ def shelf() -> Iterator[Shelf]:
 def web(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=60) as client:
         yield client
-
-
-@contextlib.contextmanager
-def visitor(address: str) -> Iterator[httpx.Client]:
-    """Give a browser that has opened the page."""
-    with httpx.Client(base_url=address, timeout=60) as client:
-        client.get("/").raise_for_status()
-        yield client
-
-
-@contextlib.contextmanager
-def watched(address: str, longest: float = 1.0) -> Iterator[None]:
-    """While the block runs, another visitor asks for pictures; each must come within `longest` seconds.
-
-    On a machine that others keep busy, as much longer as its cores are shared.
-    """
-    longest *= max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    over = threading.Event()
-    waits: list[float] = []
-    with httpx.Client(base_url=address, timeout=60) as client:
-
-        def wait(number: int) -> float:
-            start = time.monotonic()
-            client.post(
-                "/live/picture", json={"checkpoint": "blocks", "knobs": {"rotation": number}}
-            ).raise_for_status()
-            return time.monotonic() - start
-
-        def look() -> None:
-            while not over.is_set():
-                waits.append(wait(len(waits)))
-                over.wait(0.05)
-
-        wait(0)  # the first of all takes longer
-        looker = threading.Thread(target=look)
-        looker.start()
-        try:
-            yield
-        finally:
-            over.set()
-            looker.join()
-    assert waits and max(waits) < longest
-
-
-# Files
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +79,6 @@ def named(path: str) -> Iterator[object]:
     yield {"path": path, "url": f"/gradio_api/file={path}", "orig_name": "film.mp4", "meta": MARK, "is_stream": True}
     yield [[{"value": file}]]
     yield {"value": {"nested": [file]}}
-
-
-def calls(address: str) -> dict[str, dict]:
-    """Return every event that the page's config has, by name or number."""
-    config = httpx.get(f"{address}/config").json()
-    return {str(each["api_name"] or each["id"]): each for each in config["dependencies"] if each["backend_fn"]}
 
 
 def test_no_event_takes_a_file_that_its_visitor_did_not_send(address, foreign):
@@ -281,280 +221,3 @@ def test_an_upload_s_name_leads_nowhere(address, name):
         answer = one.post("/gradio_api/upload", files={"files": (name or "f", b"text")})
         (sent,) = answer.json()
         assert Path(sent).parent.parent == Path(os.environ["GRADIO_TEMP_DIR"]) and Path(sent).read_bytes() == b"text"
-
-
-# Other sites, other routes
-
-
-EVERYWHERE = [
-    ("GET", "/"), ("GET", "/config"), ("GET", "/live/models"), ("GET", "/page/main.js"), ("POST", "/live/picture"),
-    ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/call/models"),
-    ("GET", "/gradio_api/queue/data"), ("GET", "/gradio_api/info"), ("GET", "/theme.css"), ("GET", "/nowhere"),
-    ("OPTIONS", "/gradio_api/queue/join"), ("OPTIONS", "/live/picture"),
-]  # fmt: skip
-FOREIGN = [
-    {"Origin": "https://evil.example"},
-    {"Origin": "null"},
-    {"Origin": "http://localhost.evil.example"},
-    {"Origin": "http://127.0.0.1:1"},
-    {"Sec-Fetch-Site": "cross-site"},
-    {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:1"},
-    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
-]
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_another_site_s_requests_are_refused_everywhere(host):
-    with served(toy_shelf(), host=host) as address, httpx.Client(base_url=address, timeout=60) as web:
-        for (method, path), headers in itertools.product(EVERYWHERE, FOREIGN):
-            answer = web.request(method, path, headers=headers)
-            assert answer.status_code == 403, (method, path, headers)
-            assert "access-control-allow-origin" not in answer.headers
-        own = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
-        assert web.post("/live/picture", json={"checkpoint": "blocks"}, headers=own).status_code == 200
-        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-        assert web.get("/", headers=link).status_code == 200  # somebody followed a link
-
-
-def test_on_the_network_it_is_the_same():
-    with served(toy_shelf(), host="0.0.0.0", password="known") as address:
-        local = f"http://127.0.0.1:{urlsplit(address).port}"
-        with httpx.Client(base_url=local, auth=("any", "known")) as web:
-            for (method, path), headers in itertools.product(EVERYWHERE, FOREIGN):
-                assert web.request(method, path, headers={"Host": "studio.lan:7860"} | headers).status_code == 403
-            own = {"Host": "studio.lan:7860", "Origin": "http://studio.lan:7860"}
-            assert web.get("/live/models", headers=own).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/gradio_api/process_recording"), ("GET", "/gradio_api/deep_link?session_hash=x"),
-        ("POST", "/gradio_api/vibe-edit"), ("GET", "/gradio_api/vibe-code"), ("POST", "/gradio_api/stream/x"),
-        ("POST", "/gradio_api/vibe-starter-queries"), ("POST", "/gradio_api/component_server"),
-        ("POST", "/gradio_api/undo-vibe-edit"), ("GET", "/gradio_api/proxy=http://a"),
-        ("GET", "/gradio_api/heartbeat/x"), ("GET", "/gradio_api/runs"), ("GET", "/monitoring"), ("POST", "/login"),
-        ("GET", "/gradio_api/startup-events"), ("POST", "/gradio_api/run/film"), ("GET", "/gradio_api/dev/reload"),
-        ("GET", "/svelte/svelte.js"), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/gradio_api/openapi.json"),
-    ],
-)  # fmt: skip
-def test_routes_that_the_page_does_not_use_are_not_there(web, method, path):
-    assert web.request(method, path).status_code == 404
-
-
-def test_a_websocket_is_refused(address):
-    parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
-    connection.request("GET", "/gradio_api/queue/join", headers=upgrade)
-    assert connection.getresponse().status in (403, 404)
-    connection.close()
-
-
-# Too much, too slow
-
-
-def raw(address: str) -> socket.socket:
-    parts = urlsplit(address)
-    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
-
-
-@pytest.mark.parametrize("route", ["gradio_api/queue/join", "gradio_api/call/film", "gradio_api/upload", "live/photo"])
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_without_end_is_cut_off(address, route, chunked):
-    with raw(address) as connection, watched(address):
-        length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 300000000"
-        kind = b"Content-Type: application/json\r\nHost: 127.0.0.1"
-        connection.sendall(b"POST /" + route.encode() + b" HTTP/1.1\r\n" + kind + b"\r\n" + length + b"\r\n\r\n")
-        piece = b"[" * 1_000_000
-        sent = 0
-        with contextlib.suppress(ConnectionError):
-            while sent < 300:
-                connection.sendall(b"F4240\r\n" + piece + b"\r\n" if chunked else piece)
-                sent += 1
-        assert sent < 40
-        with contextlib.suppress(ConnectionError):
-            assert b" 413 " in connection.recv(200)
-
-
-def test_a_json_of_nothing_but_brackets_costs_nothing(web):
-    for body in (
-        b"[" * 1_000_000,
-        b'{"data":' + b"[[]," * 100_000 + b"[]" + b"]" * 100_000 + b"}",
-        b"x",
-        b"[]",
-        b"\xff",
-    ):
-        assert web.post("/gradio_api/queue/join", content=body).status_code == 422
-
-
-def test_half_sent_requests_keep_nobody_out(address):
-    held = []
-    try:
-        with watched(address):
-            for _ in range(1200):
-                connection = raw(address)
-                connection.sendall(b"POST /live/picture HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
-                held.append(connection)
-            time.sleep(0.3)
-    finally:
-        for connection in held:
-            connection.close()
-
-
-def test_half_sent_bodies_keep_nobody_out(address):
-    held = []
-    head = b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000000\r\n\r\n"
-    try:
-        with watched(address):
-            for _ in range(300):
-                connection = raw(address)
-                connection.sendall(head + b"x" * 1000)
-                held.append(connection)
-            time.sleep(0.3)
-    finally:
-        for connection in held:
-            connection.close()
-
-
-def ends(connection: socket.socket, seconds: float) -> bool:
-    """Return whether the server ends a connection in time."""
-    connection.settimeout(seconds)
-    try:
-        while connection.recv(65536):
-            pass
-    except TimeoutError:
-        return False
-    except ConnectionError:
-        pass
-    return True
-
-
-def test_slow_requests_end(address, monkeypatch):
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(intake, "GRACE_SECONDS", 0.5)
-    starts = (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")
-    body = b"POST /live/recipe HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 90\r\n\r\n{"
-    for start in (*starts, body):
-        with raw(address) as connection:
-            connection.sendall(start)
-            assert ends(connection, 5), start
-    with raw(address) as connection:  # byte by byte does not help
-        until = time.monotonic() + 5
-        with contextlib.suppress(ConnectionError):
-            for byte in itertools.cycle(b"X-A: b\r\n"):
-                connection.sendall(bytes([byte]))
-                time.sleep(0.05)
-                assert time.monotonic() < until
-
-
-def test_a_reader_who_does_not_read_is_cut_off(address, monkeypatch):
-    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.3)
-    with raw(address) as connection:
-        request = b"GET /assets/" + b"x" * 10 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        connection.sendall(request)
-        connection.recv(100)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            connection.settimeout(3)
-            for _ in range(5000):
-                connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-        assert ends(connection, 5)
-
-
-def test_streams_end_where_one_visitor_opens_many(address, monkeypatch):
-    monkeypatch.setattr(audience, "MOST_EACH", 2)
-    call = calls(address)["models"]["id"]
-    with visitor(address) as one, contextlib.ExitStack() as opened:
-        cookie = f"{security.COOKIE}={one.cookies[security.COOKIE]}".encode()
-        held = []
-        for session in ("s0", "s1", "s2", "s3"):
-            body = {"data": [], "fn_index": call, "session_hash": session}
-            one.post("/gradio_api/queue/join", json=body).raise_for_status()
-            one.get(f"/gradio_api/queue/data?session_hash={session}")
-            target = f"GET /gradio_api/queue/data?session_hash={session} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode()
-            held.append(opened.enter_context(raw(address)))
-            held[-1].sendall(target + b"Connection: close\r\nCookie: " + cookie + b"\r\n\r\n")
-            time.sleep(0.1)
-        assert ends(held[0], 5) and not ends(held[3], 0.3)
-
-
-def test_a_visitor_has_few_events_under_way(address, monkeypatch):
-    monkeypatch.setattr(audience, "PATIENCE", 0.5)
-    film = ['{"checkpoint": "blocks"}', "", "", "Once around", None, 120, 20, "512 pixels", "MP4"]
-    with visitor(address) as one, watched(address):
-        codes = [one.post("/gradio_api/call/film", json={"data": film}).status_code for _ in range(20)]
-        assert codes.count(200) <= security.MOST_EVENTS + 2 and 429 in codes
-    time.sleep(3)  # until they are given up
-
-
-def test_a_film_that_nobody_fetches_is_not_drawn(monkeypatch):
-    monkeypatch.setattr(audience, "PATIENCE", 0.3)
-    drawn = []
-    monkeypatch.setattr(films, "turntable", lambda *given: [lambda: drawn.append(1)] * 10)
-    with served(toy_shelf()) as address:
-        film = ['{"checkpoint": "blocks"}', "", "", "Once around", None, 10, 20, "As it is", "MP4"]
-        started = httpx.post(f"{address}/gradio_api/call/film", json={"data": film}).json()
-        time.sleep(1.5)
-        assert not drawn
-        said = httpx.get(f"{address}/gradio_api/call/film/{started['event_id']}").text
-        assert "event: error" in said and "nobody fetched" in said.lower()
-
-
-# Passwords
-
-
-def test_who_guesses_a_password_waits():
-    with (
-        served(toy_shelf(), password="right") as address,
-        httpx.Client(base_url=address, auth=("any", "right"), timeout=60) as knows,
-    ):
-        assert knows.get("/").status_code == 200
-        for _ in range(10):
-            assert httpx.get(address, auth=("any", "wrong")).status_code == 401
-        answer = httpx.get(address, auth=("any", "right"))
-        assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 5
-        assert knows.get("/live/models").status_code == 200  # who was in before does not wait
-
-
-# Below a path
-
-
-SEEN_AT = {
-    "": [
-        ({}, "http://127.0.0.1:{port}"),
-        ({"X-Forwarded-Prefix": "/knobs", "X-Forwarded-Host": "a.example"}, "http://a.example/knobs"),
-        ({"X-Forwarded-Prefix": "//evil.example/x"}, "http://127.0.0.1:{port}"),
-    ],
-    "/knobs/": [
-        ({}, "http://127.0.0.1:{port}/knobs"),
-        ({"X-Forwarded-Host": "a.example", "X-Forwarded-Proto": "https"}, "https://a.example/knobs"),
-    ],
-    "https://a.example/knobs": [({}, "https://a.example/knobs")],
-}
-
-
-@pytest.mark.parametrize("root_path", SEEN_AT)
-def test_gradio_is_told_where_the_page_is_seen(root_path):
-    with served(toy_shelf(), root_path=root_path) as address, httpx.Client(base_url=address, timeout=60) as web:
-        for headers, root in SEEN_AT[root_path]:
-            root = root.format(port=urlsplit(address).port)
-            prefix = urlsplit(root).path
-            for path in ("/config", f"{prefix}/config"):  # whether or not the proxy takes the prefix off
-                assert web.get(path, headers=headers).json()["root"] == root
-            own = {"Origin": root.removesuffix(prefix), **headers}
-            assert web.post("/live/picture", json={"checkpoint": "blocks"}, headers=own).status_code == 200
-            call = f"{prefix}/gradio_api/call/grid"
-            data = ['{"checkpoint": "patches"}', "texture", "Nothing", 2, "As it is"]
-            started = web.post(call, json={"data": data}, headers=headers).json()
-            said = web.get(f"{call}/{started['event_id']}", headers=headers).text
-            made = json.loads(said.rpartition("data: ")[2])[1]["value"]
-            assert made["url"] == f"{root}/gradio_api/file={made['path']}"
-            cookie = httpx.get(f"{address}{prefix}/", headers=headers, timeout=60).headers["set-cookie"]
-            assert f"Path={prefix}/;" in cookie and ("Secure" in cookie) == root.startswith("https")
-
-
-@pytest.mark.parametrize("root_path", ["knobs", "/a b", "/a?b", "ftp://a/b"])
-def test_what_is_no_root_path_is_said(shelf, root_path):
-    with pytest.raises(ValueError, match="is no path"):
-        security.root_of(root_path)

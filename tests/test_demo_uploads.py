@@ -2,7 +2,9 @@
 
 import base64
 import io
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -96,7 +98,7 @@ def test_a_photo_comes_back_as_the_page_takes_it_opened_beside_the_generators_th
     assert values["codes"].keys() == {"background", "pose", "shape", "texture"}
     with PIL.Image.open(io.BytesIO(base64.b64decode(values["view"]))) as view:
         assert max(view.size) == uploads.VIEW
-    assert threads == [threading.current_thread()]
+    assert [thread.name[:-2] for thread in threads] == ["photos"]
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "F"])
@@ -111,3 +113,9 @@ def test_every_mode_of_picture_is_taken(mode):
     middle, corner = np.asarray(view)[75, 100].astype(int), np.asarray(view)[5, 5].astype(int)
     assert view.mode == "RGB"
     assert middle.mean() < corner.mean()  # the thing is darker than the floor, whatever the mode
+
+
+def test_the_page_and_its_script_have_one_limit():
+    script = (Path(uploads.__file__).parent / "page" / "dom.js").read_text()
+    told = re.search(r"const LARGEST = ([\d_]+);", script)
+    assert told is not None and int(told[1]) == uploads.MAX_BYTES

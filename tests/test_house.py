@@ -10,10 +10,10 @@ from training.__main__ import VERBS
 from training.registry import FAMILIES, resolve
 
 ROOMS = (
-    "typecheck", "upgrade", "batched", "resize", "config", "devices", "files", "foreign", "bounded", "runtime",
-    "types", "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging", "pictures",
-    "films", "objects", "data", "segmentation.contract", "metrics", "segmentation", "loop", "publish", "sweep",
-    "__main__",
+    "typecheck", "upgrade", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded",
+    "runtime", "types", "nn", "interpolation", "registry", "checkpoint", "warm_start", "official", "imaging",
+    "pictures", "films", "objects", "segmentation.contract", "segmentation.classical", "segmentation.subject", "data",
+    "metrics", "segmentation", "data.prepare", "loop", "publish", "sweep", "__main__",
 )  # fmt: skip
 """Rooms of `training`, lowest first: each may import from those before it."""
 

@@ -8,11 +8,13 @@ import PIL.Image
 import pytest
 import torch
 
-from mixnmatch.__main__ import film, main, pace
+from mixnmatch.__main__ import film, main
 from mixnmatch.fast.config import GeneratorConfig
 from mixnmatch.fast.generator import Generator
+from tests.odd_files import GOOD
 from training.__main__ import main as training
 from training.checkpoint import load_generator, read_card, save_generator
+from training.imaging.video import probe
 from training.objects import margin_of
 from training.pictures import open_picture
 
@@ -129,7 +131,7 @@ def test_transparent_films_are_over_white_at_their_own_pace(tmp_path, ending):
         pixels = np.asarray(picture)
         assert pixels[0, 0].min() > 240
         assert pixels[9, 9, 1] < 60
-    assert pace(tmp_path / f"film{ending}") == pytest.approx(10)
+    assert probe(tmp_path / f"film{ending}").fps == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -231,3 +233,20 @@ def test_split_refuses_what_it_cannot_tell_apart(cars, tmp_path, capsys, words, 
     assert main(["split", "--data", str(cars), "--out", str(out), "--sources", *map(str, words)]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_phone_photos_of_many_megapixels_are_mixed(checkpoint, tmp_path):
+    for name in ("24", "50"):
+        (tmp_path / f"{name}.jpg").write_bytes(GOOD[f"{name} megapixels"])
+    photos = ["--background", str(tmp_path / "24.jpg"), "--texture", str(tmp_path / "50.jpg")]
+    assert main(["mix", "--checkpoint", checkpoint, "--out", str(tmp_path / "mix.png"), *photos]) == 0
+    assert size(tmp_path / "mix.png") == (32, 32)
+
+
+def test_out_of_memory_is_one_sentence(checkpoint, tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Generator, "forward", full)
+    assert main(["mix", "--checkpoint", checkpoint, "--out", str(tmp_path / "mix.png")]) == 2
+    assert capsys.readouterr().err.startswith("error: memory does not suffice; ")

@@ -1,6 +1,7 @@
 """Training from COCO folders: what pictures become, schedules, and whole runs at tiny size."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import CheckpointError, load_generator, load_model
+from demo.shelf import bundled
+from training.__main__ import main
+from training.checkpoint import CheckpointError, load_generator, load_model, makes_pictures, read_card
 from training.data.coco import CocoWriter
 from training.loop.step import train_step
 from training.loop.train import train
 from training.nn.backbone import MobileNetV2
 from training.nn.gan import learning
+from training.publish import Publish
 from training.registry import preset, presets
+from training.segmentation.load import load_segmenter
 from training.segmentation.yolact.augment import AugmentConfig, choose_region, still, vary_colours
 from training.segmentation.yolact.backbone import build_trunk
 from training.segmentation.yolact.data import InstanceDataConfig, InstanceSet, _View
@@ -25,6 +30,8 @@ from training.segmentation.yolact.presets import BASE, FAST_320, RateConfig, Tra
 from training.segmentation.yolact.recipe import Recipe, rate_factor
 from training.segmentation.yolact.trunks import load_trunk
 from training.types import Step
+
+BUNDLED = Path(__file__).parent.parent / "checkpoints" / "giraffe-hd-cars-64.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +206,27 @@ def test_a_run_learns_resumes_and_is_read_again(folder, tmp_path):
     assert (out / "log.jsonl").read_text().count("\n") == 4
     with pytest.raises(CheckpointError, match="makes no pictures"):
         load_generator(path)
+
+
+def test_a_published_finder_is_no_generator_on_the_page(folder, tmp_path):
+    """`publish` takes it, with the figures of its report; lists of generators pass over it, whoever makes them."""
+    run, shelf = tmp_path / "run", tmp_path / "shelf"
+    train(tiny(folder, images=4), folder, run)
+    arguments = ["classical", str(run / "generator.safetensors"), "--data", str(folder), "--split", "train"]
+    options = ["--one-class", "--bootstrap", "0", "--worst", "0"]
+    assert main(["segment", "evaluate", *arguments, "--out", str(tmp_path / "report"), *options]) == 0
+    shelf.mkdir()
+    Publish(
+        run_dir=run, out=shelf / "finder.safetensors", title="Finder", data=folder, command="train",
+        report=tmp_path / "report" / "report.json",
+    ).run()  # fmt: skip
+    card = read_card(shelf / "finder.safetensors")
+    assert card["family"] == "yolact" and card["resolution"] == 64 and "mask" in card["figures"]
+    assert load_segmenter(shelf / "finder.safetensors").labels == ("square", "disc")
+    shutil.copy(BUNDLED, shelf)
+    (shelf / "damaged.safetensors").write_bytes(b"no model")
+    assert [path.stem for path in bundled(shelf)] == ["damaged", BUNDLED.stem]  # loading says what is wrong
+    assert not makes_pictures(shelf / "finder.safetensors")
 
 
 def test_frozen_modules_do_not_learn(folder, rng):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from training.command import said
 from training.registry import preset, presets, resolve
 from training.upgrade import upgraded_options
 
@@ -27,11 +28,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),
 }
 """Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""
-
-NO_MEMORY = (
-    "memory does not suffice; train with a smaller --loop.batch or a larger --loop.accumulate, measure or draw fewer "
-    "pictures at once (--batch), or end other programs"
-)
 
 
 def usage() -> str:
@@ -89,33 +85,13 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0
     verb, *rest = arguments
-    try:
-        if verb == "train":
-            train(rest)
-        elif verb in VERBS:
-            command = resolve(VERBS[verb][0])
-            tyro.cli(command, args=upgraded_options(rest, command), prog=f"python -m training {verb}").run()
-        else:
-            print(usage(), file=sys.stderr)
-            return 2
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
-            raise
-        print(f"error: {NO_MEMORY}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory does not suffice."""
-    if isinstance(error, MemoryError):
-        return True
-    from training.devices import out_of_memory  # a RuntimeError of torch's, which is there then
-
-    return out_of_memory(error)
+    if verb == "train":
+        return said(lambda: train(rest))
+    if verb in VERBS:
+        command, prog = resolve(VERBS[verb][0]), f"python -m training {verb}"
+        return said(lambda: tyro.cli(command, args=upgraded_options(rest, command), prog=prog).run())
+    print(usage(), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

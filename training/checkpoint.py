@@ -23,7 +23,7 @@ from training.bounded import Bounded, check_numbers
 from training.devices import out_of_memory
 from training.files import read_plain_file, write_whole
 from training.foreign import read_state
-from training.registry import family_of, resolve
+from training.registry import FAMILIES, family_of, resolve
 from training.types import Generator, Model
 from training.upgrade import upgraded
 
@@ -129,7 +129,8 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     model = load_model(path, device)
     if not isinstance(model, Generator):
         raise CheckpointError(
-            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file"
+            f"{Path(path).name} holds a {model.family}, which makes no pictures; give a generator file (finders "
+            "of objects are for `python -m training segment`)"
         )
     return model
 
@@ -178,6 +179,19 @@ def _unknown(said: Any, known: Any, prefix: str = "") -> list[str]:
     if isinstance(said, list) and isinstance(known, list):
         return [x for i, (a, b) in enumerate(zip(said, known, strict=False)) for x in _unknown(a, b, f"{prefix}{i}.")]
     return []
+
+
+def makes_pictures(path: str | Path) -> bool:
+    """Whether a model file holds a generator; nothing but its first lines is read.
+
+    A file that cannot be read, or is of an unknown family, counts as one, so that loading it says what is wrong.
+    """
+    try:
+        with _open(Path(path)) as file:
+            family = _metadata(file, Path(path), warn=False).get("family", "")
+        return family not in FAMILIES or FAMILIES[family].makes_pictures
+    except CheckpointError:
+        return True
 
 
 def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import imageio.v2 as imageio
 import numpy as np
 import PIL.Image
 import torch
@@ -17,21 +17,18 @@ from torch import Tensor
 
 from training.imaging.decoders import DECODERS
 from training.imaging.read import Limits, PictureError, opened, upright_rgb
+from training.imaging.video import write_film
 from training.types import Image
 
 __all__ = ["PictureError", "opened", "upright_rgb"]
 
-OF_UPLOADS = Limits()
-"""What a photo that somebody sends may cost."""
-MAX_BYTES = 10_000_000
-"""The page takes no larger files."""
+OF_UPLOADS = Limits(seconds=10.0, memory=300_000_000)
+"""What a photo that somebody sends may cost: 30 MB and 60 megapixels, so that a phone's 50 are taken."""
 OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """What a photo on one's own disk may cost."""
 MOST_MIRRORED = 2048
 """Side of the largest square that is filled up with mirrored picture; what asks for a larger one is made smaller."""
 FILMS = (".mp4", ".webp", ".gif")
-LEAST_SHOWN = 20
-"""Milliseconds that each picture of a .gif or .webp is shown at least."""
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 """Endings of films, and of sheets of pictures; a .webp can be either."""
 TIGHT = 1.15
@@ -151,11 +148,18 @@ def _mirrored(start: int, length: int, size: int) -> Int[np.ndarray, " length"]:
 
 def tile(image: Image, columns: int, *, gap: int = 2) -> PIL.Image.Image:
     """Return pictures side by side, `columns` a row, on white, `gap` pixels apart."""
-    n, _, height, width = image.shape
+    return tile_pictures(to_pil(image), len(image), columns, gap=gap)
+
+
+def tile_pictures(pictures: Iterable[PIL.Image.Image], n: int, columns: int, *, gap: int = 2) -> PIL.Image.Image:
+    """Return `n` pictures of one size, as they come, side by side as `tile` does."""
+    left = iter(pictures)
+    first = next(left)
+    width, height = first.size
     columns = max(1, min(columns, n))
     rows = -(-n // columns)
-    sheet = PIL.Image.new("RGB", (columns * (width + gap) - gap, max(0, rows * (height + gap) - gap)), "white")
-    for i, picture in enumerate(to_pil(image)):
+    sheet = PIL.Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for i, picture in enumerate(chain([first], left)):
         sheet.paste(picture, (i % columns * (width + gap), i // columns * (height + gap)))
     return sheet
 
@@ -202,41 +206,9 @@ def write_animation(path: Path, frames: Image, *, fps: float) -> None:
         raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
+    pictures = (to_uint8(frames[i : i + 1])[0].numpy() for i in range(len(frames)))
     with whole_file(path) as temporary:
-        if kind == ".mp4":
-            _write_mp4(temporary, frames, fps)
-            return
-        times = _paced(len(frames), fps, step=10 if kind == ".gif" else 1)
-        first, *rest = to_pil(frames[[frame for frame, _ in times]])
-        options: dict[str, Any] = {"quality": 90, "method": 4} if kind == ".webp" else {"disposal": 1}
-        duration = [shown for _, shown in times]
-        first.save(temporary, save_all=True, append_images=rest, duration=duration, loop=0, **options)
-
-
-def _paced(n: int, fps: float, *, step: int) -> list[tuple[int, int]]:
-    """Return which of `n` frames a film shows and for how many milliseconds each, in whole multiples of `step`.
-
-    Players take less than 20 ms for 100: of faster films some frames are dropped, so that the length stays.
-    """
-    shown: list[tuple[int, int]] = []
-    end = 0
-    for i in range(n):
-        until = round((i + 1) * 1000 / fps / step) * step
-        if until - end >= LEAST_SHOWN:
-            shown.append((i, until - end))
-            end = until
-    if not shown:
-        return [(0, LEAST_SHOWN)]
-    return shown
-
-
-def _write_mp4(path: Path, frames: Image, fps: float) -> None:
-    """Write H.264 that browsers and editors play; its colour planes need even sides, so odd ones gain a line."""
-    even = torch.nn.functional.pad(frames, (0, frames.shape[3] % 2, 0, frames.shape[2] % 2), mode="replicate")
-    options = {"codec": "libx264", "quality": 9, "pixelformat": "yuv420p", "macro_block_size": 1}
-    with imageio.get_writer(path, fps=fps, **options) as writer:  # type: ignore[call-overload]
-        for picture in to_uint8(even).numpy():
-            writer.append_data(picture)  # type: ignore[attr-defined]
+        write_film(temporary, pictures, len(frames), fps=fps)
 
 
 @contextmanager

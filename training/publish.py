@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from training.checkpoint import (
     CheckpointError,
     generator_file,
-    load_generator,
+    load_model,
     newest_state,
     read_card,
     read_card_beside,
@@ -21,6 +22,7 @@ from training.checkpoint import (
 )
 from training.files import check_folder, write_whole
 from training.metrics.report import MEASURED_ON
+from training.types import Generator
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ class Publish:
     command: str
     """The training command, as typed."""
     report: Path | None = None
-    """report.json of `python -m training evaluate` on that file; its figures go into the card."""
+    """report.json of `python -m training evaluate`, or `... segment evaluate`, on that file; its figures
+    go into the card."""
     notes: str = ""
     """What a user should know: what works, what does not."""
     licence: str = "CC0-1.0"
@@ -67,9 +70,9 @@ class Publish:
             raise ValueError(f"{self.out} is a folder; give the name of a file, such as {self.out / 'car.safetensors'}")
         check_folder(self.out.parent)
         source = self.run_dir / self.generator
-        generator, seen = load_generator(source), read_card(source)
+        generator, seen = load_model(source), read_card(source)
         report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
-        if report and report.get("sha256") != seen["sha256"]:
+        if report and seen["sha256"] not in (report.get("sha256"), *report.get("sha256_of", {}).values()):
             raise ValueError(f"{self.report} is of other weights than {source}; evaluate that file, then publish it")
         if self.state and (self.state / "config.json").exists():
             raise ValueError(f"--state {self.state} is a run's own folder; give one for the published state alone")
@@ -82,10 +85,10 @@ class Publish:
             "command": self.command,
             "trained": datetime.now(UTC).date().isoformat(),
             "parameters": sum(p.numel() for p in generator.parameters()),
-            "resolution": generator.resolution,
+            "resolution": generator.resolution if isinstance(generator, Generator) else generator.config.size,
             "stored_as": self.dtype,
             "notes": self.notes,
-            "figures": report.get("figures", {}),
+            "figures": _figures_of(report, str(seen["sha256"])),
             "measured_on": {name: report[name] for name in MEASURED_ON if name in report},
             "config": seen.get("config", {}),
         }
@@ -108,6 +111,12 @@ class Publish:
         write_whole(self.out, content)
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _figures_of(report: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """Return the figures of a report: of a generator's, or of a finder's those of the model with this checksum."""
+    named = [name for name, checksum in report.get("sha256_of", {}).items() if checksum == sha256]
+    return report["models"][named[0]] if named else report.get("figures", {})
 
 
 def _start_of(out: Path) -> dict[str, Any]:
@@ -134,8 +143,9 @@ def _halved(state: Any) -> Any:
 
 def _set_of(data: Path) -> dict[str, Any]:
     """Return what the set says of itself, without paths of the machine it was made on."""
-    path = data / "set.json"
-    if not path.is_file():
+    path, coco = data / "set.json", data / "train.json"
+    if not path.is_file() and not coco.is_file():
         raise ValueError(f"{data} has no set.json; give the prepared set that the run was trained on")
-    made = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads((path if path.is_file() else coco).read_text(encoding="utf-8"))
+    made = found if path.is_file() else found.get("info", {}) | {"pictures": len(found["images"])}
     return {k: v for k, v in made.items() if not (isinstance(v, str) and v.startswith("/"))}

@@ -38,6 +38,8 @@ class Family:
     """Preset -> dotted name of a train config."""
     official: Official | None = None
     """The authors' checkpoints, for `python -m training import-official`."""
+    makes_pictures: bool = True
+    """Whether the model is a generator; finders of objects are not."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -111,6 +113,7 @@ FAMILIES: dict[str, Family] = {
         model="training.segmentation.yolact.network:Yolact",
         config="training.segmentation.yolact.config:NetworkConfig",
         recipe="training.segmentation.yolact.recipe:Recipe",
+        makes_pictures=False,
         presets={
             "yolact-fast-320": "training.segmentation.yolact.presets:FAST_320",
             **{
@@ -133,6 +136,7 @@ FAMILIES: dict[str, Family] = {
         model="training.segmentation.yolact.network:Yolact",
         config="training.segmentation.yolact.config:NetworkConfig",
         recipe="training.segmentation.yolact.recipe_video:FlowRecipe",
+        makes_pictures=False,
         presets={
             "yolact-edge-trainflow": "training.segmentation.yolact.presets:EDGE_TRAINFLOW",
             "yolact-edge-trainflow-resnet50": "training.segmentation.yolact.presets:EDGE_TRAINFLOW_RESNET50",
@@ -142,6 +146,7 @@ FAMILIES: dict[str, Family] = {
         model="training.segmentation.yolact.network:Yolact",
         config="training.segmentation.yolact.config:NetworkConfig",
         recipe="training.segmentation.yolact.recipe_video:VideoRecipe",
+        makes_pictures=False,
         presets={
             "yolact-edge-vid": "training.segmentation.yolact.presets:EDGE_VID",
             "yolact-edge-vid-resnet50": "training.segmentation.yolact.presets:EDGE_VID_RESNET50",

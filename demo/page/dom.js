@@ -3,7 +3,7 @@
 import { icon } from "./icons.js";
 
 const ROOT = new URL("..", import.meta.url); // where the page is, also below a path of a reverse proxy
-const LARGEST = 10_000_000; // bytes, training.pictures.MAX_BYTES
+const LARGEST = 30_000_000; // bytes, demo.uploads.MAX_BYTES
 
 /** Return a new element; `children` are nodes or text, `on*` properties listen. */
 export function make(tag, properties = {}, ...children) {
@@ -73,7 +73,8 @@ export async function send(route, body, signal) {
 
 /** Return what a file holds now, whatever becomes of it; throws an Error whose message a person can read. */
 export async function contents(file) {
-  if (file.size > LARGEST) throw new Error("This file is larger than 10 MB; please choose a smaller one.");
+  if (file.size > LARGEST)
+    throw new Error(`This file is larger than ${LARGEST / 1e6} MB; please choose a smaller one.`);
   let bytes;
   try {
     bytes = await file.arrayBuffer();
@@ -93,6 +94,14 @@ export function offer(blob, name) {
 /** Return the first file in a drop or a paste, if there is one. */
 export function firstFile(transfer) {
   return [...(transfer?.files ?? [])][0] ?? null;
+}
+
+/** Turn to the tab of this name; return whether there is one. */
+export function openTab(name) {
+  const tabs = [...document.querySelectorAll("[role=tab]")].filter((tab) => tab.textContent.trim() === name);
+  const tab = tabs.find((each) => each.offsetParent) ?? tabs[0];
+  tab?.click();
+  return Boolean(tab);
 }
 
 /** Return a random seed that is short enough to read. */

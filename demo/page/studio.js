@@ -1,6 +1,6 @@
 // What both tabs share: a checkpoint, a live picture with its layers, history, A and B, files out and in.
 
-import { address, button, contents, filePicker, firstFile, fresh, make, offer, send } from "./dom.js";
+import { address, button, contents, filePicker, firstFile, fresh, make, offer, openTab, send } from "./dom.js";
 import { History } from "./history.js";
 import { Live } from "./live.js";
 import { labelOf, paint, Stage } from "./stage.js";
@@ -404,7 +404,7 @@ export class Studio extends HTMLElement {
   /** Turn to the other tab; return its studio once it shows something. */
   async otherTab() {
     const name = this.photos ? "knobStudio" : "photoStudio";
-    [...document.querySelectorAll("[role=tab][aria-selected=false]")].find((tab) => tab.offsetParent)?.click();
+    openTab(this.photos ? "Turn the knobs" : "Mix photos");
     while (!window[name]?.recipe) await new Promise((done) => setTimeout(done, 20));
     return window[name];
   }

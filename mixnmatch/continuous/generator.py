@@ -96,26 +96,19 @@ class Generator(PhotoGenerator):
         self,
         codes: Codes,
         feature: Float[Tensor, "n feature s s"] | None = None,
-        *,
-        rng: torch.Generator | None = None,
     ) -> Layers:
-        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode).
-
-        `rng` draws the noise of the stages, as in training.
-        """
+        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
         if feature is None:
             z, feature = codes.z, self.cached("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
         else:
             z = pose_of_masks(unfolded(feature))
-        background = self.cached("background", lambda: self.background(codes.b, rng), codes.b)
-        return self.composed(background, feature, z, codes.c, rng)
+        background = self.cached("background", lambda: self.background(codes.b), codes.b)
+        return self.composed(background, feature, z, codes.c)
 
-    def composed(
-        self, background: Image, feature: Tensor, z: Tensor, c: Tensor, rng: torch.Generator | None = None
-    ) -> Layers:
+    def composed(self, background: Image, feature: Tensor, z: Tensor, c: Tensor) -> Layers:
         """Return the layers of a background and an object: its parent feature, its box and its texture."""
         P_f, P_m = self.shape(feature)
-        C_f = self.texture(feature, z, c, rng)
+        C_f = self.texture(feature, z, c)
         return Layers(
             image=over(C_f, P_m, background),
             background=background,

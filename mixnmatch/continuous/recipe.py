@@ -143,13 +143,12 @@ class Recipe:
             told = outline_of(outline)
             feature = torch.cat([by_code[:half], told[half:], by_code[n:], told[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
-            behind = generator.background(codes.b, step.rng)  # a mix has the same behind it as the photo it is from
+            behind = generator.background(codes.b)  # a mix has the same behind it as the photo it is from
             layers = generator.composed(
                 torch.cat([behind, behind[background]]),
                 feature,
                 frame,
                 torch.cat([codes.c, mixed.c]),
-                step.rng,
             )
             mixed = replace(mixed, z=frame[n:])
         self.shared = Shared(

@@ -11,7 +11,6 @@ from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
-from training.runtime.sharded_random import randn
 from training.types import Image, Mask
 
 OUTSIDE = 10.0
@@ -23,25 +22,6 @@ def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
     return F.pixel_shuffle(feature[:, :4].float(), 2)
 
 
-class Noise(nn.Module):
-    """Noise of a learned strength a channel (StyleGAN Sec. 2): grain that no code needs to hold.
-
-    In training it is drawn anew; else it is the same in every picture, so that codes alone decide.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.strength = nn.Parameter(torch.zeros(1, channels, 1, 1))
-
-    def forward(self, n: int, side: int, rng: torch.Generator | None) -> Float[Tensor, "m c side side"]:
-        """Return noise for `n` pictures of `side`; `rng` draws it, None takes the fixed one."""
-        if rng is None:
-            noise = torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(side))
-        else:
-            noise = randn(n, 1, side, side, rng=rng)
-        return self.strength * noise.to(self.strength.device)
-
-
 class BackgroundStage(nn.Module):
     """The background code, a map, to the picture of what is behind the object: two convolutions a level."""
 
@@ -51,16 +31,15 @@ class BackgroundStage(nn.Module):
         widths = (config.background_widths + (config.background_widths[-1],) * levels)[:levels]
         self.first = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
         self.second = nn.ModuleList(ActivatedConv2d(o, o, 3) for o in widths)
-        self.noises = nn.ModuleList(Noise(o) for o in widths)
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
 
-    def forward(self, b: Float[Tensor, "n b"], rng: torch.Generator | None = None) -> Image:
+    def forward(self, b: Float[Tensor, "n b"]) -> Image:
         """Return the background alone."""
         x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
-        for i, (first, second, noise) in enumerate(zip(self.first, self.second, self.noises, strict=True)):
+        for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
             x = first(x)
             x = x if i == 0 else double(x)
-            x = second(x, noise(len(x), x.shape[-1], rng))
+            x = second(x)
         return torch.tanh(self.to_rgb(x).float())
 
 
@@ -116,7 +95,6 @@ class TextureStage(nn.Module):
         self.narrow = ActivatedConv2d(wide, narrow, 3)
         self.fine = ActivatedConv2d(narrow, narrow, 3)
         self.shift = EqualLinear(style, narrow)
-        self.noises = nn.ModuleList(Noise(o) for o in (wide, wide, narrow))
         self.to_rgb = EqualConv2d(narrow, 3, 3)
         self.tint = EqualLinear(style, 3)
 
@@ -125,17 +103,15 @@ class TextureStage(nn.Module):
         feature: Float[Tensor, "n feature s s"],
         z: Pose,
         c: Float[Tensor, "n c"],
-        rng: torch.Generator | None = None,
     ) -> Image:
         """Return the object generated, also a little beyond its outline."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
         map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
-        n, cells = len(c), x.shape[-1]
-        for conv, bias, noise in zip(self.convs, self.biases, self.noises, strict=False):
+        for conv, bias in zip(self.convs, self.biases, strict=True):
             y = conv(x, style)
-            x = leaky(y + (bias + noise(n, cells, rng)).to(y.dtype))
+            x = leaky(y + bias.to(y.dtype))
         x = double(self.narrow(x))
-        x = self.fine(x, self.noises[2](n, 2 * cells, rng) + self.shift(style)[:, :, None, None])
+        x = self.fine(x, self.shift(style)[:, :, None, None])
         return torch.tanh(self.to_rgb(x).float() + self.tint(style)[:, :, None, None])

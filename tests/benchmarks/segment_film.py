@@ -24,9 +24,10 @@ from training.data.backgrounds import pattern, read_environments, view
 from training.data.coco import find_split
 from training.data.composites import Sources
 from training.data.cutouts import Cutout, turned
+from training.imaging.video import read_film
 from training.metrics.coco_map import mask_iou
 from training.segmentation.contract import Instance
-from training.segmentation.film import StagedSegmenter, instances_of, painted, read_film, track_film
+from training.segmentation.film import StagedSegmenter, instances_of, painted, track_film
 from training.segmentation.load import load_segmenter
 from training.segmentation.tracking import Tracker
 
@@ -56,7 +57,7 @@ class SegmentFilm:
                 rng = np.random.default_rng([self.seed, k])
                 frames, truth, labels = self._made(sources, rng)
                 path = self.film if self.film and k == self.films - 1 else Path(folder) / "film.mp4"
-                _write(path, frames)
+                write_film(path, frames)
                 found = segmenter or _Truth(truth, rng)
                 score = identities(found, path, truth)
                 speed = {} if segmenter is None else _timed(segmenter, path)
@@ -67,7 +68,16 @@ class SegmentFilm:
                 print(
                     json.dumps({"film": k, "labels": labels, "idf1": round(score, 4), "fps": speeds[-1], "ms": speed})
                 )
-        print(json.dumps({"model": self.model, "idf1": float(np.mean(scores)), "fps": float(np.median(speeds))}))
+        print(
+            json.dumps(
+                {
+                    "what": "identities",
+                    "model": self.model,
+                    "idf1": float(np.mean(scores)),
+                    "fps": float(np.median(speeds)),
+                }
+            )
+        )
 
     def _made(self, sources: Sources, rng: np.random.Generator) -> tuple[list[np.ndarray], list[dict], list[str]]:
         """Return frames, the masks seen in each by object, and the objects' labels."""
@@ -164,7 +174,7 @@ def _timed(segmenter: Any, path: Path) -> dict[str, float]:
     return {name: round(float(np.median(values)), 2) for name, values in times.items()}
 
 
-def _write(path: Path, frames: list[np.ndarray]) -> None:
+def write_film(path: Path, frames: list[np.ndarray]) -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{SIZE[0]}x{SIZE[1]}", "-r", "30", "-i", "-", "-c:v", "libx264", "-crf", "16"]
     command += ["-preset", "veryfast", "-pix_fmt", "yuv420p", str(path)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from training.data.photo_writer import MASK_LIKE, Written
+from training.data.photo_writer import BACKDROP, FOUND, MASK_LIKE, MIDDLE, UNSURE, Written
 from training.data.sources import Reading
 from training.data.tables import texts
 
@@ -21,6 +21,8 @@ class Account:
     """What became of each photo of a source."""
 
     reading: Reading
+    finder: str = ""
+    """Name of what looked for objects; "" if nothing did."""
     written: list[Written] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     """One sentence a photo."""
@@ -72,12 +74,21 @@ class Account:
             "splits": dict(Counter(row["split"] for row in rows)),
             "labels": dict(Counter(row["label"] for row in rows).most_common(1000)),
             "boxes": dict(Counter(row["box_from"] or "none" for row in rows)),
+            "finder": self._finder(),
             "masks": {"with": n_masks, "without": len(rows) - n_masks},
             "left_out": dict(self.reasons),
             "passed_over": dict(self.reading.passed_over),
             "suspicious": dict(odd),
             "noted": dict(Counter(note for one in self.written for note in one.noted)),
         }
+
+    def _finder(self) -> dict[str, Any]:
+        """Return how many objects the finder was sure of, was not, and how many boxes had to come from elsewhere."""
+        if not self.finder:
+            return {}
+        boxes = Counter(row["box_from"] for row in self.rows)
+        masks = sum(row.get("mask_from") == "finder" for row in self.rows)
+        return {"name": self.finder, **{k: boxes[k] for k in (FOUND, UNSURE, BACKDROP, MIDDLE)}, "masks": masks}
 
     def _twice(self) -> tuple[int, int]:
         """Return how many pictures are there more than once, and how many of these in two splits."""
@@ -100,6 +111,7 @@ def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
     """Show the account as one table; what asks for a look is a warning."""
     log.info("%s: %d photos in the source", out, counts["photos"])
     for name, words in (
+        ("finder", _finder_words(counts["finder"])),
         ("taken", _words(counts["splits"])),
         ("labels", texts((f"{n} {label or 'without'}" for label, n in counts["labels"].items()), 8)),
         ("boxes", _words(counts["boxes"])),
@@ -114,6 +126,17 @@ def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
             log.warning("  %-12s %s", name.replace("_", " "), _words(counts[name]))
     for sentence in said:
         log.warning("  %s", sentence)
+
+
+def _finder_words(counts: dict[str, Any]) -> str:
+    """Return what the finder did, if it was needed."""
+    if not any(counts.get(name) for name in (FOUND, UNSURE, BACKDROP, MIDDLE, "masks")):
+        return ""
+    fell = counts[BACKDROP] + counts[MIDDLE]
+    return (
+        f"{counts['name']}: {counts[FOUND]} found, {counts[UNSURE]} unsure, {fell} fell back "
+        f"({counts[BACKDROP]} to what stands out, {counts[MIDDLE]} to the middle); {counts['masks']} masks"
+    )
 
 
 def _words(counts: dict[str, int]) -> str:

@@ -26,6 +26,8 @@ from training.types import Batch, Boxes, Image
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
 """Columns that every index has."""
+NO_FACTORS = {*COLUMNS, "finder_confidence"}
+"""Columns of numbers that are not factors of the pictures."""
 MEMORY = 2 << 30
 """Sets of more decoded bytes than this are decoded batch by batch."""
 
@@ -285,7 +287,7 @@ def _read_index(path: Path, split: str | None) -> tuple[list[_Row], dict[str, Te
     rows = [_row(index, number, line) for number, line in enumerate(lines)]
     factors: dict[str, Tensor] = {}
     for name in names:
-        if name not in COLUMNS:
+        if name not in NO_FACTORS:
             numbers = [_number(line[name]) for line in lines]
             known = [value is not None or not line[name] for value, line in zip(numbers, lines, strict=True)]
             if all(known) and any(value is not None for value in numbers):

@@ -32,7 +32,9 @@ MASK_FRACTIONS = (0.05, 0.9)
 """Masks that cover less or more than this, by a listing of our clothing photos, were not found well."""
 LABEL_COLUMNS = ("label", "class", "garment", "category", "species", "breed", "kind")
 """Columns of a table that are taken for labels if nobody says which, the first that is there."""
-OWN = {"file", "split", "label", "mask", "width", "height", "source", "box_from", "x0", "y0", "x1", "y1"}
+OWN = {"file", "split", "label", "mask", "width", "height", "source", "box_from", "x0", "y0", "x1", "y1"} | {
+    "mask_from", "finder_label", "finder_confidence"
+}  # fmt: skip
 """Columns that a prepared set has of its own, or that are read otherwise."""
 
 

@@ -1,7 +1,7 @@
 """One photo of a source becomes one picture of a prepared set: decoded under limits, checked, resized, written."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from training.data.tables import BOX_COLUMNS, number
 from training.imaging.decoders import DECODERS
 from training.imaging.masks import looks_like_mask
 from training.imaging.read import TURNS, Decoded, Limits, PictureError
-from training.objects import SURE, WIDE, segment_foreground
+from training.objects import WIDE
+from training.pictures import Box
+from training.segmentation.subject import Subject, SubjectFinder
 
 LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
 """Photos beyond these are left out."""
@@ -47,10 +49,12 @@ class PhotoWriter:
     size: int
     margin: float
     quality: int
-    find: bool
-    """Whether to look for objects where no box is known."""
+    finder: SubjectFinder | None
+    """What looks for objects where no box or no mask is known; None: nothing does."""
     mask_share: tuple[float, float]
     mask_rim: float
+    require: tuple[str, ...] = ()
+    """`box`, `mask`: photos of which neither the source nor the finder gives it are left out."""
 
     def write(self, place: int, photo: Photo) -> Written | str:
         """Write one photo and its mask; return its line of the index, or what is wrong with it."""
@@ -60,20 +64,20 @@ class PhotoWriter:
             shown = DECODERS.photo(photo.path, photo.name, replace(LIMITS, keep_short=4 * self.size))
             mask, noted = self._mask(photo, shown)
             box, origin = self._box(photo, shown, mask)
+            located = self._found(photo, shown, mask, box, origin)
         except PictureError as error:
             return str(error)
-        return self._written(f"{place:07d}", photo, shown, mask, box, origin, noted)
+        return self._written(f"{place:07d}", photo, shown, located, noted)
 
     def _written(
         self,
         name: str,
         photo: Photo,
         shown: Decoded,
-        mask: PIL.Image.Image | None,
-        box: PixelBox | None,
-        origin: str,
+        located: "Located",
         noted: list[str],
     ) -> Written:
+        mask, box, origin = located.mask, located.box, located.box_from
         size = kept_size(shown.size, box, self.size, self.margin)
         kept = shown.picture.resize(size, PIL.Image.Resampling.LANCZOS)
         kept.save(self.folder / "images" / f"{name}.jpg", quality=self.quality, subsampling=0)
@@ -84,6 +88,7 @@ class PhotoWriter:
             odd += odd_mask(np.asarray(mask) > 127, self.mask_share, self.mask_rim)
         if looks_like_mask(shown.picture):
             odd.append(MASK_LIKE)
+        odd += [DOUBTS[origin]] if origin in DOUBTS else []
         row: dict[str, Any] = {"file": f"{name}.jpg", "split": photo.split, "label": photo.label}
         row |= {"width": size[0], "height": size[1]}
         if box is not None:
@@ -96,7 +101,7 @@ class PhotoWriter:
         if shown.orientation != 1 and origin == "listing" and not photo.fractions:
             noted.append("turned by EXIF: its box is taken as one of the upright photo")
         values = _resized_values(photo.values, shown.size, size)
-        row |= {"source": photo.name, "box_from": origin} | values
+        row |= {"source": photo.name, "box_from": origin} | located.columns | values
         return Written(row=row, odd=tuple(odd), noted=tuple(noted), digest=hashlib.sha256(kept.tobytes()).digest())
 
     def _mask(self, photo: Photo, shown: Decoded) -> tuple[PIL.Image.Image | None, list[str]]:
@@ -121,15 +126,75 @@ class PhotoWriter:
                 raise PictureError(f"{photo.name}: its mask is empty")
             x, y = width / mask.width, height / mask.height
             return (edges[0] * x, edges[1] * y, edges[2] * x, edges[3] * y), "mask"
-        if not self.find:
-            return None, ""
-        found = segment_foreground(shown.picture)
-        sure = found is not None and found.confidence >= SURE
-        x0, y0, x1, y1 = found.box if found is not None and sure else WIDE
-        return (x0 * width, y0 * height, x1 * width, y1 * height), "found" if sure else "middle"
+        return None, ""
+
+    def _found(
+        self, photo: Photo, shown: Decoded, mask: PIL.Image.Image | None, box: PixelBox | None, origin: str
+    ) -> "Located":
+        """Return where the object is, what the source does not tell being looked for.
+
+        Raises: PictureError if what is required is neither known nor found.
+        """
+        mask_from = "" if mask is None else "source"
+        if self.finder is None:
+            return Located(mask=mask, box=box, box_from=origin)
+        subject = None
+        if box is None:
+            subject = self.finder(shown.picture)
+            box, origin = self._box_of(subject, shown.size)
+        elif mask is None and self.finder.is_network:
+            subject = self.finder(shown.picture, _as_fractions(box, shown.size))
+        if mask is None and subject is not None and subject.sure and subject.mask is not None:
+            mask, mask_from = PIL.Image.fromarray((subject.mask * 255 + 0.5).astype(np.uint8)), "finder"
+        self._check_required(photo, mask, origin)
+        told = {"mask_from": mask_from, "finder_label": "", "finder_confidence": ""}
+        if subject is not None:
+            told |= {"finder_label": subject.label, "finder_confidence": f"{subject.confidence:.3f}"}
+        return Located(mask=mask, box=box, box_from=origin, columns=told)
+
+    def _box_of(self, subject: Subject | None, size: tuple[int, int]) -> tuple[PixelBox, str]:
+        """Return the box of what was found, in pixels, and the name of where it comes from."""
+        assert self.finder is not None
+        if subject is None or (not subject.sure and subject.origin == "backdrop"):
+            (x0, y0, x1, y1), origin = WIDE, MIDDLE
+        else:
+            (x0, y0, x1, y1), origin = subject.box, UNSURE
+            if subject.sure:
+                origin = FOUND if self.finder.is_network == (subject.origin == "network") else BACKDROP
+        return (x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]), origin
+
+    def _check_required(self, photo: Photo, mask: PIL.Image.Image | None, origin: str) -> None:
+        """Raise PictureError for a photo without what is required: a box or mask that is known, or surely found."""
+        if "mask" in self.require and mask is None:
+            raise PictureError(f"{photo.name}: it has no mask, which was required, and none was found for sure")
+        if "box" in self.require and origin in DOUBTS:
+            raise PictureError(f"{photo.name}: it has no box, which was required, and none was found for sure")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Where a photo's object is, and who says so."""
+
+    mask: PIL.Image.Image | None
+    """Of the photo's proportions."""
+    box: PixelBox | None
+    """In pixels of the photo in its file."""
+    box_from: str
+    """`listing`, `mask`, one of the next four names, or "" where no box is known."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Of the index: where the mask comes from, and what the finder said of the object."""
+
+
+FOUND, UNSURE, BACKDROP, MIDDLE = "found", "unsure", "backdrop", "middle"
+"""Where a box that the source does not give comes from: an object that the finder is sure of; one that it is not;
+what stands out from the backdrop, where the network is not sure; the middle of the photo, where nothing is found."""
+DOUBTS = {UNSURE: "the finder is not sure of the object", MIDDLE: "no object was found: the middle is taken"}
+"""Boxes that a person should look at -> why."""
 MASK_LIKE = "looks like a mask, two flat colours"
+
+
+def _as_fractions(box: PixelBox, size: tuple[int, int]) -> Box:
+    return box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]
 
 
 def stood_up(mask: Decoded, shown: Decoded, name: str) -> tuple[PIL.Image.Image, list[str]]:

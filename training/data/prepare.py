@@ -22,6 +22,8 @@ from training.data.sheet import write_sheet
 from training.data.sources import SUFFIXES, Photo, Reading, split_of
 from training.data.tables import BoxForm, texts
 from training.data.writing import report, whole_folder, write_index
+from training.segmentation.load import load_finder
+from training.segmentation.subject import SubjectFinder
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +70,15 @@ class Prepare:
     mask_rim: float = 0.15
     """A mask that covers more than this share of its picture's rim is suspicious."""
     find_boxes: bool = True
-    """In a folder of photos or a table, look for the object of each photo that has no box before its backdrop; where
-    none clearly stands out, the middle of the photo is taken."""
+    """In a folder of photos or a table, look for the object of each photo that has no box or no mask; where none is
+    found, the middle of the photo is taken. The table at the end counts each case."""
+    finder: str = ""
+    """What looks: a YOLACT checkpoint, an .onnx file, or `classical`, which takes what stands out from a quiet backdrop
+    and gives boxes only. If not given, the bundled network, and `classical` where there is none."""
+    finder_label: tuple[str, ...] = ()
+    """Labels of the finder that count; without any, the largest object that it is sure of."""
+    finder_sure: float = 0.5
+    """Score from which an object that a network finds is used without marking it; only such objects give masks."""
     held_out: float = 0.1
     """Share of the photos to keep for testing, where the source has no splits."""
     margin: float = 1.5
@@ -106,13 +115,14 @@ class Prepare:
         for sentence in reading.said:
             log.warning("%s", sentence)
         told = len(reading.said)
+        finder = self._finder(layout)
         views = self.views or _asked_views()  # before the long part
-        account = Account(reading=reading)
+        account = Account(reading=reading, finder=finder.name if finder else "")
         with whole_folder(self.out) as folder:
             (folder / "images").mkdir()
-            if any(photo.mask for photo in photos):
+            if any(photo.mask for photo in photos) or (finder is not None and finder.is_network):
                 (folder / "masks").mkdir()
-            for photo, result in zip(photos, self._written(folder, photos, layout), strict=True):
+            for photo, result in zip(photos, self._written(folder, photos, finder), strict=True):
                 account.add(photo.name, result)
             self._sort_out(folder, account)
             if not account.rows:
@@ -178,11 +188,21 @@ class Prepare:
             kept = [photo for photo in photos if photo.label.casefold() in wanted]
             reading.passed_over["other labels"] += len(photos) - len(kept)
             photos = kept
-        for name in self.require:
+        for name in self.require if not self._looks(layout) else ():
             photos = [replace(p, problem=p.problem or _lacks(p, name)) for p in photos]
         return [p if p.split else replace(p, split=_drawn_split(p.name, self.held_out)) for p in photos]
 
-    def _written(self, folder: Path, photos: list[Photo], layout: str) -> Iterator[Written | str]:
+    def _looks(self, layout: str) -> bool:
+        """Whether objects are looked for in photos of a layout."""
+        return self.find_boxes and layout in ("plain", "table", "clothing")
+
+    def _finder(self, layout: str) -> SubjectFinder | None:
+        """Return what looks for objects, None if nothing does. Raises: ValueError."""
+        if not self._looks(layout):
+            return None
+        return load_finder(self.finder, self.finder_label, sure=self.finder_sure)
+
+    def _written(self, folder: Path, photos: list[Photo], finder: SubjectFinder | None) -> Iterator[Written | str]:
         """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         writer = PhotoWriter(
@@ -190,9 +210,10 @@ class Prepare:
             size=self.size,
             margin=self.margin,
             quality=self.quality,
-            find=self.find_boxes and layout in ("plain", "table", "clothing"),
+            finder=finder,
             mask_share=self.mask_share,
             mask_rim=self.mask_rim,
+            require=self.require,
         )
         with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
             for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks

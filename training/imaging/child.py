@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from training.imaging.read import Limits, PictureError, decode
+from training.imaging.read import Limits, PictureError, decode, frames
+from training.runtime.malloc import trim
 
 LITTLE = 40_000_000
 """What takes no more memory than this is decoded without asking."""
@@ -37,6 +38,7 @@ def main() -> None:
             _answer(sink, {"error": f"{job['name']} cannot be read ({error.strerror}); please check it."})
         data = b""
         _limit_memory(None)
+        trim()
 
 
 def _done(
@@ -54,6 +56,10 @@ def _done(
             raise PictureError(f"{job['name']} takes too much memory to decode; please choose a smaller one.")
         _limit_memory(base + len(data) + 2 * need + SPARE if base else None)
 
+    if job["kind"] == "film":
+        for picture, shown in frames(data, job["name"], limits, allowed):
+            _answer(sink, {"mode": picture.mode, "kept": picture.size, "shown": shown}, picture.tobytes())
+        return {}, b""
     if job["kind"] == "photo":
         done = decode(data, job["name"], limits, allowed)
     else:

@@ -25,6 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 START = "import sys; sys.path[:0] = [{root!r}]; from training.imaging.child import main; main()"
 MOST_ANSWER = 1 << 31
 """No answer is longer, bytes."""
+ENDS = "{name} cannot be decoded: this program is about to end."
+IDLE_SECONDS = 20.0
+"""A process that has had nothing to decode for so long is ended: each keeps some 40 MB."""
 
 
 class _EndedError(Exception):
@@ -74,6 +77,7 @@ class Child:
         )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.source, self.sink = self.process.stdout, self.process.stdin
+        self.idle_since = time.monotonic()
         for pipe in (self.source, self.sink):
             os.set_blocking(pipe.fileno(), False)
             if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -144,6 +148,7 @@ class Decoders:
         self.n = n or min(8, cores)
         self._free, self._all = list[Child](), set[Child]()
         self._used, self._busy = 0, 0
+        self._closed, self._sweeping = False, False
         self._changed = threading.Condition()
         self._owner = os.getpid()
         atexit.register(self.close)
@@ -160,12 +165,50 @@ class Decoders:
         """Whether a file looks like a mask. Raises: PictureError if it is no picture."""
         return bool(self._done("look", source, name, limits)[0]["mask"])
 
+    def frames(
+        self, source: Path, name: str, limits: Limits, *, patience: float
+    ) -> Iterator[tuple[PIL.Image.Image, float]]:
+        """Yield the frames of an animated picture, upright, RGB, and for how many milliseconds each is shown.
+
+        A process of its own decodes them: whoever takes them one by one holds up no photo. `limits.seconds` is for
+        all frames, `patience` for one. Raises: PictureError.
+        """
+        with self._changed:
+            if self._closed:
+                raise PictureError(ENDS.format(name=name))
+            child = Child()
+            self._all.add(child)
+        job = {"kind": "film", "name": name, "path": os.fsencode(source.absolute()).hex(), "limits": asdict(limits)}
+        try:
+            whole = Clock(child.process.pid, limits.seconds)
+            child.ask(job, b"", Clock(child.process.pid, patience))
+            while True:
+                if whole.left() <= 0:
+                    raise _EndedError("time")
+                answer, pixels = child.answer(Clock(child.process.pid, patience))
+                if "need" in answer:
+                    child.send(b"y", whole)
+                elif "error" in answer:
+                    raise PictureError(answer["error"])
+                elif "shown" not in answer:
+                    return
+                else:
+                    size = (int(answer["kept"][0]), int(answer["kept"][1]))
+                    yield PIL.Image.frombytes(answer["mode"], size, pixels), float(answer["shown"])
+        except _EndedError as error:
+            said = "takes too long to decode" if error.args else "cannot be decoded: it ends the program that tries"
+            raise PictureError(f"{name} {said}; please choose another file.") from None
+        finally:
+            self._drop(child)
+
     def close(self) -> None:
-        """End all processes at once; what waits for them gets a PictureError."""
+        """End all processes at once and start no more; what waits for them gets a PictureError."""
         if self._owner != os.getpid():
             return
         with self._changed:
+            self._closed = True
             children, self._free = list(self._all), []
+            self._changed.notify_all()
         for child in children:
             with contextlib.suppress(OSError):
                 child.process.kill()
@@ -194,7 +237,7 @@ class Decoders:
         job = {"kind": kind, "name": name, "path": path, "limits": asdict(limits)}
         if isinstance(source, bytes) and not data:
             raise PictureError(f"{name} is not a picture that can be read; it is empty.")
-        with self._child() as child:
+        with self._child(name) as child:
             try:
                 answer, pixels = self._exchange(child, job, data, limits)
             except _EndedError as error:
@@ -241,12 +284,15 @@ class Decoders:
                 self._changed.notify_all()
 
     @contextmanager
-    def _child(self) -> Iterator[Child]:
-        """Give one of the processes, when one is free."""
+    def _child(self, name: str) -> Iterator[Child]:
+        """Give one of the processes, when one is free. Raises: PictureError once they are closed."""
         with self._changed:
             if self._owner != os.getpid():  # a copy of the parent: the processes are not its own
                 self._owner, self._free, self._all, self._used, self._busy = os.getpid(), [], set(), 0, 0
-            self._changed.wait_for(lambda: self._busy < self.n)
+                self._sweeping = False
+            self._changed.wait_for(lambda: self._busy < self.n or self._closed)
+            if self._closed:
+                raise PictureError(ENDS.format(name=name))
             self._busy += 1
             child = self._free.pop() if self._free else None
         try:
@@ -257,14 +303,40 @@ class Decoders:
                 child = Child()
                 with self._changed:
                     self._all.add(child)
+                    closed = self._closed
+                if closed:  # meanwhile
+                    child.process.kill()
             yield child
             with self._changed:
                 if child in self._all:
+                    child.idle_since = time.monotonic()
                     self._free.append(child)
+                    self._sweep_later()
         finally:
             with self._changed:
                 self._busy -= 1
                 self._changed.notify_all()
+
+    def _sweep_later(self) -> None:
+        """Have idle processes ended in a while, unless that is under way. With the lock."""
+        if not self._sweeping and not self._closed:
+            self._sweeping = True
+            timer = threading.Timer(IDLE_SECONDS, self._sweep)
+            timer.daemon = True
+            timer.start()
+
+    def _sweep(self) -> None:
+        """End the processes that have been idle for long."""
+        with self._changed:
+            self._sweeping = False
+            until = time.monotonic() - 0.9 * IDLE_SECONDS
+            idle = [child for child in self._free if child.idle_since <= until]
+            self._free = [child for child in self._free if child not in idle]
+            self._all -= set(idle)
+            if self._free or self._busy:
+                self._sweep_later()
+        for child in idle:
+            child.end()
 
     def _drop(self, child: Child) -> None:
         """End a process that is not to be used again."""

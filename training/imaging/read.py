@@ -8,7 +8,7 @@ outside.
 import io
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,8 +21,6 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "H
 """What is read; nothing here starts another program, as EPS would. HEIF needs the package pillow-heif."""
 MAX_SIDE = 30_000
 """Pictures with a longer side are refused: a thin strip costs more than its pixels."""
-MAX_SCANS = 100
-"""JPEG files with more scans are refused; cameras and programs write ten or so, and each costs as much as a picture."""
 STRIP = 1 << 20
 """Pixels that are converted at a time."""
 BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 18, "TIFF": 9, "PPM": 8}
@@ -58,7 +56,8 @@ class Limits:
     """Larger pictures are made smaller."""
     keep_short: int = 0
     """Pictures whose shorter side is twice this or more are made smaller, to no less than this; 0: they are not."""
-
+    max_scans: int = 100
+    """JPEG files with more are refused; cameras and programs write ten or so, and each costs as much as a picture."""
     seconds: float = 20.0
     """Decoding that takes longer is given up."""
     memory: int = 400_000_000
@@ -96,6 +95,25 @@ def decode(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None
     return guarded(data, name, limits, lambda: _decode(data, name, limits, allowed))
 
 
+def frames(
+    data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]
+) -> Iterator[tuple[PIL.Image.Image, float]]:
+    """Yield the frames of an animated picture as `upright_rgb` gives them, and for how many milliseconds each is shown.
+
+    Raises: PictureError.
+    """
+    picture = guarded(data, name, limits, lambda: header(data, name, limits))
+    allowed(len(data) + 24 * picture.width * picture.height)
+    for place in range(getattr(picture, "n_frames", 1)):
+
+        def read(place: int = place) -> tuple[PIL.Image.Image, float]:
+            picture.seek(place)
+            picture.load()  # a WebP tells its pace only then
+            return upright_rgb(picture.copy()), float(picture.info.get("duration", 0) or 0)
+
+        yield guarded(data, name, limits, read)
+
+
 def guarded(data: bytes, name: str, limits: Limits, read: Callable[[], T]) -> T:
     """Run a reader; whatever it raises becomes one sentence."""
     try:
@@ -108,7 +126,7 @@ def guarded(data: bytes, name: str, limits: Limits, read: Callable[[], T]) -> T:
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name} has too many pixels; {limits.said()}, please choose a smaller one.") from error
     except PIL.UnidentifiedImageError as error:
-        if is_heif(data):
+        if is_heif(data) and "HEIF" not in PIL.Image.OPEN:
             raise PictureError(
                 f"{name} is a HEIC photo, which needs the package pillow-heif; install it, or save the photo as JPEG."
             ) from error
@@ -141,9 +159,9 @@ def header(data: bytes, name: str, limits: Limits) -> PIL.Image.Image:
         raise PictureError(
             f"{name} has {width} x {height} pixels; the limit is {MAX_SIDE} a side, please choose a smaller one."
         )
-    if picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+    if picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > limits.max_scans:
         raise PictureError(
-            f"{name} is a JPEG file of more than {MAX_SCANS} scans, which takes minutes to decode; please save it anew."
+            f"{name} is a JPEG file of more than {limits.max_scans} scans, which takes long; please save it anew."
         )
     return picture
 
@@ -154,6 +172,7 @@ def _register_heif() -> None:
         import pillow_heif  # type: ignore[import-not-found]
     except ImportError:
         return
+    pillow_heif.options.DECODE_THREADS = 1  # each takes addresses, which are bounded
     pillow_heif.register_heif_opener()
 
 

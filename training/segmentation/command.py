@@ -19,7 +19,7 @@ from .contract import Instance, Segmenter
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
-MAX_BYTES, MAX_PIXELS = 100_000_000, 40_000_000
+MAX_BYTES, MAX_PIXELS = 100_000_000, 60_000_000
 """Photos beyond these are refused."""
 
 
@@ -107,7 +107,8 @@ class Video(_Finding):
 
     def run(self) -> None:
         """Write the film and print one JSON line. Raises: ValueError."""
-        from .film import FilmError, cut_out_on, painted, probe, track_film
+        from ..imaging.video import FilmError, probe
+        from .film import cut_out_on, painted, track_film
         from .tracking import TrackingConfig
 
         if self.out.suffix.lower() != ".mp4":
@@ -202,6 +203,7 @@ class Evaluate:
         self.out.mkdir(parents=True, exist_ok=True)
         arguments = {k: str(v) for k, v in asdict(self).items()}
         content = {"arguments": arguments, "models": {name: m.summary() for name, m in measured.items()}}
+        content["sha256_of"] = {name: checksum for name in measured if (checksum := _sha256(name))}
         write_whole(self.out / "report.json", (json.dumps(content, indent=1) + "\n").encode())
         write_report(self.out / "report.html", truth, measured, arguments)
 
@@ -220,6 +222,13 @@ def _entry(instance: Instance) -> dict[str, Any]:
     """Return what is printed of an instance."""
     box = [round(float(edge), 1) for edge in instance.box]
     return {"label": instance.label, "score": round(instance.score, 4), "box": box}
+
+
+def _sha256(model: str) -> str:
+    """Return the checksum of a checkpoint's weights, by which `publish` knows it; "" of what has none."""
+    from ..checkpoint import read_card
+
+    return read_card(model, beside=False)["sha256"] if model.endswith(".safetensors") else ""
 
 
 def _quantised(network: Any, out: Path, data: Path, pictures: int) -> None:

@@ -6,37 +6,25 @@ assembles masks, paints and encodes. Networks and coders leave Python's lock whi
 
 import json
 import queue
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import imageio_ffmpeg
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from ..imaging.video import FAST, FilmWriter, probe, read_film
 from ..pictures import whole_file
-from .contract import Instance, Pixels, Segmenter
+from .contract import Instance, Pixels
 from .tracking import Tracked, Tracker, TrackingConfig
 
 AHEAD = 4
 """Frames that wait between two threads at most."""
-MAX_SIDE, MAX_FRAMES = 4096, 200_000
-"""Films beyond these are refused, or end there."""
-PATIENCE = 60
-"""Seconds to wait for a film's first frame."""
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,ogg,flv"
-"""Containers that are read; none of them names other files, as play lists do."""
-
-
-class FilmError(ValueError):
-    """A film that cannot be used, in one sentence."""
 
 
 @runtime_checkable
@@ -61,63 +49,8 @@ class StagedSegmenter(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Film:
-    """What a film is like."""
-
-    width: int
-    height: int
-    fps: float
-
-
-def probe(path: Path) -> Film:
-    """Return a film's size, upright, and pace. Raises: FilmError if it is no film, or too large."""
-    if not path.is_file():
-        raise FilmError(f"{path} does not exist; give a film such as an .mp4")
-    first = [*_reading(path), "-frames:v", "1", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
-    try:
-        answer = subprocess.run(first, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL).stdout
-    except subprocess.TimeoutExpired as error:
-        raise FilmError(f"{path.name} gives no frame within {PATIENCE} seconds; give another film") from error
-    head = answer.partition(b"\n")[0].decode("ascii", "replace").split()
-    if not head or head[0] != "YUV4MPEG2":
-        raise FilmError(f"{path.name} is no film that can be read; give an MP4, WebM, MOV, AVI or GIF")
-    fields = {word[0]: word[1:] for word in head[1:]}
-    width, height = int(fields["W"]), int(fields["H"])
-    if max(width, height) > MAX_SIDE:
-        raise FilmError(f"{path.name} is {width} x {height}; expected sides of at most {MAX_SIDE} pixels")
-    over, _, under = fields.get("F", "25:1").partition(":")
-    fps = int(over) / max(1, int(under or 1))
-    return Film(width, height, fps if 0 < fps <= 240 else 25.0)
-
-
-def read_film(path: Path) -> Iterator[Pixels]:
-    """Yield the frames of a film, upright, RGB, at a steady pace. Raises: FilmError if it has no frame."""
-    film, count = probe(path), 0
-    size = film.width * film.height * 3
-    command = [*_reading(path), "-r", f"{film.fps:.6f}", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, bufsize=size
-    ) as process:
-        assert process.stdout is not None
-        try:
-            while count < MAX_FRAMES and len(data := process.stdout.read(size)) == size:
-                count += 1
-                yield np.frombuffer(data, np.uint8).reshape(film.height, film.width, 3)
-        finally:
-            process.kill()
-    if count == 0:
-        raise FilmError(f"{path.name} has no frames that can be read")
-
-
-def _reading(path: Path) -> list[str]:
-    """Return how ffmpeg reads a film and opens nothing but its file: play lists could name others."""
-    safe = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS]
-    return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *safe, "-i", f"file:{path}", "-map", "0:v:0"]
-
-
 def instances_of(
-    segmenter: Segmenter | StagedSegmenter, frames: Iterator[Pixels]
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter, frames: Iterator[Pixels]
 ) -> Iterator[tuple[Pixels, list[Instance]]]:
     """Yield frames with what was found in them, in order; reading and the network run ahead in threads of their own.
 
@@ -175,13 +108,14 @@ def _ahead(items: Iterator[Any], stop: threading.Event) -> Iterator[Any]:
 
 
 def track_film(
-    segmenter: Segmenter | StagedSegmenter,
+    segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter,
     path: Path,
     out: Path,
     *,
     keep: Callable[[list[Instance]], list[Instance]] = list,
     tracking: TrackingConfig | None = None,
     paint: Callable[[Pixels, list[Tracked]], Pixels] | None = None,
+    read: Callable[[Path], Iterator[Pixels]] = read_film,
     quality: int = 23,
 ) -> dict[str, Any]:
     """Write a film with its objects painted, and OUT.json with every frame's boxes and identities.
@@ -190,6 +124,7 @@ def track_film(
         keep: chooses among a frame's instances.
         tracking: when instances of different frames are one object.
         paint: makes a written frame of a frame and its objects; `painted` if not given.
+        read: gives the film's frames.
         quality: x264's constant rate factor; lower is finer and larger.
 
     Returns: frames, seconds, identities and labels. Raises: FilmError.
@@ -198,8 +133,10 @@ def track_film(
     began, count = time.perf_counter(), 0
     lines: list[dict[str, Any]] = []
     identities: dict[int, str] = {}
-    with whole_file(out) as temporary, _Encoder(temporary, film, quality) as encoder:
-        for frame, instances in instances_of(segmenter, read_film(path)):
+    how = (*FAST[:-1], str(quality))
+    size = (film.width, film.height)
+    with whole_file(out) as temporary, FilmWriter(temporary, size, film.fps, how) as encoder:
+        for frame, instances in instances_of(segmenter, read(path)):
             tracked = tracker(frame, keep(instances))
             encoder.write(paint(frame, tracked))
             count += 1
@@ -271,43 +208,3 @@ def _edges(instance: Instance, shape: tuple[int, ...]) -> tuple[int, int, int, i
     """Return an instance's box as whole pixels inside the frame, and a little wider, as its mask may be."""
     x0, y0, x1, y1 = instance.box
     return max(0, int(x0) - 4), max(0, int(y0) - 4), min(shape[1], int(x1) + 5), min(shape[0], int(y1) + 5)
-
-
-class _Encoder:
-    """Writes frames as H.264; its thread and ffmpeg's run beside the caller."""
-
-    def __init__(self, path: Path, film: Film, quality: int) -> None:
-        even = f"scale={film.width + film.width % 2}:{film.height + film.height % 2}"
-        self._command = [
-            *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
-            *("-s", f"{film.width}x{film.height}", "-r", str(film.fps), "-i", "-", "-an", "-vf", even),
-            *("-c:v", "libx264", "-preset", "ultrafast", "-tune", "fastdecode", "-threads", "1"),
-            *("-crf", str(quality), "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path)),
-        ]
-
-    def __enter__(self) -> "_Encoder":
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        return self  # its pipes are closed by `communicate`
-
-    def write(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Add a frame. Raises: FilmError if the coder has ended."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(np.ascontiguousarray(frame).data)
-        except BrokenPipeError as error:
-            raise FilmError(f"the film could not be written: {self._said()}") from error
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        assert self._process.stdin is not None
-        if kind is not None:
-            self._process.kill()
-            self._process.communicate()
-            return
-        said = self._said()
-        if self._process.returncode:
-            raise FilmError(f"the film could not be written: {said}")
-
-    def _said(self) -> str:
-        """Wait for the coder; return its last line."""
-        _, text = self._process.communicate()
-        return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]

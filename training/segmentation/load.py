@@ -1,13 +1,19 @@
 """Segmenters by name: `classical`, a checkpoint of a YOLACT network, or one exported to ONNX."""
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import PIL.Image
 import torch
 
 from ..checkpoint import load_model
+from ..objects import WIDE
+from ..pictures import Box
 from .classical import ClassicalSegmenter
 from .contract import Instance, Pixels, Segmenter
+from .subject import SURE, SubjectFinder
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "yolact-fast-320.safetensors"
 """The finder that comes with the toolkit."""
@@ -49,6 +55,33 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
             f"{path.name} finds no objects: it is a {getattr(model, 'family', 'model')}; give a YOLACT file"
         )
     return StagedYolact(model, config)
+
+
+def finder_name(name: str | Path = "") -> str:
+    """Return what people know a segmenter by: its file's stem, or `classical`."""
+    return Path(name).stem if name else BUNDLED.stem if BUNDLED.is_file() else "classical"
+
+
+def load_finder(name: str | Path = "", labels: Sequence[str] = (), *, sure: float = SURE) -> SubjectFinder:
+    """Return a finder by the name of its segmenter (`training.segmentation.load.load_segmenter`).
+
+    Raises: ValueError for what is no segmenter, or a label that it does not know.
+    """
+    return SubjectFinder(load_segmenter(name), labels, sure=sure, name=finder_name(name))
+
+
+@cache
+def default_finder() -> SubjectFinder:
+    """Return the finder with the bundled network, read once; the classical one where there is none."""
+    return load_finder()
+
+
+def propose_box(picture: PIL.Image.Image, finder: SubjectFinder | None = None) -> Box:
+    """Return a box around a photo's object, as fractions; the middle nine tenths if nothing is found."""
+    found = (finder or default_finder())(picture)
+    if found is None:
+        return WIDE if min(picture.size) >= 16 else (0.0, 0.0, 1.0, 1.0)
+    return found.box
 
 
 class StagedYolact:

@@ -1,0 +1,362 @@
+"""Films: one reader, of files from anywhere, within limits, and one writer of frames as they come. Imports no torch.
+
+Videos are ffmpeg's, which opens nothing but its file and runs within limits of time and memory; animated pictures (GIF,
+WebP, PNG, AVIF) are read by a decoder's process, over white where they are transparent.
+"""
+
+import contextlib
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import imageio_ffmpeg
+import numpy as np
+import PIL.Image
+from jaxtyping import UInt8
+
+from training.imaging.decoders import DECODERS
+from training.imaging.read import Limits, PictureError
+
+T = TypeVar("T")
+Pixels = UInt8[np.ndarray, "h w 3"]
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,ogg,flv"
+"""Containers that are read; none of them names other files, as play lists do."""
+READ = "an MP4, WebM, MOV, AVI or GIF"
+PIPE = 1 << 20
+MOST_ANIMATION = 200_000_000
+"""Bytes of an animated picture, which is read whole."""
+LEAST_SHOWN = 20
+"""Milliseconds that each picture of a .gif or .webp is shown at least; players take less for 100."""
+UNTOLD = 100
+"""Milliseconds for which players show a picture that says less than LEAST_SHOWN."""
+FINE, FAST = ("-qp", "5"), ("-preset", "ultrafast", "-tune", "fastdecode", "-crf", "23")
+"""Ways to write H.264: as good as the frames are, or fast."""
+
+
+class FilmError(ValueError):
+    """A film that cannot be used, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmLimits:
+    """What a film may cost."""
+
+    max_bytes: int = 20_000_000_000
+    """Larger files are refused unread."""
+    max_side: int = 4096
+    """Films with a longer side are refused."""
+    max_pixels: int = 4096 * 4096
+    """Films with more pixels a frame are refused."""
+    max_frames: int = 200_000
+    """Longer films end there."""
+    patience: float = 60.0
+    """Seconds to wait for a frame."""
+    seconds: float = 86_400.0
+    """Processor seconds for the whole film."""
+    memory: int = 4_000_000_000
+    """Bytes of addresses that ffmpeg may take."""
+    threads: int = 0
+    """Of ffmpeg; 0: as many as it likes."""
+
+
+OF_FILES = FilmLimits()
+"""What a film on one's own disk may cost."""
+OF_UPLOADS = FilmLimits(
+    max_bytes=10_000_000, max_pixels=1920 * 1088, max_frames=600, patience=15.0, seconds=30.0, memory=600_000_000,
+    threads=1,
+)  # fmt: skip
+"""What a film that somebody sends may cost; decoders round sides up to 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What a film is like."""
+
+    width: int
+    height: int
+    fps: float
+
+
+def probe(path: Path, limits: FilmLimits = OF_FILES) -> Film:
+    """Return a film's size, upright, and pace. Raises: FilmError if it is no film, or too large."""
+    if not path.is_file():
+        raise FilmError(f"there is no film at {path}: the file does not exist; give {READ}")
+    if path.stat().st_size > limits.max_bytes:
+        raise FilmError(f"{path.name} is larger than {limits.max_bytes / 1e6:.0f} MB; give a smaller film")
+    if is_animation(path):
+        return _probed_animation(path, limits)
+    options = ["-frames:v", "1", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
+    with _ffmpeg([*_reading(path, limits), *options], limits) as process:
+        head = _line(process, limits, path.name).split()
+    if not head or head[0] != "YUV4MPEG2":
+        most = f"at most {_megapixels(limits.max_pixels)} a frame"
+        raise FilmError(f"{path.name} is no film that can be read; give {READ} of {most}")
+    fields = {word[0]: word[1:] for word in head[1:]}
+    over, _, under = fields.get("F", "25:1").partition(":")
+    fps = int(over) / max(1, int(under or 1))
+    film = Film(int(fields["W"]), int(fields["H"]), fps if 0 < fps <= 240 else 25.0)
+    _check(film, path.name, limits)
+    return film
+
+
+def read_film(
+    path: Path,
+    limits: FilmLimits = OF_FILES,
+    *,
+    fps: float | None = None,
+    seconds: float | None = None,
+    square: int | None = None,
+) -> Iterator[Pixels]:
+    """Yield the frames of a film, upright, RGB, at a steady pace.
+
+    Args:
+        limits: what it may cost.
+        fps: frames a second; the film's own if not given.
+        seconds: where to end; the film's end if not given.
+        square: side in pixels of the centre squares to yield; whole frames if not given.
+
+    Raises: FilmError for what is no film, beyond the limits, or has no frame.
+    """
+    film, count = probe(path, limits), 0
+    pace = film.fps if fps is None else fps
+    most = limits.max_frames if seconds is None else min(limits.max_frames, max(1, int(seconds * pace)))
+    frames = _animation(path, film, pace, limits) if is_animation(path) else _video(path, film, pace, limits, square)
+    for frame in islice(frames, most):
+        count += 1
+        yield _centre(frame, square) if square is not None and frame.shape[:2] != (square, square) else frame
+    if count == 0:
+        raise FilmError(f"{path.name} has no frames that can be read; give another film")
+
+
+def is_animation(path: Path) -> bool:
+    """Whether a file's first bytes are those of a picture that may move."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    webp = head[:4] == b"RIFF" and head[8:] == b"WEBP"
+    avif = head[4:8] == b"ftyp" and head[8:] in (b"avif", b"avis")
+    return webp or avif or head.startswith((b"GIF8", b"\x89PNG"))
+
+
+def _check(film: Film, name: str, limits: FilmLimits) -> None:
+    if max(film.width, film.height) > limits.max_side:
+        raise FilmError(f"{name} is {film.width} x {film.height}; expected sides of at most {limits.max_side} pixels")
+    if film.width * film.height > limits.max_pixels:
+        most = _megapixels(limits.max_pixels)
+        raise FilmError(f"{name} is {film.width} x {film.height}; expected at most {most} a frame")
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{pixels / 1e6:.3g} megapixels"
+
+
+def _centre(frame: Pixels, side: int) -> Pixels:
+    """Return a frame's centre square at another size."""
+    height, width = frame.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    picture = PIL.Image.fromarray(frame[top : top + edge, left : left + edge])
+    return np.asarray(picture.resize((side, side), PIL.Image.Resampling.BICUBIC))
+
+
+# Animated pictures
+
+
+def _frames(path: Path, limits: FilmLimits) -> Generator[tuple[Pixels, float], None, None]:
+    """Yield the pictures of an animation with the seconds that each is shown."""
+    allowed = Limits(
+        max_bytes=min(limits.max_bytes, MOST_ANIMATION), max_pixels=limits.max_pixels, seconds=limits.seconds
+    )
+    try:
+        for picture, shown in DECODERS.frames(path, path.name, allowed, patience=limits.patience):
+            yield np.asarray(picture), (shown if shown >= LEAST_SHOWN else UNTOLD) / 1000
+    except PictureError as error:
+        raise FilmError(str(error)) from error
+
+
+def _probed_animation(path: Path, limits: FilmLimits) -> Film:
+    """Return what an animation is like; its pace is that of most of its first pictures."""
+    with contextlib.closing(_frames(path, limits)) as frames:
+        first = list(islice(frames, 8))
+    if not first:
+        raise FilmError(f"{path.name} has no frames that can be read; give another film")
+    height, width = first[0][0].shape[:2]
+    film = Film(width, height, 1 / sorted(shown for _, shown in first)[(len(first) - 1) // 2])
+    _check(film, path.name, limits)
+    return film
+
+
+def _animation(path: Path, film: Film, fps: float, limits: FilmLimits) -> Iterator[Pixels]:
+    """Yield an animation's frames at a steady pace: what is shown for long comes several times."""
+    end, made = 0.0, 0
+    with contextlib.closing(_frames(path, limits)) as frames:
+        for frame, shown in frames:
+            if frame.shape[:2] != (film.height, film.width):
+                raise FilmError(f"{path.name} has frames of different sizes; give another film")
+            end += shown
+            while made < round(end * fps):
+                made += 1
+                yield frame
+
+
+# Videos
+
+
+def _reading(path: Path, limits: FilmLimits) -> list[str]:
+    """Return how ffmpeg reads a film and opens nothing but its file: play lists could name others."""
+    safe = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-max_pixels", str(limits.max_pixels)]
+    threads = ["-threads", str(limits.threads)] if limits.threads else []
+    source = [*safe, *threads, "-i", f"file:{path}", "-map", "0:v:0", "-an"]
+    return [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", *source]
+
+
+def _video(path: Path, film: Film, fps: float, limits: FilmLimits, square: int | None) -> Iterator[Pixels]:
+    """Yield a video's frames at a steady pace."""
+    shape = (film.height, film.width, 3) if square is None else (square, square, 3)
+    scale = [] if square is None else ["-vf", f"crop='min(iw,ih)':'min(iw,ih)',scale={square}:{square}"]
+    threads = ["-filter_threads", "1"] if limits.threads else []
+    command = [*_reading(path, limits), "-r", f"{fps:.6f}", *scale, *threads]
+    size = shape[0] * shape[1] * 3
+    with _ffmpeg([*command, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], limits) as process:
+        while len(data := _read(process, size, limits, path.name)) == size:
+            yield np.frombuffer(data, np.uint8).reshape(shape)
+
+
+@contextlib.contextmanager
+def _ffmpeg(command: list[str], limits: FilmLimits) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run ffmpeg within limits of time and memory; end it when the block ends."""
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, bufsize=0, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+        try:
+            _bound(process.pid, limits)
+            yield process
+        finally:
+            process.kill()
+
+
+def _bound(process: int, limits: FilmLimits) -> None:
+    """Let the system end a process that takes too long or too much, where it can."""
+    with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
+        import resource
+
+        resource.prlimit(process, resource.RLIMIT_CPU, (int(limits.seconds) + 1, int(limits.seconds) + 2))
+        resource.prlimit(process, resource.RLIMIT_AS, (limits.memory, limits.memory))
+
+
+def _read(process: "subprocess.Popen[bytes]", size: int, limits: FilmLimits, name: str) -> bytes:
+    """Return the next `size` bytes that a process writes, fewer at its end. Raises: FilmError if it takes too long."""
+    assert process.stdout is not None
+    data, handle, until = bytearray(), process.stdout.fileno(), time.monotonic() + limits.patience
+    with selectors.DefaultSelector() as selector:
+        selector.register(handle, selectors.EVENT_READ)
+        while len(data) < size:
+            if not selector.select(max(0.0, until - time.monotonic())):
+                raise FilmError(f"{name} gives no frame within {limits.patience:g} seconds; give another film")
+            part = os.read(handle, min(PIPE, size - len(data)))
+            if not part:
+                break
+            data += part
+    return bytes(data)
+
+
+def _line(process: "subprocess.Popen[bytes]", limits: FilmLimits, name: str) -> str:
+    """Return the first line that a process writes."""
+    line = b""
+    while len(line) < 500 and (byte := _read(process, 1, limits, name)) not in (b"", b"\n"):
+        line += byte
+    return line.decode("ascii", "replace")
+
+
+# Writing
+
+
+class FilmWriter:
+    """Writes frames as H.264 that browsers and editors play, as they come; the coder runs beside the caller."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float, how: tuple[str, ...] = FINE) -> None:
+        """Take the file to write, width and height of a frame, and how good it is to be, FINE or FAST."""
+        self._even = (size[0] % 2, size[1] % 2)  # its colour planes need even sides: odd ones gain a line
+        width, height = size[0] + self._even[0], size[1] + self._even[1]
+        self._command = [
+            *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
+            *("-s", f"{width}x{height}", "-r", f"{fps:.6f}", "-i", "-", "-an", "-c:v", "libx264", *how),
+            *("-threads", "1", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(path)),
+        ]
+
+    def __enter__(self) -> "FilmWriter":
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        return self  # its pipes are closed by `communicate`
+
+    def write(self, frame: Pixels) -> None:
+        """Add a frame. Raises: FilmError if the coder has ended."""
+        assert self._process.stdin is not None
+        if any(self._even):
+            frame = np.pad(frame, ((0, self._even[1]), (0, self._even[0]), (0, 0)), mode="edge")
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError as error:
+            raise FilmError(f"the film could not be written: {self._said()}") from error
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is not None:
+            self._process.kill()
+            self._process.communicate()
+            return
+        said = self._said()
+        if self._process.returncode:
+            raise FilmError(f"the film could not be written: {said}")
+
+    def _said(self) -> str:
+        """Wait for the coder; return its last line."""
+        _, text = self._process.communicate()
+        return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+
+
+def write_film(path: Path, frames: Iterable[Pixels], n: int, *, fps: float) -> None:
+    """Write `n` frames, as they come, as .mp4 (H.264), .webp or .gif, the last two looping. Raises: FilmError."""
+    kind = path.suffix.lower()
+    first, left = _first(frames)
+    if kind == ".mp4":
+        with FilmWriter(path, (first.shape[1], first.shape[0]), fps) as writer:
+            for frame in left:
+                writer.write(frame)
+        return
+    times = paced(n, fps, step=10 if kind == ".gif" else 1)
+    shown = {place for place, _ in times}
+    kept, rest = _first(PIL.Image.fromarray(frame) for place, frame in enumerate(left) if place in shown)
+    next(rest)
+    options: dict[str, Any] = {"quality": 90, "method": 4} if kind == ".webp" else {"disposal": 1}
+    duration = [length for _, length in times]
+    kept.save(path, save_all=True, append_images=rest, duration=duration, loop=0, **options)
+
+
+def _first(items: Iterable[T]) -> tuple[T, Iterator[T]]:
+    """Return the first of some items, and all of them."""
+    left = iter(items)
+    first = next(left)
+    return first, chain([first], left)
+
+
+def paced(n: int, fps: float, *, step: int) -> list[tuple[int, int]]:
+    """Return which of `n` frames a film shows and for how many milliseconds each, in whole multiples of `step`.
+
+    Players take less than 20 ms for 100: of faster films some frames are dropped, so that the length stays.
+    """
+    shown: list[tuple[int, int]] = []
+    end = 0
+    for i in range(n):
+        until = round((i + 1) * 1000 / fps / step) * step
+        if until - end >= LEAST_SHOWN:
+            shown.append((i, until - end))
+            end = until
+    if not shown:
+        return [(0, LEAST_SHOWN)]
+    return shown
