@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from training.__main__ import main
 from training.checkpoint import load_generator
+from training.data.prepare import COMMAND
 from training.registry import FAMILIES, preset, presets
 from training.upgrade import NETWORKS, renamed_fields, upgraded, upgraded_names, upgraded_options
 
@@ -62,6 +63,10 @@ def test_an_old_option_works_and_a_warning_names_the_new_one(caplog):
         "x",
     ]
     assert "--losses.told-pose is now called --losses.pose-distillation" in caplog.text
+
+
+def test_a_union_of_commands_has_no_old_options():
+    assert upgraded_options(["cars", "--out", "x"], COMMAND) == ["cars", "--out", "x"]
 
 
 def test_commands_on_the_cards_name_options_that_exist():

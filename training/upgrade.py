@@ -44,8 +44,11 @@ def upgraded(said: Any, config: type, where: str = "") -> Any:
     return found
 
 
-def upgraded_options(arguments: Sequence[str], config: type) -> list[str]:
-    """Return a command line with today's names of options; a warning names each new one."""
+def upgraded_options(arguments: Sequence[str], config: Any) -> list[str]:
+    """Return a command line with today's names of options; a warning names each new one.
+
+    `config` is the class that has them; a union of commands has none of its own.
+    """
     names = {old.replace("_", "-"): new.replace("_", "-") for old, new in renamed_fields(config).items()}
     found = []
     for argument in arguments:
@@ -58,7 +61,7 @@ def upgraded_options(arguments: Sequence[str], config: type) -> list[str]:
     return found
 
 
-def renamed_fields(config: type, prefix: str = "") -> dict[str, str]:
+def renamed_fields(config: Any, prefix: str = "") -> dict[str, str]:
     """Return old -> new of all fields that a config and the configs inside it have renamed, as dotted names."""
     found = {f"{prefix}{old}": f"{prefix}{new}" for old, new in getattr(config, "RENAMED", {}).items()}
     for name, kind in configs_inside(config).items():
@@ -66,7 +69,7 @@ def renamed_fields(config: type, prefix: str = "") -> dict[str, str]:
     return found
 
 
-def configs_inside(config: type) -> dict[str, type]:
+def configs_inside(config: Any) -> dict[str, type]:
     """Return the fields of a dataclass that are themselves dataclasses, with their classes."""
     if not is_dataclass(config):
         return {}
