@@ -1,5 +1,8 @@
 """Fixtures that several test files share."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -22,3 +25,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def finder_without_network() -> Iterator[None]:
+    """Let the classical finder serve unless a test names a network: what the bundled one sees in toys is its own."""
+    from training.segmentation import load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "BUNDLED", Path("no network"))
+        load.default_finder.cache_clear()
+        yield
+    load.default_finder.cache_clear()

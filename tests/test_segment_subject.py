@@ -18,6 +18,7 @@ from training.segmentation.contract import Instance
 from training.segmentation.load import load_finder, propose_box
 from training.segmentation.subject import LOOKED_AT, SubjectFinder, overlap
 
+ROOT = Path(__file__).parent.parent
 Found = tuple[str, float, tuple[int, int, int, int]]
 """Label, score, box in a photo of 200 x 150."""
 
@@ -198,3 +199,19 @@ def test_an_unknown_label_is_said_before_anything_is_written(source, tmp_path):
         made(source, tmp_path, finder="classical", finder_label=("cat",))
     with pytest.raises(ValueError, match="no checkpoint"):
         made(source, tmp_path, finder=str(tmp_path / "none.safetensors"))
+
+
+def test_bundled_networks_find_garments():
+    """On every third example photo, against the boxes that come with them."""
+    clothing, right = ROOT / "training" / "data" / "clothing", []
+    with (clothing / "index.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if 0.05 <= float(line["mask_fraction"]) <= 0.9][::3]
+    for path in (ROOT / "checkpoints").glob("yolact-*.safetensors"):
+        found = load_finder(path)
+        for line in lines:
+            with PIL.Image.open(clothing / "images" / line["file"]) as picture:
+                subject, (width, height) = found(picture), picture.size
+            x0, y0, x1, y1 = (float(line[name]) for name in ("x0", "y0", "x1", "y1"))
+            known = (x0 / width, y0 / height, x1 / width, y1 / height)
+            right.append(subject is not None and overlap(subject.box, known) > 0.6)
+        assert np.mean(right) > 0.8, path.name

@@ -205,10 +205,9 @@ export class CutoutStudio extends HTMLElement {
     this.foundGroup.hidden = false;
     this.buttons = found.objects.map(({ label, score }, place) => {
       const press = () => this.toggle(place);
-      const name = `${label}, ${Math.round(100 * score)} percent sure`;
       const mark = make("i", { style: `--own: ${colour(place)}` });
-      const words = [make("b", {}, label), make("small", {}, `${Math.round(100 * score)} %`)];
-      return make("button", { type: "button", class: "object", "aria-label": name, onclick: press }, mark, ...words);
+      const words = [make("b", {}, label), " ", make("small", {}, `${Math.round(100 * score)} %`)];
+      return make("button", { type: "button", class: "object", onclick: press }, mark, ...words);
     });
     const empty = make(
       "p",

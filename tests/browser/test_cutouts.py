@@ -76,7 +76,7 @@ def test_an_object_is_clicked_and_saved(page):
     page.mouse.click(area["x"] + area["width"] * 0.3, area["y"] + area["height"] * 0.5)
     page.wait_for_selector("cutout-studio[data-shown]")
     assert json.loads(studio.get_attribute("data-shown"))["objects"] == [0]
-    assert studio.get_by_role("button", name="red, 90 percent sure").get_attribute("aria-pressed") == "true"
+    assert studio.get_by_role("button", name="red 90 %").get_attribute("aria-pressed") == "true"
     for words, mode in (("Cut-out", "RGBA"), ("Mask", "L"), ("Everything else", "RGBA")):
         with page.expect_download() as download:
             studio.get_by_role("button", name=words, exact=True).click()
@@ -111,7 +111,7 @@ def test_a_cut_out_goes_to_a_slot_of_the_other_tab(page):
     take(page, "discs.png", as_png(picture()))
     found(page, 2)
     studio = page.locator("cutout-studio")
-    studio.get_by_role("button", name="red, 90 percent sure").click()
+    studio.get_by_role("button", name="red 90 %").click()
     studio.get_by_label("Use it in Mix photos as").select_option("texture")
     studio.get_by_role("button", name="Send", exact=True).click()
     page.wait_for_function("document.querySelector('[data-slot=texture] small')?.textContent === 'discs, cut out'")
