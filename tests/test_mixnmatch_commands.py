@@ -244,7 +244,7 @@ def test_phone_photos_of_many_megapixels_are_mixed(checkpoint, tmp_path):
 
 
 def test_out_of_memory_is_one_sentence(checkpoint, tmp_path, capsys, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(Generator, "forward", full)
