@@ -43,6 +43,7 @@ TABLE: dict[str, Kind] = {
     "{}_background_changed_4": Kind("less", "share", "of the background changed by 4 levels of 255 or more"),
     "{}_foreground_changed": Kind("less", "share", "of the object touched when the background is redrawn"),
     "look_mask_iou": Kind("more", "share", "of the outline kept when the look is redrawn"),
+    "shape_mask_iou": Kind("less", "share", "of the outline kept when the shape is redrawn"),
     "background_mask_iou": Kind("more", "share", "of the outline kept when the background is redrawn"),
     "given_mask_iou_{}": Kind("more", "share", "overlap of reconstructed with given masks"),
     "{}_mask_iou": Kind("neither", "share", "of the outline kept when the knob is turned"),
