@@ -27,7 +27,7 @@ from demo.recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo
 from demo.shelf import Model
 from training.batched import fields_of
 from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
-from training.interpolation import between
+from training.interpolation import interpolate
 from training.pictures import square_crop, tile_pictures, to_uint8, whole_file
 from training.types import Image, Knob
 
@@ -63,7 +63,7 @@ def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
         places = [4 * i / frames for i in range(frames)]
         return [Between(start=first + int(p), end=first + (int(p) + 1) % 4, at=p - int(p)) for p in places]
     steps = frames if _goes_round(knob) else max(1, frames - 1)
-    low, high = knob.reach or (knob.low, knob.high)
+    low, high = knob.extended_range or (knob.low, knob.high)
     return [low + (high - low) * i / steps for i in range(frames)]
 
 
@@ -101,7 +101,7 @@ def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
     drawn = [name for name, row in first.items() if row is not None and name not in by_numbers]
 
     def frame(at: float) -> Image:
-        rows = between({name: first[name] for name in drawn}, {name: last[name] for name in drawn}, at)
+        rows = interpolate({name: first[name] for name in drawn}, {name: last[name] for name in drawn}, at)
         now = replace(codes, **rows)
         for knob in numbers:
             low = _number(knob, start)
@@ -241,7 +241,7 @@ def _free_codes(model: Model, recipe: Recipe) -> Any:
 
 
 def _goes_round(knob: Knob) -> bool:
-    low, high = knob.reach or (knob.low, knob.high)
+    low, high = knob.extended_range or (knob.low, knob.high)
     return knob.kind == "angle" and high - low >= 360
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.batched import fields_of
-from training.interpolation import between
+from training.interpolation import interpolate
 from training.nn.camera import project
 from training.types import Generator, Knob
 
@@ -49,7 +49,7 @@ def codes_for(generator: Generator, seed: int, values: Values) -> Any:
 
 def turnable(generator: Generator) -> list[Knob]:
     """Return the knobs of a page: all but those that take a photo, then those that training held still."""
-    return [*(knob for knob in generator.knobs if knob.kind != "picture"), *generator.still_knobs]
+    return [*(knob for knob in generator.knobs if knob.kind != "picture"), *generator.fixed_knobs]
 
 
 def turned(generator: Generator, codes: Any, knob: Knob, value: Value) -> Any:
@@ -61,7 +61,7 @@ def turned(generator: Generator, codes: Any, knob: Knob, value: Value) -> Any:
         if knob.kind != "seed":
             raise ValueError(f"{knob.label} takes a number, not a way between two seeds; give one number")
         start, end = (turned(generator, codes, knob, seed) for seed in (value.start, value.end))
-        return replace(start, **between(changed(codes, start), changed(codes, end), value.at))
+        return replace(start, **interpolate(changed(codes, start), changed(codes, end), value.at))
     if not math.isfinite(value):
         raise ValueError(f"{knob.label} is {value}; wanted a number")
     if knob.kind != "seed":
@@ -123,8 +123,8 @@ def reach_of(knob: Knob) -> tuple[float, float]:
     """Return how far the page lets a knob go: its reach, or a quarter beyond the trained range; a full circle ends."""
     if knob.kind == "seed":
         return 0.0, float(MAX_SEED)
-    if knob.reach is not None:
-        return knob.reach
+    if knob.extended_range is not None:
+        return knob.extended_range
     span = knob.high - knob.low
     if knob.kind == "angle" and span >= 360:
         return knob.low, knob.high

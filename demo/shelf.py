@@ -15,8 +15,8 @@ from torch import Tensor
 from demo.files import Visitor
 from demo.turns import NOBODY, Turns
 from training.checkpoint import load_generator, makes_pictures, read_card
-from training.runtime.cuda_graphs import Replayed
-from training.runtime.result_cache import Memory
+from training.runtime.cuda_graphs import CudaGraphed
+from training.runtime.result_cache import ResultCache
 from training.types import Generator, Image, reads_outlines
 
 T = TypeVar("T")
@@ -153,9 +153,9 @@ def load_model(path: Path, device: str) -> Model:
     """
     generator = load_generator(path, device)
     if generator.device.type == "cuda":  # a whole picture replayed takes less than looking up what has not changed
-        setattr(generator, "forward", Replayed(generator.forward))  # noqa: B010 (a method's place)
+        setattr(generator, "forward", CudaGraphed(generator.forward))  # noqa: B010 (a method's place)
     else:
-        generator.memory = Memory()
+        generator.result_cache = ResultCache()
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     run_file = path.stem in ("generator", "best")  # all runs have these: named by their folder

@@ -1,4 +1,4 @@
-"""Commands: python -m giraffe_hd render | sweep | turntable | mesh | fit-prior, for every family of this package."""
+"""Commands: python -m giraffe_hd render | vary | turntable | mesh | fit-prior, for every family of this package."""
 
 import json
 import logging
@@ -19,9 +19,11 @@ from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator
 from training.command import said
-from training.interpolation import between
-from training.pictures import is_film, side_by_side, write_animation, write_sheet
+from training.films import codes_between, knob_values, there_and_back, turn_offsets, write_frames
+from training.pictures import is_film, write_sheet
 from training.types import Generator, Image, Knob
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class Scenes:
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which has no scene in 3D")
         if self.inject_index is not None and generator.family == "giraffe":
             raise ValueError(
-                f"{self.checkpoint.name} is of the family giraffe, whose one code paints: no --inject-index"
+                f"{self.checkpoint.name} is of the family giraffe, whose one code draws: no --inject-index"
             )
         if self.size is not None:
             generator = generator.at(self.size)
@@ -61,7 +63,7 @@ class Scenes:
         for setting in self.set:
             name, equals, value = setting.partition("=")
             if not equals:
-                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; {setting!r} came")
+                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; got {setting!r}")
             try:
                 codes = generator.set(codes, name, float(value))
             except ValueError as error:
@@ -99,8 +101,8 @@ class Render(Scenes):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Scenes):
-    """Turn one knob through a range, or walk from code to code: a row a scene on a sheet, or a film of all."""
+class Vary(Scenes):
+    """Turn one knob through a range, or interpolate between two codes: a row a scene on a sheet, or a film of all."""
 
     knob: str
     """Its name; a wrong one answers with all names."""
@@ -111,7 +113,7 @@ class Sweep(Scenes):
     steps: int = 8
     """Columns of a sheet or frames of a film, one way."""
     mode: Literal["interpolate", "resample"] = "resample"
-    """For codes: a walk between two draws along the sphere, or fresh draws."""
+    """For codes: interpolate between two draws, or draw anew for each picture."""
     fps: int = 12
     """Frames a second."""
     still: bool = False
@@ -120,7 +122,7 @@ class Sweep(Scenes):
     def run(self) -> dict[str, Any]:
         """Write the sheet or the film; return what was written."""
         if self.steps < 2:
-            raise ValueError(f"--steps is {self.steps}; a sweep needs at least 2")
+            raise ValueError(f"--steps is {self.steps}; a film or a row needs at least 2")
         generator, codes = self.load()
         film = is_film(self.out, fps=self.fps, still=self.still)
         knob = generator.knob(self.knob)
@@ -131,9 +133,12 @@ class Sweep(Scenes):
             span: dict[str, Any] = {"mode": self.mode}
         else:
             low, high = self._range(knob)
-            scenes = [generator.set(codes, self.knob, v) for v in values(low, high, self.steps, loop=film, knob=knob)]
+            values = knob_values(knob, self.steps, low=low, high=high)
+            if film and not (knob.kind == "angle" and high - low == 360):
+                values = there_and_back(values)
+            scenes = [generator.set(codes, self.knob, value) for value in values]
             span = {"low": low, "high": high}
-        write(self.pictures(generator, scenes), self.out, len(scenes), self.fps, film=film)
+        write_frames(self.out, self.pictures(generator, scenes), len(scenes), fps=self.fps, film=film)
         return {"out": str(self.out), "knob": self.knob, **span, "scenes": self.n, "frames": len(scenes)}
 
     def _range(self, knob: Knob) -> tuple[float, float]:
@@ -147,7 +152,8 @@ class Sweep(Scenes):
         first, last = (generator.set(codes, self.knob, self.seed + 1 + i) for i in (0, self.steps - 1))
         if self.mode == "resample":
             return [generator.set(codes, self.knob, self.seed + 1 + i) for i in range(self.steps)]
-        return [_between(first, last, t) for t in values(0.0, 1.0, self.steps, loop=loop, knob=None)]
+        scenes = [codes_between(first, last, i / (self.steps - 1)) for i in range(self.steps)]
+        return there_and_back(scenes) if loop else scenes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +176,13 @@ class Turntable(Scenes):
         if self.frames < 2:
             raise ValueError(f"--frames is {self.frames}; a turn needs at least 2")
         if not math.isfinite(self.degrees):
-            raise ValueError(f"--degrees is {self.degrees}; wanted a number")
+            raise ValueError(f"--degrees is {self.degrees}; expected a number")
         generator, codes = self.load()
         start = getattr(codes, self.turn)
-        scenes = []
-        for i in range(self.frames):
-            turned = i / self.frames
-            angle = turned if self.degrees >= 360 else 0.5 * math.sin(2 * math.pi * turned)
-            scenes.append(replace(codes, **{self.turn: start + math.radians(self.degrees) * angle}))
+        offsets = map(math.radians, turn_offsets(self.frames, self.degrees))
+        scenes = [replace(codes, **{self.turn: start + offset}) for offset in offsets]
         film = is_film(self.out, fps=self.fps, still=self.still)
-        write(self.pictures(generator, scenes), self.out, self.frames, self.fps, film=film)
+        write_frames(self.out, self.pictures(generator, scenes), self.frames, fps=self.fps, film=film)
         return {"out": str(self.out), "turn": self.turn, "degrees": self.degrees, "frames": self.frames}
 
 
@@ -199,9 +202,9 @@ class Mesh(Scenes):
     def run(self) -> dict[str, Any]:
         """Write the mesh; return its size."""
         if self.out.suffix.lower() not in (".obj", ".ply"):
-            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in .obj or .ply")
+            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in .obj or .ply")
         if not 8 <= self.resolution <= 512:
-            raise ValueError(f"--resolution is {self.resolution}; wanted 8 to 512")
+            raise ValueError(f"--resolution is {self.resolution}; expected 8 to 512")
         generator, codes = self.load()
         objects = codes.scale.shape[1] if codes.scale.ndim == 3 else 1
         if not 1 <= self.index <= objects:
@@ -210,21 +213,6 @@ class Mesh(Scenes):
         mesh = object_mesh(generator, rows(codes, -1), resolution=self.resolution, level=self.level, **which)
         write_mesh(self.out, mesh)
         return {"out": str(self.out), "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
-
-
-def values(low: float, high: float, steps: int, *, loop: bool, knob: Knob | None) -> list[float]:
-    """Return the values of a sweep: from end to end on a sheet; in a film once around, or there and back."""
-    if knob is not None and knob.kind == "angle" and high - low == 360:
-        return [low + 360 * i / steps for i in range(steps)]  # the end is the start
-    there = [low + (high - low) * i / (steps - 1) for i in range(steps)]
-    return there + there[-2:0:-1] if loop else there
-
-
-def _between(a: Codes, b: Codes, t: float) -> Codes:
-    """Return codes on the way from `a` to `b`, which differ in their latents alone."""
-    latents = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
-    start, end = ({name: getattr(codes, name) for name in latents} for codes in (a, b))
-    return replace(a, **between(start, end, t))
 
 
 def as_picture(name: str, layer: Tensor, size: int) -> Image:
@@ -240,22 +228,15 @@ def as_picture(name: str, layer: Tensor, size: int) -> Image:
     return torch.nn.functional.interpolate(layer, size=(size, size)).expand(-1, 3, -1, -1) * 2 - 1
 
 
-def write(pictures: Image, out: Path, frames: int, fps: int, *, film: bool) -> None:
-    """Write pictures (frame by frame, each with all scenes) as a film, or as a sheet of a row a scene."""
-    scenes = len(pictures) // frames
-    grid = pictures.unflatten(0, (frames, scenes))
-    if not film:
-        write_sheet(out, grid.transpose(0, 1).flatten(0, 1), frames)
-        return
-    write_animation(out, side_by_side(grid, math.ceil(math.sqrt(scenes))), fps=fps)
-
-
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
     """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if arguments[:1] == ["sweep"]:
+        log.warning("`sweep` is now called `vary`; the old name goes with the next release")
+        arguments = ["vary", *arguments[1:]]
     command = tyro.extras.subcommand_cli_from_dict(
-        {"render": Render, "sweep": Sweep, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
+        {"render": Render, "vary": Vary, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
         args=arguments,
         prog="python -m giraffe_hd",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from training.nn.volume import Placed
+from training.nn.volume import ObjectPose
 from training.types import Image, Mask
 
 
@@ -41,9 +41,9 @@ class Codes:
     """1 where a scene has this object, 0 where it has not; None where all objects are there."""
 
     @property
-    def placed(self) -> Placed:
+    def object_pose(self) -> ObjectPose:
         """Camera and box of a scene of one object."""
-        return Placed(self.azimuth, self.elevation, self.radius, self.scale, self.translation, self.rotation)
+        return ObjectPose(self.azimuth, self.elevation, self.radius, self.scale, self.translation, self.rotation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,7 +85,7 @@ def object_mesh(
     Raises: ValueError for a level that is not above 0, and where no density passes it.
     """
     if level is not None and not level > 0:
-        raise ValueError(f"level {level:g} bounds nothing; wanted a density above 0")
+        raise ValueError(f"level {level:g} bounds nothing; expected a density above 0")
     scale = codes.scale.reshape(codes.scale.shape[0], -1, 3)[0, which.get("index", 0)].double().cpu().numpy()
     level = float(np.log(2) / (0.2 * scale[0])) if level is None else level
     line = torch.linspace(-1.15, 1.15, resolution, device=codes.azimuth.device)  # past the edge of every field
@@ -119,4 +119,4 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
         faces["n"], faces["corners"] = 3, mesh.faces
         write_whole(path, head.encode() + mesh.vertices.astype("<f4").tobytes() + faces.tobytes())
     else:
-        raise ValueError(f"cannot write {path.name}: wanted a name that ends in .obj or .ply")
+        raise ValueError(f"cannot write {path.name}: expected a name that ends in .obj or .ply")

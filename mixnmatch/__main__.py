@@ -20,14 +20,15 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import Codes
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, with_factor
 from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
 from training.command import said
+from training.films import there_and_back
 from training.imaging.video import probe, read_film
-from training.interpolation import between
+from training.interpolation import interpolate
 from training.objects import margin_of
 from training.pictures import FILMS, is_film, side_by_side, write_animation, write_sheet
 from training.resize import resized
@@ -36,7 +37,6 @@ from training.types import Generator, Image
 log = logging.getLogger(__name__)
 
 Factor = Literal["background", "pose", "shape", "texture"]
-FACTORS: tuple[Factor, ...] = ("background", "pose", "shape", "texture")
 Mode = Literal["code", "feature"]
 """`code`: pose and shape from two photos. `feature`: both, aligned with the pixels, from the photo of the shape."""
 PixelBox = tuple[float, float, float, float]
@@ -76,7 +76,7 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(Photos):
-    """Paint the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
+    """Draw the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
 
     Sketches and cartoons do as well: `--mode feature --shape SKETCH` keeps their outline.
     """
@@ -100,7 +100,7 @@ class Mix(Photos):
         """Write the mix; return what was written."""
         photos = {name: path for name in FACTORS if (path := getattr(self, name)) is not None}
         if self.mode == "feature" and self.shape is None:
-            raise ValueError("feature mode takes pose and shape from the photo given as --shape; none came")
+            raise ValueError("feature mode takes pose and shape from the photo given as --shape; got none")
         if self.mode == "feature" and photos.pop("pose", None) is not None:
             log.warning("feature mode takes the pose from the photo given as --shape: --pose is left out")
         cut = self.cutter(list(photos.values()))
@@ -180,7 +180,7 @@ class Grid(Photos):
         for picture in down.split(1):
             codes = repeat(generator.encode(picture), len(across))  # type: ignore[operator]
             for factor in self.take:
-                codes = taken(codes, givers, factor)
+                codes = with_factor(codes, factor, givers)
             sheet += [resized(picture, draws.resolution), draws(codes).image]
         write_sheet(self.out, torch.cat(sheet), len(across) + 1)
         size = {"rows": len(down), "columns": len(across)}
@@ -189,7 +189,7 @@ class Grid(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(Photos):
-    """Walk from one photo to another, factor by factor: a row for each factor alone, then one for all of them at once.
+    """Interpolate between two photos, factor by factor: a row for each factor alone, then one for all of them at once.
 
     On a sheet a row goes from the first photo over `steps` pictures to the second; in a film all rows move, there and
     back.
@@ -211,37 +211,37 @@ class Interpolate(Photos):
     def run(self) -> dict[str, Any]:
         """Write the rows; return what was written."""
         if self.steps < 2:
-            raise ValueError(f"--steps is {self.steps}; a walk needs at least 2")
+            raise ValueError(f"--steps is {self.steps}; an interpolation needs at least 2")
         if self.mode == "feature" and "pose" in self.factor:
             raise ValueError("in feature mode pose and shape are one; ask for --factor shape, or for --mode code")
         factors = self.factor or tuple(name for name in FACTORS if self.mode == "code" or name != "pose")
-        walks = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
+        ways = [(name,) for name in factors] + ([factors] if len(factors) > 1 else [])
         cut = self.cutter(self.photos)
         start, end = cut.all(self.photos).split(1)
         film = is_film(self.out, fps=self.fps, still=self.still)
         places = [i / (self.steps - 1) for i in range(self.steps)]
-        rows = torch.stack([self._walk(cut.generator, start, end, which, places) for which in walks])
+        rows = torch.stack([self._interpolated(cut.generator, start, end, which, places) for which in ways])
         start, end = (resized(photo, rows.shape[-1]) for photo in (start, end))
         if film:
             ends = [photo[None].expand(*rows.shape[:2], -1, -1, -1) for photo in (start, end)]
             there = torch.stack([ends[0], rows, ends[1]], 2).transpose(0, 1).flatten(1, 2)  # (steps, rows * 3, ...)
-            frames = torch.cat([there, there[1:-1].flip(0)])
+            frames = torch.stack(there_and_back(list(there)))
             write_animation(self.out, side_by_side(frames, 3), fps=self.fps)
         else:
             sheet = torch.cat([torch.cat([start, row, end]) for row in rows])
             write_sheet(self.out, sheet, self.steps + 2)
-        named = ["+".join(which) for which in walks]
+        named = ["+".join(which) for which in ways]
         frames_of = {"frames": 2 * self.steps - 2 if film else self.steps}
         return {"out": str(self.out), "rows": named, **frames_of, "mode": self.mode, "boxes": cut.boxes}
 
-    def _walk(
+    def _interpolated(
         self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]
     ) -> Float[Tensor, "places 3 side side"]:
         """Return the pictures at `places` of the way along `factors`."""
         draws = self.draws(generator)
         a, b = generator.encode(start), generator.encode(end)
         a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))
-        names = [name for factor in factors for name in FIELDS[factor]]
+        names = [name for factor in factors for name in FACTOR_TABLE[factor].fields]
         here, there = ({name: getattr(codes, name) for name in names} for codes in (a, b))
         pictures = []
         for at in places:
@@ -250,13 +250,13 @@ class Interpolate(Photos):
                 feature = generator.shape_feature(start)
                 if "shape" in factors:
                     feature = torch.lerp(feature, generator.shape_feature(end), at)
-            pictures.append(draws(replace(a, **between(here, there, at)), feature=feature).image)
+            pictures.append(draws(replace(a, **interpolate(here, there, at)), feature=feature).image)
         return torch.cat(pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Video(Photos):
-    """Paint a film: pose and shape from each frame of a reference film, background and texture from photos.
+    """Draw a film: pose and shape from each frame of a reference film, background and texture from photos.
 
     All frames are cut alike: to the box given for the film, or to the object's in its first frame.
     """
@@ -277,7 +277,7 @@ class Video(Photos):
     def run(self) -> dict[str, Any]:
         """Write the film; return what was written."""
         if self.out.suffix.lower() not in FILMS or not is_film(self.out, fps=1 if self.fps is None else self.fps):
-            raise ValueError(f"cannot write {self.out.name}: wanted a name that ends in {', '.join(FILMS)}")
+            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
         cut = self.cutter([self.reference, *given])
         generator: Any = cut.generator
@@ -296,20 +296,6 @@ class Video(Photos):
             painted.append(layers.image)
         write_animation(self.out, torch.cat(painted), fps=probe(self.reference).fps if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
-
-
-FIELDS: dict[str, tuple[str, ...]] = {
-    "background": ("b", "z_background"),
-    "pose": ("z",),
-    "shape": ("p",),
-    "texture": ("c",),
-}
-"""Factor -> the codes that hold it."""
-
-
-def taken(codes: Codes, givers: Codes, factor: str) -> Codes:
-    """Return `codes` with one factor of `givers`, row by row."""
-    return replace(codes, **{name: getattr(givers, name) for name in FIELDS[factor]})
 
 
 def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:

@@ -1,14 +1,33 @@
 """What MixNMatch's generators take and give (MixNMatch Sec. 3): four codes in, the layers of the picture out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from training.types import Image, Mask
 
-FACTORS = ("background", "pose", "shape", "texture")
-"""What can be read from a photo."""
+
+class Factor(NamedTuple):
+    """What can be read from a photo, or drawn anew."""
+
+    label: str
+    """What a person reads."""
+    fields: tuple[str, ...]
+    """The codes that hold it; those that a model's codes lack are left out."""
+    gives: str
+    """What of a photo it is."""
+
+
+FACTOR_TABLE: dict[str, Factor] = {
+    "background": Factor("Background", ("b", "z_background"), "what is behind the object"),
+    "pose": Factor("Pose", ("z",), "where the object is and how it is turned"),
+    "shape": Factor("Shape", ("p",), "what kind of object it is"),
+    "texture": Factor("Texture", ("c",), "the object's colours and pattern"),
+}
+"""The four factors, in the order of a page."""
+FACTORS = tuple(FACTOR_TABLE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,3 +61,9 @@ class Layers:
     """The shape's share of each pixel of `parent`."""
     child_mask: Mask
     """The texture's share of each pixel of `image`."""
+
+
+def with_factor(codes: Codes, factor: str, givers: Codes) -> Codes:
+    """Return `codes` with one factor of `givers`: of their rows, or of their only one in every row."""
+    held = {name: value for name in FACTOR_TABLE[factor].fields if (value := getattr(givers, name)) is not None}
+    return replace(codes, **{name: value.expand(len(codes.z), *value.shape[1:]) for name, value in held.items()})

@@ -1,23 +1,19 @@
 """What generators that read codes from photos share: a photo and a seed for each of the four factors."""
 
 from abc import abstractmethod
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import FACTORS, Codes
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, with_factor
 from training.batched import stack
 from training.types import Generator, Image, Knob, knob_seeds
 
 
 class PhotoGenerator(Generator):
     """A generator whose knobs take a photo, or a seed, for background, pose, shape and texture."""
-
-    factor_fields: ClassVar[dict[str, tuple[str, ...]]]
-    """Knob -> the codes it sets."""
 
     @property
     def resolution(self) -> int:
@@ -27,16 +23,12 @@ class PhotoGenerator(Generator):
     @property
     def knobs(self) -> tuple[Knob, ...]:
         """One photo and one seed for each of the four factors."""
-        return (
-            Knob(name="background", label="Background from", kind="picture", help="What is behind the object."),
-            Knob(name="pose", label="Pose from", kind="picture", help="Where the object is and how it is turned."),
-            Knob(name="shape", label="Shape from", kind="picture", help="What kind of object it is."),
-            Knob(name="texture", label="Texture from", kind="picture", help="Its colours and pattern."),
-            *(
-                Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1)
-                for name in self.factor_fields
-            ),
-        )
+        photos = [
+            Knob(name=name, label=f"{f.label} from", kind="picture", help=f"{f.gives[0].upper()}{f.gives[1:]}.")
+            for name, f in FACTOR_TABLE.items()
+        ]
+        seeds = [Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1) for name in FACTORS]
+        return (*photos, *seeds)
 
     @abstractmethod
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
@@ -58,20 +50,20 @@ class PhotoGenerator(Generator):
         else:
             seeds = knob_seeds(name, value, n)
             new = stack([self.sample(1, torch.Generator().manual_seed(seed)) for seed in seeds])
-        return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in self.factor_fields[factor]})
+        return with_factor(codes, factor, new)
 
     def _check(self, image: Image) -> None:
         side = self.resolution
         if image.ndim != 4 or image.shape[1:] != (3, side, side):
-            raise ValueError(f"this model reads pictures of shape (n, 3, {side}, {side}); {tuple(image.shape)} came")
+            raise ValueError(f"got pictures of shape {tuple(image.shape)}, expected (n, 3, {side}, {side})")
 
     def _picture(self, name: str, value: Any, n: int) -> Image:
         side = self.resolution
         if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[1:] != (3, side, side):
             came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); {came} came")
+            raise ValueError(f"knob {name!r} takes pictures of shape (1 or {n}, 3, {side}, {side}); got {came}")
         if value.shape[0] not in (1, n):
-            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; {value.shape[0]} came")
+            raise ValueError(f"knob {name!r} takes 1 picture or {n}, one a row; got {value.shape[0]}")
         if not value.is_floating_point():
-            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; whole numbers ({value.dtype}) came")
+            raise ValueError(f"knob {name!r} takes pictures in [-1, 1]; got whole numbers ({value.dtype})")
         return value.to(self.device, torch.float32)

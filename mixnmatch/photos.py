@@ -38,7 +38,7 @@ class Cutter:
     def all(self, paths: Sequence[Path]) -> Image:
         """Return photos as the generator takes them. Raises: ValueError if there are none."""
         if not paths:
-            raise ValueError("no photos came; give at least one path")
+            raise ValueError("got no photos; give at least one path")
         return torch.cat([self(path) for path in paths])
 
     def film(self, path: Path, frames: Iterable[PIL.Image.Image]) -> Image:
@@ -112,17 +112,17 @@ def boxes_for(
     Raises: ValueError for both at once, another number of boxes than photos, two for one photo, or no table.
     """
     if boxes and table is not None:
-        raise ValueError("--box and --boxes both came; give one of them")
+        raise ValueError("got both --box and --boxes; give one of them")
     if boxes:
         if len(boxes) != len(paths):
             raise ValueError(
-                f"{len(boxes)} boxes came for {len(paths)} photos; give x y width height for each, in order"
+                f"got {len(boxes)} boxes for {len(paths)} photos; give x y width height for each, in order"
             )
         known = {}
         for path, box in zip(paths, boxes, strict=True):
             if known.setdefault(path, box) != box:
                 raise ValueError(
-                    f"{path.name} came with two boxes, {known[path]} and {box}; copy the photo to take both objects"
+                    f"{path.name} has two boxes, {known[path]} and {box}; copy the photo to take both objects"
                 )
     else:
         lines = {} if table is None else _table(table)
@@ -130,13 +130,13 @@ def boxes_for(
         known = {path: box for path, box in named.items() if box is not None}
     for path, box in known.items():
         if not (box[2] > 0 and box[3] > 0):
-            raise ValueError(f"{path.name}: the box {box} is empty; wanted x y width height in pixels")
+            raise ValueError(f"{path.name}: the box {box} is empty; expected x y width height in pixels")
     return known
 
 
 def _table(path: Path) -> dict[str, tuple[float, ...] | None]:
     """Return a JSON table of boxes."""
-    wanted = 'wanted JSON of the form {"photo.jpg": [x, y, width, height], ...}'
+    wanted = 'expected JSON of the form {"photo.jpg": [x, y, width, height], ...}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content = content.get("boxes", content)  # what a command printed will do

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.nn.ops.field import Composite, Density, Encoding, Mlp, spread
+from training.nn.ops.field import Composite, Density, Encoding, Mlp, stratified_depths
 
 FAMILIES = {
     "paper": (Encoding(10, extent=2.0), Density(box=1.1)),
@@ -101,7 +101,7 @@ def field_case(
     direction = torch.tensor([-1.0, 0.0, 0.0]) + 0.3 * normal(n, rays, 3) * torch.tensor([0.1, 1.0, 1.0])
     faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
     near, far = faces.amin(0).amax(-1).clamp_min(0), faces.amax(0).amin(-1)
-    t, step = spread(near, far, torch.ones(rays), samples, torch.rand(n, rays, samples, generator=rng))
+    t, step = stratified_depths(near, far, torch.ones(rays), samples, torch.rand(n, rays, samples, generator=rng))
     if endless:
         step = torch.cat([step[..., :-1], 1e10 * step[..., -1:]], -1)
     grads = Composite(normal(n, rays, width), normal(n, rays), normal(n, rays))

@@ -13,7 +13,7 @@ from demo.shelf import Model
 from giraffe_hd.fast import config as configs
 from giraffe_hd.fast import generator
 from tests.toys import Blocks, Patches, scenes
-from training.interpolation import are_shares, between
+from training.interpolation import are_shares, interpolate
 from training.nn.camera import project
 from training.types import Knob
 
@@ -64,20 +64,20 @@ def test_the_ends_of_a_way_between_seeds_are_the_seeds():
 
 def test_the_middle_of_two_normal_codes_is_as_long_as_they_are():
     a, b = torch.randn(2, 1, 20_000, generator=torch.Generator().manual_seed(0))
-    middle = between({"z": a}, {"z": b}, 0.5)["z"]
+    middle = interpolate({"z": a}, {"z": b}, 0.5)["z"]
     assert middle.std().item() == pytest.approx(1, abs=0.02)
 
 
 def test_a_way_between_equal_codes_stays_where_it_is():
     a = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
     for b in (a, 2 * a):
-        assert torch.allclose(between({"z": a}, {"z": b}, 0.5)["z"], (a + b) / 2)
-    assert between({"z": a}, {"z": -a}, 0.25)["z"].isfinite().all()
+        assert torch.allclose(interpolate({"z": a}, {"z": b}, 0.5)["z"], (a + b) / 2)
+    assert interpolate({"z": a}, {"z": -a}, 0.25)["z"].isfinite().all()
 
 
 def test_shares_between_shares_still_sum_to_one():
     a, b = torch.eye(3)[:1], torch.eye(3)[2:]
-    assert torch.allclose(between({"b": a}, {"b": b}, 0.25)["b"], torch.tensor([[0.75, 0.0, 0.25]]))
+    assert torch.allclose(interpolate({"b": a}, {"b": b}, 0.25)["b"], torch.tensor([[0.75, 0.0, 0.25]]))
     assert are_shares(a) and not are_shares(torch.tensor([[0.5, -0.5]]))
 
 
@@ -219,7 +219,7 @@ def test_scenes_of_several_objects_have_knobs_for_each():
 
 @pytest.mark.parametrize("size", [0.0, -2.0])
 def test_a_scene_without_size_is_refused_in_words(size):
-    with pytest.raises(ValueError, match=f"size {size:g} cannot be drawn; wanted a number above 0"):
+    with pytest.raises(ValueError, match=f"size {size:g} cannot be drawn; expected a number above 0"):
         codes_for(scenes(), 0, {"scale_2": size})
 
 

@@ -78,7 +78,7 @@ def mix() -> mixnmatch.TrainConfig:
         loop=LoopConfig(images=64, batch=16, bf16=False),
         generator=small,
         losses=losses,
-        critic_channels=(16, 16, 16),
+        discriminator_channels=(16, 16, 16),
         patch_dim=8,
         feature_since=0,
     )
@@ -194,8 +194,8 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
 
 
 def test_shares_are_interleaved_rows_of_one_drawing():
-    whole = draws.randn(6, 2, rng=draws.draws(1))
-    parts = [draws.randn(2, 2, rng=draws.draws(1, part, 3)) for part in range(3)]
+    whole = draws.randn(6, 2, rng=draws.sharded_generator(1))
+    parts = [draws.randn(2, 2, rng=draws.sharded_generator(1, part, 3)) for part in range(3)]
     assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole)
 
 

@@ -45,7 +45,7 @@ def test_failing_masks_are_named(spoil, box, words):
 @pytest.mark.parametrize("name", ["giraffe-hd-photos-64", "giraffe-hd-paper-compcar-256", "mixnmatch-clothing-64"])
 def test_advice_names_options_that_the_preset_has(name):
     config = preset(name)
-    options = resolve(family_of(config.family).recipe).mask_options
+    options = resolve(family_of(config.family).recipe).mask_advice
     assert options.keys() <= ADVICE.keys()
     for words in options.values():
         for option in re.findall("--([a-z.-]+)", words):

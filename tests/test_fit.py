@@ -14,13 +14,14 @@ from torch import nn
 from giraffe_hd.__main__ import main
 from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.fast.fit_prior import fitted
-from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
+from giraffe_hd.fast.prior import pose_targets
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
 from training.data.folder import PictureSet
 from training.loop.train import train
-from training.nn.discriminator import Critic
+from training.nn.discriminator import Discriminator
 from training.registry import preset
 
 WIDE = PoseConfig(elevation=(0.0, 40.0), rotation=(0.0, 360.0), scale=(0.2, 0.4), y=(-0.1, 0.1), z=(-0.1, 0.1))
@@ -71,10 +72,10 @@ def test_a_set_says_how_its_objects_stand_and_presets_listen(tmp_path):
     assert preset("giraffe-hd-photos-64", tmp_path / "flat").generator.pose == VIEWS["flat"]
     assert preset("giraffe-hd-photos-64") == PHOTOS_64
     assert preset("giraffe-hd-photos-64", tmp_path / "nowhere") == PHOTOS_64
-    with pytest.raises(ValueError, match="wanted one of all-sides, front, flat"):
-        PHOTOS_64.suited({"views": "upside-down"})
+    with pytest.raises(ValueError, match="expected one of all-sides, front, flat"):
+        PHOTOS_64.for_dataset({"views": "upside-down"})
     with pytest.raises(ValueError, match="no prior"):
-        PHOTOS_64.suited({"pose": {"elevation": "high"}})
+        PHOTOS_64.for_dataset({"pose": {"elevation": "high"}})
 
 
 @pytest.mark.parametrize(("answers", "views"), [(["2"], "front"), ([""], "all-sides"), (["no", "3"], "flat")])
@@ -107,11 +108,11 @@ def test_a_run_fits_the_prior_of_its_set(tmp_path, capsys):
             resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
         ),
         discriminator=DiscriminatorConfig(channels=(8, 10)),
-    ).suited(json.loads((data / "set.json").read_text()))
+    ).for_dataset(json.loads((data / "set.json").read_text()))
     train(small, data, tmp_path / "run")
     looked: list[torch.Tensor] = []
     watch = nn.modules.module.register_module_forward_pre_hook(
-        lambda module, given: looked.append(given[0]) if isinstance(module, Critic) else None
+        lambda module, given: looked.append(given[0]) if isinstance(module, Discriminator) else None
     )
     assert main(["fit-prior", str(tmp_path / "run"), "--data", str(data)]) == 0
     watch.remove()
@@ -124,7 +125,7 @@ def test_a_run_fits_the_prior_of_its_set(tmp_path, capsys):
     assert made["pose_before"] == json.loads(json.dumps(asdict(VIEWS["front"])))
     found = preset("giraffe-hd-photos-64", data).generator.pose
     assert said["ranges"]["elevation"] == [list(VIEWS["front"].elevation), list(found.elevation)]
-    train(replace(small, loop=LoopConfig(images=24, batch=4)).suited(made), data, tmp_path / "run")
+    train(replace(small, loop=LoopConfig(images=24, batch=4)).for_dataset(made), data, tmp_path / "run")
     assert main(["fit-prior", str(tmp_path), "--data", str(data)]) == 2
     assert "no run of a fast GIRAFFE HD" in capsys.readouterr().err
 

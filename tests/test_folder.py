@@ -238,5 +238,5 @@ def test_what_is_wrong_with_a_set_is_said(prepared, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"object_margin": 0.5}, {"jitter": -0.1}, {"scene_size": 0}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="wanted"):
+    with pytest.raises(ValueError, match="expected"):
         DataConfig(**wrong)

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from giraffe_hd.__main__ import main, values
+from giraffe_hd.__main__ import main
 from giraffe_hd.fast.config import GeneratorConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.giraffe2021.config import GeneratorConfig as GiraffeConfig
@@ -20,6 +20,7 @@ from giraffe_hd.paper import config as paper
 from giraffe_hd.paper.generator import Generator as PaperGenerator
 from giraffe_hd.paper.presets import COMPCAR_256
 from training.checkpoint import save_generator
+from training.films import knob_values, there_and_back, turn_offsets
 from training.metrics.knobs import BACKGROUND
 from training.types import Generator as AnyGenerator
 from training.types import Knob
@@ -38,14 +39,14 @@ def fast() -> AnyGenerator:
 
 def published() -> AnyGenerator:
     config = paper.GeneratorConfig(
-        size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, n_mlp=2, prior=COMPCAR_256.generator.prior
+        resolution=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, n_mlp=2, prior=COMPCAR_256.generator.prior
     )
     return PaperGenerator(config)
 
 
 def clevr() -> AnyGenerator:
     prior = replace(CLEVR2_256.generator.prior, n_objects=3)
-    made = GiraffeGenerator(GiraffeConfig(size=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
+    made = GiraffeGenerator(GiraffeConfig(resolution=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
     with torch.no_grad():
         made.object_field.sigma_out.weight.abs_().mul_(1000)  # a field with something in it
     return made
@@ -103,7 +104,7 @@ def test_render_sets_knobs(files, tmp_path, capsys):
 def test_sweeps(files, tmp_path, capsys, family, knob, more, frames, kind):
     out = tmp_path / f"sweep.{kind}"
     said = run(
-        capsys, "sweep", "--checkpoint", files[family], "--out", out, "--knob", knob, "--steps", "5", "--n", "2", *more
+        capsys, "vary", "--checkpoint", files[family], "--out", out, "--knob", knob, "--steps", "5", "--n", "2", *more
     )
     if kind == "png":
         assert said["frames"] == 5
@@ -171,16 +172,16 @@ def test_meshes(files, tmp_path, capsys, family, more):
         (("render", "--out", "a.png", "--n", "0"), "--n is 0; ask for at least 1 scene"),
         (("render", "--out", "a.txt"), "cannot write a.txt: wanted a name that ends in .png"),
         (("render", "--out", "a.png", "--set", "size=3"), "--set size=3: no knob 'size'"),
-        (("sweep", "--out", "a.png", "--knob", "wheels"), "no knob 'wheels'; this generator has rotation"),
+        (("vary", "--out", "a.png", "--knob", "wheels"), "no knob 'wheels'; this generator has rotation"),
         (("sweep", "--out", "a.png", "--knob", "azimuth"), "training held azimuth still, so it has no range"),
         (("render", "--out", "a.png", "--set", "rotation", "30"), "--set takes KNOB=VALUE, such as rotation=30"),
-        (("sweep", "--out", "a.png", "--knob", "x", "--steps", "1"), "a sweep needs at least 2"),
+        (("vary", "--out", "a.png", "--knob", "x", "--steps", "1"), "a film or a row needs at least 2"),
         (("sweep", "--out", "a.png", "--knob", "look", "--low", "1"), "look is a code and has no --low and --high"),
         (("sweep", "--out", "a.mov", "--knob", "x"), "cannot write a.mov: wanted a name that ends in .mp4"),
         (("sweep", "--out", "a.gif", "--knob", "x", "--fps", "0"), "cannot write a.gif with 0 pictures a second"),
         (("turntable", "--out", "a.mp4", "--frames", "1"), "a turn needs at least 2"),
         (("turntable", "--out", "a.avi"), "cannot write a.avi: wanted a name that ends in .mp4, .webp, .gif"),
-        (("turntable", "--out", "a.mp4", "--degrees", "nan"), "--degrees is nan; wanted a number"),
+        (("turntable", "--out", "a.mp4", "--degrees", "nan"), "--degrees is nan; expected a number"),
         (("mesh", "--out", "a.stl"), "cannot write a.stl"),
         (("mesh", "--out", "a.obj", "--index", "2"), "these scenes have 1 object(s), counted from 1"),
         (("mesh", "--out", "a.obj", "--resolution", "8", "--level", "1e9"), "no density of this object passes 1e+09"),
@@ -197,9 +198,11 @@ def test_mistakes_are_said_in_one_sentence(files, tmp_path, monkeypatch, capsys,
 
 def test_values_of_a_sweep():
     rotation = Knob(name="rotation", label="", kind="angle", high=360)
-    assert values(0, 360, 4, loop=False, knob=rotation) == [0, 90, 180, 270]  # the end is the start
-    assert values(0, 90, 4, loop=False, knob=rotation) == [0, 30, 60, 90]
-    assert values(0, 1, 3, loop=True, knob=None) == [0, 0.5, 1, 0.5]
+    assert knob_values(rotation, 4, low=0, high=360) == [0, 90, 180, 270]  # the end is the start
+    assert knob_values(rotation, 4, low=0, high=90) == [0, 30, 60, 90]
+    assert there_and_back([0, 0.5, 1]) == [0, 0.5, 1, 0.5]
+    assert turn_offsets(4) == [0, 90, 180, 270]
+    assert turn_offsets(4, 60) == pytest.approx([0, 30, 0, -30])
 
 
 def test_a_look_from_another_layer_is_refused_where_one_code_paints(files, tmp_path, capsys):
@@ -220,7 +223,7 @@ def test_size_of_the_pictures(files, tmp_path, capsys, family, size):
     run(capsys, "render", "--checkpoint", files[family], "--out", out, "--n", "2", "--layers", "--size", str(size))
     with PIL.Image.open(out) as sheet:
         assert sheet.width == 2 * (size + 2) - 2
-    run(capsys, "sweep", "--checkpoint", files[family], "--out", out, "--knob", "look", "--steps", "3", "--n", "1",
+    run(capsys, "vary", "--checkpoint", files[family], "--out", out, "--knob", "look", "--steps", "3", "--n", "1",
         "--size", str(size))  # fmt: skip
     with PIL.Image.open(out) as sheet:
         assert sheet.size == (3 * (size + 2) - 2, size)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, PoseConfig
-from giraffe_hd.fast.generator import Generator, pose_knobs, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64
+from giraffe_hd.fast.prior import pose_knobs, pose_targets
 from training.batched import rows
 from training.checkpoint import CheckpointError, load_generator, read_card, save_generator
 from training.config import DataConfig
@@ -170,7 +171,7 @@ def test_wrong_knobs_are_refused(generator):
         with pytest.raises(ValueError, match="knob 'look' takes a whole number"):
             generator.set(draw(generator), "look", seed)
     for size in (0, -1.5, torch.tensor([1.0, 0.0])):
-        with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; wanted a number above 0"):
+        with pytest.raises(ValueError, match=r"size (0|-1\.5) cannot be drawn; expected a number above 0"):
             generator.set(draw(generator), "scale", size)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig
-from giraffe_hd.fast.generator import pose_targets
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.presets import CARS_64
+from giraffe_hd.fast.prior import pose_targets
 from giraffe_hd.fast.recipe import Recipe
 from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
 from training.types import Batch, Step
@@ -67,7 +67,7 @@ def test_the_elevation_weighs_more_once_bodies_are_cars():
     for images, alone, elevation in ((0, 2, 1.0), (150, 3, 2.5), (10_000, 4, 4.0)):
         step = Step(index=0, images=images, rng=torch.Generator().manual_seed(0))
         recipe.begin(batch, step)
-        assert len(recipe.alone) == alone
+        assert len(recipe.on_flat_background) == alone
         true = pose_targets(recipe.codes, config.generator.pose)
         wrong = true.clone()
         wrong[:, 2] += 1  # off by one in the elevation only: the mean over six readings is its weight over six

@@ -34,7 +34,7 @@ from training.types import Batch, Step
 
 SMALL = VolumeConfig(resolution=8, n_samples=32)
 TINY = GeneratorConfig(
-    size=16,
+    resolution=16,
     volume=SMALL,
     z_dim=8,
     z_dim_bg=6,
@@ -45,7 +45,7 @@ TINY = GeneratorConfig(
     pos_share=True,
 )
 TINY_GIRAFFE = GiraffeConfig(
-    size=16,
+    resolution=16,
     volume=SMALL,
     z_dim=8,
     z_dim_bg=6,
@@ -214,7 +214,7 @@ def test_volume_stage_takes_under_a_gigaflop():
     """CompCar at 16 x 16 rays of 64 samples; the authors' program takes 7.08 GFLOP a picture."""
     torch.manual_seed(0)
     config = COMPCAR_256.generator
-    generator = Generator(replace(config, size=16)).eval()  # its renderers take no part here
+    generator = Generator(replace(config, resolution=16)).eval()  # its renderers take no part here
     n = 8
     codes = generator.sample(n, torch.Generator().manual_seed(0))
     w = generator.styles(codes)
@@ -478,11 +478,11 @@ def test_a_full_turn_is_no_turn(generator, codes):
         (lambda: PriorConfig(v=(0.5, 0.1)), "give the lower number first"),
         (lambda: PriorConfig(v=(0.5, 1.1)), "overhead"),
         (lambda: PriorConfig(n_objects=2, n_present=(1.0,)), "give one each"),
-        (lambda: GeneratorConfig(size=100), "wanted powers of two"),
-        (lambda: GeneratorConfig(mix_prob=1.5), r"generator\.mix_prob is 1\.5; wanted 0 to 1"),
+        (lambda: GeneratorConfig(resolution=100), "expected powers of two"),
+        (lambda: GeneratorConfig(mix_prob=1.5), r"generator\.mix_prob is 1\.5; expected 0 to 1"),
         (lambda: GeneratorConfig(prior=PriorConfig(n_objects=2)), "renders one object, not 2"),
         (lambda: VolumeConfig(near=6.0), "0 < near < far"),
-        (lambda: replace(COMPCAR_256, data=DataConfig(size=128)), "give data.size and generator.size the same"),
+        (lambda: replace(COMPCAR_256, data=DataConfig(size=128)), "give both the same value"),
         (lambda: replace(COMPCAR_256, loop=LoopConfig(batch=6)), "groups of 4"),
     ],
 )
@@ -582,7 +582,7 @@ def test_losses_by_hand():
 
 
 TRAIN = TrainConfig(
-    generator=replace(TINY, size=8, volume=VolumeConfig(resolution=4, n_samples=32)),
+    generator=replace(TINY, resolution=8, volume=VolumeConfig(resolution=4, n_samples=32)),
     data=DataConfig(size=8),
     loop=LoopConfig(batch=4, bf16=False),
     bbox=2.0,
@@ -684,7 +684,7 @@ def test_bfloat16_stays_near_float32(batch):
 def test_giraffe_learns_by_its_own_rules():
     torch.manual_seed(0)
     config = GiraffeTrainConfig(
-        generator=replace(TINY_GIRAFFE, size=32),
+        generator=replace(TINY_GIRAFFE, resolution=32),
         data=DataConfig(size=32),
         loop=LoopConfig(batch=3, bf16=False),
     )
@@ -735,7 +735,7 @@ def test_the_average_decays_as_the_authors():
 def test_presets_resolve(name):
     config = preset(name)
     assert config.family in ("giraffe_hd_paper", "giraffe")
-    assert name.endswith(str(config.generator.size))
+    assert name.endswith(str(config.generator.resolution))
 
 
 def test_every_set_has_presets():

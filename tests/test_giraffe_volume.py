@@ -5,14 +5,15 @@ import math
 import pytest
 import torch
 
-from training.nn.volume import Placed, box_rays, pick, ray_weights, sample_depths, scatter_rays
+from training.nn.ops.field import ray_weights, stratified_depths
+from training.nn.volume import ObjectPose, box_rays, pick, scatter_rays
 
 
 def one_object(
     n: int = 1, *, scale: float = 0.3, y: float = 0.0, rotation: float = 0.0, elevation: float = 0.0
-) -> Placed:
+) -> ObjectPose:
     row = torch.full((n,), 1.0)
-    return Placed(
+    return ObjectPose(
         azimuth=0 * row, elevation=elevation * row, radius=2.732 * row, scale=scale * torch.ones(n, 3),
         translation=torch.tensor([0.0, y, 0.0]).expand(n, 3), rotation=rotation * row,
     )  # fmt: skip
@@ -76,7 +77,7 @@ def test_picked_rays_come_back_in_their_places():
 def test_depths_are_in_order_and_inside():
     near, far = torch.rand(2, 5), torch.rand(2, 5) + 1
     for jitter in (None, torch.rand(2, 5, 7)):
-        t = sample_depths(near, far, 7, jitter)
+        t, _ = stratified_depths(near, far, torch.ones_like(near), 7, jitter)
         assert (t.diff(dim=-1) > 0).all()
         assert (t > near[..., None]).all()
         assert (t < far[..., None]).all()

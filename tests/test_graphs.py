@@ -13,10 +13,10 @@ from giraffe_hd.paper.presets import COMPCAR_256
 from mixnmatch.fast import config as mixing
 from mixnmatch.fast import generator as mixnmatch
 from training.batched import fields_of
-from training.runtime.cuda_graphs import Replayed
+from training.runtime.cuda_graphs import CudaGraphed
 from training.types import Generator
 
-SMALL = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+SMALL = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "resolution": 16, "volume": VolumeConfig(resolution=8)}
 FAMILIES = {
     "fast": lambda: fast.Generator(giraffe.GeneratorConfig()),
     "paper": lambda: paper.Generator(replace(COMPCAR_256.generator, **SMALL)),
@@ -36,7 +36,7 @@ def codes(generator: Generator, seed: int, n: int = 1):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replays_are_the_pictures_themselves(family, device):
     plain, again = make(family, device), make(family, device)
-    setattr(again, "forward", Replayed(again.forward))  # noqa: B010 (a method's place)
+    setattr(again, "forward", CudaGraphed(again.forward))  # noqa: B010 (a method's place)
     with torch.inference_mode():
         pictures = [again(codes(again, seed, n)) for seed, n in ((0, 1), (1, 1), (2, 3), (3, 1))]
         for picture, (seed, n) in zip(pictures, ((0, 1), (1, 1), (2, 3), (3, 1)), strict=True):
@@ -49,7 +49,7 @@ def test_replays_are_the_pictures_themselves(family, device):
 
 def test_a_feature_is_replayed_too(device):
     plain, again = make("mixnmatch", device), make("mixnmatch", device)
-    setattr(again, "forward", Replayed(again.forward))  # noqa: B010
+    setattr(again, "forward", CudaGraphed(again.forward))  # noqa: B010
     with torch.inference_mode():
         for seed in range(3):
             c = codes(plain, seed)
@@ -60,7 +60,7 @@ def test_a_feature_is_replayed_too(device):
 
 def test_gradients_are_not_replayed(device):
     generator = make("mixnmatch", device)
-    forward = Replayed(generator.forward)
+    forward = CudaGraphed(generator.forward)
     image = forward(codes(generator, 0)).image
     assert image.requires_grad
     assert not forward._kept
@@ -68,14 +68,14 @@ def test_gradients_are_not_replayed(device):
 
 def test_a_replay_needs_room():
     with pytest.raises(ValueError, match="1 or more"):
-        Replayed(lambda codes: codes, most=0)
+        CudaGraphed(lambda codes: codes, most=0)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_recordings_are_made_once_a_shape_and_the_oldest_goes():
     generator = make("fast", torch.device("cuda"))
-    forward = Replayed(generator.forward, most=2)
+    forward = CudaGraphed(generator.forward, most=2)
     with torch.inference_mode():
         for n in (1, 1, 2, 1, 3):
             forward(codes(generator, n, n))

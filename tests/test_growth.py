@@ -12,7 +12,7 @@ from giraffe_hd.fast.presets import CARS_64
 from giraffe_hd.fast.recipe import Recipe
 from training.checkpoint import save_generator
 from training.config import DataConfig
-from training.warm_start import learnt, take_over
+from training.warm_start import copy_matching, load_weights
 
 SMALL = replace(
     CARS_64,
@@ -37,7 +37,7 @@ def recipe(config: TrainConfig, seed: int) -> Recipe:
 
 def test_painters_grow_at_the_last_layer_and_critics_at_the_first():
     small, large = recipe(SMALL, 0), recipe(LARGE, 1)
-    taken, numbers = take_over(large.networks, small.networks.state_dict())
+    taken, numbers = copy_matching(large.networks, small.networks.state_dict())
     ours, theirs = large.networks.state_dict(), small.networks.state_dict()
     for mine, source in (
         ("generator.field.layers.1.weight", "generator.field.layers.1.weight"),
@@ -56,7 +56,7 @@ def test_painters_grow_at_the_last_layer_and_critics_at_the_first():
 def test_the_object_is_in_the_same_place_after_growing():
     """Masks are made by layers that do not grow: at twice the side they show the same object."""
     small, large = recipe(SMALL, 0), recipe(LARGE, 1)
-    take_over(large.networks, small.networks.state_dict())
+    copy_matching(large.networks, small.networks.state_dict())
     codes = small.generator.sample(2, torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, after = small.generator(codes), large.generator(codes)
@@ -65,13 +65,13 @@ def test_the_object_is_in_the_same_place_after_growing():
 
 def test_a_generator_file_and_an_equal_network_are_taken_whole(tmp_path: Path):
     save_generator(tmp_path / "g.safetensors", recipe(SMALL, 0).generator)
-    theirs = learnt(tmp_path / "g.safetensors")
+    theirs = load_weights(tmp_path / "g.safetensors")
     mine = nn.ModuleDict({"generator": recipe(SMALL, 1).generator})
-    taken, numbers = take_over(mine, theirs)
+    taken, numbers = copy_matching(mine, theirs)
     assert taken == numbers
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.state_dict().items())
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="holds no resume state"):
-        learnt(tmp_path)
+        load_weights(tmp_path)

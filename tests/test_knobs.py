@@ -10,16 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.metrics.knobs import (
-    KnobReport,
-    Readings,
-    _following,
-    changed_share,
-    iou,
-    look_histogram,
-    measure_knobs,
-    read_masks,
-)
+from training.metrics.knobs import KnobReport, _following, measure_knobs
+from training.metrics.masks import Readings, changed_share, iou, look_histogram, read_masks
 from training.metrics.regression import circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask
 

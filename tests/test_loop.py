@@ -249,7 +249,7 @@ def test_a_run_of_other_networks_is_refused_and_left_as_it_is(config, pictures, 
 
 def test_a_run_gone_on_with_learns_at_the_rate_asked_for(config, pictures, tmp_path):
     train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
-    run = Run(replace(config, lr=0.25), tmp_path, torch.device("cpu"))
+    run = Run(replace(config, learning_rate=0.25), tmp_path, torch.device("cpu"))
     assert run.resume()
     for optimizer in run.optimizers().values():
         assert optimizer.param_groups[0]["lr"] == 0.25
@@ -261,7 +261,7 @@ def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_
     train(short, pictures, tmp_path / "first", device="cpu")
     train(replace(short, loop=replace(short.loop, seed=7)), pictures, tmp_path / "second", device="cpu")
     sources = [tmp_path / "first", tmp_path / "second" / "generator.safetensors"]  # a file has no critic
-    train(replace(short, lr=0.0), pictures, tmp_path / "run", device="cpu", start_from=sources)
+    train(replace(short, learning_rate=0.0), pictures, tmp_path / "run", device="cpu", start_from=sources)
     assert_same(weights(tmp_path / "run"), weights(tmp_path / "second"))
     states = [newest_state(tmp_path / name) for name in ("first", "run")]
     critics = [{k: v for k, v in s[0]["networks"].items() if k.startswith("discriminator")} for s in states if s]

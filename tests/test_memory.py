@@ -14,7 +14,7 @@ from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.presets import COMPCAR_256
 from mixnmatch.fast import config as mixing
 from mixnmatch.fast import generator as mixnmatch
-from training.runtime.result_cache import Memory
+from training.runtime.result_cache import ResultCache
 from training.types import Generator
 
 
@@ -24,7 +24,14 @@ def make(family: str) -> Generator:
         return mixnmatch.Generator(mixing.GeneratorConfig(resolution=32)).eval()
     if family == "fast":
         return fast.Generator(giraffe.GeneratorConfig()).eval()
-    sizes = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+    sizes = {
+        "z_dim": 8,
+        "z_dim_bg": 8,
+        "feat_dim": 16,
+        "n_mlp": 2,
+        "resolution": 16,
+        "volume": VolumeConfig(resolution=8),
+    }
     return paper.Generator(replace(COMPCAR_256.generator, **sizes)).eval()
 
 
@@ -67,7 +74,7 @@ def test_only_what_a_knob_changes_is_computed(family, knob):
     for name, part in generator.named_modules():
         if (short := name.rpartition(".")[2]) in PARTS[family]:
             watch(part, short, ran)
-    generator.memory = Memory()
+    generator.result_cache = ResultCache()
     first = generator(before)
     assert set(ran) == PARTS[family]
     ran.clear()
@@ -86,17 +93,17 @@ def watch(part: nn.Module, name: str, ran: Counter[str]) -> None:
 
 def test_learning_takes_nothing_from_memory():
     generator = make("fast")
-    generator.memory = Memory()
+    generator.result_cache = ResultCache()
     generator(generator.sample(1, torch.Generator().manual_seed(0))).image.mean().backward()
-    assert len(generator.memory) == 0
+    assert len(generator.result_cache) == 0
     assert generator.get_parameter("background.constant").grad is not None
 
 
 def test_memory_keeps_the_latest_and_tells_types_apart():
-    memory, made = Memory(most=2), []
+    result_cache, made = ResultCache(most=2), []
 
     def ask(x: torch.Tensor) -> str:
-        return memory("name", lambda: made.append(x) or f"{len(made)}", x)
+        return result_cache("name", lambda: made.append(x) or f"{len(made)}", x)
 
     one, two, three = (torch.full((1,), v) for v in (1.0, 2.0, 3.0))
     assert [ask(one), ask(two), ask(one), ask(three)] == ["1", "2", "1", "3"]
@@ -104,4 +111,4 @@ def test_memory_keeps_the_latest_and_tells_types_apart():
     assert ask(one.view(1, 1)) == "5"
     assert ask(one.view(torch.int32)) == "6"
     with pytest.raises(ValueError, match="keeps nothing"):
-        Memory(most=0)
+        ResultCache(most=0)

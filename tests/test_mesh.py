@@ -74,7 +74,7 @@ def test_object_meshes_have_world_size():
     with pytest.raises(ValueError, match=r"no density of this object passes 101, the highest is .*; lower --level"):
         object_mesh(Ellipsoid(), one_scene((0.2, 0.1, 0.4)), resolution=16, level=101.0)
     for level in (-1.0, 0.0, math.nan):
-        with pytest.raises(ValueError, match="wanted a density above 0"):
+        with pytest.raises(ValueError, match="expected a density above 0"):
             object_mesh(Ellipsoid(), one_scene((0.2, 0.1, 0.4)), resolution=16, level=level)
 
 
@@ -95,6 +95,6 @@ def test_files_read_back(tmp_path):
     records = np.frombuffer(body[12 * n :], dtype=[("n", "u1"), ("corners", "<i4", 3)])
     assert (records["n"] == 3).all() and np.array_equal(records["corners"], mesh.faces)
 
-    with pytest.raises(ValueError, match=r"cannot write ball\.stl: wanted a name that ends in \.obj or \.ply"):
+    with pytest.raises(ValueError, match=r"cannot write ball\.stl: expected a name that ends in \.obj or \.ply"):
         write_mesh(tmp_path / "ball.stl", mesh)
     assert not (tmp_path / "ball.stl").exists()

@@ -10,18 +10,19 @@ from giraffe_hd.fast.presets import CARS_64 as GIRAFFE_CARS_64
 from giraffe_hd.fast.recipe import Recipe as GiraffeRecipe
 from mixnmatch.codes import Codes
 from mixnmatch.fast.config import GeneratorConfig, PoseConfig, TrainConfig
-from mixnmatch.fast.generator import Generator, over, placing, pose_features
+from mixnmatch.fast.generator import Generator
+from mixnmatch.fast.pose import FOV, object_pose, placing, pose_features, uniform
 from mixnmatch.fast.presets import CARS_64, CLOTHING_64
 from mixnmatch.fast.recipe import Recipe
-from mixnmatch.fast.solid import FOV, placement, uniform
 from mixnmatch.fast.split_shape import two_means, wished
+from mixnmatch.fast.stages import over
 from training.batched import rows
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import train_step
 from training.nn.discriminator import Features
-from training.runtime.sharded_random import draws
+from training.runtime.sharded_random import sharded_generator
 from training.types import Batch, Step
-from training.warm_start import take_over
+from training.warm_start import copy_matching
 
 TURN = GeneratorConfig(
     resolution=32,
@@ -127,13 +128,13 @@ def test_placement_by_hand():
     """The middle of the ranges, a quarter turn, and the ends of place and size, in half pictures."""
     pose = PoseConfig(elevation=(10.0, 30.0), scale=(0.5, 0.7), shift_x=(-0.2, 0.4), shift_y=(-0.1, 0.1))
     z = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 5.0], [1.0, 0.0, 0.0, 9.0, 9.0, 9.0, 5.0]])
-    placed = placement(z, pose)
+    pose_of_object = object_pose(z, pose)
     half = 2.732 * math.tan(math.radians(FOV) / 2)
-    torch.testing.assert_close(placed.rotation, torch.tensor([math.pi / 2, 0.0]))
-    torch.testing.assert_close(placed.elevation, torch.full((2,), math.radians(20)))
-    torch.testing.assert_close(placed.scale[0] / half, torch.tensor([0.6, 0.3, 0.3]))
-    torch.testing.assert_close(placed.scale[1] / half, torch.tensor([0.7, 0.35, 0.35]))
-    torch.testing.assert_close(placed.translation / half, torch.tensor([[0.0, 0.1, 0.0], [0.0, 0.4, -0.1]]))
+    torch.testing.assert_close(pose_of_object.rotation, torch.tensor([math.pi / 2, 0.0]))
+    torch.testing.assert_close(pose_of_object.elevation, torch.full((2,), math.radians(20)))
+    torch.testing.assert_close(pose_of_object.scale[0] / half, torch.tensor([0.6, 0.3, 0.3]))
+    torch.testing.assert_close(pose_of_object.scale[1] / half, torch.tensor([0.7, 0.35, 0.35]))
+    torch.testing.assert_close(pose_of_object.translation / half, torch.tensor([[0.0, 0.1, 0.0], [0.0, 0.4, -0.1]]))
 
 
 @pytest.mark.parametrize(("number", "axis", "knob"), [(4, 0, "shift_x"), (5, 1, "shift_y")])
@@ -175,12 +176,12 @@ def giraffe() -> GiraffeRecipe:
 def test_an_adopted_object_looks_as_where_it_came_from():
     theirs = giraffe()
     recipe = Recipe(replace(CARS_64, generator=replace(CARS_64.generator, n_shapes=1, n_textures=1)), theirs.device)
-    taken, _ = take_over(recipe.networks, recipe.adopt(dict(theirs.networks.state_dict())))
+    taken, _ = copy_matching(recipe.networks, recipe.adapt_weights(dict(theirs.networks.state_dict())))
     assert taken > 2e6
     ours, other = recipe.generator.requires_grad_(False), theirs.generator.requires_grad_(False)
     codes = ours.sample(4, torch.Generator().manual_seed(2))
-    placed = placement(codes.z, ours.config.pose)
-    same = replace(other.sample(4, torch.Generator().manual_seed(3)), **placed._asdict())
+    pose_of_object = object_pose(codes.z, ours.config.pose)
+    same = replace(other.sample(4, torch.Generator().manual_seed(3)), **pose_of_object._asdict())
     shape, look = ours.parent.embed.weight.T.expand(4, -1), ours.child.embed.weight.T.expand(4, -1)
     features, alpha, _, _ = other.volume(same, shape)
     feature = ours.parent.feature(codes.z, codes.p)
@@ -193,16 +194,23 @@ def test_an_adopted_object_looks_as_where_it_came_from():
 def test_an_object_of_another_painter_is_refused():
     theirs = dict(giraffe().networks.state_dict())
     single = {k: v for k, v in theirs.items() if not k.startswith("generator.object.blocks.")}
-    with pytest.raises(ValueError, match="painter has 0 blocks"):
-        Recipe(CARS_64, torch.device("cpu")).adopt(single)
+    recipe = Recipe(CARS_64, torch.device("cpu"))
+    with pytest.raises(ValueError, match="renderer has 0 blocks"):
+        recipe.adapt_weights(single)
+    half = {k.replace("map_look", "map_appearance"): v for k, v in theirs.items()}
+    with pytest.raises(ValueError, match=r"in part: generator.map_look is missing"):
+        recipe.adapt_weights(half)
+    wider = replace(CARS_64, generator=replace(CARS_64.generator, field_dim=32))
+    with pytest.raises(ValueError, match=r"layers.0.weight is \(27, 64\), expected \(27, 32\)"):
+        Recipe(wider, torch.device("cpu")).adapt_weights(theirs)
 
 
 def test_an_adopted_critic_reads_the_same_pose_in_our_order():
     theirs = giraffe()
     recipe = Recipe(CARS_64, theirs.device)
-    take_over(recipe.networks, recipe.adopt(dict(theirs.networks.state_dict())))
+    copy_matching(recipe.networks, recipe.adapt_weights(dict(theirs.networks.state_dict())))
     image = torch.rand(4, 3, 64, 64) * 2 - 1
-    (score, pose), (logit, read) = theirs.discriminator(image, 1.0), recipe.networks["image_critic"](image, 1.0)
+    (score, pose), (logit, read) = theirs.discriminator(image, 1.0), recipe.networks["image_discriminator"](image, 1.0)
     sin, cos, elevation, size, right, up = pose.unbind(1)
     torch.testing.assert_close(read, torch.stack([cos, sin, elevation, size, right, -up], 1))
     torch.testing.assert_close(logit, score, atol=1e-5, rtol=1e-4)
@@ -211,17 +219,17 @@ def test_an_adopted_critic_reads_the_same_pose_in_our_order():
 def test_weights_of_our_own_are_adopted_as_they_are():
     recipe = Recipe(replace(tiny(TURN), generator=replace(TURN, encoder_channels=(16, 16, 16))), torch.device("cpu"))
     own = dict(recipe.networks.state_dict())
-    assert recipe.adopt(own) == own
+    assert recipe.adapt_weights(own) == own
 
 
 def test_encoders_without_weights_begin_as_the_critic():
     recipe = Recipe(CARS_64, torch.device("cpu"))
     theirs = {k: v for k, v in recipe.networks.state_dict().items() if not k.startswith("generator.encoders")}
-    take_over(recipe.networks, recipe.adopt(theirs))
+    copy_matching(recipe.networks, recipe.adapt_weights(theirs))
     image = (torch.rand(1, 3, 64, 64) * 2 - 1).expand(
         4, -1, -1, -1
     )  # alike: nothing for the critic to see between them
-    encoder, critic = recipe.generator.encoders.trunk, recipe.networks["image_critic"]
+    encoder, critic = recipe.generator.encoders.trunk, recipe.networks["image_discriminator"]
     assert isinstance(encoder, Features)
     assert isinstance(critic, Features)
     torch.testing.assert_close(encoder.vector(image), critic.vector(image), atol=1e-3, rtol=1e-2)
@@ -278,7 +286,7 @@ def test_encode_gives_shares_and_reads_one_factor_on_request(generator):
         generator.encode(image, factors=("colour",))
     for wrong in (image[..., :-2], image.repeat(1, 1, 2, 2)):
         for read in (generator.encode, generator.shape_feature):
-            with pytest.raises(ValueError, match="this model reads pictures of shape"):
+            with pytest.raises(ValueError, match="got pictures of shape"):
                 read(wrong)
     with pytest.raises(ValueError, match="takes a whole number"):
         generator.set(codes, "texture_seed", math.inf)
@@ -352,7 +360,7 @@ def test_a_turn_leaves_the_background_alone_where_it_shares_z(generator, codes):
         ("colour", 1, "no knob 'colour'"),
         ("shape", 3, "takes pictures"),
         ("shape", torch.zeros(1, 3, 8, 8), "takes pictures"),
-        ("shape", torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "whole numbers .* came"),
+        ("shape", torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "got whole numbers"),
         ("shape_seed", 1.5, "whole number"),
         ("shape_seed", "x", "whole number"),
     ],
@@ -393,7 +401,7 @@ def tiny(pose: GeneratorConfig) -> TrainConfig:
         data=replace(CARS_64.data, size=pose.resolution),
         generator=pose,
         losses=losses,
-        critic_channels=(16, 16, 16),
+        discriminator_channels=(16, 16, 16),
         patch_dim=8,
         feature_since=0,
     )
@@ -432,7 +440,7 @@ def test_objects_alone_stand_on_one_colour_each():
     object_only = torch.zeros_like(layers.mask)
     object_only[:, :, 8:20, 8:24] = 1
     layers = replace(layers, mask=object_only, image=torch.where(object_only > 0, layers.image, layers.background))
-    alone = recipe.alone(layers, at(0))
+    alone = recipe.on_flat_background(layers, at(0))
     assert len(alone) == 2  # a quarter
     torch.testing.assert_close(alone[:, :, 8:20, 8:24], layers.image[:2, :, 8:20, 8:24])
     behind = alone[:, :, 20:]
@@ -444,22 +452,22 @@ def test_no_pose_is_read_where_none_is_asked():
     config = tiny(TURN)
     recipe = Recipe(replace(config, losses=replace(config.losses, pose=(0.0, 0.0))), torch.device("cpu"))
     recipe.begin(batch(), at(1))
-    logged = recipe.image_critic(batch(), at(1))
+    logged = recipe.image_discriminator(batch(), at(1))
     assert set(logged) == {"loss"}
 
 
 def test_weights_settle_by_hand():
     recipe = Recipe(tiny(TURN), torch.device("cpu"))
-    start, end = recipe.losses.settling_ramp
-    weights = [recipe.settling((3.0, 1.0), replace(at(0), images=n)) for n in (0, (start + end) // 2, end + 9)]
+    start, end = recipe.losses.annealing_ramp
+    weights = [recipe.annealed((3.0, 1.0), replace(at(0), images=n)) for n in (0, (start + end) // 2, end + 9)]
     assert weights == [3.0, 2.0, 1.0]
 
 
 def test_the_critic_compares_pictures_of_like_pose_when_told():
     recipe = Recipe(tiny(TURN), torch.device("cpu"))
-    critic, image = recipe.networks["image_critic"], batch().image
+    critic, image = recipe.networks["image_discriminator"], batch().image
     (alone, pose), (given, same) = critic(image), critic(image, 1.0)
-    assert pose.shape == (4, TURN.pose.placed)
+    assert pose.shape == (4, TURN.pose.n_placing)
     torch.testing.assert_close(pose, same)
     assert not torch.allclose(alone, given)
 
@@ -472,7 +480,7 @@ def test_a_few_steps_lower_the_code_losses():
     for index in range(40):
         recipe.begin(batch(), at(index))
         logged = train_step(phases, batch(), at(index))
-        seen.append(float(logged["generator/info_texture"] + logged["generator/info_background"]))
+        seen.append(float(logged["generator/texture_classification"] + logged["generator/background_classification"]))
     assert sum(seen[-8:]) < 0.9 * sum(seen[:8])
 
 
@@ -509,8 +517,8 @@ def test_one_shape_has_no_rival():
     config = tiny(replace(TURN, n_shapes=1, n_textures=2, one_shape=True))
     recipe = Recipe(config, torch.device("cpu"))
     recipe.begin(batch(), at(3))
-    terms = recipe.rebuilt(batch(), at(3))
-    assert "rival" not in terms
+    terms = recipe.reconstruction(batch(), at(3))
+    assert "shape_assignment" not in terms
     assert all(term.isfinite() for term in terms.values())
     with pytest.raises(ValueError, match="n_shapes and n_textures must each be at least 1"):
         replace(TURN, n_shapes=0)
@@ -523,7 +531,7 @@ def test_a_part_without_free_codes_names_the_same_losses():
     found = []
     for part in (0, 3):
         one = rows(batch(), slice(part, part + 1))
-        step = Step(index=3, images=12, rng=draws(5, part, 4))
+        step = Step(index=3, images=12, rng=sharded_generator(5, part, 4))
         recipe.begin(one, step)
         found.append(recipe.code_losses(step))
     assert list(found[0]) == list(found[1])
@@ -534,11 +542,11 @@ def test_a_part_without_free_codes_names_the_same_losses():
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pixels_pull_at_the_pose_as_far_as_told(share):
     config = tiny(TURN)
-    recipe = Recipe(replace(config, losses=replace(config.losses, rebuilt_to_pose=share)), torch.device("cpu"))
+    recipe = Recipe(replace(config, losses=replace(config.losses, reconstruction_to_pose=share)), torch.device("cpu"))
     recipe.begin(batch(), at(3))
     encoders = recipe.generator.encoders.requires_grad_(True)
     recipe.shared = replace(recipe.now, encoded=encoders(batch().image))
-    torch.stack(list(recipe.rebuilt(batch(), at(3)).values())).sum().backward()
+    torch.stack(list(recipe.reconstruction(batch(), at(3)).values())).sum().backward()
     pose, texture = (dict(encoders.named_parameters())[f"heads.{name}.weight"].grad for name in "zc")
     assert pose is not None
     assert texture is not None
@@ -554,7 +562,7 @@ def test_of_two_shapes_the_one_that_rebuilds_the_photo_is_likelier():
     true = codes.p.argmax(1)
     other = (true + 1) % TURN.n_shapes
     between = (codes.p + torch.nn.functional.one_hot(other, TURN.n_shapes)) / 2
-    better, worse = recipe.likelier(recipe.perceived(photos), replace(codes, p=between), at(0))
+    better, worse = recipe.best_shape(recipe.discriminator_features(photos), replace(codes, p=between), at(0))
     assert torch.equal(better, true)
     assert torch.equal(worse, other)
 
@@ -575,11 +583,11 @@ def test_photos_are_shared_out_evenly():
     weight[:, 1] += 1e-3 * torch.randn(len(weight))  # as good as the first, but for a trifle
     codes = recipe.generator.sample(32, torch.Generator().manual_seed(1))
     codes = replace(codes, p=torch.tensor([[0.5, 0.5, 0.0]]).repeat(32, 1))
-    photos = recipe.perceived(recipe.generator(codes).image)
-    better, worse = recipe.likelier(photos, codes, at(0))
-    even = replace(recipe.losses, even=0.0)
+    photos = recipe.discriminator_features(recipe.generator(codes).image)
+    better, worse = recipe.best_shape(photos, codes, at(0))
+    even = replace(recipe.losses, usage_balance=0.0)
     recipe.losses = even
-    plain, _ = recipe.likelier(photos, codes, at(0))
+    plain, _ = recipe.best_shape(photos, codes, at(0))
     assert (better == 1).sum() > (plain == 1).sum()
     assert torch.equal(better + worse, torch.ones(32, dtype=torch.long))
 
@@ -592,9 +600,9 @@ def test_encoders_come_to_prefer_the_better_shape(monkeypatch):
     recipe.shared = replace(recipe.now, encoded=recipe.now.encoded | {"p": logits})
     zero, one = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)
     for better, worse, expected in ((zero, one, math.log1p(math.exp(-2))), (one, zero, math.log1p(math.exp(2)))):
-        monkeypatch.setattr(recipe, "likelier", lambda *_, pair=(better, worse): pair)
-        term = recipe.rebuilt(batch(), at(3))["rival"]
-        assert term.item() == pytest.approx(recipe.losses.rival * expected, rel=1e-5)
+        monkeypatch.setattr(recipe, "best_shape", lambda *_, pair=(better, worse): pair)
+        term = recipe.reconstruction(batch(), at(3))["shape_assignment"]
+        assert term.item() == pytest.approx(recipe.losses.shape_assignment * expected, rel=1e-5)
 
 
 def test_the_critic_tells_the_encoders_the_pose_of_photos():
@@ -605,14 +613,14 @@ def test_the_critic_tells_the_encoders_the_pose_of_photos():
     z[:, 0] = 3  # facing along the first axis, all else in the middle
     told = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0, 7.0]]).repeat(4, 1)  # along the second, the last number at its end
     recipe.shared = replace(recipe.now, encoded=recipe.now.encoded | {"z": z}, photo_pose=told)
-    term = recipe.told_pose(batch(), at(3))["told_pose"]
-    assert term.item() == pytest.approx(recipe.losses.told_pose * 3 / 6)
+    term = recipe.pose_distillation(batch(), at(3))["pose_distillation"]
+    assert term.item() == pytest.approx(recipe.losses.pose_distillation * 3 / 6)
     recipe.shared = replace(recipe.now, photo_pose=None)  # with accumulation, the critic looks in another pass
-    read = recipe.judge(batch().image, at(9))[1]
+    read = recipe.discriminate(batch().image, at(9))[1]
     recipe.shared = replace(recipe.now, photo_pose=read)
-    expected = recipe.told_pose(batch(), at(9))["told_pose"]
+    expected = recipe.pose_distillation(batch(), at(9))["pose_distillation"]
     recipe.shared = replace(recipe.now, photo_pose=None)
-    torch.testing.assert_close(recipe.told_pose(batch(), at(9))["told_pose"], expected)
+    torch.testing.assert_close(recipe.pose_distillation(batch(), at(9))["pose_distillation"], expected)
 
 
 def test_photos_teach_the_background_nothing_inside_their_boxes():
@@ -620,9 +628,9 @@ def test_photos_teach_the_background_nothing_inside_their_boxes():
     for box, learns in ((torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(4, 4), False), (batch().box, True)):
         recipe.begin(batch(), at(3))
         recipe.generator.requires_grad_(True)
-        terms = recipe.rebuilt(replace(batch(), box=box), at(3))
-        assert {"rebuilt", "perceived", "rival", "box_fit"} <= terms.keys()
-        (terms["rebuilt"] + terms["perceived"]).backward()
+        terms = recipe.reconstruction(replace(batch(), box=box), at(3))
+        assert {"reconstruction", "feature_matching", "shape_assignment", "box_projection"} <= terms.keys()
+        (terms["reconstruction"] + terms["feature_matching"]).backward()
         found = recipe.generator.background.start.grad
         assert found is not None
         assert (found.abs().max() > 1e-6) == learns  # what is left is rounding

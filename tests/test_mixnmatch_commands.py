@@ -192,7 +192,7 @@ def test_photos_are_cut_to_the_boxes_given(checkpoint, tmp_path, capsys):
     twice = ["mix", "--checkpoint", checkpoint, "--pose", str(photo), "--shape", str(photo)]
     two = [*twice, "--box", "60", "4", "20", "20", "0", "0", "30", "30", "--out", str(tmp_path / "x.png")]
     assert main(two) == 2
-    assert "corner.png came with two boxes" in capsys.readouterr().err
+    assert "corner.png has two boxes" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,7 @@ def test_split_moves_two_shapes_and_nothing_else(cars, tmp_path, capsys):
         ([MODEL, "--shapes", "0", "10"], "two different shapes of 0 to 9"),
         (["checkpoints/mixnmatch-clothing-64.safetensors", "--shapes", "0", "1"], "no solid shapes"),
         ([MODEL, CRITIC, "--shapes", "0", "1"], "is a folder; give the path of a .safetensors file"),
-        ([MODEL, "--shapes", "0", "1"], "holds an image critic"),
+        ([MODEL, "--shapes", "0", "1"], "holds an image discriminator"),
     ],
 )
 def test_split_refuses_what_it_cannot_tell_apart(cars, tmp_path, capsys, words, message):
@@ -244,7 +244,7 @@ def test_phone_photos_of_many_megapixels_are_mixed(checkpoint, tmp_path):
 
 
 def test_out_of_memory_is_one_sentence(checkpoint, tmp_path, capsys, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(Generator, "forward", full)

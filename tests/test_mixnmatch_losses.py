@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixnmatch.fast import losses
-from mixnmatch.fast.discriminators import PatchCritic
+from mixnmatch.fast.discriminators import PatchDiscriminator
 from training.nn import gan
 
 
@@ -46,7 +46,7 @@ def test_a_box_over_all_leaves_no_cell_and_no_loss():
 
 @pytest.mark.parametrize("field", [18, 10])
 def test_patch_critic_cells_see_what_the_box_weights_say(field):
-    critic, box = PatchCritic(8, field), torch.tensor([[20.0, 28.0, 40.0, 44.0]]) / 64
+    critic, box = PatchDiscriminator(8, field), torch.tensor([[20.0, 28.0, 40.0, 44.0]]) / 64
     image = torch.randn(1, 3, 64, 64)
     other = image.clone()
     x0, y0, x1, y1 = (box[0] * 64).tolist()
@@ -61,7 +61,7 @@ def test_patch_critic_cells_see_what_the_box_weights_say(field):
 
 def test_patch_critic_of_another_field_is_refused():
     with pytest.raises(ValueError, match="choose from"):
-        PatchCritic(8, 34)
+        PatchDiscriminator(8, 34)
 
 
 def test_shrunk_box():
@@ -99,7 +99,7 @@ def test_containment_counts_the_mask_where_no_box_is():
 
 def test_share_gradient_scales_the_gradient_alone():
     x = torch.tensor([2.0], requires_grad=True)
-    y = losses.share_gradient(x, 0.25)
+    y = losses.scale_gradient(x, 0.25)
     (3 * y).backward()
     assert y.item() == 2
     assert x.grad is not None
@@ -117,17 +117,17 @@ def test_box_fit_by_hand():
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0]])  # of 4 pixels: columns 1 and 2, rows 2 and 3
     exact = losses.inside(boxes, 4)
     assert exact.sum() == 4
-    assert losses.box_fit(exact, boxes) == 0
-    assert losses.box_fit(torch.zeros(1, 1, 4, 4), boxes).item() == pytest.approx(0.5 + 0.5)
+    assert losses.box_projection(exact, boxes) == 0
+    assert losses.box_projection(torch.zeros(1, 1, 4, 4), boxes).item() == pytest.approx(0.5 + 0.5)
     column = exact.clone()
     column[..., 2] = 0  # one column of four is missed, no row
-    assert losses.box_fit(column, boxes).item() == pytest.approx(0.25)
+    assert losses.box_projection(column, boxes).item() == pytest.approx(0.25)
 
 
 def test_unlike_by_hand():
     checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2).expand(1, 3, 4, 4)
     flat = torch.zeros(1, 3, 4, 4)
-    off = losses.unlike(torch.cat([flat, checks, flat + 0.5]), flat.expand(3, -1, -1, -1))
+    off = losses.multiscale_l1(torch.cat([flat, checks, flat + 0.5]), flat.expand(3, -1, -1, -1))
     torch.testing.assert_close(off, torch.tensor([0.0, 1.0, 1.5]))  # checks are gone once halved
 
 
@@ -146,21 +146,21 @@ def test_relief_knows_no_brightness_no_colour_and_no_background():
 def test_clay_is_zero_for_a_grey_picture_of_the_same_brightness():
     image, mask = torch.rand(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     grey = image.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    assert losses.clay(grey, image, mask).item() == pytest.approx(0, abs=1e-6)
-    assert losses.clay(grey + 0.25, image, mask).item() == pytest.approx(0.25, abs=1e-6)
+    assert losses.shading_consistency(grey, image, mask).item() == pytest.approx(0, abs=1e-6)
+    assert losses.shading_consistency(grey + 0.25, image, mask).item() == pytest.approx(0.25, abs=1e-6)
 
 
 def test_outline_by_hand():
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1  # a square of 4 pixels: outline 16, root of the area 4
-    assert losses.outline(mask, 3.0).item() == pytest.approx(1.0)
-    assert losses.outline(mask, 4.0) == 0
+    assert losses.perimeter(mask, 3.0).item() == pytest.approx(1.0)
+    assert losses.perimeter(mask, 4.0) == 0
     mask[..., 3:5, 3:5] = 0  # a hole of 2 pixels: 8 more, and 12 pixels left
-    assert losses.outline(mask, 0.0).item() == pytest.approx(24 / 12**0.5)
+    assert losses.perimeter(mask, 0.0).item() == pytest.approx(24 / 12**0.5)
 
 
 def test_rivals_follow_their_shares_and_are_two():
-    pair = losses.rivals(torch.tensor([[0.7, 0.2, 0.1]]).repeat(20_000, 1), torch.Generator().manual_seed(0))
+    pair = losses.two_candidates(torch.tensor([[0.7, 0.2, 0.1]]).repeat(20_000, 1), torch.Generator().manual_seed(0))
     assert (pair[:, 0] != pair[:, 1]).all()
     first = pair[:, 0].bincount(minlength=3) / len(pair)
     torch.testing.assert_close(first, torch.tensor([0.7, 0.2, 0.1]), atol=0.01, rtol=0)

@@ -14,16 +14,16 @@ from demo.shelf import Model
 from mixnmatch.codes import Codes
 from mixnmatch.paper import discriminators as critics_module
 from mixnmatch.paper.config import GeneratorConfig, TrainConfig
-from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
-from mixnmatch.paper.encoders import FACTORS
-from mixnmatch.paper.feature_extractor import FeatureCritic
+from mixnmatch.paper.discriminators import BackgroundDiscriminator, ChildDiscriminator, PairCritics, ParentDiscriminator
+from mixnmatch.paper.encoders import CODES
+from mixnmatch.paper.feature_extractor import FeatureDiscriminator
 from mixnmatch.paper.generator import Generator, tie
 from mixnmatch.paper.layers import Halve, JointBlock, code_bias
 from mixnmatch.paper.losses import (
     as_fake,
     as_real,
     background_cells,
-    background_critic,
+    background_discriminator_loss,
     code_losses,
     gradient_penalty,
 )
@@ -40,9 +40,9 @@ TINY = GeneratorConfig(n_shapes=3, n_textures=6, n_backgrounds=6, z_dim=5, width
 TINY_RUN = replace(
     CUB,
     generator=TINY,
-    critic_width=2,
+    discriminator_width=2,
     pair_width=1,
-    feature_critic_width=2,
+    feature_discriminator_width=2,
     first_stage=8,
     loop=replace(CUB.loop, batch=4, images=16, grid_every=16, save_every=8, log_every=1),
 )
@@ -91,14 +91,14 @@ def count(*networks: nn.Module) -> int:
 def test_generators_have_the_published_number_of_parameters(preset: TrainConfig, millions: float):
     with torch.device("meta"):
         generator = Generator(preset.generator)
-    assert round(count(generator.painters()) / 1e6, 2) == millions
+    assert round(count(generator.stages()) / 1e6, 2) == millions
 
 
 def test_all_other_networks_have_the_published_number_of_parameters():
     with torch.device("meta"):
         generator = Generator(CUB.generator)
-        D_b, D_p, D_c = BackgroundCritic(64), ParentCritic(32, 20), ChildCritic(64, 200)
-        pairs, D_f = PairCritics(CUB.generator, 16), FeatureCritic(CUB.generator, 32)
+        D_b, D_p, D_c = BackgroundDiscriminator(64), ParentDiscriminator(32, 20), ChildDiscriminator(64, 200)
+        pairs, D_f = PairCritics(CUB.generator, 16), FeatureDiscriminator(CUB.generator, 32)
     assert generator.extractor is not None
     assert count(generator.encoders) == 77_172_232
     assert round(count(generator.extractor) / 1e6, 1) == 39.1
@@ -157,12 +157,12 @@ def test_the_joint_convolution_does_a_small_share_of_the_plain_work():
 
 def test_layers_are_composed_back_to_front(generator: Generator):
     with torch.no_grad():
-        painted = generator.paint(generator.sample(2, seeded()))
-    layers = painted.layers
-    parent = painted.parent_foreground * layers.parent_mask + layers.background * (1 - layers.parent_mask)
+        fake = generator.generate(generator.sample(2, seeded()))
+    layers = fake.layers
+    parent = fake.parent_foreground * layers.parent_mask + layers.background * (1 - layers.parent_mask)
     torch.testing.assert_close(layers.parent, parent)
     torch.testing.assert_close(
-        layers.image, painted.child_foreground * layers.child_mask + layers.parent * (1 - layers.child_mask)
+        layers.image, fake.child_foreground * layers.child_mask + layers.parent * (1 - layers.child_mask)
     )
     # what shows of the background is what neither layer covers
     torch.testing.assert_close(1 - layers.mask, (1 - layers.parent_mask) * (1 - layers.child_mask))
@@ -193,9 +193,9 @@ def test_without_a_background_layout_z_serves_for_both(generator: Generator):
 def test_feature_mode_takes_pose_and_shape_from_the_feature(generator: Generator):
     codes, other = generator.sample(2, seeded()), generator.sample(2, seeded(1))
     with torch.no_grad():
-        painted = generator.paint(codes)
-        again = generator(replace(codes, z=other.z, p=other.p), feature=painted.feature)
-    assert torch.equal(painted.layers.image, again.image)
+        fake = generator.generate(codes)
+        again = generator(replace(codes, z=other.z, p=other.p), feature=fake.feature)
+    assert torch.equal(fake.layers.image, again.image)
 
 
 # Codes
@@ -241,19 +241,19 @@ def test_encoded_codes_have_the_ranges_of_the_prior(generator: Generator):
         (("pose",), "z"),
         (("shape",), "p"),
         (("texture",), "c"),
-        (FACTORS, "zbpc"),
+        (CODES, "zbpc"),
     ],
 )
 def test_only_the_factors_asked_for_are_read(generator: Generator, factors: tuple[str, ...], read: str):
     called = []
-    for k in FACTORS:
+    for k in CODES:
         network = getattr(generator.encoders, f"model_{k}")
         network.register_forward_hook(lambda *_, k=k: called.append(k))
     whole, image = generator.encode(photos(1)), photos(1)
     called.clear()
     codes = generator.encode(image, factors)
     assert sorted(called) == sorted(read)
-    for k in FACTORS:
+    for k in CODES:
         wanted = getattr(whole, k) if k in read else torch.zeros_like(getattr(whole, k))
         assert torch.equal(getattr(codes, k), wanted)
 
@@ -394,12 +394,12 @@ def test_background_critic_counts_real_background_patches_only():
     real = torch.full((2, 1, 24, 24), 7.0)  # what it says of object patches must not matter
     real[0, 0, 0, 0], real[0, 0, 0, 1] = 0.0, math.log(3)
     fake, background = torch.zeros(2, 1, 24, 24), torch.zeros(2, 1, 24, 24)
-    of_real, of_background = background_critic(real, fake, background, cells)
+    of_real, of_background = background_discriminator_loss(real, fake, background, cells)
     assert of_real.item() == pytest.approx((math.log(2) - math.log(0.75)) / 2 + math.log(2))
     assert of_background.item() == pytest.approx(math.log(2))
     background = torch.where(cells > 0, math.log(3), -math.log(3))  # right with 3 : 1 everywhere
-    assert background_critic(real, fake, background, cells)[1].item() == pytest.approx(-math.log(0.75))
-    of_real, _ = background_critic(real, fake, background, torch.zeros_like(cells))
+    assert background_discriminator_loss(real, fake, background, cells)[1].item() == pytest.approx(-math.log(0.75))
+    of_real, _ = background_discriminator_loss(real, fake, background, torch.zeros_like(cells))
     assert of_real.item() == pytest.approx(math.log(2))  # no background patch: only the fake term
 
 
@@ -437,13 +437,13 @@ class Linear(nn.Module):
 def pairs(n: int = 3, seed: int = 0) -> tuple[Image, dict[str, Tensor]]:
     rng = seeded(seed)
     dims = (TINY.z_dim, TINY.n_backgrounds, TINY.n_shapes, TINY.n_textures)
-    codes = {k: torch.randn(n, dim, generator=rng) for k, dim in zip(FACTORS, dims, strict=True)}
+    codes = {k: torch.randn(n, dim, generator=rng) for k, dim in zip(CODES, dims, strict=True)}
     return photos(n, seed), codes
 
 
 def test_gradient_penalty_of_linear_critics_by_hand():
     critics = PairCritics(TINY, 1)
-    for k, slopes in zip(FACTORS, [(1.0, 1.0), (3.0, 1.0), (1.0, 0.5), (0.0, 2.0)], strict=True):
+    for k, slopes in zip(CODES, [(1.0, 1.0), (3.0, 1.0), (1.0, 0.5), (0.0, 2.0)], strict=True):
         critics[k] = Linear(*slopes)
     penalty = gradient_penalty(critics, pairs(seed=1), pairs(seed=2), seeded())
     assert penalty.item() == pytest.approx(4 + 0.25 + (1 + 1), rel=1e-6)
@@ -466,11 +466,11 @@ def test_gradient_penalty_is_that_of_each_critic_and_input_apart(monkeypatch: py
     t = torch.rand(3, 1, 1, 1, generator=rng)
     image = (t * real[0] + (1 - t) * fake[0]).requires_grad_()
     mixed = {}
-    for k in FACTORS:
+    for k in CODES:
         t = torch.rand(3, 1, generator=rng)
         mixed[k] = (t * real[1][k] + (1 - t) * fake[1][k]).requires_grad_()
     terms = []
-    for k in FACTORS:
+    for k in CODES:
         for leaf in (image, mixed[k]):
             [gradient] = grad(critics[k](image, mixed[k], rng).sum(), leaf, create_graph=True)
             terms.append((gradient.flatten(1).norm(dim=1) - 1).square().mean())
@@ -496,7 +496,7 @@ def test_pair_critics_add_noise_to_codes_from_the_given_source():
 
 def test_a_patch_sees_its_own_pixels_only():
     torch.manual_seed(0)
-    critic = BackgroundCritic(2).double()
+    critic = BackgroundDiscriminator(2).double()
     scene = torch.zeros(1, 3, 126, 126, dtype=torch.float64, requires_grad=True)
     real, _ = critic(scene)
     assert real.shape == (1, 1, 24, 24)
@@ -515,41 +515,41 @@ def bce(probability: Tensor, target: float) -> Tensor:
 
 def published_losses(recipe: Recipe, name: str, batch: Batch, rng: torch.Generator) -> dict[str, Tensor]:
     """The published sums, written out with sigmoids and binary cross entropies as the paper has them."""
-    first, weights = recipe.first, recipe.config.weights
+    first, weights = recipe.first, recipe.config.losses
     y, x, G = first.codes, batch.image, recipe.generator
-    layers = first.painted.layers
-    D_b, D_c = recipe.background_critic, recipe.child_critic
+    layers = first.fake.layers
+    D_b, D_c = recipe.background_discriminator, recipe.child_discriminator
     free = G.sample(len(x), rng, tied=False)  # used by the generator's losses only
     critics = recipe.pair_critics
-    of_read = torch.stack([critics[k](x, first.read[k], rng).mean() for k in FACTORS]).sum()
-    of_painted = torch.stack([critics[k](layers.image, getattr(y, k), rng).mean() for k in FACTORS]).sum()
-    if name == "background_critic":
+    of_read = torch.stack([critics[k](x, first.read[k], rng).mean() for k in CODES]).sum()
+    of_painted = torch.stack([critics[k](layers.image, getattr(y, k), rng).mean() for k in CODES]).sum()
+    if name == "background_discriminator":
         assert batch.scene is not None and batch.scene_box is not None
         w = background_cells(batch.scene_box)
         rf, background = (logits.sigmoid() for logits in D_b(batch.scene))
         fake = D_b(layers.background)[0].sigmoid()
         real = (nn.BCELoss(reduction="none")(rf, torch.ones_like(rf)) * w).mean() * w.numel() / w.sum()
         return {"real": 10 * (real + bce(fake, 0)), "background": nn.BCELoss()(background, w)}
-    if name == "child_critic":
+    if name == "child_discriminator":
         return {
             "real": bce(D_c.realness(x).sigmoid(), 1),
             "fake": bce(D_c.realness(layers.image).sigmoid(), 0),
         }
     if name == "pair_critics":
-        return {"read": -of_read, "painted": of_painted}
+        return {"read": -of_read, "fake": of_painted}
     rf, background = (logits.sigmoid() for logits in D_b(layers.background))
-    read = {k: G.encoders(G(free).image, k) for k in FACTORS}
-    masked = first.painted.parent_foreground * layers.parent_mask, first.painted.child_foreground * layers.child_mask
+    read = {k: G.encoders(G(free).image, k) for k in CODES}
+    masked = first.fake.parent_foreground * layers.parent_mask, first.fake.child_foreground * layers.child_mask
     entropy = nn.CrossEntropyLoss()
     assert (weights.z, weights.b, weights.p, weights.c) == (5, 5, 10, 10)
     return {
-        "shape": entropy(recipe.parent_critic(masked[0]), y.p.argmax(1)),
+        "shape": entropy(recipe.parent_discriminator(masked[0]), y.p.argmax(1)),
         "texture": entropy(D_c(masked[1]), y.c.argmax(1)),
         "background_real": 10 * bce(rf, 1),
         "background_class": bce(background, 1),
         "image_real": bce(D_c.realness(layers.image).sigmoid(), 1),
         "pairs_read": of_read,
-        "pairs_painted": -of_painted,
+        "pairs_fake": -of_painted,
         "code_z": 5 * nn.L1Loss()(read["z"], free.z),
         "code_b": 5 * entropy(read["b"], free.b.argmax(1)),
         "code_p": 10 * entropy(read["p"], free.p.argmax(1)),
@@ -558,15 +558,15 @@ def published_losses(recipe: Recipe, name: str, batch: Batch, rng: torch.Generat
 
 
 LEARNING = {
-    "background_critic": ("background_critic.",),
-    "child_critic": ("child_critic.trunk", "child_critic.real"),
+    "background_discriminator": ("background_discriminator.",),
+    "child_discriminator": ("child_discriminator.trunk", "child_discriminator.real"),
     "pair_critics": ("pair_critics.",),
     "generator": (
         *(f"generator.{part}" for part in ("background", "parent", "child", "encoders")),
-        "parent_critic.",
-        "child_critic.code",
+        "parent_discriminator.",
+        "child_discriminator.code",
     ),
-    "feature_critic": ("feature_critic.",),
+    "feature_discriminator": ("feature_discriminator.",),
     "extractor": ("generator.extractor",),
 }
 
@@ -608,7 +608,7 @@ def test_one_step_has_the_published_losses_and_each_phase_its_network(
             {"pair_critics/penalty"} if phase.name == "pair_critics" else set()
         )
         assert_only_its_network_learned(recipe, phase, before)
-    assert names == ["background_critic", "child_critic", "pair_critics", "generator"]
+    assert names == ["background_discriminator", "child_discriminator", "pair_critics", "generator"]
 
 
 def run_step(recipe: Recipe, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -620,7 +620,7 @@ def test_a_set_without_boxes_trains(recipe: Recipe):
     logged = run_step(recipe, Batch(image=photos()), step_at(0))
     assert all(bool(value.isfinite()) for value in logged.values())
     assert not any(name.endswith("skipped") for name in logged)
-    assert "background_critic/real" in logged
+    assert "background_discriminator/real" in logged
 
 
 def test_free_codes_take_part_after_the_warm_up_only(batch: Batch):
@@ -653,16 +653,16 @@ def test_the_second_stage_learns_features_and_nothing_else(recipe: Recipe, batch
         frozen = {name: tensor.clone() for name, tensor in recipe.generator.state_dict().items()}
         before = weights_of(recipe)
         second = recipe.second
-        if phase.name == "feature_critic":
+        if phase.name == "feature_discriminator":
             wanted = {
-                "painted": bce(recipe.feature_critic(second.feature).sigmoid(), 1),
-                "read": bce(recipe.feature_critic(second.read).sigmoid(), 0),
+                "fake": bce(recipe.feature_discriminator(second.feature).sigmoid(), 1),
+                "read": bce(recipe.feature_discriminator(second.read).sigmoid(), 0),
             }
         else:
             assert recipe.generator.extractor is not None
             twin = copy.deepcopy(recipe.generator.extractor)
             wanted = {
-                "real": bce(recipe.feature_critic(second.read).sigmoid(), 1),
+                "real": bce(recipe.feature_discriminator(second.read).sigmoid(), 1),
                 "feature": (twin(second.image) - second.feature).abs().mean(),
             }
         logged = train_step([phase], batch, step)
@@ -672,7 +672,7 @@ def test_the_second_stage_learns_features_and_nothing_else(recipe: Recipe, batch
         assert_only_its_network_learned(recipe, phase, before)
         for name, tensor in recipe.generator.state_dict().items():
             assert name.startswith("extractor.") or torch.equal(tensor, frozen[name]), name  # norms stand still too
-    assert names == ["feature_critic", "extractor"]
+    assert names == ["feature_discriminator", "extractor"]
 
 
 def test_some_batches_of_the_second_stage_have_soft_shapes(recipe: Recipe):
@@ -702,7 +702,7 @@ def test_the_optimisers_are_the_published_ones(recipe: Recipe):
     for phase in recipe.phases():
         assert isinstance(phase.optimizer, torch.optim.Adam)
         assert phase.optimizer.defaults["betas"] == (0.5, 0.999)
-        assert phase.optimizer.defaults["lr"] == (2e-5 if phase.name == "feature_critic" else 2e-4)
+        assert phase.optimizer.defaults["lr"] == (2e-5 if phase.name == "feature_discriminator" else 2e-4)
         learned = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
         assert learned == {id(p) for p in phase.network.parameters()}
 

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import torch
 
-from training.objects import SURE, WIDE, box_of, find_object, margin_of, otsu, propose_box
+from training.objects import SURE, WIDE, box_of, margin_of, otsu, propose_box, segment_foreground
 from training.pictures import Box
 
 CLOTHING = Path(__file__).parent.parent / "training" / "data" / "clothing"
@@ -32,7 +32,7 @@ def overlap(a: Box, b: Box) -> float:
 
 @pytest.mark.parametrize(("thing", "light"), [((200, 40, 30), 0), ((20, 20, 20), 60), ((235, 235, 250), 40)])
 def test_one_thing_on_a_quiet_ground_is_found_for_sure(thing, light):
-    found = find_object(drawn(thing, light=light))
+    found = segment_foreground(drawn(thing, light=light))
     assert found is not None
     assert found.box == pytest.approx((0.3, 40 / 150, 0.7, 110 / 150), abs=0.03)
     assert SURE < found.confidence <= 1
@@ -43,12 +43,12 @@ def test_where_nothing_stands_out_it_says_so():
     noise = rng.integers(0, 256, (80, 100, 3), dtype=np.uint8)
     checks = np.kron(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8), np.ones((10, 10, 1), np.uint8))
     for pixels in (noise, checks):
-        found = find_object(PIL.Image.fromarray(pixels))
+        found = segment_foreground(PIL.Image.fromarray(pixels))
         assert found is None or found.confidence < SURE
     flat = PIL.Image.new("RGB", (90, 60), (3, 200, 100))
-    assert find_object(flat) is None
+    assert segment_foreground(flat) is None
     assert propose_box(flat) == WIDE
-    assert find_object(PIL.Image.new("RGB", (300, 4))) is None
+    assert segment_foreground(PIL.Image.new("RGB", (300, 4))) is None
 
 
 def test_boxes_of_the_clothing_examples():
@@ -58,7 +58,7 @@ def test_boxes_of_the_clothing_examples():
     sure, right = 0, []
     for line in lines:
         with PIL.Image.open(CLOTHING / "images" / line["file"]) as picture:
-            found, (width, height) = find_object(picture), picture.size
+            found, (width, height) = segment_foreground(picture), picture.size
         if found is not None and found.confidence >= SURE:
             x0, y0, x1, y1 = (float(line[name]) for name in ("x0", "y0", "x1", "y1"))
             sure += 1

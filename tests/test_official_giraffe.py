@@ -181,7 +181,7 @@ def test_settings_come_from_the_arguments(tmp_path, changes):
     args = ARGS | changes
     generator = read(write(tmp_path / "some.pt", args))
     config = generator.config
-    assert (config.size, config.volume.resolution, config.prior.fov) == (args["size"], 16, 10)
+    assert (config.resolution, config.volume.resolution, config.prior.fov) == (args["size"], 16, 10)
     for name in ("use_viewdirs", "grf_use_z_app", "grf_use_mlp", "fg_gen_mask", "pos_share"):
         assert getattr(config, name) == args[name]
     assert config.refine_kernel_size == args.get("refine_kernal_size", 3)
@@ -271,10 +271,10 @@ def test_other_files_are_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 1 << 20}, "wanted powers of two, at most 1024 pixels"),
-        ({"size": 48}, "wanted powers of two"),
+        ({"size": 1 << 20}, "expected powers of two to 1024 pixels"),
+        ({"size": 48}, "expected powers of two"),
         ({"size": "large"}, "size Input should be a valid integer"),
-        ({"z_dim": 10**12}, "z_dim is 1000000000000; wanted 1 to 4096"),
+        ({"z_dim": 10**12}, "z_dim is 1000000000000; expected 1 to 4096"),
         ({"scale_range_min": [0.2, 0.2]}, "scale_min"),
         ({"rotation_range": [1.0, 0.0]}, "give the lower number first"),
         ({"fov": None}, "fov Input should be a valid number"),
@@ -308,7 +308,7 @@ def test_defaults_are_the_authors():
     """What old checkpoints do not say."""
     args = {name: ARGS[name] for name in official.REQUIRED}
     config = config_of(args | {"size": 256}, {})
-    assert config == GeneratorConfig(size=256, prior=config.prior, joint_cameras=True)
+    assert config == GeneratorConfig(resolution=256, prior=config.prior, joint_cameras=True)
 
 
 @pytest.mark.parametrize("form", ["module", "state_dict", "model", "numpy"])

@@ -275,7 +275,7 @@ def test_files_that_make_no_model(tiny: list[Path], tmp_path: Path):
     refused([G], out, r"E\.pth is missing")
     refused([E, EX], out, r"G\.pth is missing")
     refused([G, E, other[1]], out, "two of the files hold MixNMatch's E")
-    refused([G, E, EX, G], out, "4 files came")
+    refused([G, E, EX, G], out, "got 4 files")
     refused([G, other[1], EX], out, "do not belong together")
     giraffe = saved(tmp_path / "giraffe.pt", {"g_ema": {}, "args": argparse.Namespace()})
     refused([G, giraffe], out, "2 families")

@@ -16,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from giraffe_hd.fast.config import GeneratorConfig
-from giraffe_hd.fast.generator import Generator, field_as_op
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.paper import generator
 from giraffe_hd.paper.config import FieldConfig, VolumeConfig
 from giraffe_hd.paper.fields import FeatureField
 from giraffe_hd.paper.presets import COMPCAR_256
+from mixnmatch.fast.config import GeneratorConfig as MixConfig
+from mixnmatch.fast.solid import Solid
 from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
 from training.nn import fields, ops, volume
 from training.nn.ops.field import (
@@ -30,7 +32,7 @@ from training.nn.ops.field import (
     field_composite,
     render_field,
     render_field_reference,
-    spread,
+    stratified_depths,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +110,7 @@ def test_clipped_rays_equal_unclipped_ones():
     assert not inside.any(-1).all()
     first = inside.to(torch.uint8).argmax(-1)
     near = 1.0 + first * step
-    window = spread(near, near + most * step, torch.ones(40, dtype=torch.float64), most)
+    window = stratified_depths(near, near + most * step, torch.ones(40, dtype=torch.float64), most)
     window = (window[0], torch.where(inside.any(-1)[..., None], window[1], 0))
     whole = replace(case, geometry=(origin, direction, t, torch.full_like(t, step)), mlp=mlp)
     clipped = replace(whole, geometry=(origin, direction, *window))
@@ -129,7 +131,7 @@ def test_reference_is_the_fast_field():
     weights = volume.ray_weights(sigma.view(2, 9, 4), step)
     wanted = (weights[..., None] * hidden.view(2, 9, 4, -1)).sum(2)
 
-    mlp, encoding, density = field_as_op(field, w)
+    mlp, encoding, density = field.as_op(w)
     assert (encoding, density) == FAMILIES["fast"]
     out = render_field(*case.geometry, mlp, encoding, density, case.noise)
     torch.testing.assert_close(out.features, wanted, atol=1e-5, rtol=1e-4)
@@ -171,7 +173,14 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
             background_channels=(16, 16, 16, 8), features=16,
         )
     )  # fmt: skip
-    sizes = {"z_dim": 8, "z_dim_bg": 8, "feat_dim": 16, "n_mlp": 2, "size": 16, "volume": VolumeConfig(resolution=8)}
+    sizes = {
+        "z_dim": 8,
+        "z_dim_bg": 8,
+        "feat_dim": 16,
+        "n_mlp": 2,
+        "resolution": 16,
+        "volume": VolumeConfig(resolution=8),
+    }
     published = generator.Generator(replace(COMPCAR_256.generator, **sizes))
 
     def found() -> list[Tensor]:
@@ -189,8 +198,27 @@ def test_generators_draw_the_same_by_the_op(monkeypatch, learning):
         return tensors
 
     plain = found()
-    for module in ("giraffe_hd.fast.generator", "giraffe_hd.paper.volume"):
+    for module in ("training.nn.volume", "giraffe_hd.paper.volume"):
         monkeypatch.setattr(f"{module}.triton_works", lambda *_: True)
+    for ours, wanted in zip(found(), plain, strict=True):
+        torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_a_solid_of_mixnmatch_is_the_same_by_the_op(monkeypatch, learning):
+    torch.manual_seed(0)
+    solid = Solid(MixConfig(resolution=32, field_dim=32, style_dim=16, feature_dim=9, samples=4))
+    z, style = torch.randn(2, 8), torch.randn(2, 16)
+
+    def found() -> list[Tensor]:
+        solid.zero_grad()
+        feature = solid(z, style, torch.Generator().manual_seed(1) if learning else None)
+        feature.square().mean().backward()
+        return [feature.detach(), *(p.grad for p in solid.parameters() if p.grad is not None)]
+
+    plain = found()
+    assert plain[0][:, 0].max() > 0.5  # something is there
+    monkeypatch.setattr("training.nn.volume.triton_works", lambda *_: True)
     for ours, wanted in zip(found(), plain, strict=True):
         torch.testing.assert_close(ours, wanted, atol=2e-5 * max(1.0, float(wanted.abs().max())), rtol=1e-3)
 
@@ -208,20 +236,20 @@ def test_rays_that_miss_gather_nothing_wherever_they_are(family):
 
 def test_spread_is_even_and_ends_where_the_box_does():
     near, far = torch.tensor([[1.0, 2.0, math.inf]]), torch.tensor([[3.0, 1.0, -math.inf]])
-    t, step = spread(near, far, torch.tensor([1.0, 1.0, 2.0]), 4)
+    t, step = stratified_depths(near, far, torch.tensor([1.0, 1.0, 2.0]), 4)
     torch.testing.assert_close(t[0, 0], torch.tensor([1.25, 1.75, 2.25, 2.75]))
     torch.testing.assert_close(step[0], torch.tensor([[0.5] * 4, [0.0] * 4, [0.0] * 4]))
     assert torch.isfinite(t).all()
-    torch.testing.assert_close(spread(near, far, torch.full((3,), 1.5), 1)[1][0, 0, 0], torch.tensor(3.0))
+    torch.testing.assert_close(stratified_depths(near, far, torch.full((3,), 1.5), 1)[1][0, 0, 0], torch.tensor(3.0))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"bias": torch.zeros(2, 3, 16)}, "mlp.bias is"),
-        ({"entry": torch.zeros(3, 60, 16)}, "weights of 3 images came with 2 images"),
+        ({"entry": torch.zeros(3, 60, 16)}, "weights of 3 images with 2 images"),
         ({"entry": torch.zeros(1, 27, 16)}, "mlp.entry is"),
-        ({"skip_after": 9}, "skip comes in after layer 9; wanted 1 to 4"),
+        ({"skip_after": 9}, "skip comes in after layer 9; expected 1 to 4"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(change, words):

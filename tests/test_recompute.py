@@ -11,7 +11,7 @@ from giraffe_hd.paper.recipe import Recipe
 from giraffe_hd.paper.renderer import StyledConv
 from training.config import DataConfig, LoopConfig
 from training.nn.gan import learning
-from training.runtime.sharded_random import draws
+from training.runtime.sharded_random import sharded_generator
 from training.types import Batch, Step
 
 
@@ -20,8 +20,8 @@ def made(recompute: bool) -> Recipe:
     recipe = Recipe(
         TrainConfig(
             generator=GeneratorConfig(
-                size=32, volume=VolumeConfig(resolution=8, n_samples=4), z_dim=8, z_dim_bg=6, feat_dim=12, n_mlp=2,
-                prior=COMPCAR_256.generator.prior, fg_gen_mask=True,
+                resolution=32, volume=VolumeConfig(resolution=8, n_samples=4), z_dim=8, z_dim_bg=6, feat_dim=12,
+                n_mlp=2, prior=COMPCAR_256.generator.prior, fg_gen_mask=True,
             ),
             data=DataConfig(size=32),
             loop=LoopConfig(batch=4, bf16=False),
@@ -43,7 +43,7 @@ def gradients(recompute: bool, phase: int) -> dict[str, Tensor]:
     recipe = made(recompute)
     chosen = recipe.phases()[phase]
     with learning(chosen.network):
-        terms = chosen.losses(BATCH, Step(index=0, images=0, rng=draws(7)))
+        terms = chosen.losses(BATCH, Step(index=0, images=0, rng=sharded_generator(7)))
         torch.stack(list(terms.values())).sum().backward()
     return {name: p.grad for name, p in chosen.network.named_parameters() if p.grad is not None}
 
@@ -74,7 +74,7 @@ def bytes_kept(recompute: bool) -> int:
         if isinstance(module, StyledConv | ResidualBlock):
             module.register_forward_pre_hook(keep_inputs)
     with learning(recipe.generator), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        terms = recipe.generator_losses(BATCH, Step(index=0, images=0, rng=draws(7)))
+        terms = recipe.generator_losses(BATCH, Step(index=0, images=0, rng=sharded_generator(7)))
     weights = {p.untyped_storage().data_ptr() for p in recipe.networks.parameters()}
     assert terms
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)

@@ -15,7 +15,7 @@ from training.metrics.car_evaluator import (
     errors,
     exchange_backgrounds,
     hsv_to_rgb,
-    load_regressor,
+    load_evaluator,
     spoil,
     targets,
 )
@@ -32,13 +32,13 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_shipped_judge_reads_fresh_renders(cars: Path) -> None:
     test = PictureSet(cars, DataConfig(size=64, flip=False), "test")
-    found = errors(load_regressor(), test)
+    found = errors(load_evaluator(), test)
     assert found["rotation_median_error"] <= 4
     assert found["rotation_flips"] <= 1 / 64
     assert found["elevation_median_error"] <= 1.5  # of 64; its card says 0.4 of 3000
     assert found["x_slope"] == pytest.approx(1, abs=0.1)
     assert found["mesh_accuracy"] > 0.8
-    spoilt = errors(load_regressor(), test, torch.Generator().manual_seed(0))
+    spoilt = errors(load_evaluator(), test, torch.Generator().manual_seed(0))
     assert spoilt["rotation_median_error"] <= 5
 
 
@@ -56,14 +56,14 @@ def test_its_card_holds_the_promise() -> None:
 def test_pictures_of_another_size_are_read_alike(cars: Path) -> None:
     image = PictureSet(cars, DataConfig(size=64, flip=False), "test").get(range(16)).image
     large = torch.nn.functional.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
-    judge = load_regressor()
+    judge = load_evaluator()
     turn = (judge.read(large).rotation - judge.read(image).rotation + 180) % 360 - 180
     assert turn.abs().median() < 2
 
 
 def test_the_command_teaches_and_writes_a_judge_with_its_card(cars: Path, tmp_path: Path) -> None:
     Train(data=cars, out=tmp_path / "judge.safetensors", images=320, batch=16).run()
-    judge = load_regressor(tmp_path / "judge.safetensors")
+    judge = load_evaluator(tmp_path / "judge.safetensors")
     assert judge.read(torch.zeros(2, 3, 64, 64)).mesh.sum(1).tolist() == pytest.approx([1, 1])
     card = json.loads((tmp_path / "judge.json").read_text())
     assert card["held_out_renders"]["n"] == 64
@@ -79,7 +79,7 @@ def test_sets_without_the_renderers_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no set of rendered cars: its index lacks azimuth"):
         targets(PictureSet(tmp_path, DataConfig(size=8)))
     with pytest.raises(ValueError, match="no car regressor at"):
-        load_regressor(tmp_path / "none.safetensors")
+        load_evaluator(tmp_path / "none.safetensors")
 
 
 def test_targets_are_the_renderers_factors(cars: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 from tests.toys import Blocks, BlocksConfig, Patches
 from training.config import DataConfig
 from training.metrics import report as report_module
-from training.metrics.report import Evaluate, better, held_out, quick_figures
+from training.metrics.figures import OTHER, better, figure, kind_of
+from training.metrics.report import Evaluate, held_out, quick_figures
 from training.pictures import to_pil
 from training.types import Generator
 
@@ -232,3 +233,16 @@ def test_quick_figures_are_flat_numbers() -> None:
     found = quick_figures(small_blocks().eval(), n=32)
     assert found["scale_slope"] > 0
     assert all(isinstance(value, float) for value in found.values())
+
+
+CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+
+
+def test_every_figure_of_the_cards_is_in_the_table() -> None:
+    names = {name for path in CHECKPOINTS.glob("*.json") for name in json.loads(path.read_text())["figures"]}
+    assert [name for name in sorted(names) if kind_of(name) is OTHER] == []
+    assert kind_of("rotation_mask_iou").better == "neither"
+    assert kind_of("look_mask_iou").better == "more"
+    assert kind_of("real against real FD-inception").better == "neither"
+    assert figure("shape_leaks", 0.2).unit == "share"
+    assert not better("mask_mean", 0.1, 0.9)

@@ -12,7 +12,7 @@ from giraffe_hd.fast.generator import Generator
 from mixnmatch.photo_generator import PhotoGenerator
 from training.checkpoint import load_generator
 from training.resize import resized
-from training.runtime.result_cache import Memory
+from training.runtime.result_cache import ResultCache
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -42,15 +42,15 @@ def gradient(mask: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def test_finer_pictures_share_weights_but_no_results(cars, rng):
-    cars.memory = Memory()
+    cars.result_cache = ResultCache()
     try:
         codes, finer = cars.sample(1, rng), cars.at(128)
-        assert finer.memory is not cars.memory and cars.finer == 1
+        assert finer.result_cache is not cars.result_cache and cars.finer == 1
         assert {id(p) for p in finer.parameters()} == {id(p) for p in cars.parameters()}
         assert cars(codes).image.shape[-1] == 64 and finer(codes).image.shape[-1] == 128
         assert cars.at(64).resolution == 64 and finer.at(64).resolution == 64
     finally:
-        cars.memory = None
+        cars.result_cache = None
 
 
 @torch.inference_mode()

@@ -18,10 +18,10 @@ from training.data.cars.factors import Factors
 from training.data.cars.render import render
 from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
-from training.metrics.car_evaluator import load_regressor
+from training.metrics.car_evaluator import load_evaluator
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
-from training.metrics.knobs import read_masks
 from training.metrics.lpips import Lpips, diversity
+from training.metrics.masks import read_masks
 from training.metrics.mutual_background import deeplab, mutual_background
 from training.metrics.report import quick_figures
 from training.metrics.silhouette import grain_histogram, orientation, outline_change
@@ -249,7 +249,7 @@ def test_a_perfect_mixer_of_rendered_cars_takes_every_true_factor(tmp_path: Path
     kept = [line for line in index.read_text().splitlines(keepends=True) if ",car_hatchback," not in line]
     index.write_text("".join(kept))  # the judge's first model is none of this set's
     cars = PictureSet(tmp_path / "cars", DataConfig(size=64, flip=False))
-    found = measure_swaps(Renderer(cars).eval(), cars, judge=load_regressor(), n=40)
+    found = measure_swaps(Renderer(cars).eval(), cars, evaluator=load_evaluator(), n=40)
     assert found.truths is not None
     assert found.rotation is not None
     for i, row in enumerate(found.truths.entries):

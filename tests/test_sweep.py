@@ -22,7 +22,9 @@ import torch
 from training.checkpoint import load_generator, newest_state
 from training.loop.train import train
 from training.registry import preset
-from training.sweep import Sweep, metric_curve, results, trials, write_results
+from training.sweep.command import Sweep
+from training.sweep.grid import trials
+from training.sweep.results import metric_curve, results, write_results
 
 ROOT = Path(__file__).parent.parent
 TOY = (
@@ -54,7 +56,7 @@ def test_every_combination_is_a_trial_and_single_values_hold_for_all():
     found = dict(trials("giraffe-hd-cars-64", ["lr=1e-3,2e-3", "loop.batch=8,16", "loop.images=5000"]))
     assert list(found) == [f"lr={lr}_loop.batch={n}" for lr in ("1e-3", "2e-3") for n in (8, 16)]
     base = preset("giraffe-hd-cars-64")
-    last = replace(base, lr=2e-3, loop=replace(base.loop, batch=16, images=5000))
+    last = replace(base, learning_rate=2e-3, loop=replace(base.loop, batch=16, images=5000))
     assert found["lr=2e-3_loop.batch=16"] == last
 
 
@@ -69,7 +71,7 @@ def test_commas_in_brackets_belong_to_one_value():
         ("lr", "--vary lr is not of the form"),
         ("loop.bathc=8", r"no field loop.bathc; fields beside it: .*batch"),
         ("loop=8", "no field loop;"),
-        ("lr=fast", r"lr=fast does not fit .*: lr: "),
+        ("lr=fast", r"lr=fast does not fit .*: learning_rate: "),
         ("loop.batch=0", r"loop.batch is 0; it must be at least 1"),
     ],
 )
@@ -94,7 +96,7 @@ def test_without_ray_it_says_what_to_install(tmp_path, squares, monkeypatch):
 
 
 def test_the_folder_of_another_sweep_is_refused(tmp_path, squares, monkeypatch):
-    monkeypatch.setattr("training.sweep._tune", lambda *_: None)
+    monkeypatch.setattr("training.sweep.command._tune", lambda *_: None)
     sweep(tmp_path / "out", squares, "lr=1e-3,2e-3").run()
     with pytest.raises(ValueError, match=r"holds a sweep with another vary .* or another --out"):
         sweep(tmp_path / "out", squares, "lr=1e-3,3e-3").run()

@@ -174,7 +174,7 @@ def test_films_go_on_from_a_network_for_pictures(films, tmp_path):
     )  # fmt: skip
     recipe = VideoRecipe(config, torch.device("cpu"))
     theirs = Yolact(replace(SMALL, video=False, split_pyramid=False)).state_dict()
-    kept = recipe.adopt({f"generator.{key}": tensor for key, tensor in theirs.items()})
+    kept = recipe.adapt_weights({f"generator.{key}": tensor for key, tensor in theirs.items()})
     ours = recipe.networks.state_dict()
     assert {key.split(".")[1] for key in ours.keys() - kept.keys()} == {"flow_net", "flow_net_pre_convs", "spa"}
     train(config, films, tmp_path / "run")

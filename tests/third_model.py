@@ -27,7 +27,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    family: str = "third"
+    family: str = field(default="third", init=False)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(images=16, batch=4))
     data: DataConfig = field(default_factory=lambda: DataConfig(size=16))
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)

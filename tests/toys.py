@@ -25,7 +25,14 @@ DIM = 8
 def scenes() -> giraffe.Generator:
     """Return a small generator of scenes with two objects, untrained."""
     torch.manual_seed(0)
-    sizes = {"size": 16, "volume": VolumeConfig(resolution=8), "z_dim": 8, "z_dim_bg": 6, "width": 16, "width_bg": 8}
+    sizes = {
+        "resolution": 16,
+        "volume": VolumeConfig(resolution=8),
+        "z_dim": 8,
+        "z_dim_bg": 6,
+        "width": 16,
+        "width_bg": 8,
+    }
     made = giraffe.Generator(GiraffeConfig(**sizes, feat_dim=32, prior=CLEVR2_256.generator.prior))
     with torch.no_grad():
         made.object_field.sigma_out.weight *= 100

@@ -10,13 +10,14 @@ import tyro
 
 from training.command import said
 from training.registry import preset, presets, resolve
+from training.upgrade import upgraded_options
 
 VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("training.data.prepare:COMMAND", "turn a folder of photos, or rendered cars, into a training set"),
     "fid": ("training.metrics.fid:Fid", "print the Frechet distance of a generator's samples to real pictures"),
     "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
     "sweep": (
-        "training.sweep:Sweep",
+        "training.sweep.command:Sweep",
         "train many variants of a preset side by side, on Ray Tune; stop the bad ones early",
     ),
     "segment": (
@@ -50,15 +51,21 @@ def train(arguments: list[str]) -> None:
             ("out", Path),
             ("start_from", tuple[Path, ...], ()),
             ("device", str | None, None),
-            ("config", Annotated[type(config), tyro.conf.arg(name="")], field(default=config)),
+            ("config", Annotated[_without_family(type(config)), tyro.conf.arg(name="")], field(default=config)),
         ],
         kw_only=True,
     )
     Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; on an existing run, go on."
-    args: Any = tyro.cli(Train, args=rest, prog=f"python -m training train {name}")
+    args: Any = tyro.cli(Train, args=upgraded_options(rest, type(config)), prog=f"python -m training train {name}")
     from training.loop.train import train as run
 
     print(run(args.config, args.data, args.out, device=args.device, start_from=args.start_from))
+
+
+def _without_family(config: type) -> Any:
+    """Return a config class whose family is no option: it is the preset's, though Tyro offers fields without init."""
+    config.__annotations__["family"] = Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
+    return config
 
 
 def _value(option: str, arguments: list[str]) -> Path | None:
@@ -82,7 +89,7 @@ def main(arguments: list[str]) -> int:
         return said(lambda: train(rest))
     if verb in VERBS:
         command, prog = resolve(VERBS[verb][0]), f"python -m training {verb}"
-        return said(lambda: tyro.cli(command, args=rest, prog=prog).run())
+        return said(lambda: tyro.cli(command, args=upgraded_options(rest, command), prog=prog).run())
     print(usage(), file=sys.stderr)
     return 2
 

@@ -25,6 +25,7 @@ from training.files import read_plain_file, write_whole
 from training.foreign import read_state
 from training.registry import FAMILIES, family_of, resolve
 from training.types import Generator, Model
+from training.upgrade import upgraded
 
 log = logging.getLogger(__name__)
 
@@ -150,10 +151,8 @@ def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -
     """
     family = family_of(metadata["family"])
     config_class = resolve(family.config)
-    adapter, said = TypeAdapter(config_class), json.loads(metadata["config"], parse_constant=_no_number)
-    retired = getattr(config_class, "RETIRED", {})  # fields of earlier versions, each with the value that is now built
-    if isinstance(said, dict):
-        said = {name: value for name, value in said.items() if name not in retired or value != retired[name]}
+    adapter = TypeAdapter(config_class)
+    said = upgraded(json.loads(metadata["config"], parse_constant=_no_number), config_class)
     check_numbers(said, shapes)
     config = adapter.validate_python(said)
     if strange := _unknown(said, adapter.dump_python(config, mode="json")):

@@ -52,7 +52,7 @@ class LoopConfig:
             raise ValueError(f"loop.ema_half_life is {self.ema_half_life}; it must be at least 1")
         if self.figures_every < 0 or self.figures_n < 32:
             raise ValueError(
-                f"loop.figures_every is {self.figures_every} and loop.figures_n {self.figures_n}; wanted at least 0, 32"
+                f"loop.figures_every is {self.figures_every}, figures_n {self.figures_n}; expected at least 0 and 32"
             )
         for name in ("best_by", "figures_distance"):
             if (value := getattr(self, name)) and not self.figures_every:
@@ -73,7 +73,7 @@ class DataConfig:
     object_margin: float | None = None
     """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
     scene: bool = False
-    """Add a square of the whole picture, for critics of backgrounds."""
+    """Add a square of the whole picture, for discriminators of backgrounds."""
     scene_size: int | None = None
     """Side of that square in pixels; None takes `size`."""
     flip: bool = True
@@ -83,10 +83,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"size {self.size} is no picture size; wanted 1 or more pixels")
+            raise ValueError(f"size {self.size} is no picture size; expected 1 or more pixels")
         if self.scene_size is not None and self.scene_size < 1:
-            raise ValueError(f"scene_size {self.scene_size} is no picture size; wanted 1 or more pixels, or none")
+            raise ValueError(f"scene_size {self.scene_size} is no picture size; expected 1 or more pixels, or none")
         if self.object_margin is not None and self.object_margin < 1:
-            raise ValueError(f"object_margin {self.object_margin} would cut the object; wanted 1 or more, or none")
+            raise ValueError(f"object_margin {self.object_margin} would cut the object; expected 1 or more, or none")
         if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter {self.jitter} is out of range; wanted 0 to 1")
+            raise ValueError(f"jitter {self.jitter} is out of range; expected 0 to 1")

@@ -1,4 +1,4 @@
-"""Ways from one code to another, as likely under the prior as their ends."""
+"""Interpolation between codes: slerp for Gaussian codes, linear for categorical ones."""
 
 import math
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def between(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
+def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
     """Return the fields on the way from `start` (at 0) to `end` (at 1).
 
     Shares that sum to 1 go straight; the middle of two normal codes would be too short that way, so they go along an
     arc. Raises: ValueError if `at` is no finite number.
     """
     if not math.isfinite(at):
-        raise ValueError(f"{at} is no place between two codes; wanted a number from 0 to 1")
-    return {name: (torch.lerp if are_shares(a) else arc)(a, end[name], at) for name, a in start.items()}
+        raise ValueError(f"{at} is no place between two codes; expected a number from 0 to 1")
+    return {name: (torch.lerp if are_shares(a) else slerp)(a, end[name], at) for name, a in start.items()}
 
 
-def arc(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Float[Tensor, "*n k"]:
+def slerp(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Float[Tensor, "*n k"]:
     """Return the point on the great circle from a to b, its length between theirs (Shoemake 1985)."""
     here, there = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     angle = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).acos()[..., None]

@@ -37,7 +37,7 @@ class Found:
     """What stands out, of a photo made small: its longer side is `SIDE` or less."""
 
 
-def find_object(picture: PIL.Image.Image) -> Found | None:
+def segment_foreground(picture: PIL.Image.Image) -> Found | None:
     """Return where one thing before a quiet background is; None if nothing stands out.
 
     The rim's colours are taken as one normal distribution; pixels far from it (Mahalanobis distance, threshold by
@@ -66,7 +66,7 @@ def find_object(picture: PIL.Image.Image) -> Found | None:
 
 def propose_box(picture: PIL.Image.Image) -> Box:
     """Return a box around what differs from the photo's rim; the middle nine tenths if nothing stands out."""
-    found = find_object(picture)
+    found = segment_foreground(picture)
     if found is None:
         return WIDE if min(picture.size) >= 16 else (0.0, 0.0, 1.0, 1.0)
     return found.box

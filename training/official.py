@@ -134,9 +134,7 @@ def read_official(files: Sequence[Path]) -> Model:
     [family] = families
     official = officials()[family]
     if len(files) > official.most:
-        raise ValueError(
-            f"{len(files)} files came, a {family} checkpoint has at most {official.most}; give those alone"
-        )
+        raise ValueError(f"got {len(files)} files, a {family} checkpoint has at most {official.most}; give those alone")
     return resolve(official.reader)(*files)
 
 

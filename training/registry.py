@@ -194,6 +194,6 @@ def preset(name: str, data: Path | None = None) -> Any:
     if data is not None and hasattr(config, "for_folder"):
         return config.for_folder(data)
     about = None if data is None else data / "set.json"
-    if about is None or not about.is_file() or not hasattr(config, "suited"):
+    if about is None or not about.is_file() or not hasattr(config, "for_dataset"):
         return config
-    return config.suited(json.loads(about.read_text(encoding="utf-8")))
+    return config.for_dataset(json.loads(about.read_text(encoding="utf-8")))

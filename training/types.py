@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.batched import fields_of
 from training.resize import resized
-from training.runtime.result_cache import Memory
+from training.runtime.result_cache import ResultCache
 
 Image = Float[Tensor, "n 3 h w"]
 """Pictures, RGB in [-1, 1]."""
@@ -44,14 +44,19 @@ class Knob:
     default: float = 0.0
     step: float = 0.01
     help: str = ""
-    reach: tuple[float, float] | None = None
+    extended_range: tuple[float, float] | None = None
     """How far a page lets it go; None: a little beyond the trained range."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
             raise ValueError(f"knob {self.name!r}: low {self.low} is above high {self.high}")
-        if self.reach is not None and not self.reach[0] <= self.low <= self.high <= self.reach[1]:
-            raise ValueError(f"knob {self.name!r}: its reach {self.reach} leaves out some of {self.low} to {self.high}")
+        if (
+            self.extended_range is not None
+            and not self.extended_range[0] <= self.low <= self.high <= self.extended_range[1]
+        ):
+            raise ValueError(
+                f"knob {self.name!r}: extended_range {self.extended_range} leaves out some of {self.low} to {self.high}"
+            )
 
 
 def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -93,7 +98,7 @@ class Instances:
     mask: Bool[Tensor, "n h w"]
     """At the picture's size."""
     crowd: Bool[Tensor, " n"]
-    """Which stand for many objects that are not told apart: nothing is learnt there."""
+    """Which stand for many objects that are not told apart: nothing is learned there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,7 @@ class Batch:
     box: Boxes | None = None
     """The object in `image`; None where the set has no boxes."""
     scene: Float[Tensor, "n 3 scene_h scene_w"] | None = None
-    """The picture with more of its surroundings, for critics of backgrounds."""
+    """The picture with more of its surroundings, for discriminators of backgrounds."""
     scene_box: Boxes | None = None
     """The object in `scene`."""
     mask: Mask | None = None
@@ -222,14 +227,14 @@ class Generator(Model):
     `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
     """
 
-    memory: Memory | None = None
+    result_cache: ResultCache | None = None
     """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
 
-    def once(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
-        """Return `function()`, which depends on `inputs` alone; from the memory, if there is one and it is there."""
-        if self.memory is None or self.training or torch.is_grad_enabled():
+    def cached(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
+        """Return `function()`, which depends on `inputs` alone; from the cache, if there is one and it is there."""
+        if self.result_cache is None or self.training or torch.is_grad_enabled():
             return function()
-        return self.memory(name, function, *inputs)
+        return self.result_cache(name, function, *inputs)
 
     def at(self, resolution: int) -> "Generator":
         """Return this generator with the same weights, drawing pictures of another side.
@@ -249,10 +254,10 @@ class Generator(Model):
         return True
 
     def copied(self, **attributes: Any) -> "Generator":
-        """Return a copy that shares all weights and has some attributes of its own, and a memory of its own."""
+        """Return a copy that shares all weights and has some attributes of its own, and a cache of its own."""
         other = copy.copy(self)
         vars(other).pop("forward", None)  # a CUDA graph's, of this size
-        other.memory = None if self.memory is None else Memory(self.memory.most)
+        other.result_cache = None if self.result_cache is None else ResultCache(self.result_cache.most)
         for name, value in attributes.items():
             setattr(other, name, value)
         return other
@@ -263,8 +268,8 @@ class Generator(Model):
         """What can be turned, in the order a page shows it."""
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
-        """What training held still, at `low` and `high` alike, and can be turned all the same, as far as `reach`."""
+    def fixed_knobs(self) -> tuple[Knob, ...]:
+        """What training held still, at `low` and `high` alike, and can still be turned within `extended_range`."""
         return ()
 
     @abstractmethod
@@ -283,7 +288,7 @@ class Generator(Model):
 
     def knob(self, name: str) -> Knob:
         """Return the knob called `name`; ValueError with the known names if there is none."""
-        for knob in (*self.knobs, *self.still_knobs):
+        for knob in (*self.knobs, *self.fixed_knobs):
             if knob.name == name:
                 return knob
         raise ValueError(f"no knob {name!r}; this generator has {', '.join(k.name for k in self.knobs)}")
@@ -328,9 +333,9 @@ class Resized(Generator):
         return self.generator.knobs
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
+    def fixed_knobs(self) -> tuple[Knob, ...]:
         """The generator's."""
-        return self.generator.still_knobs
+        return self.generator.fixed_knobs
 
     def sample(self, n: int, rng: torch.Generator) -> Any:
         """Draw codes as the generator does."""
@@ -350,7 +355,7 @@ class Resized(Generator):
 class Recipe(Protocol):
     """How a generator learns: networks, their phases, and what to show while training.
 
-    A recipe may have `mask_options`, names of the options that help against masks that are `nothing`, `everything`,
+    A recipe may have `mask_advice`, names of the options that help against masks that are `nothing`, `everything`,
     `soft` or `alike` (`training.early`).
     """
 
@@ -374,11 +379,11 @@ class Recipe(Protocol):
 
 
 @runtime_checkable
-class Adopts(Protocol):
-    """A recipe that can begin from what another kind of network has learnt."""
+class AdaptsWeights(Protocol):
+    """A recipe that can begin from what another kind of network has learned."""
 
-    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights, named as in `networks` of the recipe that learnt them, under the names of this one's."""
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights, named as in `networks` of the recipe that learned them, under the names of this one's."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Begin from what another run has learnt: of the same kind, at another size, or on other pictures."""
+"""Begin from the weights of another run: of the same kind, at another size, or on other pictures."""
 
 import re
 from collections import defaultdict
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_model, newest_state
+from training.upgrade import upgraded_names
 
 _ITEM = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 
 
-def learnt(source: Path) -> dict[str, Tensor]:
-    """Return the tensors of a run folder's newest state, critics included, or of a generator file.
+def load_weights(source: Path) -> dict[str, Tensor]:
+    """Return the tensors of a run folder's newest state, discriminators included, or of a generator file.
 
     Names are those of a recipe's networks. Raises: CheckpointError for what is neither or is damaged.
     """
@@ -24,16 +25,16 @@ def learnt(source: Path) -> dict[str, Tensor]:
             raise ValueError(f"{source} holds no resume state; give a run folder or a generator file to start from")
         state, _ = found
         averaged = {f"generator.{name}": tensor for name, tensor in state["average"].items()}
-        return state["networks"] | averaged
+        return upgraded_names(state["networks"]) | averaged
     return {f"generator.{name}": tensor for name, tensor in load_model(source).state_dict().items()}
 
 
 @torch.no_grad()
-def take_over(network: nn.Module, theirs: Mapping[str, Tensor]) -> tuple[int, int]:
+def copy_matching(network: nn.Module, theirs: Mapping[str, Tensor]) -> tuple[int, int]:
     """Copy each of `theirs` that fits into `network`; return how many of its numbers were taken, and how many it has.
 
     A list of layers longer or shorter than theirs is matched from the end at which more of its tensors have the same
-    shape: painters grow at the last layer, critics at the first (progressive growing, Karras et al. 2018 Sec. 2).
+    shape: generators grow at the last layer, discriminators at the first (progressive growing, Karras et al. 2018).
     """
     ours = network.state_dict()
     lists: dict[str, set[int]] = defaultdict(set)

@@ -1,7 +1,7 @@
 """Configs of the fast GIRAFFE HD."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,7 +41,7 @@ class PoseConfig:
             if low > high:
                 raise ValueError(f"pose.{name} goes from {low} to {high}; give the lower number first")
         if not 0 < self.fov < 180:
-            raise ValueError(f"pose.fov is {self.fov} degrees; wanted between 0 and 180")
+            raise ValueError(f"pose.fov is {self.fov} degrees; expected between 0 and 180")
         if self.scale[0] <= 0:
             raise ValueError(f"pose.scale starts at {self.scale[0]}; the box needs a size above 0")
 
@@ -145,14 +145,16 @@ class DiscriminatorConfig:
 class TrainConfig:
     """All that training of the fast generator depends on."""
 
-    family: str = "giraffe_hd"
+    RENAMED: ClassVar[dict[str, str]] = {"lr": "learning_rate"}
+    """Names of earlier versions -> today\'s."""
+    family: str = field(default="giraffe_hd", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     projected: ProjectedConfig = field(default_factory=ProjectedConfig)
-    lr: float | None = None
+    learning_rate: float | None = None
     """Adam's, of both networks, by default `training.nn.gan.learning_rate`; the mapping networks learn at a tenth."""
     decay_since: float = 0.8
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
@@ -175,7 +177,7 @@ class TrainConfig:
     """Weight of a comparison of objects on flat colours, generated ones with those cut out of photos by the set's
     masks: the object has to be whole, so that the background need not draw its rest. For sets with masks."""
     condition_since: int = 20_000
-    """Pictures after which the critic compares real and drawn pictures of the same pose, as its own head reads it."""
+    """Pictures after which the discriminator compares real and generated pictures of the pose that it reads itself."""
     condition_full: int = 40_000
     """Pictures at which that comparison counts in full."""
     coverage_weight: float = 10.0
@@ -189,8 +191,8 @@ class TrainConfig:
     sigma_noise_until: int = 60_000
     """Pictures until which noise on the density fades from standard deviation 1 to 0."""
     augment_target: float | None = None
-    """For small sets: how sure of real pictures the critic may be, r_t such as 0.6, before what it sees is recoloured
-    ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
+    """For small sets: how sure of real pictures the discriminator may be, r_t such as 0.6, before what it sees is
+    recoloured ever more often (ADA). Colours alone: a shift would teach the pose head wrong places."""
 
     def __post_init__(self) -> None:
         size = self.generator.resolution
@@ -198,7 +200,7 @@ class TrainConfig:
             raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
         check_levels(self.discriminator.channels, size, "discriminator.channels")
 
-    def suited(self, made: dict[str, Any]) -> "TrainConfig":
+    def for_dataset(self, made: dict[str, Any]) -> "TrainConfig":
         """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.
 
         Raises: ValueError for a prior that is none.
@@ -207,7 +209,7 @@ class TrainConfig:
         if pose is None and views is None:
             return self
         if pose is None and str(views) not in VIEWS:
-            raise ValueError(f"the set's views are {views!r}; wanted one of {', '.join(VIEWS)}")
+            raise ValueError(f"the set's views are {views!r}; expected one of {', '.join(VIEWS)}")
         try:
             fitted = VIEWS[str(views)] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The prior of poses, fitted: what the pose head of a trained critic reads from the photos is where the objects stand.
+"""Fit the prior of poses to photos, by the poses that a trained discriminator reads from them.
 
 The first prior is a guess (`giraffe_hd.fast.config.VIEWS`). Where it is wider than the photos, knobs have ends that no
 photo shows; where it is narrower, objects are squeezed into it. GIRAFFE leaves both to the user (its Appendix).
@@ -20,8 +20,9 @@ from torch import Tensor
 from giraffe_hd.fast.config import PoseConfig, TrainConfig
 from training.checkpoint import write_whole
 from training.data.folder import PictureSet
-from training.nn.discriminator import Critic
-from training.warm_start import learnt
+from training.nn.discriminator import Discriminator
+from training.upgrade import upgraded
+from training.warm_start import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ GAP = 60.0
 
 
 def fitted(pose: PoseConfig, read: Float[Tensor, "n 6"]) -> PoseConfig:
-    """Return the prior whose ranges hold `SHARE` of the poses read, as `giraffe_hd.fast.generator.pose_targets` are.
+    """Return the prior whose ranges hold `SHARE` of the poses read, as `giraffe_hd.fast.prior.pose_targets` are.
 
     A range that was a single value stays one.
     """
@@ -75,7 +76,7 @@ def _arc(angle: Float[Tensor, " n"], old: tuple[float, float]) -> tuple[float, f
 
 @dataclass(frozen=True, kw_only=True)
 class FitPrior:
-    """Fit the prior of poses to a run's photos, as its critic reads them, and write it into their set."""
+    """Fit the prior of poses to a run's photos, as its discriminator reads them, and write it into their set."""
 
     run_folder: tyro.conf.Positional[Path]
     """A run of a fast preset, trained until its knobs turn: 50,000 pictures or so."""
@@ -93,11 +94,11 @@ class FitPrior:
         stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if stored.get("family") != "giraffe_hd":
             raise ValueError(f"{self.run_folder} is no run of a fast GIRAFFE HD; give the --out folder of its training")
-        config = TypeAdapter(TrainConfig).validate_python(stored)
-        critic = Critic(config.discriminator.channels, config.discriminator.pose_dim)
-        state = learnt(self.run_folder)
+        config = TypeAdapter(TrainConfig).validate_python(upgraded(stored, TrainConfig))
+        discriminator = Discriminator(config.discriminator.channels, config.discriminator.pose_dim)
+        state = load_weights(self.run_folder)
         prefix = "discriminator."
-        critic.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        discriminator.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         pictures = PictureSet(self.data, replace(config.data, flip=False))
         n = min(self.n, len(pictures))
         before = config.generator.pose
@@ -105,7 +106,7 @@ class FitPrior:
             shown = [batch.image for batch in pictures.batches(n, 64)]
             if config.data.flip:
                 shown += [image.flip(3) for image in shown]  # as in training
-            read = torch.cat([critic.eval()(image)[1] for image in shown])
+            read = torch.cat([discriminator.eval()(image)[1] for image in shown])
         pose = fitted(before, read.float())
         made = json.loads(about.read_text(encoding="utf-8"))
         made |= {"pose_before": made.get("pose", asdict(before)), "pose": asdict(pose)}

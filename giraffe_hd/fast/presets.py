@@ -9,7 +9,7 @@ from training.nn.projected_discriminator import ProjectedConfig
 CARS_64 = TrainConfig(
     data=DataConfig(size=64, flip=True),
     loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),
-    lr=2e-3,
+    learning_rate=2e-3,
     r1=0.1,
 )
 """Rendered cars at 64 px: knobs that turn within an hour on two CPU cores."""
@@ -22,7 +22,7 @@ CARS_128 = replace(
     r1=0.2,
 )
 """The same at 128 px: twice the rays, so that the object's weights are those of 64 px and views stay of one body; the
-background and the critic have one level more."""
+background and the discriminator have one level more."""
 
 PHOTOS_64 = replace(
     CARS_64,

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
-from giraffe_hd.fast.generator import Generator, pose_targets
+from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
+from giraffe_hd.fast.prior import pose_targets
 from training import types
 from training.batched import repeat, rows
 from training.nn.augment import AdaptiveChance, augment
-from training.nn.discriminator import Critic
+from training.nn.discriminator import Discriminator
 from training.nn.gan import (
     decayed,
     discriminator_loss,
@@ -33,7 +34,7 @@ from training.types import Batch, Image, Mask, Phase, Step
 class Recipe:
     """Networks, phases and grids of one training run."""
 
-    mask_options = {  # noqa: RUF012 (read only)
+    mask_advice = {  # noqa: RUF012 (read only)
         "nothing": "--coverage-weight, --coverage",
         "everything": "--coverage, the second number",
         "soft": "--binarisation-weight, --binarisation-ramp",
@@ -43,7 +44,7 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)
-        self.discriminator = Critic(config.discriminator.channels, config.discriminator.pose_dim).to(
+        self.discriminator = Discriminator(config.discriminator.channels, config.discriminator.pose_dim).to(
             device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
@@ -53,20 +54,20 @@ class Recipe:
         self.projected = projected_for(config.projected, device, bf16=config.loop.bf16)
         if self.projected is not None:
             self.networks["projected"] = self.projected.network
-        self.gauges: dict[str, Tensor] = {}
+        self.scalars: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
         self.fake: Layers
-        self.alone: Image
+        self.on_flat_background: Image
         self.cut_out: Image
         """Real objects on flat colours."""
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""
         c = self.config
-        lr = learning_rate(c.generator.resolution) if c.lr is None else c.lr
+        lr = learning_rate(c.generator.resolution) if c.learning_rate is None else c.learning_rate
         discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
         mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
@@ -95,13 +96,13 @@ class Recipe:
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
         mask = self.fake.mask[:m]  # no horizon to read the elevation from
-        self.alone = self.on_flat_colour(self.fake.foreground[:m], mask, step)
+        self.on_flat_background = self.on_flat_colour(self.fake.foreground[:m], mask, step)
         if self.config.cutouts > 0:
             if batch.mask is None:
                 raise ValueError(
                     "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
                 )
-            self.alone = self.seen(self.alone, step)
+            self.on_flat_background = self.seen(self.on_flat_background, step)
             self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
@@ -114,17 +115,17 @@ class Recipe:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
     def seen(self, image: Image, step: Step) -> Image:
-        """Return pictures as the critic gets them: recoloured, where it has become too sure of a small set."""
+        """Return pictures as the discriminator gets them: recoloured, where it has become too sure of a small set."""
         return augment(image, float(self.adaptive.chance), step.rng, ("colour",)) if self.adaptive else image
 
-    def judge(self, image: Image, step: Step) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
+    def discriminate(self, image: Image, step: Step) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
         """Return logits and poses; late enough, logits given the pose."""
         c = self.config
         condition = step.ramp(c.condition_since, c.condition_full)
         with self.autocast():
             return self.discriminator(image, condition)
 
-    def pose_losses(self, read: Tensor, read_alone: Tensor, step: Step) -> dict[str, Tensor]:
+    def pose_losses(self, read: Tensor, read_on_flat: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""
         c = self.config
         true = pose_targets(self.codes, c.generator.pose)
@@ -132,20 +133,20 @@ class Recipe:
         weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
         return {
             "pose": c.pose_weight * pose_error(read, true, weights),
-            "pose_alone": c.pose_weight * pose_error(read_alone, true[: len(read_alone)], weights),
+            "pose_on_flat_background": c.pose_weight * pose_error(read_on_flat, true[: len(read_on_flat)], weights),
         }
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return adversarial and pose terms of the discriminator."""
-        fake, read = self.judge(self.seen(self.fake.image.detach(), step), step)
-        real, _ = self.judge(self.seen(batch.image, step), step)
+        fake, read = self.discriminate(self.seen(self.fake.image.detach(), step), step)
+        real, _ = self.discriminate(self.seen(batch.image, step), step)
         if self.adaptive is not None:
-            self.gauges = self.adaptive.update(real)
-        fake_alone, read_alone = self.judge(self.alone.detach(), step)
-        terms = {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, read_alone, step)}
+            self.scalars = self.adaptive.update(real)
+        fake_on_flat, read_on_flat = self.discriminate(self.on_flat_background.detach(), step)
+        terms = {"adversarial": discriminator_loss(real, fake), **self.pose_losses(read, read_on_flat, step)}
         if self.config.cutouts > 0:
-            real_alone, _ = self.judge(self.cut_out, step)
-            terms["cutouts"] = self.config.cutouts * discriminator_loss(real_alone, fake_alone)
+            real_on_flat, _ = self.discriminate(self.cut_out, step)
+            terms["cutouts"] = self.config.cutouts * discriminator_loss(real_on_flat, fake_on_flat)
         return terms
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -159,13 +160,13 @@ class Recipe:
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return adversarial, pose and mask terms of the generator."""
         c, layers = self.config, self.fake
-        hit = box_rays(self.codes.placed, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
-        logit, read = self.judge(self.seen(layers.image, step), step)
-        logit_alone, read_alone = self.judge(self.alone, step)
+        hit = box_rays(self.codes.object_pose, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
+        logit, read = self.discriminate(self.seen(layers.image, step), step)
+        logit_on_flat, read_on_flat = self.discriminate(self.on_flat_background, step)
         return {
             "adversarial": generator_loss(logit),
-            **self.pose_losses(read, read_alone, step),
-            **({"cutouts": c.cutouts * generator_loss(logit_alone)} if c.cutouts > 0 else {}),
+            **self.pose_losses(read, read_on_flat, step),
+            **({"cutouts": c.cutouts * generator_loss(logit_on_flat)} if c.cutouts > 0 else {}),
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
             **(self.projected.generator_losses() if self.projected is not None else {}),

@@ -1,6 +1,7 @@
 """Sizes and training of GIRAFFE (Niemeyer and Geiger, CVPR 2021); prior, fields and rays are those of GIRAFFE HD."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from giraffe_hd.paper.config import FieldConfig, PriorConfig, VolumeConfig
 from training.config import DataConfig, LoopConfig
@@ -10,7 +11,9 @@ from training.config import DataConfig, LoopConfig
 class GeneratorConfig:
     """GIRAFFE's generator (2021): several objects and the background in one volume, a plain renderer."""
 
-    size: int = 64
+    RENAMED: ClassVar[dict[str, str]] = {"size": "resolution"}
+    """Names of earlier versions -> today's."""
+    resolution: int = 64
     """Side of the picture in pixels."""
     z_dim: int = 256
     """Length of each object's shape and appearance codes."""
@@ -31,9 +34,14 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         side = self.volume.resolution
-        if self.size > 1024 or self.size <= side or side & (side - 1) or self.size & (self.size - 1):
+        if (
+            self.resolution > 1024
+            or self.resolution <= side
+            or side & (side - 1)
+            or self.resolution & (self.resolution - 1)
+        ):
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.size} pixels; wanted powers of two, at most 1024 pixels"
+                f"{side} rays cannot be doubled to {self.resolution} pixels; expected powers of two to 1024 pixels"
             )
 
     def object_field(self) -> FieldConfig:
@@ -67,21 +75,24 @@ class GeneratorConfig:
 class TrainConfig:
     """All that training GIRAFFE (2021) depends on; the authors' values."""
 
-    family: str = "giraffe"
+    RENAMED: ClassVar[dict[str, str]] = {
+        "lr_generator": "learning_rate",
+        "lr_discriminator": "discriminator_learning_rate",
+    }
+    """Names of earlier versions -> today\'s."""
+    family: str = field(default="giraffe", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    lr_generator: float = 5e-4
+    learning_rate: float = 5e-4
     """RMSprop's; the authors halve it at 256 px."""
-    lr_discriminator: float = 1e-4
+    discriminator_learning_rate: float = 1e-4
     """RMSprop's, of the discriminator."""
     r1: float = 10.0
     """Of the whole penalty, not of its half, in every step."""
 
     def __post_init__(self) -> None:
-        if self.data.size != self.generator.size:
-            raise ValueError(
-                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
-                f"and generator.size the same value"
-            )
+        if self.data.size != self.generator.resolution:
+            size, side = self.data.size, self.generator.resolution
+            raise ValueError(f"data.size is {size} and generator.resolution {side}; give both the same value")

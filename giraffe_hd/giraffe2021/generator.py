@@ -36,7 +36,7 @@ class NeuralRenderer(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         channels, side = [config.feat_dim], config.volume.resolution
-        while side < config.size:
+        while side < config.resolution:
             side = 2 * side
             channels.append(max(channels[-1] // 2, config.min_feat))
         self.conv_layers = nn.ModuleList(nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(channels))
@@ -113,7 +113,7 @@ class Generator(types.Generator):
         seen: Float[Tensor, "n rays"],
         depth: Float[Tensor, "n rays"],
     ) -> Scene:
-        size, sides = self.config.size, (self.config.volume.resolution,) * 2
+        size, sides = self.config.resolution, (self.config.volume.resolution,) * 2
         mask = F.interpolate(seen[:, None].unflatten(2, sides), size=(size, size), mode="bilinear", align_corners=False)
         return Scene(
             image=self.neural_renderer(features.transpose(1, 2).unflatten(2, sides)),
@@ -134,14 +134,14 @@ class Generator(types.Generator):
         return prior.knobs(self.config.prior)
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
+    def fixed_knobs(self) -> tuple[Knob, ...]:
         """Poses that the prior holds still, such as the camera's azimuth."""
-        return prior.still_knobs(self.config.prior)
+        return prior.fixed_knobs(self.config.prior)
 
     @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""
-        return self.config.size
+        return self.config.resolution
 
     def sample(self, n: int, rng: torch.Generator) -> Codes:
         """Draw `n` codes from the authors' prior, on this generator's device."""

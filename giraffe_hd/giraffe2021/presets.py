@@ -18,10 +18,10 @@ GIRAFFE = TrainConfig(
 )
 
 
-def at_256(config: TrainConfig, *, feat_dim: int = 256, lr_generator: float = 2.5e-4) -> TrainConfig:
+def at_256(config: TrainConfig, *, feat_dim: int = 256, learning_rate: float = 2.5e-4) -> TrainConfig:
     """Return a config of GIRAFFE at 256 px; most sets double the features and halve the generator's rate there."""
-    generator = replace(config.generator, size=256, feat_dim=feat_dim)
-    return replace(config, generator=generator, data=replace(config.data, size=256), lr_generator=lr_generator)
+    generator = replace(config.generator, resolution=256, feat_dim=feat_dim)
+    return replace(config, generator=generator, data=replace(config.data, size=256), learning_rate=learning_rate)
 
 
 CHAIRS_64 = replace(GIRAFFE, generator=GeneratorConfig(prior=PriorConfig(v=(0.05, 0.5))))
@@ -74,5 +74,5 @@ CLEVR2345_256 = at_256(
         ),
     ),
     feat_dim=128,
-    lr_generator=5e-4,
+    learning_rate=5e-4,
 )

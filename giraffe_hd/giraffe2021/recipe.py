@@ -19,15 +19,15 @@ class Recipe:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)
-        self.discriminator = DCDiscriminator(config.generator.size).to(device)
+        self.discriminator = DCDiscriminator(config.generator.resolution).to(device)
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
         self.shown = self.generator.sample(32, torch.Generator().manual_seed(0))
 
     def phases(self) -> list[Phase]:
         """Return generator, then discriminator with R1, as the authors order them."""
         c = self.config
-        g = torch.optim.RMSprop(self.generator.parameters(), lr=c.lr_generator)
-        d = torch.optim.RMSprop(self.discriminator.parameters(), lr=c.lr_discriminator)
+        g = torch.optim.RMSprop(self.generator.parameters(), lr=c.learning_rate)
+        d = torch.optim.RMSprop(self.discriminator.parameters(), lr=c.discriminator_learning_rate)
         return [
             Phase(name="G", network=self.generator, optimizer=g, losses=self.generator_losses),
             Phase(name="D", network=self.discriminator, optimizer=d, losses=self.discriminator_losses),

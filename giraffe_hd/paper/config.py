@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from training.config import DataConfig, LoopConfig
 
@@ -60,11 +61,13 @@ class PriorConfig:
         if min(self.scale_min) <= 0:
             raise ValueError(f"prior.scale_min is {self.scale_min}; a box needs sizes above 0")
         if not (self.v[0] >= 0 and self.v[1] <= 1):
-            raise ValueError(f"prior.v is {self.v}; wanted between 0 (overhead) and 1 (from below)")
+            raise ValueError(f"prior.v is {self.v}; expected between 0 (overhead) and 1 (from below)")
         if not (0 < self.fov < 180 and self.radius[0] > 0):
-            raise ValueError(f"prior.fov is {self.fov} degrees and radius {self.radius}; wanted 0 to 180, and above 0")
+            raise ValueError(
+                f"prior.fov is {self.fov} degrees and radius {self.radius}; expected 0 to 180, and above 0"
+            )
         if not 1 <= self.n_objects <= 16:
-            raise ValueError(f"prior.n_objects is {self.n_objects}; wanted 1 to 16")
+            raise ValueError(f"prior.n_objects is {self.n_objects}; expected 1 to 16")
         if self.n_present and len(self.n_present) != self.n_objects:
             raise ValueError(
                 f"prior.n_present has {len(self.n_present)} probabilities for {self.n_objects} objects; give one each"
@@ -105,18 +108,20 @@ class VolumeConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.resolution <= 256 or not 2 <= self.n_samples <= 1024:
             raise ValueError(
-                f"{self.resolution} x {self.resolution} rays of {self.n_samples} samples cannot be cast; wanted 2 to "
+                f"{self.resolution} x {self.resolution} rays of {self.n_samples} samples cannot be cast; expected 2 to "
                 f"256 rays a side and 2 to 1024 samples"
             )
         if not 0 < self.near < self.far:
-            raise ValueError(f"volume goes from depth {self.near} to {self.far}; wanted 0 < near < far")
+            raise ValueError(f"volume goes from depth {self.near} to {self.far}; expected 0 < near < far")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorConfig:
     """GIRAFFE HD's generator. Fields that the authors' checkpoints set bear the names of their arguments."""
 
-    size: int = 256
+    RENAMED: ClassVar[dict[str, str]] = {"size": "resolution"}
+    """Names of earlier versions -> today's."""
+    resolution: int = 256
     """Side of the picture in pixels."""
     z_dim: int = 256
     """Length of the object's shape and appearance codes."""
@@ -156,9 +161,14 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         side = self.volume.resolution
-        if self.size > 1024 or self.size < side or side & (side - 1) or self.size & (self.size - 1):
+        if (
+            self.resolution > 1024
+            or self.resolution < side
+            or side & (side - 1)
+            or self.resolution & (self.resolution - 1)
+        ):
             raise ValueError(
-                f"{side} rays cannot be doubled to {self.size} pixels; wanted powers of two, at most 1024 pixels"
+                f"{side} rays cannot be doubled to {self.resolution} pixels; expected powers of two to 1024 pixels"
             )
         for name, least, most in (
             ("z_dim", 1, 4096),
@@ -171,9 +181,9 @@ class GeneratorConfig:
             ("mix_prob", 0, 1),
         ):
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}; wanted {least} to {most}")
+                raise ValueError(f"generator.{name} is {getattr(self, name)}; expected {least} to {most}")
         if self.refine_kernel_size % 2 == 0:
-            raise ValueError(f"generator.refine_kernel_size is {self.refine_kernel_size}; wanted an odd number")
+            raise ValueError(f"generator.refine_kernel_size is {self.refine_kernel_size}; expected an odd number")
         if self.prior.n_objects != 1:
             raise ValueError(
                 f"GIRAFFE HD renders one object, not {self.prior.n_objects}: its mask and styles belong to one; take a "
@@ -183,14 +193,14 @@ class GeneratorConfig:
     @property
     def n_latent(self) -> int:
         """Styled layers of the foreground renderer: 10 at 256 px, 12 at 512, 14 at 1024."""
-        return 2 * (int(math.log2(self.size // self.volume.resolution)) + 1)
+        return 2 * (int(math.log2(self.resolution // self.volume.resolution)) + 1)
 
     @property
     def default_inject_index(self) -> int:
         """The authors' choice outside training."""
         if self.inject_index is not None:
             return self.inject_index
-        return 2 if self.size <= 256 else 4
+        return 2 if self.resolution <= 256 else 4
 
     def object_field(self) -> FieldConfig:
         """Return the object's field: 8 layers of 128, a skip after the fourth."""
@@ -227,14 +237,16 @@ class GeneratorConfig:
 class TrainConfig:
     """All that training GIRAFFE HD depends on; the authors' values, loss weights being CompCar's."""
 
-    family: str = "giraffe_hd_paper"
+    RENAMED: ClassVar[dict[str, str]] = {"lr": "learning_rate"}
+    """Names of earlier versions -> today\'s."""
+    family: str = field(default="giraffe_hd_paper", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator_multiplier: int = 2
     """Channel multiplier of the discriminator."""
-    lr: float = 5e-4
+    learning_rate: float = 5e-4
     """Adam's, of both networks; the mapping networks' layers slow themselves down."""
     r1: float = 10.0
     """Gamma of the gradient penalty on real pictures."""
@@ -256,11 +268,9 @@ class TrainConfig:
     """Compute activations of the renderers and the discriminator twice instead of keeping them: less memory."""
 
     def __post_init__(self) -> None:
-        if self.data.size != self.generator.size:
-            raise ValueError(
-                f"pictures of {self.data.size} px cannot train a generator of {self.generator.size}; give data.size "
-                f"and generator.size the same value"
-            )
+        if self.data.size != self.generator.resolution:
+            size, side = self.data.size, self.generator.resolution
+            raise ValueError(f"data.size is {size} and generator.resolution {side}; give both the same value")
         if self.loop.batch > 4 and self.loop.batch % 4:
             raise ValueError(
                 f"loop.batch is {self.loop.batch}; the discriminator compares groups of 4, so 4, 8, 12, ..."

@@ -1,4 +1,15 @@
-"""GIRAFFE HD (Xue et al., CVPR 2022): object and background, each rendered in 3D, painted in 2D, then blended."""
+"""GIRAFFE HD (Xue et al., CVPR 2022, Sec. 3): object and background, each rendered in 3D, then in 2D, then blended.
+
+Symbol -> where it is computed:
+
+    z_s, z_a of object and background -> w = M(z): `Generator.styles`
+    scene -> box: p_box = Rz(rotation) (p - translation) / scale: `volume.Rays.in_boxes`
+    h_fg, h_bg, the feature fields: `fields.FeatureField`; sum_s w_s h_s along rays: `volume.ray_weights` (NeRF Eq. 3)
+    V_fg, V_bg, 2D feature maps: `object_features`, `background_features`
+    R_fg, R_bg, style-based renderers: `renderer.StyleRenderer`; layers before `inject_index` see w_s, the rest w_a
+    residual and mask M by the refinement renderer, styled by w_a of the background: `renderer.RefinementRenderer`
+    F = tanh(R_fg(V_fg) + residual), B = tanh(R_bg(V_bg)), I = M F + (1 - M) B: `Generator.forward`
+"""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -62,13 +73,13 @@ class Generator(types.Generator):
             inject_index = self._mixed_index(rng) if self.training else self.config.default_inject_index
         draw = prior.source(rng, self.device) if self.training else None
         z = (codes.z_s_fg, codes.z_a_fg, codes.z_s_bg, codes.z_a_bg)
-        w = self.once("styles", lambda: self.styles(codes), *z)
+        w = self.cached("styles", lambda: self.styles(codes), *z)
         camera, box = (codes.azimuth, codes.elevation, codes.radius), (codes.scale, codes.translation, codes.rotation)
-        obj = self.once("object", lambda: self.object_features(codes, w, draw), *z[:2], *camera, *box)
-        rgb, features = self.fg_renderer(self._to_paint(obj.features), w.s_fg, w.a_fg, inject_index, draw)
+        obj = self.cached("object", lambda: self.object_features(codes, w, draw), *z[:2], *camera, *box)
+        rgb, features = self.fg_renderer(self._to_render(obj.features), w.s_fg, w.a_fg, inject_index, draw)
         residual = self.refine_renderer(features, w.a_bg, draw)
         height = [codes.translation[:, 2]] if self.config.pos_share else []
-        background = self.once("background", lambda: self.paint_background(codes, w, draw), *z[2:], *camera, *height)
+        background = self.cached("background", lambda: self.render_background(codes, w, draw), *z[2:], *camera, *height)
         foreground = torch.tanh(rgb[:, :3] + residual[:, :3])
         mask = torch.sigmoid((rgb if self.config.fg_gen_mask else residual)[:, 3:])
         image = foreground * mask + background * (1 - mask)
@@ -121,15 +132,15 @@ class Generator(types.Generator):
             composited, alpha = volume.composite_background(self.background_field, condition, moved, t, delta, draw)
         return self._as_map(self.background_field.head(composited, alpha, condition))
 
-    def paint_background(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> Image:
+    def render_background(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> Image:
         """Return B in [-1, 1]; of the object it knows its height at most (`pos_share`)."""
         features = self.background_features(codes, w, draw)
-        return torch.tanh(self.bg_renderer(self._to_paint(features), w.a_bg, w.a_bg, 0, draw)[0])
+        return torch.tanh(self.bg_renderer(self._to_render(features), w.a_bg, w.a_bg, 0, draw)[0])
 
     def box_silhouette(self, codes: Codes, pad: float = 0.1) -> Mask:
         """Return the projected box |p| <= 1 + pad at the picture's size (GIRAFFE HD Sec. 3.3)."""
         config = self.config
-        return volume.box_silhouette(codes, self._rays(codes), config.size, config=config.volume, pad=pad)
+        return volume.box_silhouette(codes, self._rays(codes), config.resolution, config=config.volume, pad=pad)
 
     @torch.no_grad()
     def density(self, codes: Codes, points: Float[Tensor, "n points 3"]) -> Float[Tensor, "n points"]:
@@ -144,14 +155,14 @@ class Generator(types.Generator):
         return prior.knobs(self.config.prior)
 
     @property
-    def still_knobs(self) -> tuple[Knob, ...]:
+    def fixed_knobs(self) -> tuple[Knob, ...]:
         """Poses that the prior holds still, such as the camera's azimuth."""
-        return prior.still_knobs(self.config.prior)
+        return prior.fixed_knobs(self.config.prior)
 
     @property
     def resolution(self) -> int:
         """Side of the picture in pixels."""
-        return self.config.size
+        return self.config.resolution
 
     def sample(self, n: int, rng: torch.Generator) -> Codes:
         """Draw `n` codes from the authors' prior, on this generator's device."""
@@ -164,7 +175,7 @@ class Generator(types.Generator):
         """
         return prior.set_knob(self.config.prior, codes, name, value)
 
-    def _to_paint(self, features: Tensor) -> Tensor:
+    def _to_render(self, features: Tensor) -> Tensor:
         """Return a feature map in the renderers' precision, channels last, as convolutions like it best."""
         return features.to(self.precision).contiguous(memory_format=torch.channels_last)
 

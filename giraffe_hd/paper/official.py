@@ -29,7 +29,6 @@ RENAMED = (
 """Parts of the authors' names and ours, applied in this order."""
 
 ARGUMENTS = (
-    "size",
     "z_dim",
     "z_dim_bg",
     "feat_dim",
@@ -117,6 +116,7 @@ def config_of(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> Generator
         "background_rotation": args.get("bg_rotation_range", (0.0, 0.0)),
     }
     values = {name: args[name] for name in ARGUMENTS if name in args}
+    values["resolution"] = args["size"]
     values["refine_kernel_size"] = args.get("refine_kernal_size", 3)  # the authors' spelling
     values["channel_multiplier"] = _channel_multiplier(args, state)
     values["volume"] = TypeAdapter(VolumeConfig).validate_python(

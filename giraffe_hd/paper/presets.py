@@ -64,7 +64,7 @@ def train_config(name: str, size: int) -> TrainConfig:
     config = SETS[name]
     return replace(
         config,
-        generator=replace(config.generator, size=size),
+        generator=replace(config.generator, resolution=size),
         data=replace(config.data, size=size),
         recompute=size >= 512,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
 from training.nn.camera import half_width
-from training.runtime.sharded_random import draws, rand, share
+from training.runtime.sharded_random import rand, shard_of, sharded_generator
 from training.types import Knob, knob_numbers, knob_seeds
 
 TURN = 2 * math.pi
@@ -21,7 +21,7 @@ TURN = 2 * math.pi
 
 def source(rng: torch.Generator | None, device: torch.device) -> torch.Generator:
     """Return a random source on `device`, seeded by `rng`: noise is drawn where it is used."""
-    return draws(int(torch.randint(2**62, (), generator=rng)), *share(rng), device=device)
+    return sharded_generator(int(torch.randint(2**62, (), generator=rng)), *shard_of(rng), device=device)
 
 
 def elevation_of(v: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -136,13 +136,13 @@ def knobs(prior: PriorConfig) -> tuple[Knob, ...]:
     return tuple(h.knob for h in handles(prior).values() if h.knob.kind == "seed" or h.knob.low < h.knob.high)
 
 
-def still_knobs(prior: PriorConfig) -> tuple[Knob, ...]:
+def fixed_knobs(prior: PriorConfig) -> tuple[Knob, ...]:
     """Return the poses that the prior holds still, with how far they can be turned all the same."""
     held = [h.knob for h in handles(prior).values() if h.knob.kind != "seed" and h.knob.low == h.knob.high]
-    return tuple(replace(knob, reach=_reach(knob)) for knob in held)
+    return tuple(replace(knob, extended_range=_extended_range(knob)) for knob in held)
 
 
-def _reach(knob: Knob) -> Span:
+def _extended_range(knob: Knob) -> Span:
     """Return a full circle, 30 degrees of elevation, 20 percent of half the width, or shares of size and distance."""
     at = knob.low
     if knob.name == "elevation":
@@ -252,7 +252,7 @@ def _rotate(i: int | None) -> Callable[[Codes, Tensor], Codes]:
 def _resize(i: int | None, middle: float) -> Callable[[Codes, Tensor], Codes]:
     def resize(codes: Codes, value: Tensor) -> Codes:
         if not (value > 0).all():
-            raise ValueError(f"size {float(value.min()):g} cannot be drawn; wanted a number above 0")
+            raise ValueError(f"size {float(value.min()):g} cannot be drawn; expected a number above 0")
         now = _of(codes.scale, i)
         return replace(
             codes, scale=_put(codes.scale, i, now / now[:, :1] * (middle * value[:, None]))

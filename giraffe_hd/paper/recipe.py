@@ -20,14 +20,14 @@ from training.types import Batch, Image, Phase, Step
 
 
 class Recipe:
-    """GIRAFFE HD: a critic of whole pictures, and three losses on the mask."""
+    """GIRAFFE HD: a discriminator of whole pictures, and three losses on the mask."""
 
-    mask_options = {"nothing": "--cvg, --min-ratio", "everything": "--bbox", "soft": "--bin"}  # noqa: RUF012 (read only)
+    mask_advice = {"nothing": "--cvg, --min-ratio", "everything": "--bbox", "soft": "--bin"}  # noqa: RUF012 (read only)
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.generator = Generator(config.generator).to(device)
-        self.discriminator = Discriminator(config.generator.size, config.discriminator_multiplier).to(device)
+        self.discriminator = Discriminator(config.generator.resolution, config.discriminator_multiplier).to(device)
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
         if config.loop.bf16:
             self.generator.precision = torch.bfloat16
@@ -40,8 +40,8 @@ class Recipe:
         """Return discriminator, R1 on every 16th step as a step of its own, generator."""
         c = self.config
         # authors' program: neither rate nor betas are corrected for the lazy R1, unlike StyleGAN2's; kept
-        d = torch.optim.Adam(self.discriminator.parameters(), lr=c.lr, betas=(0.0, 0.99))
-        g = torch.optim.Adam(self.generator.parameters(), lr=c.lr, betas=(0.0, 0.99))
+        d = torch.optim.Adam(self.discriminator.parameters(), lr=c.learning_rate, betas=(0.0, 0.99))
+        g = torch.optim.Adam(self.generator.parameters(), lr=c.learning_rate, betas=(0.0, 0.99))
         return [
             Phase(name="D", network=self.discriminator, optimizer=d, losses=self.discriminator_losses),
             Phase(name="R1", network=self.discriminator, optimizer=d, losses=self.r1_losses, every=c.r1_every),
@@ -51,7 +51,7 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Nothing is shared: each network's step draws its own pictures."""
 
-    def judge(self, image: Image) -> torch.Tensor:
+    def discriminate(self, image: Image) -> torch.Tensor:
         """Return the discriminator's logits (n,), in bfloat16 inside where the run wants it."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16):
             return self.discriminator(image).float()
@@ -60,7 +60,7 @@ class Recipe:
         """Return the adversarial term, on fresh pictures."""
         with torch.no_grad():
             fake = self.generator(self._draw(batch, step), rng=step.rng).image
-        return {"adversarial": discriminator_loss(self.judge(batch.image), self.judge(fake))}
+        return {"adversarial": discriminator_loss(self.discriminate(batch.image), self.discriminate(fake))}
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, torch.Tensor]:
         """Return r1 / 2 times the gradient penalty on real pictures, in float32."""
@@ -74,7 +74,7 @@ class Recipe:
         layers = self.generator(codes, rng=step.rng)
         silhouette = self.generator.box_silhouette(codes, pad=c.bbox_pad * step.ramp(0, c.bbox_pad_ramp))
         return {
-            "adversarial": generator_loss(self.judge(layers.image)),
+            "adversarial": generator_loss(self.discriminate(layers.image)),
             "bbox": c.bbox * bbox_containment(layers.mask, silhouette),
             "cvg": c.cvg * coverage(layers.mask, c.min_ratio),
             "bin": c.bin * binarisation(layers.mask),

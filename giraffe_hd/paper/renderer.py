@@ -107,7 +107,7 @@ class StyleRenderer(nn.Module):
         self.conv1 = StyledConv(config.feat_dim, channels, 3, style_dim, side)
         self.to_rgb1 = ToRGB(channels, out_channels, style_dim, up=False)
         self.convs, self.to_rgbs = nn.ModuleList(), nn.ModuleList()
-        while side < config.size:
+        while side < config.resolution:
             side, below, channels = 2 * side, channels, config.channels(2 * side)
             self.convs.append(StyledConv(below, channels, 3, style_dim, side, up=True))
             self.convs.append(StyledConv(channels, channels, 3, style_dim, side))
@@ -143,9 +143,10 @@ class RefinementRenderer(nn.Module):
 
     def __init__(self, config: GeneratorConfig, out_channels: int) -> None:
         super().__init__()
-        channels, kernel, style_dim = config.channels(config.size), config.refine_kernel_size, config.z_dim_bg
+        channels, kernel, style_dim = config.channels(config.resolution), config.refine_kernel_size, config.z_dim_bg
         self.convs = nn.ModuleList(
-            StyledConv(channels, channels, kernel, style_dim, config.size) for _ in range(config.refine_n_styledconv)
+            StyledConv(channels, channels, kernel, style_dim, config.resolution)
+            for _ in range(config.refine_n_styledconv)
         )
         self.to_rgb = ToRGB(channels, out_channels, style_dim, up=False)
 

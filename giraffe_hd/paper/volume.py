@@ -17,7 +17,7 @@ from giraffe_hd.paper.config import VolumeConfig
 from giraffe_hd.paper.fields import Condition, FeatureField
 from training.nn.camera import box_points, look_at, pixel_plane
 from training.nn.ops import triton_works
-from training.nn.ops.field import Composite, Density, render_field
+from training.nn.ops.field import Composite, Density, ray_weights, render_field
 from training.runtime.sharded_random import rand, randn
 from training.types import Mask
 
@@ -55,7 +55,7 @@ def cast(codes: Codes, fov: float, side: int, *, joint: bool = False) -> Rays:
     `joint` scales each camera by those beside it in the batch, see `GeneratorConfig.joint_cameras`.
     """
     # paper: the outer rays pass through the picture's border, half a cell out of step with the convolutions; kept,
-    # because the published weights have learnt it
+    # because the published weights have learned it
     x, y = pixel_plane(side, corners=True, device=codes.azimuth.device)
     tan = math.tan(math.radians(fov) / 2)
     local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
@@ -236,16 +236,6 @@ def steps(t: Float[Tensor, "n rays samples"], length: Float[Tensor, "n rays"]) -
     """Return the world length from each sample to the next; from the last one, without end."""
     delta = torch.cat([t[..., 1:] - t[..., :-1], torch.full_like(t[..., :1], BEHIND)], -1)
     return delta * length[..., None]
-
-
-def ray_weights(
-    sigma: Float[Tensor, "n rays samples"], delta: Float[Tensor, "n rays samples"]
-) -> Float[Tensor, "n rays samples"]:
-    """Return each sample's share of its ray: (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t)  (NeRF Eq. 3)."""
-    tau = sigma * delta
-    # the exclusive sum is steadier than the authors' product of (1 - alpha + 1e-10); never sum - tau: the last is 1e10
-    before = F.pad(tau[..., :-1].cumsum(-1), (1, 0))
-    return -torch.expm1(-tau) * torch.exp(-before)
 
 
 def shares(

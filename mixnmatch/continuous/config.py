@@ -97,7 +97,7 @@ class LossConfig:
 class TrainConfig:
     """A whole training run."""
 
-    family: str = "mixnmatch_continuous"
+    family: str = field(default="mixnmatch_continuous", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)

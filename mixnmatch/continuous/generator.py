@@ -1,6 +1,6 @@
 """MixNMatch for photos: background, pose, shape and texture are read from photos as continuous codes and drawn again.
 
-Paper (MixNMatch Sec. 3): codes are one of a few learnt kinds; here they hold what the photo shows. The pose is the
+Paper (MixNMatch Sec. 3): codes are one of a few learned kinds; here they hold what the photo shows. The pose is the
 object's box, the shape what its outline and folds are within that box, the texture its colours with a coarse map of
 where they are, the background a map of the photo with the object taken out.
 """
@@ -16,7 +16,7 @@ from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
-from mixnmatch.fast.generator import over
+from mixnmatch.fast.stages import over
 from mixnmatch.photo_generator import PhotoGenerator
 from training.types import Image
 
@@ -25,12 +25,6 @@ class Generator(PhotoGenerator):
     """Four codes in, layers out; photos in, codes out."""
 
     family: ClassVar[str] = "mixnmatch_continuous"
-    factor_fields: ClassVar[dict[str, tuple[str, ...]]] = {
-        "background": ("b",),
-        "pose": ("z",),
-        "shape": ("p",),
-        "texture": ("c",),
-    }
     config: GeneratorConfig
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -105,10 +99,10 @@ class Generator(PhotoGenerator):
     ) -> Layers:
         """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
         if feature is None:
-            z, feature = codes.z, self.once("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
+            z, feature = codes.z, self.cached("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
         else:
             z = pose_of_masks(unfolded(feature))
-        background = self.once("background", lambda: self.background(codes.b), codes.b)
+        background = self.cached("background", lambda: self.background(codes.b), codes.b)
         return self.composed(background, feature, z, codes.c)
 
     def composed(self, background: Image, feature: Tensor, z: Tensor, c: Tensor) -> Layers:

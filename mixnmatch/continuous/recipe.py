@@ -1,7 +1,7 @@
-"""How the MixNMatch with continuous codes learns: photos are rebuilt from their codes, and mixed.
+"""How the MixNMatch with continuous codes learns: it reconstructs photos from their codes, and mixes them.
 
-Each step rebuilds every photo of the batch and draws one mix for each, whose background, pose, shape and texture are
-those of four different photos; half of both by codes, half by outline. Discriminators see the mixes; reconstruction
+Each step reconstructs every photo of the batch and draws one mix for each, whose background, pose, shape and texture
+are those of four different photos; half of both by codes, half by outline. Discriminators see the mixes; reconstruction
 says what each code has to hold.
 """
 
@@ -19,15 +19,15 @@ from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
-from mixnmatch.fast.losses import clay, unlike
+from mixnmatch.fast.losses import multiscale_l1, shading_consistency
 from training import types
 from training.batched import rows
 from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
-from training.nn.discriminator import Critic
+from training.nn.discriminator import Discriminator
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import projected_for
-from training.runtime.sharded_random import draws, share
+from training.runtime.sharded_random import shard_of, sharded_generator
 from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
@@ -53,7 +53,7 @@ class Shared:
 
     codes: Codes
     """Read from the photos of the batch."""
-    rebuilt: Layers
+    reconstruction: Layers
     mixes: Layers
     mixed: Codes
     """The codes that the mixes are made of; the second half's z and p count for nothing, an outline stands for them."""
@@ -75,7 +75,7 @@ class Recipe:
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
-                "discriminator": Critic(config.discriminator_channels),
+                "discriminator": Discriminator(config.discriminator_channels),
                 "patch_discriminator": self.patch_discriminator,
             }
         )
@@ -115,7 +115,7 @@ class Recipe:
         return phases
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Read the photos' codes, rebuild the photos and draw the mixes, once for all phases.
+        """Read the photos' codes, reconstruct the photos and draw the mixes, once for all phases.
 
         Raises: ValueError for a set without boxes or masks.
         """
@@ -153,7 +153,7 @@ class Recipe:
             mixed = replace(mixed, z=frame[n:])
         self.shared = Shared(
             codes=codes,
-            rebuilt=rows(layers, slice(None, n)),
+            reconstruction=rows(layers, slice(None, n)),
             mixes=rows(layers, slice(n, None)),
             mixed=mixed,
             texture_from=texture,
@@ -166,12 +166,14 @@ class Recipe:
         """Show photos, reconstructions and mixes to the projected discriminator: a photo and its reconstruction are
         altered alike, so that their features can be compared."""
         now, chance = self.shared, self.losses.augment
-        part, parts = share(step.rng)
+        part, parts = shard_of(step.rng)
         seed = int(torch.randint(2**31, (), generator=step.rng))
-        photos, rebuilt = (augment(x, chance, draws(seed, part, parts)) for x in (image, now.rebuilt.image))
+        photos, reconstruction = (
+            augment(x, chance, sharded_generator(seed, part, parts)) for x in (image, now.reconstruction.image)
+        )
         self.seen = photos, augment(now.mixes.image, chance, step.rng)
         if self.projected is not None:
-            self.projected.look(photos, torch.cat([rebuilt, self.seen[1]]))
+            self.projected.look(photos, torch.cat([reconstruction, self.seen[1]]))
 
     # Discriminators
 
@@ -229,10 +231,11 @@ class Recipe:
         terms = {
             "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * generator_loss(by_patch),
-            "pixels": weights.pixels * unlike(now.rebuilt.image, batch.image).mean(),
+            "pixels": weights.pixels * multiscale_l1(now.reconstruction.image, batch.image).mean(),
             "mask": weights.mask * 2 * mask_loss(now.masks, batch.mask.repeat(2, 1, 1, 1)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
-            "shading": weights.shading * clay(now.rebuilt.parent, batch.image, now.rebuilt.mask),
+            "shading": weights.shading
+            * shading_consistency(now.reconstruction.parent, batch.image, now.reconstruction.mask),
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),
             "cycle": weights.cycle * self.cycle(),
         }
@@ -256,7 +259,7 @@ class Recipe:
 
     @torch.no_grad()
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
-        """Return photos, what is rebuilt of them in both modes and their masks; mixes of textures; free samples."""
+        """Return photos with their reconstructions in both modes and masks; mixes of textures; free samples."""
         assert isinstance(generator, Generator)
         photos = batch.image[:8]
         codes = generator.encode(photos)

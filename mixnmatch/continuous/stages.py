@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
-from mixnmatch.fast.generator import double
+from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
 from training.types import Image, Mask
 
@@ -104,7 +104,7 @@ class TextureStage(nn.Module):
         z: Pose,
         c: Float[Tensor, "n c"],
     ) -> Image:
-        """Return the object painted, also a little beyond its outline."""
+        """Return the object generated, also a little beyond its outline."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
         map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])

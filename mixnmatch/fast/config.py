@@ -35,7 +35,7 @@ class PoseConfig:
     """`plane`: largest shift of a point by the smooth bending that z drives, as a share of half the object's size."""
 
     @property
-    def placed(self) -> int:
+    def n_placing(self) -> int:
         """How many leading numbers of z place the object."""
         return 6 if self.kind == "turn" else 5
 
@@ -50,7 +50,7 @@ class PoseConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratorConfig:
-    """The painter, the encoders and the feature extractor of the `fast` MixNMatch."""
+    """The generator, the encoders and the feature extractor of the `fast` MixNMatch."""
 
     RETIRED: ClassVar[dict[str, Any]] = {"extent": [1.0, 1.0, 1.0]}
     """Fields that files of earlier versions may have, each with the only value that is built now."""
@@ -100,16 +100,15 @@ class GeneratorConfig:
     encoder_dim: int = 32
     """Channels of the encoders' shared trunk at half the side of what they read."""
     encoder_channels: tuple[int, ...] = ()
-    """Instead of a trunk of `encoder_dim`, one as the image critic's, which can begin as the critic; its channels at
-    half the side of what it reads and each halving after."""
+    """Instead of a trunk of `encoder_dim`, one built as the image discriminator, whose weights it can begin with: its
+    channels at half the side of what it reads and each halving after."""
     one_shape: bool = False
-    """Photos are read as the one likeliest shape instead of a blend, and rebuilt in training with the better of two
-    drawn by their shares: shapes become kinds that are there, as cluster means do."""
+    """Read photos as the one likeliest shape instead of a blend; in training, reconstruct them with the better of two
+    candidates. Shapes then become cluster means."""
     texture_power: float = 1.0
-    """The shares of textures read from photos are raised to this power: the painter has learnt one texture at a time,
-    and the more even a blend, the duller its colours."""
+    """Raise the shares of textures read from photos to this power: blends of many textures have dull colours."""
     encoder_side: int = 64
-    """Larger pictures are read at this side: codes tell apart few kinds, and the feature mode reads the details."""
+    """Side at which the encoders read pictures; larger ones are reduced to it."""
 
     @property
     def code_sizes(self) -> dict[str, int]:
@@ -129,8 +128,10 @@ class GeneratorConfig:
             raise ValueError("generator.n_backgrounds, n_shapes and n_textures must each be at least 1")
         if self.n_textures % self.n_shapes:
             raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
-        if self.z_dim <= self.pose.placed:
-            raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.placed} numbers that place the object")
+        if self.z_dim <= self.pose.n_placing:
+            raise ValueError(
+                f"z_dim {self.z_dim} must be above the {self.pose.n_placing} numbers that place the object"
+            )
         if self.volume[0] != 1:
             raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
         if self.texture_power <= 0:
@@ -141,68 +142,89 @@ class GeneratorConfig:
 class LossConfig:
     """Weights and schedules of the losses; schedules are (start, end) in real pictures seen, linear between."""
 
+    RENAMED: ClassVar[dict[str, str]] = {
+        "pose_alone": "pose_on_flat_background",
+        "info_shape": "shape_classification",
+        "info_texture": "texture_classification",
+        "info_background": "background_classification",
+        "settling_ramp": "annealing_ramp",
+        "code_to_painter": "code_to_generator",
+        "rebuilt": "reconstruction",
+        "perceived": "feature_matching",
+        "rebuilt_to_pose": "reconstruction_to_pose",
+        "rival": "shape_assignment",
+        "even": "usage_balance",
+        "told_pose": "pose_distillation",
+        "rebuild_since": "reconstruction_since",
+        "box_fit": "box_projection",
+        "clay": "shading_consistency",
+        "outline": "perimeter",
+        "outline_most": "perimeter_limit",
+        "feature_critic": "feature_discriminator",
+        "feature_rebuilt": "feature_reconstruction",
+    }
+    """Names of earlier versions -> today's."""
     background: float = 2.0
-    """Background patches against real ones outside the boxes (paper: 10)."""
+    """Adversarial loss of background patches, against real ones outside the boxes (paper: 10)."""
     background_class: float = 0.5
-    """Background patches against object patches (paper: 1)."""
+    """Classification of background patches against object patches (paper: 1)."""
     image: float = 1.0
-    """The finished picture against real ones."""
+    """Adversarial loss of the whole picture."""
     pose: tuple[float, float] = (0.0, 0.0)
-    """The pose read by the image critic, from finished pictures and from objects on a flat colour (paper: none); at the
-    start, until all shapes have the same front, and at the end of `settling_ramp`."""
-    pose_alone: float = 0.25
-    """Share of a batch whose pose is also read from the object on a flat colour."""
+    """Pose regression by the image discriminator, on whole pictures and on objects on a flat background (paper: none):
+    at the start, and at the end of `annealing_ramp`. Larger keeps the fronts of all shapes the same way round."""
+    pose_on_flat_background: float = 0.25
+    """Share of a batch whose pose is also read from the object on a flat background."""
     condition_ramp: tuple[int, int] = (20_000, 40_000)
-    """With a pose read: over these pictures the critic comes to compare real and painted pictures of like pose."""
-    info_shape: tuple[float, float] = (0.3, 0.3)
-    """Shape codes classified from the layers, at the start and at the end of `settling_ramp` (paper: 1)."""
-    info_texture: float = 0.5
-    """Texture codes classified from the layers (paper: 1)."""
-    info_background: float = 0.5
-    """Codes read from the layers (paper: shape 1, texture 1, background none); the shape's at the start, until shapes
-    differ, and at the end of `settling_ramp`."""
-    settling_ramp: tuple[int, int] = (12_000, 20_000)
-    """Being read is easier than being a car: what helped shapes to agree and to differ later leaves odd ones."""
+    """With `pose`: pictures over which the discriminator comes to compare real and generated pictures of like pose."""
+    shape_classification: tuple[float, float] = (0.3, 0.3)
+    """Classification of shape codes from the layers, at the start and at the end of `annealing_ramp` (paper: 1)."""
+    texture_classification: float = 0.5
+    """Classification of texture codes from the layers (paper: 1)."""
+    background_classification: float = 0.5
+    """Classification of background codes from the layers (paper: none)."""
+    annealing_ramp: tuple[int, int] = (12_000, 20_000)
+    """Pictures over which `pose` and `shape_classification` go from their first to their second weight; late, a large
+    weight favours shapes that are easy to classify over shapes that look real."""
     pair: float = 0.2
-    """Image-code pairs of the encoders and the generator (paper: 1, without a bound on the critic)."""
+    """Adversarial loss of image-code pairs, of the encoders and the generator (paper: 1, an unbounded critic)."""
     pair_ramp: tuple[int, int] = (8_000, 20_000)
     """Pictures over which the pair loss grows from nothing."""
     code_z: float = 5.0
-    """Pose that the encoders miss on pictures of free codes (paper: 5)."""
+    """Pose that the encoders read from pictures of free codes, against the one drawn (paper: 5)."""
     code_b: float = 1.0
-    """Background code that they miss there (paper: 5)."""
+    """The same for the background code (paper: 5)."""
     code_p: float = 2.0
-    """Shape code that they miss there (paper: 10)."""
+    """The same for the shape code (paper: 10)."""
     code_c: float = 2.0
-    """The encoders on pictures painted from free codes (paper: 5, 5, 10, 10)."""
-    code_to_painter: float = 0.05
-    """Share of the code losses' gradient that reaches the painter (paper: 0)."""
-    rebuilt: float = 3.0
-    """Real pictures against what is painted from their codes, on half the batch (paper: none)."""
-    perceived: float = 0.0
-    """Real pictures against the same as the image critic sees them (paper: none; Larsen et al. 2016 Eq. 8)."""
-    rebuilt_to_pose: float = 1.0
-    """Share of these terms' gradient that reaches z: pixels may pull a turn the wrong way round."""
-    rival: float = 1.0
-    """With `one_shape`: the encoders' preference for that better shape over the worse one (paper: none)."""
-    even: float = 1.0
-    """With `one_shape`: how far a shape that photos are seldom read as is preferred, in mean differences between two
-    shapes for each factor of e that it lacks (paper: none)."""
-    told_pose: float = 0.0
-    """With a pose read: the encoders' pose of photos against what the image critic reads of them (paper: none)."""
-    rebuild_since: int = 1_000
-    """Pictures after which photos are rebuilt (`rebuilt`, `rival`)."""
-    box_fit: float = 1.0
-    """The mask painted from a real picture's codes against that picture's box (paper: none)."""
-    clay: float = 0.5
-    """The shape's picture against the finished one without colour (paper: none)."""
+    """The same for the texture code (paper: 10)."""
+    code_to_generator: float = 0.05
+    """Factor on the code losses' gradient into the generator (paper: 0)."""
+    reconstruction: float = 3.0
+    """Multi-scale L1 of real pictures against those generated from their codes, on half the batch (paper: none)."""
+    feature_matching: float = 0.0
+    """The same in features of the image discriminator (paper: none; Larsen et al. 2016 Eq. 8)."""
+    reconstruction_to_pose: float = 1.0
+    """Factor on these two terms' gradient into z; below 1 where pixels pull a rotation the wrong way round."""
+    shape_assignment: float = 1.0
+    """With `one_shape`: the encoders' margin for the better of two shapes over the worse one (paper: none)."""
+    usage_balance: float = 1.0
+    """With `one_shape`: handicap of shapes that photos are often read as, in mean differences between two shapes for
+    each factor of e in usage; larger evens out how often each shape is used (paper: none)."""
+    pose_distillation: float = 0.0
+    """With `pose`: the encoders' pose of photos against the image discriminator's reading of them (paper: none)."""
+    reconstruction_since: int = 1_000
+    """Pictures after which photos are reconstructed (`reconstruction`, `shape_assignment`)."""
+    box_projection: float = 1.0
+    """Projections of the mask generated from a real picture's codes against that picture's box (paper: none)."""
+    shading_consistency: float = 0.5
+    """L1 of the shape's grey picture against the finished one without colour, inside the mask (paper: none)."""
     r1_image: float | None = None
     """Gamma of R1 of the image discriminator; by default from size and batch, `training.nn.gan.r1_gamma`."""
     r1_background: float = 0.05
     """Gamma of R1 of the background discriminator."""
     r1_pair: float = 0.1
-    """Gamma of the gradient penalty on real pictures (paper: none, and WGAN-GP of weight 10 for the pairs); that of the
-    image critic by default from size and batch, `training.nn.gan.r1_gamma`."""
+    """Gamma of R1 of the pair discriminator, on generated pairs (paper: WGAN-GP of weight 10)."""
     r1_every: int = 16
     """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     area: float = 5.0
@@ -211,56 +233,62 @@ class LossConfig:
     """Least and largest share of the picture that the object may fill."""
     child_area: float = 1.0
     """Hinge that keeps the texture's mask above half of the shape's."""
-    outline: float = 0.0
-    """Hinge that keeps the outline of the shape's mask, over the root of its area, below `outline_most`: no lace."""
-    outline_most: float = 8.0
-    """Length of an outline over the root of its area above which `outline` counts."""
+    perimeter: float = 0.0
+    """Hinge that keeps the perimeter of the shape's mask, over the root of its area, below `perimeter_limit`; larger
+    gives masks fewer holes."""
+    perimeter_limit: float = 8.0
+    """Perimeter over the root of the area above which `perimeter` counts."""
     containment: float = 2.0
     """Mask where no real box of the batch lies."""
     binary: float = 1.0
     """Half-transparent pixels of the mask."""
     binary_ramp: tuple[int, int] = (8_000, 24_000)
-    """Pictures over which that loss grows from nothing; early, it freezes a bad split."""
+    """Pictures over which that loss grows from nothing; too early, it freezes a bad split."""
     free_share: tuple[float, float] = (0.5, 1.0)
-    """Share of pictures painted from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
+    """Share of pictures generated from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
     free_ramp: tuple[int, int] = (4_000, 20_000)
     """Pictures over which that share changes."""
     feature: float = 1.0
-    """L1 of the feature extractor on painted pictures (paper: 1)."""
-    feature_critic: float = 0.02
-    """Extracted features of real photos against painted ones (paper: 1 at a tenth of the learning rate)."""
-    feature_rebuilt: float = 0.5
-    """Real pictures against what is painted from the features extracted from them (paper: none)."""
+    """L1 of the feature extractor on generated pictures (paper: 1)."""
+    feature_discriminator: float = 0.02
+    """Adversarial loss of features extracted from photos (paper: 1 at a tenth of the learning rate)."""
+    feature_reconstruction: float = 0.5
+    """Multi-scale L1 of real pictures against those generated from their extracted features (paper: none)."""
     augment: float = 0.0
-    """Chance of each augmentation (shift, colour, cutout) on both sides of the critics of pictures."""
+    """Chance of each augmentation (shift, colour, cutout) of what the discriminators of pictures see."""
     augment_target: float | None = None
-    """Instead, let that chance follow how sure the image critic is of real pictures: r_t, such as 0.6 (ADA)."""
+    """Adapts that chance to how sure the image discriminator is of real pictures: r_t, such as 0.6 (ADA)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """A whole training run of the `fast` MixNMatch."""
 
-    family: str = "mixnmatch"
+    RENAMED: ClassVar[dict[str, str]] = {
+        "critic_learning_rate": "discriminator_learning_rate",
+        "critic_channels": "discriminator_channels",
+    }
+    """Names of earlier versions -> today's."""
+    family: str = field(default="mixnmatch", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     data: DataConfig = field(default_factory=DataConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     learning_rate: float | None = None
-    """Of the painter and the encoders; Adam, betas (0, 0.99), equalised; by default `training.nn.gan.learning_rate`."""
-    critic_learning_rate: float | None = None
-    """Of the discriminators, by default as above."""
+    """Adam's, of the generator and the encoders, betas (0, 0.99); by default `training.nn.gan.learning_rate`."""
+    discriminator_learning_rate: float | None = None
+    """Adam's, of the discriminators, by default as above."""
     object_since: int = 0
-    """Pictures after which shapes and textures learn: those taken over from another run wait for all that is new."""
+    """Pictures after which shapes and textures learn: those copied from another run wait for all that is new."""
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
-    critic_channels: tuple[int, ...] = (64, 96, 160, 224)
-    """Channels of the image critic at half the picture's side and each halving after; the last level is 4 wide."""
+    discriminator_channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Channels of the image discriminator at half the picture's side and each halving after, down to 4 pixels."""
     patch_dim: int = 24
-    """Channels of the background critic's first layer."""
+    """Channels of the background discriminator's first layer."""
     patch_field: int = 18
-    """Side of the background critic's patches at 64 pixels: 18 or 10."""
+    """Side of the background discriminator's patches at 64 pixels: 18 or 10."""
     patch_shrink: float = 0.0
     """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
     feature_since: int = 16_000
@@ -273,6 +301,6 @@ class TrainConfig:
         size, encoder = self.generator.resolution, self.generator.encoder_channels
         if self.data.size != size:
             raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
-        check_levels(self.critic_channels, size, "critic_channels")
+        check_levels(self.discriminator_channels, size, "discriminator_channels")
         if encoder:
             check_levels(encoder, min(size, self.generator.encoder_side), "generator.encoder_channels")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixnmatch.fast.discriminators import PatchCritic
+from mixnmatch.fast.discriminators import PatchDiscriminator
 from mixnmatch.fast.losses import (
     shrunk,
     weighted_mean,
@@ -23,7 +23,7 @@ class DiscriminatorLosses(Context):
     """Phases in which discriminators learn; those called `..._penalty` are R1, due every few steps."""
 
     def scene(self, batch: Batch) -> tuple[Image, Tensor]:
-        """Return the real view for the background critic, and 1 for each of its cells that sees no object."""
+        """Return the real view for the background discriminator, and 1 for each of its cells that sees no object."""
         image, boxes = batch.image, batch.box
         if batch.scene is not None:
             image, boxes = batch.scene, batch.scene_box
@@ -31,20 +31,20 @@ class DiscriminatorLosses(Context):
             raise ValueError(
                 "this recipe needs the object's boxes, and the prepared set has none; prepare it with boxes"
             )
-        critic = self.networks["background_critic"]
-        assert isinstance(critic, PatchCritic)
-        return image, critic.clear_of(shrunk(boxes, self.config.patch_shrink))
+        discriminator = self.networks["background_discriminator"]
+        assert isinstance(discriminator, PatchDiscriminator)
+        return image, discriminator.clear_of(shrunk(boxes, self.config.patch_shrink))
 
-    def background_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Real patches outside the boxes against painted ones; background against object (MixNMatch Eq. 1)."""
-        critic, weights = self.networks["background_critic"], self.losses
+    def background_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Real patches outside the boxes against generated ones; background against object (MixNMatch Eq. 1)."""
+        discriminator, weights = self.networks["background_discriminator"], self.losses
         image, clear = self.scene(batch)
         with self.precision():
-            real, kind = critic(image)
-            painted, _ = critic(self.now.layers.background.detach())
-        told = weighted_mean(F.softplus(-real), clear) + F.softplus(painted).mean()
+            real, kind = discriminator(image)
+            fake, _ = discriminator(self.now.layers.background.detach())
+        loss = weighted_mean(F.softplus(-real), clear) + F.softplus(fake).mean()
         return {
-            "loss": told,
+            "loss": loss,
             "kind": weights.background_class * F.binary_cross_entropy_with_logits(kind, clear),
         }
 
@@ -52,49 +52,52 @@ class DiscriminatorLosses(Context):
         """R1 on the cells that see no object."""
         image, clear = self.scene(batch)
         image = image.detach().requires_grad_()
-        real, _ = self.networks["background_critic"](image)
+        real, _ = self.networks["background_discriminator"](image)
         logits = (real * clear).sum((1, 2)) / clear.sum((1, 2)).clamp(min=1)
         return {"penalty": self.losses.r1_background / 2 * r1_penalty(logits, image)}
 
-    def image_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def image_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Real pictures against finished ones."""
-        real, self.now.photo_pose = self.judge(batch.image, step)
-        painted, read = self.judge(self.now.layers.image.detach(), step)
+        real, self.now.photo_pose = self.discriminate(batch.image, step)
+        fake, read = self.discriminate(self.now.layers.image.detach(), step)
         if self.adaptive is not None:
-            self.gauges = self.adaptive.update(real)
-        return {"loss": discriminator_loss(real, painted), **self.pose_losses(read, self.now.alone.detach(), step)}
+            self.scalars = self.adaptive.update(real)
+        return {
+            "loss": discriminator_loss(real, fake),
+            **self.pose_losses(read, self.now.on_flat_background.detach(), step),
+        }
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the image critic."""
+        """R1 of the image discriminator."""
         kinds = ("colour",) if self.reads_pose else KINDS
         image = augment(batch.image, self.chance, step.rng, kinds).detach().requires_grad_()
         gamma = self.losses.r1_image
         if gamma is None:
             gamma = r1_gamma(self.config.generator.resolution, self.config.loop.batch)
-        logits, _ = self.networks["image_critic"](image, step.ramp(*self.losses.condition_ramp))
+        logits, _ = self.networks["image_discriminator"](image, step.ramp(*self.losses.condition_ramp))
         return {"penalty": gamma / 2 * r1_penalty(logits, image)}
 
-    def pair_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """(real picture, its encoded code) against (painted picture, its drawn code) (MixNMatch Eq. 3)."""
-        critic = self.networks["pair_critic"]
+    def pair_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """(real picture, its encoded code) against (generated picture, its drawn code) (MixNMatch Eq. 3)."""
+        discriminator = self.networks["pair_discriminator"]
         encoded = {name: code.detach() for name, code in self.encoded_codes().items()}
         with self.precision():
-            real = critic(augment(batch.image, self.chance, step.rng), encoded, step.rng)
-            painted = self.now.layers.image.detach()
-            drawn = critic(augment(painted, self.chance, step.rng), self.painted_codes(), step.rng)
+            real = discriminator(augment(batch.image, self.chance, step.rng), encoded, step.rng)
+            fake = self.now.layers.image.detach()
+            drawn = discriminator(augment(fake, self.chance, step.rng), self.generated_codes(), step.rng)
         return {"loss": discriminator_loss(drawn, real)}
 
     def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the pair critic on painted pairs."""
+        """R1 of the pair discriminator on generated pairs."""
         image = self.now.layers.image.detach().requires_grad_()
-        codes = {name: code.detach().requires_grad_() for name, code in self.painted_codes().items()}
-        logits = self.networks["pair_critic"](image, codes, step.rng)
+        codes = {name: code.detach().requires_grad_() for name, code in self.generated_codes().items()}
+        logits = self.networks["pair_discriminator"](image, codes, step.rng)
         return {"penalty": self.losses.r1_pair / 2 * r1_penalty(logits, image, *codes.values())}
 
-    def feature_critic(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Painted features against those extracted from photos."""
-        critic = self.networks["feature_critic"]
+    def feature_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Generated features against those extracted from photos."""
+        discriminator = self.networks["feature_discriminator"]
         with self.precision():
             with torch.no_grad():
                 extracted = self.generator.extractor(batch.image)
-            return {"loss": discriminator_loss(critic(self.now.feature), critic(extracted))}
+            return {"loss": discriminator_loss(discriminator(self.now.feature), discriminator(extracted))}

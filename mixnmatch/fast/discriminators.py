@@ -1,6 +1,6 @@
-"""Critics of background patches, of image-code pairs and of features; readers of codes from layers.
+"""Discriminators of background patches, of image-code pairs and of features; classifiers of codes from layers.
 
-No critic has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
+No discriminator has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
 """
 
 from typing import ClassVar
@@ -18,8 +18,8 @@ from training.runtime.sharded_random import randn
 from training.types import Boxes, Image, Mask
 
 
-class PatchCritic(nn.Module):
-    """Real or painted, and background or object, for patches of a picture of 64 pixels (the papers' D_b).
+class PatchDiscriminator(nn.Module):
+    """Real or generated, and background or object, for patches of a picture of 64 pixels (the papers' D_b).
 
     No padding: cell (i, j) of the map sees the pixels 2i to 2i + field - 1 and 2j to 2j + field - 1, and nothing else.
     A field of 18 is the papers' 27 % of the side; one of 10 still finds background beside objects that fill the
@@ -51,7 +51,7 @@ class PatchCritic(nn.Module):
         return cell_weights(boxes, side=self.side, cells=self.cells, field=self.field, stride=self.stride)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n cells cells"], Float[Tensor, "n cells cells"]]:
-        """Return two maps of logits: real or painted, background or object."""
+        """Return two maps of logits: real or generated, background or object."""
         if image.shape[-1] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
         x = image.contiguous(memory_format=torch.channels_last)
@@ -61,10 +61,10 @@ class PatchCritic(nn.Module):
         return real, background
 
 
-class PairCritic(nn.Module):
-    """Encoded or painted, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
+class PairDiscriminator(nn.Module):
+    """Encoded or generated, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
 
-    Paper: four critics of their own; here one trunk for the picture and, for each code, a projection
+    Paper: four discriminators of their own; here one trunk for the picture and, for each code, a projection
     <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only drawn ones are one-hot.
     """
 
@@ -81,7 +81,7 @@ class PairCritic(nn.Module):
     def forward(
         self, image: Image, codes: dict[str, Float[Tensor, "n _"]], rng: torch.Generator
     ) -> Float[Tensor, "n codes"]:
-        """Return a logit for each picture and code, high where the pair looks painted."""
+        """Return a logit for each picture and code, high where the pair looks generated."""
         features = self.trunk(F.avg_pool2d(image, 2))
         scores = []
         for name, code in codes.items():
@@ -92,7 +92,7 @@ class PairCritic(nn.Module):
         return torch.stack(scores, 1)
 
 
-class Readers(nn.Module):
+class CodeClassifiers(nn.Module):
     """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
 
     Shape is read from grey and mask, so that it can't be told by colour; all are read at half size, so that nothing can
@@ -121,8 +121,8 @@ class Readers(nn.Module):
         return p, c, self.b(self.background(F.avg_pool2d(background, 2))).float()
 
 
-class FeatureCritic(nn.Module):
-    """Painted or extracted, for patches of the parent feature (the papers' D of the second stage)."""
+class FeatureDiscriminator(nn.Module):
+    """Generated or extracted, for patches of the parent feature (the papers' D of the second stage)."""
 
     def __init__(self, feature_dim: int, dim: int = 32) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class FeatureCritic(nn.Module):
         self.head = EqualConv2d(2 * dim, 1, 3)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n t t"]:
-        """Return a map of logits, high where the feature looks painted."""
+        """Return a map of logits, high where the feature looks generated."""
         x = feature.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = leaky(conv(x))

@@ -4,20 +4,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixnmatch.fast.generator import placing, pose_features
 from mixnmatch.fast.losses import (
     area,
     binary,
-    box_fit,
+    box_projection,
     child_area,
-    clay,
     containment,
     jitter,
-    outline,
+    multiscale_l1,
+    perimeter,
     relief,
-    share_gradient,
-    unlike,
+    scale_gradient,
+    shading_consistency,
 )
+from mixnmatch.fast.pose import placing, pose_features
 from mixnmatch.fast.reconstruction import Reconstruction
 from training.batched import rows
 from training.nn.augment import augment
@@ -25,7 +25,7 @@ from training.nn.discriminator import bounded
 from training.nn.gan import (
     generator_loss,
 )
-from training.runtime.sharded_random import randn, share
+from training.runtime.sharded_random import randn, shard_of
 from training.types import Batch, Step
 
 
@@ -33,48 +33,49 @@ class GeneratorLosses(Reconstruction):
     """The two phases in which the generator and what reads photos learn."""
 
     def first_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return all that the painter, the encoders and the readers learn from."""
+        """Return all that the generator, the encoders and the code classifiers learn from."""
         weights, layers = self.losses, self.now.layers
         with self.precision():
-            real, kind = self.networks["background_critic"](layers.background)
-        logits, read = self.judge(layers.image, step)
+            real, kind = self.networks["background_discriminator"](layers.background)
+        logits, read = self.discriminate(layers.image, step)
         terms = {
             "background": weights.background * generator_loss(real),
             "background_class": weights.background_class * generator_loss(kind),
             "image": weights.image * generator_loss(logits),
         }
-        terms |= self.pose_losses(read, self.now.alone, step)
+        terms |= self.pose_losses(read, self.now.on_flat_background, step)
         # in this order, which is that of the step's random draws
-        terms |= self.info(step)
+        terms |= self.code_classification(step)
         terms |= self.masks(batch, step)
         terms |= self.code_losses(step)
-        terms |= self.told_pose(batch, step)
-        if step.images >= weights.rebuild_since:
-            terms |= self.rebuilt(batch, step)
+        terms |= self.pose_distillation(batch, step)
+        if step.images >= weights.reconstruction_since:
+            terms |= self.reconstruction(batch, step)
         ramp = step.ramp(*weights.pair_ramp)
         if ramp > 0:
             with self.precision():
-                critic, chance = self.networks["pair_critic"], self.chance
-                drawn = critic(augment(layers.image, chance, step.rng), self.painted_codes(), step.rng)
-                encoded = critic(augment(batch.image, chance, step.rng), self.encoded_codes(), step.rng)
+                discriminator, chance = self.networks["pair_discriminator"], self.chance
+                drawn = discriminator(augment(layers.image, chance, step.rng), self.generated_codes(), step.rng)
+                encoded = discriminator(augment(batch.image, chance, step.rng), self.encoded_codes(), step.rng)
             terms["pair"] = weights.pair * ramp * (generator_loss(-drawn) + generator_loss(encoded))
         return terms
 
-    def info(self, step: Step) -> dict[str, Tensor]:
+    def code_classification(self, step: Step) -> dict[str, Tensor]:
         """Return the cross entropies of p, c and b read from their layers."""
         weights, layers, codes = self.losses, self.now.layers, self.now.codes
         child = layers.image - (1 - layers.child_mask) * layers.parent  # the texture's foreground, masked
         # paper: shape is read from the parent's foreground; the child's covers it, so here from what will be seen
         seen = jitter(torch.cat([relief(layers.image, layers.mask), layers.parent_mask, child], 1), step.rng)
         with self.precision():
-            p, c, b = self.networks["readers"](
+            p, c, b = self.networks["code_classifiers"](
                 seen[:, :1], seen[:, 1:2], seen[:, 2:], jitter(layers.background, step.rng)
             )
         return {
-            "info_shape": self.settling(weights.info_shape, step) * F.cross_entropy(p, codes.p),
-            "info_texture": weights.info_texture * F.cross_entropy(c, codes.c),
-            "info_background": weights.info_background * F.cross_entropy(b, codes.b),
-            "clay": weights.clay * clay(layers.parent, layers.image, layers.parent_mask),
+            "shape_classification": self.annealed(weights.shape_classification, step) * F.cross_entropy(p, codes.p),
+            "texture_classification": weights.texture_classification * F.cross_entropy(c, codes.c),
+            "background_classification": weights.background_classification * F.cross_entropy(b, codes.b),
+            "shading_consistency": weights.shading_consistency
+            * shading_consistency(layers.parent, layers.image, layers.parent_mask),
         }
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -83,7 +84,7 @@ class GeneratorLosses(Reconstruction):
         terms = {
             "area": weights.area * area(layers.mask, weights.area_range),
             "child_area": weights.child_area * child_area(layers.child_mask, layers.parent_mask),
-            "outline": weights.outline * outline(layers.parent_mask, weights.outline_most),
+            "perimeter": weights.perimeter * perimeter(layers.parent_mask, weights.perimeter_limit),
             "binary": weights.binary * step.ramp(*weights.binary_ramp) * binary(layers.parent_mask),
         }
         if batch.box is not None:
@@ -91,19 +92,19 @@ class GeneratorLosses(Reconstruction):
         return terms
 
     def code_losses(self, step: Step) -> dict[str, Tensor]:
-        """Return what the encoders miss of free codes in the pictures painted from them (MixNMatch Sec. 3.2)."""
-        weights, count = self.losses, self.now.free / share(step.rng)[1]  # a share may hold one more or less
+        """Return the encoders' errors on pictures generated from free codes (MixNMatch Sec. 3.2)."""
+        weights, count = self.losses, self.now.free / shard_of(step.rng)[1]  # a share may hold one more or less
         if count == 0:
             return {}
-        painted = self.now.layers.image
+        fake = self.now.layers.image
         if self.now.free_here == 0:  # of this part; the terms are named as the others' are
             names = ("code_z", "code_b", "code_p", "code_c", "code_z_background")
-            return {name: painted.new_zeros(()) for name in names}
-        image = share_gradient(painted, weights.code_to_painter)
-        image = (image + 0.05 * randn(*image.shape, rng=step.rng).to(image.device))[len(painted) - self.now.free_here :]
+            return {name: fake.new_zeros(()) for name in names}
+        image = scale_gradient(fake, weights.code_to_generator)
+        image = (image + 0.05 * randn(*image.shape, rng=step.rng).to(image.device))[len(fake) - self.now.free_here :]
         with self.precision():
             raw = self.generator.encoders(image)
-        codes = rows(self.now.codes, slice(len(painted) - len(image), None))
+        codes = rows(self.now.codes, slice(len(fake) - len(image), None))
         assert codes.z_background is not None
         pose = self.config.generator.pose
 
@@ -118,38 +119,40 @@ class GeneratorLosses(Reconstruction):
             "code_z_background": 0.5 * weights.code_b * squares(raw["z_background"], codes.z_background) / count,
         }
 
-    def told_pose(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return how far the poses that the encoders read from photos are from what the image critic reads.
+    def pose_distillation(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the distance of the encoders' poses of photos to the image discriminator's.
 
-        Paper: none; here the critic, which has seen every painted picture with its pose, tells them of real ones.
+        Paper: none; here the discriminator, which learned poses from generated pictures, labels real ones.
         """
         encoded, pose = self.now.encoded, self.config.generator.pose
-        if not self.losses.told_pose or not self.reads_pose or encoded is None:
+        if not self.losses.pose_distillation or not self.reads_pose or encoded is None:
             return {}
         with torch.no_grad():
-            told = self.judge(batch.image, step)[1] if self.now.photo_pose is None else self.now.photo_pose
-        told = bounded(told.detach(), 1.0, turns=pose.kind == "turn")
-        return {"told_pose": self.losses.told_pose * (placing(encoded["z"], pose) - told).square().mean()}
+            target = self.discriminate(batch.image, step)[1] if self.now.photo_pose is None else self.now.photo_pose
+        target = bounded(target.detach(), 1.0, turns=pose.kind == "turn")
+        return {
+            "pose_distillation": self.losses.pose_distillation * (placing(encoded["z"], pose) - target).square().mean()
+        }
 
     def second_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """L1 to the features of painted pictures; on photos, features that look painted (MixNMatch Eq. 5).
+        """L1 to the features of generated pictures; on photos, features like those of generated ones (MixNMatch Eq. 5).
 
-        Paper: no more than that; here half of the photos are rebuilt from their features too, with the texture and the
-        background that the encoders read, and their masks are held against the boxes.
+        Paper: no more than that; here half of the photos are reconstructed from their features too, with the texture
+        and the background that the encoders read, and their masks are compared with the boxes.
         """
-        weights, painter, n = self.losses, self.generator, (batch.image.shape[0] + 1) // 2
+        weights, generator, n = self.losses, self.generator, (batch.image.shape[0] + 1) // 2
         with self.precision():
-            read = painter.extractor(self.now.layers.image.detach())
-            features = painter.extractor(batch.image)
-            logits = self.networks["feature_critic"](features)
+            read = generator.extractor(self.now.layers.image.detach())
+            features = generator.extractor(batch.image)
+            logits = self.networks["feature_discriminator"](features)
             with torch.no_grad():
-                codes = painter.encode(batch.image[:n])
-            layers = painter(codes, feature=features[:n])
+                codes = generator.encode(batch.image[:n])
+            layers = generator(codes, feature=features[:n])
         terms = {
             "l1": weights.feature * F.l1_loss(read.float(), self.now.feature.float()),
-            "critic": weights.feature_critic * generator_loss(logits),
-            "rebuilt": weights.feature_rebuilt * unlike(layers.image, batch.image[:n]).mean(),
+            "discriminator": weights.feature_discriminator * generator_loss(logits),
+            "reconstruction": weights.feature_reconstruction * multiscale_l1(layers.image, batch.image[:n]).mean(),
         }
         if batch.box is not None:
-            terms["box_fit"] = weights.feature_rebuilt * box_fit(layers.parent_mask, batch.box[:n])
+            terms["box_projection"] = weights.feature_reconstruction * box_projection(layers.parent_mask, batch.box[:n])
         return terms

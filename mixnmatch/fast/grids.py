@@ -1,4 +1,4 @@
-"""What a run shows of itself: samples with their layers, one factor varied a row, photos rebuilt and mixed."""
+"""What a run shows of itself: samples with their layers, one factor varied a row, photos reconstructed and mixed."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from training.types import Batch, Image
 
 
 def grids(generator: Generator, batch: Batch) -> dict[str, Image]:
-    """Return samples with their layers, one factor varied a row, and real photos rebuilt and mixed."""
+    """Return samples with their layers, one factor varied a row, and real photos reconstructed and mixed."""
     rng = torch.Generator().manual_seed(7)
     codes = generator.sample(24, rng)
     layers = generator(rows(codes, slice(0, 16)))
@@ -28,11 +28,11 @@ def grids(generator: Generator, batch: Batch) -> dict[str, Image]:
     real = batch.image[:8]
     read = generator.encode(real)
     other = rows(read, [(i + 1) % len(real) for i in range(len(real))])
-    rebuilt = generator(read)
+    reconstruction = generator(read)
     photos = [
         real,
-        rebuilt.image,
-        rebuilt.mask.expand(-1, 3, -1, -1) * 2 - 1,
+        reconstruction.image,
+        reconstruction.mask.expand(-1, 3, -1, -1) * 2 - 1,
         generator(replace(read, c=other.c)).image,
         generator(replace(read, p=other.p)).image,
         generator(replace(read, z=other.z)).image,

@@ -1,6 +1,6 @@
-"""Begin from the solid object, its painter and its critic that a GIRAFFE HD of ours has learnt.
+"""Begin from the object, the renderer and the discriminator that a fast GIRAFFE HD has learned.
 
-Both families look at a field in a box, style its painter by a code and judge pictures of like pose, so that only the
+Both families look at a field in a box, style its renderer by a code and compare pictures of like pose, so that only the
 codes differ: MixNMatch's shapes and textures begin as the means of as many clusters of the other's styles.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixnmatch.fast.config import GeneratorConfig
 from training.nn.layers import Mapping as StyleMapping
@@ -17,33 +17,60 @@ from training.nn.layers import Mapping as StyleMapping
 _OBJECT = {
     "generator.field.": "generator.parent.space.field.",
     "generator.head.": "generator.parent.space.head.",
-    "discriminator.": "image_critic.",
+    "discriminator.": "image_discriminator.",
 }
-_PAINTER = ("first", "blocks.0.0", "blocks.0.1")
-"""Their painter's convolutions, in our order."""
+_NEEDED = ("generator.field.", "generator.head.", "generator.object.", "generator.map_shape.", "generator.map_look.")
+"""Parts of a fast GIRAFFE HD that are used here."""
+_RENDERER = ("first", "blocks.0.0", "blocks.0.1")
+"""Convolutions of the GIRAFFE HD's object renderer, in our order."""
 _POSE = (1, 0, 2, 3, 4, 5)
 """Where our pose (cosine, sine, elevation, size, right, down) stands in theirs (sine, cosine, ..., right, up)."""
 
 
-def fits(theirs: Mapping[str, Tensor]) -> bool:
-    """Return whether these are the weights of a GIRAFFE HD of ours."""
-    return "generator.field.sigma.weight" in theirs and "generator.map_look.1.weight" in theirs
+def is_giraffe(theirs: Mapping[str, Tensor]) -> bool:
+    """Return whether these are the weights of a fast GIRAFFE HD. Raises: ValueError if they are only in part."""
+    found = {part: any(name.startswith(part) for name in theirs) for part in _NEEDED}
+    if missing := [part.rstrip(".") for part, there in found.items() if not there]:
+        if len(missing) == len(found):
+            return False
+        raise ValueError(
+            f"these weights are those of a fast GIRAFFE HD in part: {', '.join(missing)} is missing; give a run folder "
+            f"or generator file that this version has written"
+        )
+    return True
+
+
+def check_fit(ours: Mapping[str, Tensor], networks: nn.Module) -> None:
+    """Raise ValueError if weights made of a GIRAFFE HD's would be left out, for want of a place or of its shape.
+
+    The image discriminator's levels are matched by place (`training.warm_start`): it may look at larger pictures.
+    """
+    places = networks.state_dict()
+    for name, tensor in ours.items():
+        if name.startswith("image_discriminator."):
+            continue
+        shape = tuple(places[name].shape) if name in places else "none"
+        if shape != tuple(tensor.shape):
+            raise ValueError(
+                f"this GIRAFFE HD does not fit: {name} is {tuple(tensor.shape)}, expected {shape}; give the MixNMatch "
+                f"the same sizes (generator.field-dim, field-depth, octaves, feature-dim, texture-dim, style-dim)"
+            )
 
 
 @torch.no_grad()
-def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
+def from_giraffe(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
     """Return a GIRAFFE HD's weights under the names, and in the order, of MixNMatch's networks.
 
-    What MixNMatch adds to its features and to its painter's last layer begins without effect.
+    What MixNMatch adds to its features and to its renderer's last layer begins without effect.
 
     Theirs should double its rays once, as ours does, which weights do not tell: one with as many rays as pixels is
-    taken over too, and its objects look different at first. Raises: ValueError if their painter is not one block.
+    taken over too, and its objects look different at first. Raises: ValueError if their renderer has not one block.
     """
     blocks = len({name.split(".")[3] for name in theirs if name.startswith("generator.object.blocks.")})
     if blocks != 1:
         raise ValueError(
-            f"this GIRAFFE HD's painter has {blocks} blocks, MixNMatch's has one: begin with one whose object_channels "
-            f"are two"
+            f"this GIRAFFE HD's renderer has {blocks} blocks, MixNMatch's has one: give a GIRAFFE HD with two "
+            f"object_channels"
         )
     ours = {}
     for name, tensor in theirs.items():
@@ -51,7 +78,7 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
             if name.startswith(old):
                 ours[new + name.removeprefix(old)] = tensor
     _turn_pose(ours)
-    for i, place in enumerate(_PAINTER):
+    for i, place in enumerate(_RENDERER):
         layer = f"generator.object.{place}."
         ours |= {
             f"generator.child.convs.{i}.{name.removeprefix(layer + 'conv.')}": tensor
@@ -66,7 +93,7 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
     return ours | {
         "generator.parent.embed.weight": shapes.T.contiguous(),
         "generator.parent.embed.bias": torch.zeros(width),
-        "generator.parent.free.weight": torch.zeros(width, config.z_dim - config.pose.placed),
+        "generator.parent.free.weight": torch.zeros(width, config.z_dim - config.pose.n_placing),
         "generator.parent.free.bias": torch.zeros(width),
         "generator.parent.head.weight": torch.zeros(2, config.texture_dim // 2, 3, 3),
         "generator.child.embed.weight": looks.T.contiguous(),
@@ -74,9 +101,9 @@ def adopted(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, 
     }
 
 
-def reading(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with which encoders begin as the image critic: what it sees of a picture by itself."""
-    prefix, parts = "image_critic.", ("read.", "levels.", "mix.", "flat.")
+def encoder_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with which encoders begin as the image discriminator: what it sees of a picture by itself."""
+    prefix, parts = "image_discriminator.", ("read.", "levels.", "mix.", "flat.")
     ours = {
         f"generator.encoders.trunk.{name.removeprefix(prefix)}": tensor
         for name, tensor in theirs.items()
@@ -101,14 +128,14 @@ def _styles(theirs: Mapping[str, Tensor], which: str, n: int) -> Float[Tensor, "
 
 
 def _turn_pose(ours: dict[str, Tensor]) -> None:
-    """Bring the critic's pose into our order and our direction of down."""
-    if "image_critic.pose.weight" not in ours:
+    """Bring the discriminator's pose into our order and our direction of down."""
+    if "image_discriminator.pose.weight" not in ours:
         return
     sign = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
     order = list(_POSE)
-    ours["image_critic.pose.weight"] = ours["image_critic.pose.weight"][order] * sign[:, None]
-    ours["image_critic.pose.bias"] = ours["image_critic.pose.bias"][order] * sign
-    ours["image_critic.given.weight"] = ours["image_critic.given.weight"][:, order] * sign
+    ours["image_discriminator.pose.weight"] = ours["image_discriminator.pose.weight"][order] * sign[:, None]
+    ours["image_discriminator.pose.bias"] = ours["image_discriminator.pose.bias"][order] * sign
+    ours["image_discriminator.given.weight"] = ours["image_discriminator.given.weight"][:, order] * sign
 
 
 def _see_opacity(ours: dict[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ Scalar = Float[Tensor, ""]
 
 
 def cell_weights(boxes: Boxes, *, side: int, cells: int, field: int, stride: int) -> Float[Tensor, "n cells cells"]:
-    """Return 1 for the cells of a patch critic that see nothing of the object's box, 0 for the others.
+    """Return 1 for the cells of a patch discriminator that see nothing of the object's box, 0 for the others.
 
     Cell k sees the pixels from `stride` k up to, not including, `stride` k + `field` of `side`.
     """
@@ -77,7 +77,7 @@ def relief(image: Image, mask: Mask) -> Float[Tensor, "n 1 h w"]:
     return grey / ((grey.square()).sum((2, 3), keepdim=True) / weight + 0.01).sqrt()
 
 
-def clay(parent: Image, image: Image, mask: Mask) -> Scalar:
+def shading_consistency(parent: Image, image: Image, mask: Mask) -> Scalar:
     """Return how far the shape's picture is, in the mask, from the finished one without colour: shape as clay, which
     the paper leaves to chance. The finished picture learns nothing from it."""
     grey = image.detach().mean(1, keepdim=True)
@@ -85,7 +85,7 @@ def clay(parent: Image, image: Image, mask: Mask) -> Scalar:
     return ((parent - grey).abs() * mask).mean() / batch_mean(mask.mean()).clamp(min=0.02)
 
 
-def outline(mask: Mask, most: float) -> Scalar:
+def perimeter(mask: Mask, most: float) -> Scalar:
     """Return how far the length of each mask's outline, over the root of its area, is above `most`, mean over pictures.
 
     Lengths go along rows and columns: a square has 4, a disc 4.5, a shirt with sleeves 6 to 7, lace 15 and more.
@@ -103,7 +103,7 @@ def inside(boxes: Float[Tensor, "n 4"], side: int) -> Float[Tensor, "n 1 side si
     return (high[:, None, :, None] & wide[:, None, None, :]).float()
 
 
-def box_fit(mask: Mask, boxes: Boxes) -> Scalar:
+def box_projection(mask: Mask, boxes: Boxes) -> Scalar:
     """Return how far each mask is from touching all sides of its box and leaving none (projections, BoxInst Eq. 2).
 
     The mask's largest value in each row and in each column is held against the box's, mean absolute difference.
@@ -113,21 +113,21 @@ def box_fit(mask: Mask, boxes: Boxes) -> Scalar:
     return rows + (mask.amax(2) - target.amax(2)).abs().mean()
 
 
-def unlike(painted: Image, real: Image) -> Float[Tensor, " n"]:
+def multiscale_l1(fake: Image, real: Image) -> Float[Tensor, " n"]:
     """Return the mean absolute difference of each picture's pixels, at full size and halved twice."""
-    total = (painted - real).abs().mean((1, 2, 3))
+    total = (fake - real).abs().mean((1, 2, 3))
     for _ in range(2):
-        painted, real = F.avg_pool2d(painted, 2), F.avg_pool2d(real, 2)
-        total = total + (painted - real).abs().mean((1, 2, 3))
+        fake, real = F.avg_pool2d(fake, 2), F.avg_pool2d(real, 2)
+        total = total + (fake - real).abs().mean((1, 2, 3))
     return total
 
 
-def share_gradient(x: Tensor, share: float) -> Tensor:
+def scale_gradient(x: Tensor, share: float) -> Tensor:
     """Return `x`, through which only `share` of the gradient flows back."""
     return x * share + x.detach() * (1 - share)
 
 
-def rivals(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Int[Tensor, "n 2"]:
+def two_candidates(shares: Float[Tensor, "n kinds"], rng: torch.Generator) -> Int[Tensor, "n 2"]:
     """Return two different kinds a row, drawn by its shares without replacement (Gumbel top-2, Kool et al. 2019)."""
     noise = -rand(*shares.shape, rng=rng).clamp(1e-9, 1 - 1e-7).log().neg().log().to(shares.device)
     return (shares.detach().clamp_min(1e-9).log() + noise).topk(2, dim=1).indices

@@ -21,18 +21,18 @@ CARS_64 = TrainConfig(
     losses=LossConfig(
         r1_image=0.1,
         pose=(3.0, 3.0),
-        info_shape=(0.25, 0.25),
+        shape_classification=(0.25, 0.25),
         code_z=25.0,
-        rebuilt_to_pose=0.0,
-        rival=3.0,
-        told_pose=25.0,
-        perceived=2.0,
+        reconstruction_to_pose=0.0,
+        shape_assignment=3.0,
+        pose_distillation=25.0,
+        feature_matching=2.0,
     ),
     learning_rate=2e-3,
-    critic_learning_rate=2e-3,
+    discriminator_learning_rate=2e-3,
     feature_since=30_000,
 )
-"""Rendered cars at 64 px: solids, meant to begin with what a GIRAFFE HD has learnt of them
+"""Rendered cars at 64 px: solids, meant to begin with what a GIRAFFE HD has learned of them
 (`mixnmatch.fast.init_from_giraffe`)."""
 
 CLOTHING_64 = replace(
@@ -53,13 +53,13 @@ CLOTHING_64 = replace(
     losses=LossConfig(
         r1_image=0.1,
         area_range=(0.2, 0.65),
-        info_shape=(0.05, 0.05),
-        outline=0.1,
+        shape_classification=(0.05, 0.05),
+        perimeter=0.1,
         augment=0.4,
         pair_ramp=(3_000, 8_000),
         binary_ramp=(3_000, 9_000),
         free_ramp=(1_000, 6_000),
-        rebuild_since=500,
+        reconstruction_since=500,
     ),
     feature_since=5_000,
     patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
@@ -70,6 +70,6 @@ CLOTHING_128 = replace(
     CLOTHING_64,
     data=replace(CLOTHING_64.data, size=128),
     generator=replace(CLOTHING_64.generator, resolution=128),
-    critic_channels=(32, 48, 64, 96, 128),
+    discriminator_channels=(32, 48, 64, 96, 128),
 )
 """The same at 128 px."""

@@ -1,6 +1,6 @@
-"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): critics, then painter, encoders and readers; then features.
+"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): discriminators; generator, encoders, classifiers; features.
 
-One forward pass of the painter and one of the encoders a step; every phase reads them.
+One forward pass of the generator and one of the encoders a step; every phase reads them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.fast.config import TrainConfig
 from mixnmatch.fast.discriminator_losses import DiscriminatorLosses
-from mixnmatch.fast.discriminators import FeatureCritic, PairCritic, PatchCritic, Readers
+from mixnmatch.fast.discriminators import CodeClassifiers, FeatureDiscriminator, PairDiscriminator, PatchDiscriminator
 from mixnmatch.fast.generator import Generator
 from mixnmatch.fast.generator_losses import GeneratorLosses
 from mixnmatch.fast.grids import grids
-from mixnmatch.fast.init_from_giraffe import adopted, fits, reading
+from mixnmatch.fast.init_from_giraffe import check_fit, encoder_weights, from_giraffe, is_giraffe
 from mixnmatch.fast.losses import (
     Usage,
     balanced,
@@ -27,12 +27,12 @@ from mixnmatch.fast.step import Shared
 from training import types
 from training.batched import rows
 from training.nn.augment import AdaptiveChance
-from training.nn.discriminator import Critic
+from training.nn.discriminator import Discriminator
 from training.nn.gan import (
     decayed,
     learning_rate,
 )
-from training.runtime.sharded_random import own, rand, share
+from training.runtime.sharded_random import local_rows, rand, shard_of
 from training.types import Batch, Image, Phase, Step
 
 Losses = Callable[[Batch, Step], dict[str, Tensor]]
@@ -50,11 +50,11 @@ def adam(module: nn.Module, learning_rate: float, apart: nn.Module | None = None
 class Recipe(DiscriminatorLosses, GeneratorLosses):
     """The networks of a training run, their phases and its grids."""
 
-    mask_options = {  # noqa: RUF012 (read only)
+    mask_advice = {  # noqa: RUF012 (read only)
         "nothing": "--losses.area, --losses.area-range",
         "everything": "--losses.containment, --losses.area",
         "soft": "--losses.binary, --losses.binary-ramp",
-        "alike": "--losses.pose, --losses.code-z, --losses.info-shape",
+        "alike": "--losses.pose, --losses.code-z, --losses.shape-classification",
     }
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
@@ -64,15 +64,15 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
-                "readers": Readers(made),
-                "background_critic": PatchCritic(config.patch_dim, config.patch_field),
-                "image_critic": Critic(
-                    config.critic_channels,
-                    made.pose.placed if self.reads_pose else 0,
+                "code_classifiers": CodeClassifiers(made),
+                "background_discriminator": PatchDiscriminator(config.patch_dim, config.patch_field),
+                "image_discriminator": Discriminator(
+                    config.discriminator_channels,
+                    made.pose.n_placing if self.reads_pose else 0,
                     turns=made.pose.kind == "turn",
                 ),
-                "pair_critic": PairCritic(made),
-                "feature_critic": FeatureCritic(made.feature_dim),
+                "pair_discriminator": PairDiscriminator(made),
+                "feature_discriminator": FeatureDiscriminator(made.feature_dim),
             }
         )
         target = config.losses.augment_target
@@ -84,39 +84,43 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
             self.networks["augment"] = self.adaptive
         self.networks.to(device)
         self.shared: Shared | None = None
-        self.gauges: dict[str, Tensor] = {}
+        self.scalars: dict[str, Tensor] = {}
 
-    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return what another run has learnt under our names: a GIRAFFE HD's object, its painter and its critic.
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return another run's weights under our names; of a GIRAFFE HD its object, renderer and discriminator.
 
-        Encoders that look as the critic does begin with what it sees, unless they were there.
+        Encoders built as the discriminator begin with its weights, unless the run had encoders.
+        Raises: ValueError for a GIRAFFE HD in part, or of other sizes.
         """
-        ours = adopted(theirs, self.config.generator) if fits(theirs) else dict(theirs)
-        return ours if "generator.encoders.trunk.read.weight" in ours else ours | reading(ours)
+        ours = dict(theirs)
+        if is_giraffe(theirs):
+            ours = from_giraffe(theirs, self.config.generator)
+            check_fit(ours, self.networks)
+        return ours if "generator.encoders.trunk.read.weight" in ours else ours | encoder_weights(ours)
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step: discriminators, the first stage, then the second stage beside or after it."""
         config, weights, nets, generator = self.config, self.losses, self.networks, self.generator
         usual = learning_rate(config.generator.resolution)
         of_generator = usual if config.learning_rate is None else config.learning_rate
-        of_critics = usual if config.critic_learning_rate is None else config.critic_learning_rate
         rate = decayed(round(config.decay_since * config.loop.images), config.loop.images)
         first = nn.ModuleList(
-            [generator.background, generator.parent, generator.child, generator.encoders, nets["readers"]]
+            [generator.background, generator.parent, generator.child, generator.encoders, nets["code_classifiers"]]
         )
         return [
-            *self._pair_of_phases("background_critic", of_critics, self.background_critic, self.background_penalty),
-            *self._pair_of_phases("image_critic", of_critics, self.image_critic, self.image_penalty),
-            *self._pair_of_phases(
-                "pair_critic", of_critics, self.pair_critic, self.pair_penalty, since=weights.pair_ramp[0]
+            *self._with_r1("background_discriminator", self.background_discriminator, self.background_penalty),
+            *self._with_r1("image_discriminator", self.image_discriminator, self.image_penalty),
+            *self._with_r1(
+                "pair_discriminator", self.pair_discriminator, self.pair_penalty, since=weights.pair_ramp[0]
             ),
             Phase(
                 name="generator", network=first, losses=self.first_stage, until=config.first_stage_until,
                 optimizer=adam(first, of_generator, apart=self._object()), rate=self._rates_with_object(rate),
             ),
             Phase(
-                name="feature_critic", network=nets["feature_critic"], losses=self.feature_critic, every=2,
-                optimizer=adam(nets["feature_critic"], of_critics / 10), rate=rate, since=config.feature_since,
+                name="feature_discriminator", network=nets["feature_discriminator"],
+                losses=self.feature_discriminator, every=2, since=config.feature_since,
+                optimizer=adam(nets["feature_discriminator"], self.discriminator_rate / 10), rate=rate,
             ),
             Phase(
                 name="extractor", network=generator.extractor, losses=self.second_stage, every=2,
@@ -124,14 +128,18 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
             ),
         ]  # fmt: skip
 
-    def _pair_of_phases(
-        self, name: str, learning_rate: float, losses: Losses, penalty: Losses, *, since: int = 0
-    ) -> list[Phase]:
+    @property
+    def discriminator_rate(self) -> float:
+        """Learning rate of the discriminators."""
+        given = self.config.discriminator_learning_rate
+        return learning_rate(self.config.generator.resolution) if given is None else given
+
+    def _with_r1(self, name: str, losses: Losses, penalty: Losses, *, since: int = 0) -> list[Phase]:
         """Return a discriminator's update and its lazy penalty, which share an optimizer."""
         config, network = self.config, self.networks[name]
         common: dict[str, Any] = {
             "network": network,
-            "optimizer": adam(network, learning_rate),
+            "optimizer": adam(network, self.discriminator_rate),
             "rate": decayed(round(config.decay_since * config.loop.images), config.loop.images),
             "since": since,
             "until": config.first_stage_until,
@@ -151,33 +159,33 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         return lambda step: (rate(step), 0.0 if step.images < self.config.object_since else rate(step))
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Draw codes, paint them and encode the real pictures, once for all phases."""
-        painter = self.generator
+        """Draw codes, generate and encode the real pictures, once for all phases."""
+        generator = self.generator
         codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
-        painter.requires_grad_(learns)
+        generator.requires_grad_(learns)
         with self.precision(), torch.set_grad_enabled(learns):
-            feature = painter.parent.feature(codes.z, codes.p, step.rng)
-            layers = painter(codes, feature=feature)
-            encoded = painter.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
-            alone = self.alone(layers, step)
-        painter.requires_grad_(False)
+            feature = generator.parent.feature(codes.z, codes.p, step.rng)
+            layers = generator(codes, feature=feature)
+            encoded = generator.encoders(batch.image) if step.images >= self.losses.pair_ramp[0] else None
+            on_flat_background = self.on_flat_background(layers, step)
+        generator.requires_grad_(False)
         self.shared = Shared(
             codes=codes,
             free=free,
             free_here=here,
             feature=feature.detach(),
             layers=layers,
-            alone=alone,
+            on_flat_background=on_flat_background,
             encoded=encoded,
         )
 
-    def alone(self, layers: Layers, step: Step) -> Image:
-        """Return the first objects of a batch on flat colours, as many as `pose_alone` says."""
+    def on_flat_background(self, layers: Layers, step: Step) -> Image:
+        """Return the first objects of a batch on flat colours, as many as `pose_on_flat_background` says."""
         if not self.reads_pose:
             return layers.image[:0]
-        m = max(1, round(len(layers.image) * self.losses.pose_alone))
-        m = m if m < 4 else m - m % 4  # whole groups for the critic's minibatch deviation
+        m = max(1, round(len(layers.image) * self.losses.pose_on_flat_background))
+        m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
         flat = rand(m, 3, 1, 1, rng=step.rng).to(self.device) * 2 - 1
         return layers.image[:m] + (1 - layers.mask[:m]) * (flat - layers.background[:m])
 
@@ -188,7 +196,7 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         """
         config = self.config.generator
         low, high = self.losses.free_share
-        n *= share(step.rng)[1]  # the whole batch is drawn, this share of it kept
+        n *= shard_of(step.rng)[1]  # the whole batch is drawn, this share of it kept
         free = round(n * (low + (high - low) * step.ramp(*self.losses.free_ramp)))
         codes = self.generator.sample(n, step.rng)
         c = balanced(n, config.n_textures, step.rng)
@@ -206,10 +214,10 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
             p=one_hot(p, config.n_shapes),
             c=one_hot(c, config.n_textures),
         )
-        kept = own(torch.arange(n), step.rng)
+        kept = local_rows(torch.arange(n), step.rng)
         return rows(codes, kept), free, int((kept >= n - free).sum())
 
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
-        """Return samples with their layers, one factor varied a row, and real photos rebuilt and mixed."""
+        """Return samples with their layers, one factor varied a row, and real photos reconstructed and mixed."""
         assert isinstance(generator, Generator)
         return grids(generator, batch)

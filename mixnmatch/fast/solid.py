@@ -4,38 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.fast.config import GeneratorConfig, PoseConfig
-from training.nn.camera import half_width
+from mixnmatch.fast.config import GeneratorConfig
+from mixnmatch.fast.pose import FOV, object_pose
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
-from training.nn.volume import Placed, affine_once_a_ray, box_rays, scatter_rays, see
+from training.nn.volume import box_rays, render_object
 from training.runtime.sharded_random import rand
-
-RADIUS, FOV = 2.732, 20.0
-"""The camera: its distance in world units and its field of view in degrees, those of the rendered cars."""
-
-
-def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
-    """Return standard normal numbers as uniform ones between `ends`, through their distribution function."""
-    low, high = ends
-    return low + (high - low) * torch.special.ndtr(z)
-
-
-def placement(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Placed:
-    """Return camera and box of z = (direction x, direction y, elevation, scale, shift x, shift y, ...).
-
-    Ranges of size and place are shares of half the picture's width, measured in the plane through the origin.
-    """
-    half, still = half_width(RADIUS, FOV), torch.zeros_like(z[:, 0])
-    across, down = uniform(z[:, 4], pose.shift_x), uniform(z[:, 5], pose.shift_y)
-    return Placed(
-        azimuth=still,
-        elevation=uniform(z[:, 2], pose.elevation).deg2rad(),
-        radius=still + RADIUS,
-        scale=half * uniform(z[:, 3], pose.scale)[:, None] * z.new_tensor(pose.proportions),
-        translation=half * torch.stack([still, across, -down], 1),
-        rotation=torch.atan2(z[:, 1], z[:, 0]),
-    )
 
 
 class Solid(nn.Module):
@@ -55,9 +29,8 @@ class Solid(nn.Module):
         With `rng` the samples along the rays are jittered, as in training.
         """
         c, side = self.config, self.config.resolution // 2
-        placed = placement(z.float(), c.pose)
+        placed = object_pose(z.float(), c.pose)
         jitter = None if rng is None else rand(len(z), side**2, c.samples, rng=rng).to(z.device)
-        seen = see(self.field, box_rays(placed, side, FOV), placed.scale[:, :1], style, c.samples, jitter=jitter)
-        features = affine_once_a_ray(self.head, seen.hidden, seen.opacity)
-        maps = torch.cat([seen.opacity[..., None].to(features.dtype), features], -1)
-        return scatter_rays(maps, seen.which, seen.real, side)
+        rays = box_rays(placed, side, FOV)
+        maps = render_object(self.field, self.head, rays, placed.scale[:, :1], style, c.samples, jitter=jitter)
+        return torch.cat([maps.alpha.to(maps.features.dtype), maps.features], 1)

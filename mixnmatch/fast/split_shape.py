@@ -1,7 +1,7 @@
 """Tell apart two shapes that share the same photos: each comes to stand for a half of them.
 
-Two shapes that start alike read as either and stay alike, for no photo is better rebuilt with one of them. Where each
-photo would move its own shape says which halves there are: the moves' two clusters become the two shapes (vector
+Two shapes that start alike stay alike, for no photo is reconstructed better with one of them. Where each photo would
+move its own shape says which halves there are: the moves' two clusters become the two shapes (vector
 quantisation by splitting, Linde, Buzo and Gray 1980).
 """
 
@@ -25,7 +25,8 @@ from training.checkpoint import read_card, save_generator
 from training.data.folder import PictureSet
 from training.nn.backbone import perceptual_distance
 from training.types import Image
-from training.warm_start import learnt, take_over
+from training.upgrade import upgraded
+from training.warm_start import copy_matching, load_weights
 
 BATCH = 42
 """Photos at a time."""
@@ -40,7 +41,7 @@ class Split:
 
     sources: tuple[Path, ...]
     """Runs or files, as for `train --start-from`; the last says what is trained, and a run among them holds the image
-    critic."""
+    discriminator."""
     data: Path
     """The prepared set whose photos say how shapes should differ."""
     out: Path
@@ -58,13 +59,13 @@ class Split:
         config = config_of(self.sources[-1])
         pair = self.pair(config.generator.n_shapes)
         recipe = Recipe(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        critic = False
+        has_discriminator = False
         for source in self.sources:
-            theirs = recipe.adopt(learnt(source))
-            take_over(recipe.networks, theirs)
-            critic |= any(name.startswith("image_critic.") for name in theirs)
-        if not critic:
-            raise ValueError("none of the sources holds an image critic; give the folder of a run among them")
+            theirs = recipe.adapt_weights(load_weights(source))
+            copy_matching(recipe.networks, theirs)
+            has_discriminator |= any(name.startswith("image_discriminator.") for name in theirs)
+        if not has_discriminator:
+            raise ValueError("none of the sources holds an image discriminator; give the folder of a run among them")
         recipe.networks.requires_grad_(False)
         photos = PictureSet(self.data, config.data)
         chosen = self.theirs(recipe.generator, photos, pair)
@@ -86,7 +87,7 @@ class Split:
         """Return the two shapes. Raises: ValueError if they are one, or not among the `n` that there are."""
         a, b = self.shapes
         if a == b or not (0 <= a < n and 0 <= b < n):
-            raise ValueError(f"--shapes {a} {b}: wanted two different shapes of 0 to {n - 1}")
+            raise ValueError(f"--shapes {a} {b}: expected two different shapes of 0 to {n - 1}")
         return torch.tensor(self.shapes)
 
     def theirs(self, generator: Generator, photos: PictureSet, pair: Int[Tensor, "2"]) -> list[int]:
@@ -107,6 +108,7 @@ def config_of(source: Path) -> TrainConfig:
     """Return how a run or a generator file was trained. Raises: ValueError if it has no solid shapes."""
     path = source / "config.json"
     said = json.loads(path.read_bytes()) if path.is_file() else read_card(source).get("config", {})
+    said = upgraded(said, TrainConfig)
     pose = said.get("generator", {}).get("pose", {})
     if said.get("family") != "mixnmatch" or pose.get("kind") != "turn":
         raise ValueError(
@@ -117,15 +119,15 @@ def config_of(source: Path) -> TrainConfig:
 
 @torch.enable_grad()
 def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Float[Tensor, "n style"]:
-    """Return how far each photo would move the style of its own shape to look more like itself to the image critic."""
-    painter = recipe.generator
-    space = painter.parent.space
+    """Return how far each photo moves the style of its shape to match the image discriminator's features of it."""
+    generator = recipe.generator
+    space = generator.parent.space
     assert isinstance(space, Solid)
-    image = image.to(painter.device)
+    image = image.to(generator.device)
     with torch.no_grad():
-        codes = painter.encode(image)
-        style = painter.parent.embed(codes.p) + painter.parent.free(codes.z[:, painter.parent.placed :])
-        true = recipe.perceived(image)
+        codes = generator.encode(image)
+        style = generator.parent.embed(codes.p) + generator.parent.free(codes.z[:, generator.parent.n_placing :])
+        true = recipe.discriminator_features(image)
     moves = torch.zeros_like(style).requires_grad_()
     optimizer = torch.optim.Adam([moves], lr=rate, betas=(0.5, 0.9))
     for _ in range(steps):
@@ -133,8 +135,8 @@ def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Fl
         for part in torch.arange(len(image)).split(BATCH):
             some = rows(codes, part)
             with recipe.precision():
-                painted = painter(some, feature=space(some.z, style[part] + moves[part])).image
-            off = perceptual_distance(recipe.perceived(painted), [maps[part] for maps in true])
+                fake = generator(some, feature=space(some.z, style[part] + moves[part])).image
+            off = perceptual_distance(recipe.discriminator_features(fake), [maps[part] for maps in true])
             (off.sum() + 5e-4 * moves[part].square().sum()).backward()
         optimizer.step()
     return moves.detach().cpu()

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.fast.config import LossConfig, TrainConfig
 from mixnmatch.fast.encoders import as_codes
-from mixnmatch.fast.generator import Generator, placing, pose_features
+from mixnmatch.fast.generator import Generator
 from mixnmatch.fast.losses import (
     Usage,
 )
+from mixnmatch.fast.pose import placing, pose_features
 from training.nn.augment import KINDS, AdaptiveChance, augment
-from training.nn.discriminator import Critic
+from training.nn.discriminator import Discriminator
 from training.types import Image, Step
 
 
@@ -28,12 +29,12 @@ class Shared:
     """How many of them are in this share of the batch."""
     feature: Tensor
     layers: Layers
-    alone: Tensor
-    """The first painted objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
+    on_flat_background: Tensor
+    """The first generated objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
     encoded: dict[str, Tensor] | None
-    """What the encoders say of the real pictures; None before the pair critic needs it."""
+    """What the encoders say of the real pictures; None before the pair discriminator needs it."""
     photo_pose: Tensor | None = None
-    """What the image critic reads of their poses, once it has looked."""
+    """What the image discriminator reads of their poses, once it has looked."""
 
 
 class Context:
@@ -47,12 +48,12 @@ class Context:
     usage: Usage | None
     adaptive: AdaptiveChance | None
     shared: Shared | None
-    gauges: dict[str, Tensor]
+    scalars: dict[str, Tensor]
     """Values for the log that are no losses."""
 
     @property
     def reads_pose(self) -> bool:
-        """Whether the image critic reads the pose."""
+        """Whether the image discriminator reads the pose."""
         return max(self.losses.pose) > 0
 
     @property
@@ -70,43 +71,43 @@ class Context:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
-    def settling(self, ends: tuple[float, float], step: Step) -> float:
+    def annealed(self, ends: tuple[float, float], step: Step) -> float:
         """Return a weight on its way from its first value to its last one."""
-        return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.settling_ramp)
+        return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.annealing_ramp)
 
-    def judge(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the image critic's logits and poses of pictures; late enough, logits given the pose."""
+    def discriminate(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the image discriminator's logits and poses of pictures; late enough, logits given the pose."""
         kinds = ("colour",) if self.reads_pose else KINDS  # a shift would teach wrong places
         with self.precision():
-            return self.networks["image_critic"](
+            return self.networks["image_discriminator"](
                 augment(image, self.chance, step.rng, kinds), step.ramp(*self.losses.condition_ramp)
             )
 
-    def pose_losses(self, read: Tensor, alone: Image, step: Step) -> dict[str, Tensor]:
+    def pose_losses(self, read: Tensor, on_flat_background: Image, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from finished pictures and from objects on flat colours.
 
         Paper: none; here what keeps the fronts of all shapes the same way round (InfoGAN Eq. 5 for the pose).
         """
         if not self.reads_pose:
             return {}
-        weight = self.settling(self.losses.pose, step)
+        weight = self.annealed(self.losses.pose, step)
         true = placing(self.now.codes.z, self.config.generator.pose)
         with self.precision():
-            _, read_alone = self.networks["image_critic"](alone)
+            _, read_on_flat = self.networks["image_discriminator"](on_flat_background)
         return {
             "pose": weight * (read - true).square().mean(),
-            "pose_alone": weight * (read_alone - true[: len(alone)]).square().mean(),
+            "pose_on_flat_background": weight * (read_on_flat - true[: len(on_flat_background)]).square().mean(),
         }
 
-    def perceived(self, image: Image) -> list[Tensor]:
-        """Return what the image critic sees of pictures, at a half, a quarter and an eighth of their size."""
-        critic = self.networks["image_critic"]
-        assert isinstance(critic, Critic)
+    def discriminator_features(self, image: Image) -> list[Tensor]:
+        """Return what the image discriminator sees of pictures, at a half, a quarter and an eighth of their size."""
+        discriminator = self.networks["image_discriminator"]
+        assert isinstance(discriminator, Discriminator)
         with self.precision():
-            return critic.maps(image)[:3]
+            return discriminator.maps(image)[:3]
 
-    def painted_codes(self) -> dict[str, Tensor]:
-        """Return the drawn codes as the pair critic and the encoders' losses see them."""
+    def generated_codes(self) -> dict[str, Tensor]:
+        """Return the drawn codes as the pair discriminator and the encoders' losses see them."""
         codes, pose = self.now.codes, self.config.generator.pose
         assert codes.z_background is not None
         return {

@@ -1,6 +1,7 @@
 """Sizes and schedule of the published MixNMatch (Sec. 3 and 4)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from training.config import DataConfig, LoopConfig
 
@@ -42,13 +43,13 @@ class GeneratorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LossWeights:
+class LossConfig:
     """Weights of the terms that the published program sums; all others are 1."""
 
     background: float = 10
     """Real against fake of background patches, in D_b and in G."""
     gradient_penalty: float = 10
-    """WGAN-GP's penalty, on each of the eight gradients of the pair critics."""
+    """WGAN-GP's penalty, on each of the eight gradients of the pair discriminators."""
     z: float = 5
     """Reading back z (L1), then b, p and c (cross entropy), from pictures of free codes."""
     b: float = 5
@@ -65,27 +66,34 @@ class LossWeights:
 class TrainConfig:
     """How the published model learns: 600 epochs of the first stage, 400 of the second, batches of 12."""
 
-    family: str = "mixnmatch_paper"
+    RENAMED: ClassVar[dict[str, str]] = {
+        "feature_critic_rate": "feature_discriminator_rate",
+        "critic_width": "discriminator_width",
+        "feature_critic_width": "feature_discriminator_width",
+        "weights": "losses",
+    }
+    """Names of earlier versions -> today's."""
+    family: str = field(default="mixnmatch_paper", init=False)
     """Which family of models this trains; fixed by the preset."""
     loop: LoopConfig
     data: DataConfig
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    weights: LossWeights = field(default_factory=LossWeights)
+    losses: LossConfig = field(default_factory=LossConfig)
     first_stage: int
     """Pictures of the first stage; the second goes on from there to `loop.images`."""
     learning_rate: float = 2e-4
-    """Adam's, of every network but the feature critic."""
-    feature_critic_rate: float = 2e-5
+    """Adam's, of every network but the feature discriminator."""
+    feature_discriminator_rate: float = 2e-5
     """Adam's, of the discriminator of features."""
     beta1: float = 0.5
     """Adam's decay of the mean gradient."""
     beta2: float = 0.999
     """Adam's decay of the squared gradient."""
-    critic_width: int = 64
+    discriminator_width: int = 64
     """Channels after the first layer of D_b and D_c; D_p has half."""
     pair_width: int = 16
-    """Channels after the first layer of each pair critic."""
-    feature_critic_width: int = 32
+    """Channels after the first layer of each pair discriminator."""
+    feature_discriminator_width: int = 32
     """Channels after the first layer of the discriminator of features."""
     soft_shapes: float = 0.2
     """Share of second-stage batches whose shape codes are soft, as those read from photos are."""

@@ -1,4 +1,4 @@
-"""Critics of the published MixNMatch: of backgrounds, shapes and pictures (FineGAN Sec. 3), and of image-code pairs.
+"""Discriminators of the published MixNMatch: D_b, D_p and D_c (FineGAN Sec. 3), and the critics of image-code pairs.
 
 All return logits; the published program's sigmoids are part of the losses here.
 """
@@ -12,19 +12,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.encoders import FACTORS
+from mixnmatch.paper.encoders import CODES
 from mixnmatch.paper.layers import conv3, leaky_block, trunk
 from training.runtime.sharded_random import randn
 from training.types import Image
 
 VIEW = 126
-"""Side of what patch critics see: the patches below cover it exactly."""
+"""Side of what patch discriminators see: the patches below cover it exactly."""
 PATCH, STRIDE, CELLS = 34, 4, 24
-"""A patch critic's cell k sees pixels [4k, 4k + 34] of its view; 24 cells a side."""
+"""A patch discriminator's cell k sees pixels [4k, 4k + 34] of its view; 24 cells a side."""
 
 
 def view(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 126 126"]:
-    """Return maps or pictures at the size that patch critics see, the corners kept in place."""
+    """Return maps or pictures at the size that patch discriminators see, the corners kept in place."""
     return F.interpolate(x, (VIEW, VIEW), mode="bilinear", align_corners=True)
 
 
@@ -42,7 +42,7 @@ class PatchTrunk(nn.Sequential):
         )
 
 
-class BackgroundCritic(nn.Module):
+class BackgroundDiscriminator(nn.Module):
     """D_b: is a patch real, and is it background (FineGAN Sec. 3)?"""
 
     def __init__(self, width: int) -> None:
@@ -57,8 +57,8 @@ class BackgroundCritic(nn.Module):
         return self.real(x), self.background(x)
 
 
-class ParentCritic(nn.Module):
-    """D_p: from which shape code was this foreground painted?
+class ParentDiscriminator(nn.Module):
+    """D_p: from which shape code was this foreground generated?
 
     The published D_p has a real/fake head too, which no loss uses; it is left out.
     """
@@ -74,8 +74,8 @@ class ParentCritic(nn.Module):
         return self.code(self.trunk(foreground)).flatten(1)
 
 
-class ChildCritic(ParentCritic):
-    """D_c: from which texture code was this foreground painted? And, on the same trunk: is this picture real?"""
+class ChildDiscriminator(ParentDiscriminator):
+    """D_c: from which texture code was this foreground generated? And, on the same trunk: is this picture real?"""
 
     def __init__(self, width: int, n_codes: int) -> None:
         super().__init__(width, n_codes)
@@ -87,8 +87,10 @@ class ChildCritic(ParentCritic):
 
 
 class PairCritic(nn.Module):
-    """Was the code read from the photo, or the picture painted from the code (Sec. 3.2)? No norms: it is a Wasserstein
-    critic with a penalty on each row's gradient."""
+    """Was the code read from the photo, or the picture generated from the code (Sec. 3.2)?
+
+    No norms: it is a Wasserstein critic with a penalty on each row's gradient.
+    """
 
     NOISE = (0.5, 0.3, 0.3)
     """Standard deviations added after each layer of the code, always: one-hot codes must not be known by exactness."""
@@ -117,8 +119,8 @@ class PairCritics(nn.ModuleDict):
 
     def __init__(self, config: GeneratorConfig, width: int) -> None:
         dims = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
-        super().__init__({k: PairCritic(dim, width) for k, dim in zip(FACTORS, dims, strict=True)})
+        super().__init__({k: PairCritic(dim, width) for k, dim in zip(CODES, dims, strict=True)})
 
     def forward(self, image: Image, codes: Mapping[str, Tensor], rng: torch.Generator) -> Float[Tensor, ""]:
         """Return the sum of the four critics' mean scores of the pictures, each with its code."""
-        return torch.stack([self[k](image, codes[k], rng).mean() for k in FACTORS]).sum()
+        return torch.stack([self[k](image, codes[k], rng).mean() for k in CODES]).sum()

@@ -8,7 +8,7 @@ from mixnmatch.paper.config import GeneratorConfig
 from mixnmatch.paper.layers import Halve, conv3, leaky_block, trunk
 from training.types import Image
 
-FACTORS = ("z", "b", "p", "c")
+CODES = ("z", "b", "p", "c")
 """Pose, background, shape, texture."""
 Z_RANGE = 4.0
 """Codes z that are read lie within this of 0: four standard deviations of the prior."""

@@ -11,7 +11,7 @@ from training.types import Image
 
 
 class FeatureExtractor(nn.Module):
-    """U-Net S from a photo to the parent feature that G would have painted it from."""
+    """U-Net S from a photo to the parent feature that G would have generated it from."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class FeatureExtractor(nn.Module):
         return self.last(x)
 
 
-class FeatureCritic(nn.Module):
+class FeatureDiscriminator(nn.Module):
     """Tells parent features of G from those read from photos, patch by patch."""
 
     def __init__(self, config: GeneratorConfig, width: int) -> None:

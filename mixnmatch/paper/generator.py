@@ -1,5 +1,9 @@
 """Generator of the published MixNMatch (Sec. 3), with the encoders and the feature extractor that read its codes.
 
+Three stages, back to front (FineGAN Sec. 3): B = G_b(z, b); F = G_p(z, p), P_f and P_m heads on F; C_f and C_m heads on
+G_c(F, c). The picture is P = P_m P_f + (1 - P_m) B, then C_m C_f + (1 - C_m) P. `Generator.generate` is that, line by
+line. Encoders E: x -> z, b, p, c (Sec. 3.2); the feature extractor S: x -> F (Sec. 3.4) stands in for z and p.
+
 Attributes carry the names of the authors' checkpoints: those of `G.pth` as they are, those of `E.pth` under `encoders`,
 those of `EX.pth` under `extractor`.
 """
@@ -14,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mixnmatch.codes import Codes, Layers
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, Layers, with_factor
 from mixnmatch.paper.config import GeneratorConfig
-from mixnmatch.paper.encoders import FACTORS, Encoders
+from mixnmatch.paper.encoders import CODES, Encoders
 from mixnmatch.paper.feature_extractor import FeatureExtractor
 from mixnmatch.paper.layers import JointBlock, ResBlock, conv3, same_block, up_block
 from training import types
@@ -25,23 +29,23 @@ from training.types import Image, Knob, Mask, knob_seeds
 
 SIZE = 128
 """Side of the pictures in pixels: 4 doubled five times."""
-FIELDS = {"background": ("b", "z_background"), "pose": ("z",), "shape": ("p",), "texture": ("c",)}
-"""Knob -> the codes it sets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Painting:
+class Generated:
     """A picture's layers and what training and the second stage need besides."""
 
     layers: Layers
     feature: Float[Tensor, "n feature h w"]
-    """Parent feature: what the shape stage hands to the texture stage."""
+    """F, the parent feature: what the shape stage hands to the texture stage."""
     parent_foreground: Image
+    """P_f."""
     child_foreground: Image
+    """C_f."""
 
 
 class Generator(types.Generator):
-    """Paint background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
+    """Draw background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
 
     family: ClassVar[str] = "mixnmatch_paper"
 
@@ -61,13 +65,13 @@ class Generator(types.Generator):
         self.extractor = FeatureExtractor(config) if config.feature_mode else None
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Layers:
-        """Paint the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
+        """Draw the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
 
         Raises: ValueError for codes of other lengths than this generator's.
         """
-        return self.paint(codes, feature).layers
+        return self.generate(codes, feature).layers
 
-    def paint(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Painting:
+    def generate(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Generated:
         """Return what `forward` returns, and the steps in between."""
         self._check(codes)
         z_background = codes.z if codes.z_background is None else codes.z_background
@@ -85,10 +89,10 @@ class Generator(types.Generator):
             parent_mask=P_m,
             child_mask=C_m,
         )
-        return Painting(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
+        return Generated(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
 
-    def painters(self) -> nn.ModuleList:
-        """Return the networks that paint: all but those that read photos."""
+    def stages(self) -> nn.ModuleList:
+        """Return the networks that draw: all but those that read photos."""
         read = {"encoders", "extractor"}
         return nn.ModuleList([network for name, network in self.named_children() if name not in read])
 
@@ -132,15 +136,15 @@ class Generator(types.Generator):
         n, knob = len(codes.z), self.knob(name)
         factor = name.removesuffix("_seed")
         if knob.kind == "picture":
-            new = self.encode(_picture(name, value, n).to(self.device), factors=FIELDS[factor])
+            new = self.encode(_picture(name, value, n).to(self.device), factors=(factor,))
         else:
             seeds = knob_seeds(name, value, n)
             new = stack(self.sample(1, torch.Generator().manual_seed(seed), tied=False) for seed in seeds)
         if codes.z_background is None:
             codes = replace(codes, z_background=codes.z)
-        return replace(codes, **{field: getattr(new, field).expand(n, -1) for field in FIELDS[factor]})
+        return with_factor(codes, factor, new)
 
-    def encode(self, image: Image, factors: Sequence[str] = tuple(FIELDS)) -> Codes:
+    def encode(self, image: Image, factors: Sequence[str] = FACTORS) -> Codes:
         """Read codes from photos: z within 4 of 0, and b, p and c as shares that sum to 1 (Sec. 3.2).
 
         Only the `factors` asked for are read, each by its own network; the others' codes are zero. A factor is a knob
@@ -148,11 +152,13 @@ class Generator(types.Generator):
         Raises: ValueError for pictures that are not 128 x 128, or an unknown factor.
         """
         _check_photo(image)
-        known = (*FIELDS, *FACTORS, "z_background")
+        known = (*FACTORS, *CODES, "z_background")
         unknown = [factor for factor in factors if factor not in known]
         if unknown:
-            raise ValueError(f"unknown factor {unknown[0]!r}; wanted some of {', '.join(known)}")
-        wanted = {field for factor in factors for field in FIELDS.get(factor, (factor,))}
+            raise ValueError(f"unknown factor {unknown[0]!r}; expected some of {', '.join(known)}")
+        wanted = {
+            k for factor in factors for k in (FACTOR_TABLE[factor].fields if factor in FACTOR_TABLE else (factor,))
+        }
         if "z_background" in wanted:
             wanted.add("z")
         config = self.config
@@ -176,9 +182,9 @@ class Generator(types.Generator):
     def _check(self, codes: Codes) -> None:
         config = self.config
         wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
-        came = tuple(getattr(codes, k).shape[1] for k in FACTORS)
+        came = tuple(getattr(codes, k).shape[1] for k in CODES)
         if came != wanted:
-            raise ValueError(f"codes z, b, p, c of lengths {came} came, this generator takes {wanted}; sample it anew")
+            raise ValueError(f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample this generator anew")
 
 
 class Pyramid(nn.Module):
@@ -202,7 +208,7 @@ class Pyramid(nn.Module):
 
 
 class BackgroundStage(Pyramid):
-    """Background: (z, b) -> what it is painted from."""
+    """Background: (z, b) -> what it is generated from."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         w = config.width
@@ -223,12 +229,12 @@ class ParentStage(Pyramid):
         self.residual = nn.Sequential(*(ResBlock(dim) for _ in range(3)))
 
     def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature h w"]:
-        """Return the parent feature, from which P_f and P_m are painted."""
+        """Return the parent feature, from which P_f and P_m are generated."""
         return self.residual(self.jointConv(self.grow(torch.cat([z, p], 1)), p))
 
 
 class ChildStage(nn.Module):
-    """Texture: (parent feature, c) -> what C_f and C_m are painted from. c enters when the shape is there already."""
+    """Texture: (parent feature, c) -> what C_f and C_m are generated from. c enters when the shape is there already."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -252,7 +258,7 @@ class Head(nn.Module):
         self.img = nn.Sequential(conv3(in_dim, out_dim), squash)
 
     def forward(self, x: Float[Tensor, "n dim h w"]) -> Float[Tensor, "n out h w"]:
-        """Return the painted layer."""
+        """Return the generated layer."""
         return self.img(x)
 
 
@@ -271,27 +277,20 @@ def one_hot(index: Int[Tensor, " n"], n_codes: int) -> Float[Tensor, "n n_codes"
     return F.one_hot(index, n_codes).float()
 
 
-_HELP = {
-    "background": ("Background", "what is behind the object, and how it is laid out"),
-    "pose": ("Pose", "how the object stands, and where in the picture"),
-    "shape": ("Shape", "what kind of object it is"),
-    "texture": ("Texture", "the object's colours and markings"),
-}
-
 KNOBS = tuple(
-    Knob(name=name, label=label, kind="picture", help=f"A photo that gives {text}.")
-    for name, (label, text) in _HELP.items()
+    Knob(name=name, label=factor.label, kind="picture", help=f"A photo that gives {factor.gives}.")
+    for name, factor in FACTOR_TABLE.items()
 ) + tuple(
     Knob(
         name=f"{name}_seed",
-        label=f"{label} seed",
+        label=f"{factor.label} seed",
         kind="seed",
         low=0,
         high=2**31 - 1,
         step=1,
-        help=f"Draws anew {text}.",
+        help=f"Draws anew {factor.gives}.",
     )
-    for name, (label, text) in _HELP.items()
+    for name, factor in FACTOR_TABLE.items()
 )
 """In the order of a page: four photos, four seeds."""
 
@@ -299,7 +298,7 @@ KNOBS = tuple(
 def _picture(name: str, value: Any, n: int) -> Image:
     if not isinstance(value, Tensor) or value.ndim != 4 or value.shape[0] not in (1, n):
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; {came} came")
+        raise ValueError(f"knob {name!r} takes a picture (1 or {n}, 3, {SIZE}, {SIZE}) in [-1, 1]; got {came}")
     return value
 
 
@@ -307,5 +306,5 @@ def _check_photo(image: Image) -> None:
     if image.shape[1:] != (3, SIZE, SIZE):
         came = " x ".join(str(k) for k in image.shape[1:])
         raise ValueError(
-            f"a picture of {came} came, 3 x {SIZE} x {SIZE} is wanted; crop and resize it first (training.pictures)"
+            f"got a picture of {came}, expected 3 x {SIZE} x {SIZE}; crop and resize it first (training.pictures)"
         )

@@ -1,6 +1,6 @@
 """The authors' checkpoints of MixNMatch, `G.pth`, `E.pth` and `EX.pth`, as a generator of the `paper` family.
 
-They are state dicts of the painter, the encoders and the feature extractor, with `module.` before each key. All sizes
+They are state dicts of the generator, the encoders and the feature extractor, with `module.` before each key. All sizes
 are read from the shapes of the weights: the files do not say for which set they were trained.
 """
 
@@ -43,7 +43,7 @@ def read(*paths: Path) -> Generator:
     for path in paths:
         parts = [(kind, state) for state in _state_dicts(path) for kind, k in _KINDS.items() if k.mark in state]
         if not parts:
-            raise ValueError(f"{path.name} holds none of MixNMatch's networks; wanted are {_FILES}")
+            raise ValueError(f"{path.name} holds none of MixNMatch's networks; expected {_FILES}")
         for kind, state in parts:
             if kind in found:
                 raise ValueError(f"two of the files hold MixNMatch's {kind}; give one each of {_FILES}")
@@ -67,7 +67,7 @@ def _state_dicts(path: Path) -> list[dict[str, Tensor]]:
         if table and all(isinstance(tensor, Tensor) for tensor in table.values())
     ]
     if not found:
-        raise ValueError(f"{path.name} is no state dict; wanted are {_FILES}")
+        raise ValueError(f"{path.name} is no state dict; expected {_FILES}")
     return found
 
 
@@ -105,7 +105,7 @@ def _checked(state: dict[str, Tensor], config: GeneratorConfig) -> dict[str, Ten
     missing, surplus = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     if missing or surplus:
         what = f"lack {min(missing)!r}" if missing else f"hold {min(surplus)!r} besides"
-        raise ValueError(f"these are not whole files of MixNMatch: they {what}; wanted are {_FILES}")
+        raise ValueError(f"these are not whole files of MixNMatch: they {what}; expected {_FILES}")
     for key, tensor in state.items():
         if tensor.shape != wanted[key].shape:
             came, fits = tuple(tensor.shape), tuple(wanted[key].shape)

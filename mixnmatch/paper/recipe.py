@@ -15,12 +15,19 @@ from torch import Tensor, nn
 
 from mixnmatch.codes import Codes
 from mixnmatch.paper.config import TrainConfig
-from mixnmatch.paper.discriminators import BackgroundCritic, ChildCritic, PairCritics, ParentCritic
-from mixnmatch.paper.encoders import FACTORS
-from mixnmatch.paper.feature_extractor import FeatureCritic
-from mixnmatch.paper.generator import Generator, Painting
+from mixnmatch.paper.discriminators import BackgroundDiscriminator, ChildDiscriminator, PairCritics, ParentDiscriminator
+from mixnmatch.paper.encoders import CODES
+from mixnmatch.paper.feature_extractor import FeatureDiscriminator
+from mixnmatch.paper.generator import Generated, Generator
 from mixnmatch.paper.layers import initialise
-from mixnmatch.paper.losses import as_fake, as_real, background_cells, background_critic, code_losses, gradient_penalty
+from mixnmatch.paper.losses import (
+    as_fake,
+    as_real,
+    background_cells,
+    background_discriminator_loss,
+    code_losses,
+    gradient_penalty,
+)
 from training.batched import fields_of
 from training.runtime.sharded_random import rand, randn, sampled
 from training.types import Batch, Boxes, Image, Mask, Phase, Step
@@ -32,7 +39,7 @@ class FirstStage:
 
     codes: Codes
     """y: drawn from the prior, tied."""
-    painted: Painting
+    fake: Generated
     """G(y)."""
     read: dict[str, Tensor]
     """E(x) of the real pictures x: z, and b, p, c as shares."""
@@ -45,7 +52,7 @@ class SecondStage:
     image: Image
     """G(y) for free codes y."""
     feature: Float[Tensor, "n feature h w"]
-    """The parent feature it was painted from."""
+    """The parent feature it was generated from."""
     read: Float[Tensor, "n feature h w"]
     """What the extractor reads from the real pictures."""
 
@@ -55,21 +62,21 @@ class Recipe:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self.config = config
-        width, sizes = config.critic_width, config.generator
+        width, sizes = config.discriminator_width, config.generator
         self.generator = Generator(sizes)
-        self.background_critic = BackgroundCritic(width)  # D_b
-        self.parent_critic = ParentCritic(width // 2, sizes.n_shapes)  # D_p
-        self.child_critic = ChildCritic(width, sizes.n_textures)  # D_c
+        self.background_discriminator = BackgroundDiscriminator(width)  # D_b
+        self.parent_discriminator = ParentDiscriminator(width // 2, sizes.n_shapes)  # D_p
+        self.child_discriminator = ChildDiscriminator(width, sizes.n_textures)  # D_c
         self.pair_critics = PairCritics(sizes, config.pair_width)
-        self.feature_critic = FeatureCritic(sizes, config.feature_critic_width)
+        self.feature_discriminator = FeatureDiscriminator(sizes, config.feature_discriminator_width)
         self.networks = nn.ModuleDict(
             {
                 "generator": self.generator,
-                "background_critic": self.background_critic,
-                "parent_critic": self.parent_critic,
-                "child_critic": self.child_critic,
+                "background_discriminator": self.background_discriminator,
+                "parent_discriminator": self.parent_discriminator,
+                "child_discriminator": self.child_discriminator,
                 "pair_critics": self.pair_critics,
-                "feature_critic": self.feature_critic,
+                "feature_discriminator": self.feature_discriminator,
             }
         )
         for name, network in self.networks.items():
@@ -82,29 +89,36 @@ class Recipe:
         self._second: SecondStage | None = None
 
     def phases(self) -> list[Phase]:
-        """Return D_b, D_c, the pair critics and G with E; then the feature critic and the feature extractor."""
+        """Return D_b, D_c, the pair critics and G with E; then the feature discriminator and the feature extractor."""
         end = self.config.first_stage
-        # D_p and the code head of D_c learn with G and E: they only read the codes of what G painted.
-        D_c = nn.ModuleList([self.child_critic.trunk, self.child_critic.real])
+        # D_p and the code head of D_c learn with G and E: they only read the codes of what G generated.
+        D_c = nn.ModuleList([self.child_discriminator.trunk, self.child_discriminator.real])
         G_and_E = nn.ModuleList(
-            [self.generator.painters(), self.generator.encoders, self.parent_critic, self.child_critic.code]
+            [self.generator.stages(), self.generator.encoders, self.parent_discriminator, self.child_discriminator.code]
         )
         phases = [
-            self._phase("background_critic", self.background_critic, self.background_critic_losses, until=end),
-            self._phase("child_critic", D_c, self.child_critic_losses, until=end),
+            self._phase(
+                "background_discriminator",
+                self.background_discriminator,
+                self.background_discriminator_losses,
+                until=end,
+            ),
+            self._phase("child_discriminator", D_c, self.child_discriminator_losses, until=end),
             self._phase("pair_critics", self.pair_critics, self.pair_critics_losses, until=end),
             self._phase("generator", G_and_E, self.generator_losses, until=end),
         ]
         extractor = self.generator.extractor
         if extractor is not None:
             phases += [
-                self._phase("feature_critic", self.feature_critic, self.feature_critic_losses, since=end),
+                self._phase(
+                    "feature_discriminator", self.feature_discriminator, self.feature_discriminator_losses, since=end
+                ),
                 self._phase("extractor", extractor, self.extractor_losses, since=end),
             ]
         return phases
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Draw codes, paint them and read the real pictures, once for all phases of the step."""
+        """Draw codes, generate and read the real pictures, once for all phases of the step."""
         self._first = self._second = None
         self.networks.train()
         if step.images < self.config.first_stage:
@@ -118,11 +132,11 @@ class Recipe:
         G = self.generator
         codes = self._first_codes(len(batch.image), step)
         # The graph is made here and used in the phase `generator`, the only one in which G and E learn.
-        learning = nn.ModuleList([G.painters(), G.encoders]).requires_grad_(True)
-        painted = G.paint(codes)
-        read = {k: G.encoders.code(batch.image, k) for k in FACTORS}
+        learning = nn.ModuleList([G.stages(), G.encoders]).requires_grad_(True)
+        fake = G.generate(codes)
+        read = {k: G.encoders.code(batch.image, k) for k in CODES}
         learning.requires_grad_(False)
-        return FirstStage(codes=codes, painted=painted, read=read)
+        return FirstStage(codes=codes, fake=fake, read=read)
 
     def _begin_second(self, batch: Batch, step: Step) -> SecondStage:
         G = self.generator
@@ -130,11 +144,11 @@ class Recipe:
         G.eval()
         G.extractor.train()
         with torch.no_grad():
-            painted = G.paint(self._second_codes(len(batch.image), step))
+            fake = G.generate(self._second_codes(len(batch.image), step))
         G.extractor.requires_grad_(True)  # as in the first stage: the graph is used in the phase `extractor`
         read = G.extractor(batch.image)
         G.extractor.requires_grad_(False)
-        return SecondStage(image=painted.layers.image, feature=painted.feature, read=read)
+        return SecondStage(image=fake.layers.image, feature=fake.feature, read=read)
 
     def _sample(self, n: int, step: Step, *, tied: bool) -> Codes:
         return sampled(lambda whole: self.generator.sample(whole, step.rng, tied=tied), n, step.rng)
@@ -157,64 +171,64 @@ class Recipe:
             return codes
         return replace(codes, p=randn(*codes.p.shape, rng=step.rng).softmax(1).to(codes.p))
 
-    def background_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Background critic: real background patches or painted ones; background patches or others (FineGAN Sec. 3)."""
+    def background_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """D_b: real background patches or generated ones; background patches or others (FineGAN Sec. 3)."""
         scene, box = (batch.image, batch.box) if batch.scene is None else (batch.scene, batch.scene_box)
         cells = background_cells(self._boxes(scene, box))
-        real, background = self.background_critic(scene)
-        fake, _ = self.background_critic(self.first.painted.layers.background.detach())
-        of_real, of_background = background_critic(real, fake, background, cells)
-        return {"real": self.config.weights.background * of_real, "background": of_background}
+        real, background = self.background_discriminator(scene)
+        fake, _ = self.background_discriminator(self.first.fake.layers.background.detach())
+        of_real, of_background = background_discriminator_loss(real, fake, background, cells)
+        return {"real": self.config.losses.background * of_real, "background": of_background}
 
-    def child_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Child critic: real pictures or painted ones."""
-        fake = self.first.painted.layers.image.detach()
+    def child_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Child discriminator: real pictures or generated ones."""
+        fake = self.first.fake.layers.image.detach()
         return {
-            "real": as_real(self.child_critic.realness(batch.image)),
-            "fake": as_fake(self.child_critic.realness(fake)),
+            "real": as_real(self.child_discriminator.realness(batch.image)),
+            "fake": as_fake(self.child_discriminator.realness(fake)),
         }
 
     def pair_critics_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Pair critics: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
+        """Pair critics, L_bi: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
         first = self.first
         real = (batch.image, {k: code.detach() for k, code in first.read.items()})
-        fake = (first.painted.layers.image.detach(), fields_of(first.codes))
+        fake = (first.fake.layers.image.detach(), fields_of(first.codes))
         penalty = gradient_penalty(self.pair_critics, real, fake, step.rng)
         return {
             "read": -self.pair_critics(*real, step.rng),
-            "painted": self.pair_critics(*fake, step.rng),
-            "penalty": self.config.weights.gradient_penalty * penalty,
+            "fake": self.pair_critics(*fake, step.rng),
+            "penalty": self.config.losses.gradient_penalty * penalty,
         }
 
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Generator and encoders: codes can be read from layers, layers look real, pairs cannot be told apart."""
-        first, weights, G = self.first, self.config.weights, self.generator
-        codes, painted, layers = first.codes, first.painted, first.painted.layers
+        first, weights, G = self.first, self.config.losses, self.generator
+        codes, fake, layers = first.codes, first.fake, first.fake.layers
         with torch.no_grad():
             free = self._sample(len(batch.image), step, tied=False)
             of_free = G(free).image
-        read = {k: G.encoders(of_free, k) for k in FACTORS}
-        shape = self.parent_critic(_masked(painted.parent_foreground, layers.parent_mask))
-        texture = self.child_critic(_masked(painted.child_foreground, layers.child_mask))
-        background_real, background_class = self.background_critic(layers.background)
+        read = {k: G.encoders(of_free, k) for k in CODES}
+        shape = self.parent_discriminator(_masked(fake.parent_foreground, layers.parent_mask))
+        texture = self.child_discriminator(_masked(fake.child_foreground, layers.child_mask))
+        background_real, background_class = self.background_discriminator(layers.background)
         in_code = code_losses(read, free)
         return {
             "shape": F.cross_entropy(shape, codes.p),
             "texture": F.cross_entropy(texture, codes.c),
             "background_real": weights.background * as_real(background_real),
             "background_class": as_real(background_class),
-            "image_real": as_real(self.child_critic.realness(layers.image)),
+            "image_real": as_real(self.child_discriminator.realness(layers.image)),
             "pairs_read": self.pair_critics(batch.image, first.read, step.rng),
-            "pairs_painted": -self.pair_critics(layers.image, fields_of(codes), step.rng),
-            **{f"code_{k}": getattr(weights, k) * in_code[k] for k in FACTORS},
+            "pairs_fake": -self.pair_critics(layers.image, fields_of(codes), step.rng),
+            **{f"code_{k}": getattr(weights, k) * in_code[k] for k in CODES},
         }
 
-    def feature_critic_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Feature critic: parent features of G, or read from real pictures (Sec. 3.4)."""
+    def feature_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Feature discriminator: parent features of G, or read from real pictures (Sec. 3.4)."""
         second = self.second
         return {
-            "painted": as_real(self.feature_critic(second.feature)),
-            "read": as_fake(self.feature_critic(second.read.detach())),
+            "fake": as_real(self.feature_discriminator(second.feature)),
+            "read": as_fake(self.feature_discriminator(second.read.detach())),
         }
 
     def extractor_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -222,11 +236,11 @@ class Recipe:
         second = self.second
         assert self.generator.extractor is not None
         back = F.l1_loss(self.generator.extractor(second.image), second.feature)
-        return {"real": as_real(self.feature_critic(second.read)), "feature": self.config.weights.feature * back}
+        return {"real": as_real(self.feature_discriminator(second.read)), "feature": self.config.losses.feature * back}
 
     @torch.no_grad()
     def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
-        """Return painted layers of tied and of free codes, and real pictures rendered anew and mixed, eight a row."""
+        """Return generated layers of tied and of free codes, and real pictures rendered anew and mixed, eight a row."""
         rng = torch.Generator().manual_seed(0)
         pictures = {"tied": _rows(generator.sample(8, rng), generator)}
         pictures["free"] = _rows(generator.sample(8, rng, tied=False), generator)
@@ -263,13 +277,13 @@ class Recipe:
         until: int | None = None,
     ) -> Phase:
         config = self.config
-        rate = config.feature_critic_rate if name == "feature_critic" else config.learning_rate
+        rate = config.feature_discriminator_rate if name == "feature_discriminator" else config.learning_rate
         adam = torch.optim.Adam(network.parameters(), rate, (config.beta1, config.beta2))
         return Phase(name=name, network=network, optimizer=adam, losses=losses, since=since, until=until)
 
 
 def _masked(foreground: Image, mask: Mask) -> Image:
-    """Return what a critic of codes sees: mid-grey where the layer is clear."""
+    """Return what a discriminator of codes sees: mid-grey where the layer is clear."""
     return foreground * mask
 
 

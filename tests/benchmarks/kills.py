@@ -34,7 +34,7 @@ from training.data.prepare import Prepare
 from training.loop.train import train
 from training.metrics.report import Evaluate
 from training.publish import Publish
-from training.sweep import Watch
+from training.sweep.trial import Watch
 
 TINY = replace(
     CARS_64,

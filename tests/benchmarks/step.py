@@ -92,7 +92,9 @@ class TrainingStep:
         critic: nn.Module = model.Discriminator(size=self.size, channel_multiplier=2).to(self.device)
         generator.requires_grad_(False)
         critic.requires_grad_(False)
-        d, g = (torch.optim.Adam(x.parameters(), lr=config.lr, betas=(0.0, 0.99)) for x in (critic, generator))
+        d, g = (
+            torch.optim.Adam(x.parameters(), lr=config.learning_rate, betas=(0.0, 0.99)) for x in (critic, generator)
+        )
         average = authors(self.reference, Volume(set=self.set, size=self.size, device=self.device))[0]  # type: ignore[arg-type]
 
         def update(network: nn.Module, optimizer: torch.optim.Optimizer, losses: Callable[[], dict]) -> dict:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from training.batched import rows
-from training.metrics.knobs import iou
+from training.metrics.masks import iou
 from training.types import Generator
 
 WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)
@@ -51,7 +51,7 @@ def check_masks(
 ) -> MaskCheck | None:
     """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes.
 
-    `options` are the words of a recipe (`types.Recipe.mask_options`) for what advice speaks of.
+    `options` are the words of a recipe (`types.Recipe.mask_advice`) for what advice speaks of.
     """
     codes = generator.sample(n, torch.Generator().manual_seed(seed))
     masks = []

@@ -150,7 +150,7 @@ def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
     if isinstance(run.average, Generator) and any(run.images - loop.batch < at <= run.images for at in WHEN):
         box = fixed.box
         area = None if box is None else float(((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).mean())
-        options = getattr(run.recipe, "mask_options", None)
+        options = getattr(run.recipe, "mask_advice", None)
         if (found := check_masks(run.average, box=area, options=options)) is not None:
             log.log(logging.INFO if found.settled else logging.WARNING, "%d pictures, %s", run.images, found)
             with (run.out / "masks.txt").open("a", encoding="utf-8") as file:
@@ -190,7 +190,8 @@ def _distance(run: Run, compared: PictureSet) -> Callable[[], float]:
 
 def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, float]) -> None:
     """Measure the average generator's knobs, beside `far`; keep it as `best.safetensors` if none was better so far."""
-    from training.metrics.report import better, quick_figures
+    from training.metrics.figures import better
+    from training.metrics.report import quick_figures
 
     loop = run.config.loop
     found = quick_figures(run.average, compared, n=loop.figures_n) | far

@@ -21,8 +21,9 @@ from training.files import check_folder, locked, read_plain_file, write_whole
 from training.loop.step import accumulated, batch_indices, step_rng, to_device, train_step, update_average, whole
 from training.registry import family_of, resolve
 from training.runtime.distributed import any_of, from_first, rank, size
-from training.runtime.sharded_random import own
+from training.runtime.sharded_random import local_rows
 from training.types import Recipe, Step, TrainingSet
+from training.upgrade import upgraded, upgraded_names
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +94,14 @@ class Run:
 
     def _take(self, state: dict[str, Any]) -> None:
         """Take over networks, average and what the optimisers know; rates and the like stay those of the config."""
-        off = self.recipe.networks.load_state_dict(state["networks"], strict=False)
+        networks, optimizers = (upgraded_names(state[name]) for name in ("networks", "optimizers"))
+        off = self.recipe.networks.load_state_dict(networks, strict=False)
         if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith("augment.")]:
             raise ValueError(f"state dict mismatch: {strange[0]} is missing or unexpected")
         self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers().items():
             ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.load_state_dict(optimizers[name])
             for parameter, moments in optimizer.state.items():
                 if any(isinstance(m, Tensor) and m.ndim and m.shape != parameter.shape for m in moments.values()):
                     raise ValueError(f"the moments of the optimiser of {name} are of other shapes than its weights")
@@ -146,12 +148,12 @@ class Run:
         for i in range(loop.accumulate):
             rng = step_rng(loop.seed, self.index, i * size() + rank(), loop.accumulate * size())
             step = Step(index=self.index, images=self.images, rng=rng)
-            parts.append((to_device(data.batch(own(indices, rng), rng), self.device), step))
+            parts.append((to_device(data.batch(local_rows(indices, rng), rng), self.device), step))
         if loop.accumulate == 1:
             self.recipe.begin(*parts[0])
         gradients = whole(*parts[0]) if loop.accumulate == 1 else accumulated(parts, self.recipe.begin)
         logged = train_step(self.phases, *parts[0], gradients=gradients, lr_factor=self.lr_factor)
-        logged |= getattr(self.recipe, "gauges", {})
+        logged |= getattr(self.recipe, "scalars", {})
         self.index, self.images = self.index + 1, self.images + loop.batch
         half_life = min(loop.half_life, max(1.0, self.images * loop.ema_warm_up))
         update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
@@ -206,7 +208,7 @@ def _without_folders(config: Any) -> Any:
 def keep_data(pictures: TrainingSet, out: Path) -> None:
     """Note which set the run learns from.
 
-    Raises: ValueError if the folder's run has learnt from another set at another place.
+    Raises: ValueError if the folder's run has learned from another set at another place.
     """
     path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
@@ -247,7 +249,8 @@ def keep_config(config: Any, out: Path) -> None:
     path, ours = out / "config.json", asdict(config)
     if path.is_file():
         try:
-            before, now = _flat(json.loads(read_plain_file(path, 2**20))), _flat(ours)
+            before = _flat(upgraded(json.loads(read_plain_file(path, 2**20)), type(config)))
+            now = _flat(ours)
         except (OSError, ValueError, RecursionError) as error:
             log.warning("%s cannot be read and is written anew (%s)", path, error)
             before = now = {}

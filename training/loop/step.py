@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from training.batched import fields_of
 from training.nn.gan import learning
 from training.runtime.distributed import backward_together, size
-from training.runtime.sharded_random import Draws, draws
+from training.runtime.sharded_random import ShardedGenerator, sharded_generator
 from training.types import Batch, Phase, Step
 
 Gradients = Callable[[Phase], tuple[dict[str, Tensor], Tensor]]
@@ -113,9 +113,9 @@ def batch_indices(n: int, batch: int, images: int, seed: int) -> list[int]:
     return picks
 
 
-def step_rng(seed: int, index: int, part: int = 0, parts: int = 1) -> Draws:
+def step_rng(seed: int, index: int, part: int = 0, parts: int = 1) -> ShardedGenerator:
     """Return the random source of one step, for a share of its batch: it depends on the run's seed and the step."""
-    return draws((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63, part, parts)
+    return sharded_generator((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63, part, parts)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -17,8 +17,8 @@ from training.loop.monitor import Monitor, crossed, unless_full
 from training.loop.run import Run, folder_of_run, keep_config, keep_data
 from training.runtime.distributed import any_of, from_first, joined, rank, share_of
 from training.runtime.malloc import keep_memory
-from training.types import Adopts
-from training.warm_start import learnt, take_over
+from training.types import AdaptsWeights
+from training.warm_start import copy_matching, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +90,10 @@ def _say_resumed(run: Run, start_from: Path | Sequence[Path] | None) -> None:
 def _warm_start(run: Run, sources: Sequence[Path]) -> None:
     """Begin with the weights of `sources` wherever they fit, those of later ones over those of earlier ones."""
     for source in sources:
-        theirs = from_first(learnt(source) if rank() == 0 else None)
-        if isinstance(run.recipe, Adopts):
-            theirs = run.recipe.adopt(theirs)
-        taken, numbers = take_over(run.recipe.networks, theirs)
+        theirs = from_first(load_weights(source) if rank() == 0 else None)
+        if isinstance(run.recipe, AdaptsWeights):
+            theirs = run.recipe.adapt_weights(theirs)
+        taken, numbers = copy_matching(run.recipe.networks, theirs)
         log.info("began with %d of %d weights from %s", taken, numbers, source)
     run.average.load_state_dict(run.recipe.generator.state_dict())
 

@@ -1,8 +1,9 @@
-"""A judge of rendered cars: reads a car's pose, paint and model from a picture, taught by the renderer's own labels.
+"""An evaluator of rendered cars: it reads pose, paint and model, and learned from the renderer's own labels.
 
 A generator and its own discriminator may agree on any cue for an angle, so knobs are measured by a network that never
-saw the generator. Learnt on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise, blur
-and colour shifts keep it right on pictures that no renderer made. `python -m training.metrics.car_evaluator --data DIR`
+saw the generator. Trained on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise,
+blur and colour shifts keep it right on pictures that no renderer made.
+`python -m training.metrics.car_evaluator --data DIR`
 """
 
 import json
@@ -43,7 +44,7 @@ SPANS = {"elevation": (10.0, 35.0), "scale": (0.25, 0.35), "y": (-0.10, 0.10), "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readings:
-    """What the judge reads off each picture."""
+    """What the evaluator reads off each picture."""
 
     rotation: Float[Tensor, " n"]
     """Degrees in [0, 360): which side of the car is seen, the object's rotation plus the camera's azimuth."""
@@ -81,7 +82,7 @@ def _down(old: int, new: int, kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(old, new, kernel, 2, 1, bias=False), nn.BatchNorm2d(new), nn.ReLU())
 
 
-class CarRegressor(nn.Module):
+class CarEvaluator(nn.Module):
     """Whole pictures of any size in, `Readings` out."""
 
     def __init__(self, meshes: tuple[str, ...], dims: tuple[int, ...] = (24, 48, 96, 128)) -> None:
@@ -142,8 +143,8 @@ def _out_of(value: Tensor, span: tuple[float, float]) -> Tensor:
     return value * ((span[1] - span[0]) / 2) + sum(span) / 2
 
 
-def load_regressor(path: Path = SHIPPED, device: torch.device | str = "cpu") -> CarRegressor:
-    """Return a judge in evaluation mode.
+def load_evaluator(path: Path = SHIPPED, device: torch.device | str = "cpu") -> CarEvaluator:
+    """Return an evaluator in evaluation mode.
 
     Raises: ValueError if there is none at `path`.
     """
@@ -152,13 +153,13 @@ def load_regressor(path: Path = SHIPPED, device: torch.device | str = "cpu") -> 
     with safe_open(path, framework="pt") as file:
         state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
         meshes = tuple(json.loads(file.metadata()["meshes"]))
-    network = CarRegressor(meshes)
+    network = CarEvaluator(meshes)
     network.load_state_dict({k: v.long() if k.endswith("num_batches_tracked") else v for k, v in state.items()})
     return network.eval().requires_grad_(False).to(device)
 
 
 def targets(pictures: PictureSet) -> dict[str, Tensor]:
-    """Return the labels of a rendered set: `pose` (n, 6) as `CarRegressor.forward` orders it, `paint`, `mesh`.
+    """Return the labels of a rendered set: `pose` (n, 6) as `CarEvaluator.forward` orders it, `paint`, `mesh`.
 
     Raises: ValueError if the set lacks the renderer's columns.
     """
@@ -210,8 +211,8 @@ def spoil(image: Image, rng: torch.Generator) -> Image:
     return (image + noise + ripple * uniform(0, 0.15) * some(0.4)).clamp(-1, 1)
 
 
-def errors(network: CarRegressor, pictures: PictureSet, rng: torch.Generator | None = None) -> dict[str, float]:
-    """Return how far the judge is off on a labelled set, its pictures spoilt if `rng` is given."""
+def errors(network: CarEvaluator, pictures: PictureSet, rng: torch.Generator | None = None) -> dict[str, float]:
+    """Return how far the evaluator is off on a labelled set, its pictures spoilt if `rng` is given."""
     labels, f = targets(pictures), pictures.factors
     images = (batch.image for batch in pictures.batches(size=256))
     parts = [network.read(image if rng is None else spoil(image, rng)) for image in images]
@@ -237,7 +238,7 @@ def errors(network: CarRegressor, pictures: PictureSet, rng: torch.Generator | N
 
 
 @torch.no_grad()
-def calibrate(network: CarRegressor, pictures: PictureSet, n: int = 4000) -> None:
+def calibrate(network: CarEvaluator, pictures: PictureSet, n: int = 4000) -> None:
     """Set `gain` and `shift` by regression of the outputs on the truth."""
     n = min(n, len(pictures))
     chosen = [i * len(pictures) // n for i in range(n)]
@@ -255,13 +256,13 @@ def _rate(done: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Teach a judge of rendered cars and write it with a card of its errors on held-out renders."""
+    """Train an evaluator of rendered cars and write it with a card of its errors on held-out renders."""
 
     data: Path
     """A rendered set with the splits train and test, as `python -m training prepare cars` writes it."""
     out: Path = SHIPPED
     start_from: Path | None = None
-    """A judge to go on from."""
+    """An evaluator to go on from."""
     images: int = 400_000
     """Pictures to see."""
     batch: int = 64
@@ -275,9 +276,9 @@ class Train:
         train = PictureSet(self.data, DataConfig(size=SIDE, flip=False))
         test = PictureSet(self.data, DataConfig(size=SIDE, flip=False), "test")
         torch.manual_seed(self.seed)
-        network = CarRegressor(train.label_names)
+        network = CarEvaluator(train.label_names)
         if self.start_from is not None:
-            network.load_state_dict(load_regressor(self.start_from).state_dict())
+            network.load_state_dict(load_evaluator(self.start_from).state_dict())
             network.gain.fill_(1)
             network.shift.fill_(0)
             network.requires_grad_(True).train()
@@ -286,22 +287,22 @@ class Train:
         calibrate(network.eval(), train)
         self.write(network, test, round((time.monotonic() - start) / 60, 1))
 
-    def write(self, network: CarRegressor, test: PictureSet, minutes: float) -> None:
-        """Write the judge and its card."""
+    def write(self, network: CarEvaluator, test: PictureSet, minutes: float) -> None:
+        """Write the evaluator and its card."""
         weights = {k: v.contiguous() for k, v in network.state_dict().items()}
         state = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
         write_whole(self.out, save(state, {"meshes": json.dumps(network.meshes)}))
-        network = load_regressor(self.out)
+        network = load_evaluator(self.out)
         found = {k: round(v, 5) for k, v in errors(network, test).items()}
         log.info("on held-out renders: %s", found)
         spoiled = errors(network, test, torch.Generator().manual_seed(1))
         card: dict[str, Any] = {
-            "what": "reads pose, paint and model of a rendered car; judges the knobs of generators of such cars",
+            "what": "reads pose, paint and model of a rendered car; measures the knobs of generators of such cars",
             "held_out_renders": found,
             "held_out_renders_spoiled": {k: round(v, 5) for k, v in spoiled.items()},
             "units": "rotation and elevation in degrees, scale in world units, x and y in percent of half the width",
             "trained_on": json.loads((self.data / "set.json").read_text())["arguments"],
-            "licence": "MIT; learnt from renders of CC0 meshes",
+            "licence": "MIT; learned from renders of CC0 meshes",
             "command": "python -m training.metrics.car_evaluator --data DIR",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from")},
             "went_on_from": None if self.start_from is None else sha256(self.start_from),
@@ -310,7 +311,7 @@ class Train:
         }
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 
-    def fit(self, network: CarRegressor, train: PictureSet) -> None:
+    def fit(self, network: CarEvaluator, train: PictureSet) -> None:
         """Teach `network` on a labelled set."""
         labels = targets(train)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=0.02)

@@ -156,7 +156,7 @@ def published_statistics(name: str, *, kernel: bool = False) -> Statistics:
     """
     if name.count("/") != 2:
         raise ValueError(
-            f"{name!r} names no published statistics: wanted dataset/resolution/split, as ffhq/1024/trainval"
+            f"{name!r} names no published statistics: expected dataset/resolution/split, as ffhq/1024/trainval"
         )
     dataset, resolution, split = name.lower().split("/")
     found = {}

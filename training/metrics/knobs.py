@@ -14,25 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from training.batched import repeat, rows, stack
-from training.metrics.car_evaluator import CarRegressor
+from training.metrics.car_evaluator import CarEvaluator
 from training.metrics.fid import at_once
+from training.metrics.masks import CLEAR, FULL, Masks, Readings, changed_share, iou, look_histogram, read_masks
 from training.metrics.regression import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask
 
-Readings = dict[str, Tensor]
-"""What a reader says of each picture, `(n,)` each, under the names of the knobs that should move it."""
 Reader = Callable[[Image, Mask], Readings]
 
 CAMERA = ("elevation", "azimuth")
 """Knobs that may move object and background."""
 BACKGROUND = ("background", "background_shape", "background_look")
 """Knobs (`fast`, then `paper`) that may move the background alone; all others may move the object alone."""
-CLEAR, FULL = 0.02, 0.98
-"""A pixel is background below the first, object above the second share of mask."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Following:
+class KnobFit:
     """One knob and what a reader sees of it."""
 
     knob: str
@@ -44,7 +41,7 @@ class Following:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Staying:
+class Invariance:
     """One knob and what it moved: shares of pixels, means over pictures; None where there was nothing to see."""
 
     knob: str
@@ -66,29 +63,17 @@ class Staying:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Masks:
-    """Areas of masks, as shares of the picture."""
-
-    mean: float
-    sd: float
-    smallest: float
-    largest: float
-    soft: float
-    """Pixels between 0.1 and 0.9, as a share of the area."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class KnobReport:
     """All that was measured of one generator's knobs."""
 
     n: int
     seed: int
     reader: str
-    following: tuple[Following, ...]
+    following: tuple[KnobFit, ...]
     turns: Turns | None
     identity_drift: float | None
     """Colour change of an object over a full turn, relative to that between objects: 0 keeps its identity."""
-    staying: tuple[Staying, ...]
+    staying: tuple[Invariance, ...]
     readings: tuple[str, ...]
     """Columns of `leak`."""
     leak: dict[str, tuple[float, ...]]
@@ -99,22 +84,7 @@ class KnobReport:
     captions: dict[str, str] = field(default_factory=dict)
 
 
-def read_masks(image: Image, mask: Mask) -> Readings:
-    """Return `x` (right), `y` (up): the mask's centroid in percent of half the width; `scale`: root of its area."""
-    height, width = mask.shape[2:]
-    share = mask[:, 0].double()
-    area = share.sum((1, 2))
-    across = (torch.arange(width, device=mask.device, dtype=torch.float64) + 0.5) * 2 / width - 1
-    up = height / width - (torch.arange(height, device=mask.device, dtype=torch.float64) + 0.5) * 2 / width
-    held = area.clamp_min(1e-9)
-    return {
-        "x": 100 * (share.sum(1) * across).sum(1) / held,
-        "y": 100 * (share.sum(2) * up).sum(1) / held,
-        "scale": (area / (height * width)).sqrt().clamp_min(1e-6),
-    }
-
-
-def car_reader(network: CarRegressor) -> Reader:
+def car_reader(network: CarEvaluator) -> Reader:
     """Return a reader of rendered cars: `rotation`, `elevation`, `scale`, `x`, `y`."""
 
     def read(image: Image, mask: Mask) -> Readings:
@@ -196,7 +166,7 @@ def full_turn(knob: Knob) -> bool:
 
 def _following(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
-) -> tuple[tuple[Following, ...], Masks, dict[str, Tensor], dict[str, str]]:
+) -> tuple[tuple[KnobFit, ...], Masks, dict[str, Tensor], dict[str, str]]:
     """Turn all knobs at random at once; fit what is read to each; show the worst with what is to be said of them."""
     codes = generator.sample(n, rng)
     values = {knob.name: _uniform(knob, n, rng) for knob in pose}
@@ -243,7 +213,7 @@ def _following(
         if knob.name == "scale":
             value, reading = value.exp(), reading.exp()
         points = tuple(zip(value[:300].tolist(), reading[:300].tolist(), strict=True))
-        found.append(Following(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
+        found.append(KnobFit(knob=knob.name, label=knob.label, unit=knob.unit, fit=fit, points=points))
     return tuple(found), masks, worst, captions
 
 
@@ -311,7 +281,7 @@ def _parts(name: str, reading: Tensor) -> list[Tensor]:
     return [reading.clamp_min(1e-6).log()] if name == "scale" else [reading]
 
 
-def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Staying, ...], dict[str, Tensor]]:
+def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Invariance, ...], dict[str, Tensor]]:
     """Turn each knob from where it is to a random place; compare the layers before and after."""
     base = generator.sample(n, rng)
     before = list(_drawn(generator, base))
@@ -341,7 +311,7 @@ def redraw(generator: Generator, codes: Any, knob: Knob, rng: torch.Generator, g
     return stack(parts)
 
 
-def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Staying:
+def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Invariance:
     """Return what one knob changed between two lists of layers."""
     image_0, mask_0 = torch.cat([layers.image for layers in before]), torch.cat([layers.mask for layers in before])
     image_1, mask_1 = torch.cat([layers.image for layers in after]), torch.cat([layers.mask for layers in after])
@@ -359,53 +329,4 @@ def _compare(knob: Knob, before: Sequence[Any], after: Sequence[Any]) -> Staying
     if knob.name in BACKGROUND:
         inside = (mask_0 > FULL) & (mask_1 > FULL)
         result |= {f"foreground_{k}": changed_share(image_0, image_1, inside, k) for k in (1, 4)}
-    return Staying(knob=knob.name, label=knob.label, **result)
-
-
-def changed_share(before: Image, after: Image, where: Tensor, levels: float) -> float | None:
-    """Return the share of the pixels `where` (n 1 h w) that changed by `levels` / 255 or more in any channel.
-
-    Mean over pictures with any such pixel, as the authors' mutual-background score; None if no picture has one.
-    """
-    # in [-1, 1] one level is 2 / 255; the small allowance is for float32 on either side of a whole level
-    changed = (after - before).abs().amax(1, keepdim=True) >= levels * 2 / 255 - 1e-6
-    count = where.sum((1, 2, 3))
-    if not bool((count > 0).any()):
-        return None
-    share = (changed & where).sum((1, 2, 3)) / count.clamp_min(1)
-    return float(share[count > 0].mean())
-
-
-def iou(a: Mask, b: Mask) -> Float[Tensor, " n"]:
-    """Return the overlap of masks cut at one half, intersection over union; 1 for two empty ones."""
-    a, b = a > 0.5, b > 0.5
-    union = (a | b).sum((1, 2, 3))
-    return torch.where(
-        union > 0, (a & b).sum((1, 2, 3)) / union.clamp_min(1), torch.ones_like(union, dtype=torch.float32)
-    )
-
-
-def core(mask: Mask) -> Float[Tensor, "n pixels"]:
-    """Return weights of pixels that sum to 1: those nearly all object, showing its own colour; if none, the mask."""
-    inner = (mask > 0.9).float().flatten(1)
-    weight = torch.where(inner.sum(1, keepdim=True) > 0, inner, mask.flatten(1))
-    return weight / weight.sum(1, keepdim=True).clamp_min(1e-9)
-
-
-def look_histogram(image: Image, mask: Mask, bins: int = 4) -> Float[Tensor, "n colours"]:
-    """Return shares of `bins`^3 colours inside the mask, summing to 1 where there is a mask; bins are soft-edged.
-
-    Each channel's value is shared between its two nearest bins, so that a small change of colour is a small change.
-    """
-    n = len(image)
-    place = ((image.clamp(-1, 1) + 1) / 2 * (bins - 1)).flatten(2)
-    low = place.floor().clamp(max=bins - 2)
-    high_share = place - low
-    weight = core(mask)
-    result = image.new_zeros(n, bins**3)
-    for corner in range(8):
-        step = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1], device=image.device).view(1, 3, 1)
-        share = torch.where(step.bool(), high_share, 1 - high_share).prod(1)
-        r, g, b = (low + step).long().unbind(1)
-        result.scatter_add_(1, (r * bins + g) * bins + b, share * weight)
-    return result
+    return Invariance(knob=knob.name, label=knob.label, **result)

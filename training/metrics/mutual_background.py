@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from training.batched import rows
-from training.metrics.knobs import BACKGROUND, CAMERA, CLEAR, changed_share, redraw
+from training.metrics.knobs import BACKGROUND, CAMERA, redraw
+from training.metrics.masks import CLEAR, changed_share
 from training.metrics.weights import WeightsMissingError
 from training.types import Generator, Image, Mask
 

@@ -2,14 +2,13 @@
 
 import json
 import logging
-import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import tyro
@@ -20,11 +19,13 @@ from training.config import DataConfig
 from training.data.folder import PictureSet, splits_of
 from training.devices import pick_device
 from training.files import check_folder, write_whole
-from training.metrics.car_evaluator import SHIPPED, CarRegressor, load_regressor
+from training.metrics.car_evaluator import SHIPPED, CarEvaluator, load_evaluator
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
-from training.metrics.knobs import KnobReport, car_reader, measure_knobs, read_masks
+from training.metrics.figures import figures
+from training.metrics.knobs import KnobReport, car_reader, measure_knobs
 from training.metrics.lpips import Lpips, diversity
+from training.metrics.masks import read_masks
 from training.metrics.mutual_background import CLASSES, deeplab, mutual_background
 from training.metrics.report_html import write_page
 from training.metrics.swaps import SwapReport, measure_swaps
@@ -39,11 +40,6 @@ MEASURED_ON = ("data", "split", "n", "n_distance", "compared", "seed")
 """What a card says of its figures, of a report's fields."""
 HELD_OUT = ("test", "validation", "val")
 """Names of splits that are not trained on."""
-MORE = (
-    "_r2", "_within_15", "_follows", "steps_right", "_closed", "once_round", "_diagonal", "_over_leak", "look_mask_iou",
-    "background_mask_iou", "iou_code", "iou_feature", "_accuracy", "_nmi", "_perplexity", "_perplexity_of_choices",
-)  # fmt: skip
-"""How figures end that are better if larger; of the others less is better."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,42 +74,24 @@ class Report:
     """Part of the report -> time it took."""
 
 
-def figures(report: Report) -> dict[str, float]:
-    """Return the report's figures by name, flat: for cards, for TensorBoard and for choosing the best checkpoint."""
-    found: dict[str, float | None] = {}
-    if report.knobs is not None:
-        knobs = report.knobs
-        for f in knobs.following:
-            found |= {f"{f.knob}_slope": f.fit.slope, f"{f.knob}_r2": f.fit.r2, f"{f.knob}_error": f.fit.error}
-            found |= {f"{f.knob}_flips": f.fit.flips, f"{f.knob}_within_15": f.fit.within_15}
-        if knobs.turns is not None:
-            found |= {"turn_steps_right": knobs.turns.steps_right, "turns_closed": knobs.turns.closed}
-            found |= {"turns_once_round": knobs.turns.once_round}
-        found |= {"identity_drift": knobs.identity_drift}
-        for s in knobs.staying:
-            found |= {f"{s.knob}_background_changed": s.background_1, f"{s.knob}_background_changed_4": s.background_4}
-            found |= {f"{s.knob}_foreground_changed": s.foreground_1, f"{s.knob}_mask_iou": s.mask_iou}
-        found |= {f"mask_{name}": value for name, value in asdict(knobs.masks).items()}
-        worst = [v for row, line in knobs.leak.items() for c, v in zip(knobs.readings, line, strict=True) if c != row]
-        found |= {"leak_mean": sum(worst) / len(worst) if worst else None}
-    if report.swaps is not None:
-        swaps = report.swaps
-        found |= {"swap_diagonal": swaps.swaps.diagonal, "swap_leakage": swaps.swaps.leakage}
-        found |= {"swap_diagonal_over_leak": swaps.swaps.over_leak}
-        for i, (row, line) in enumerate(zip(swaps.swaps.rows, swaps.swaps.entries, strict=True)):
-            found |= {f"{row}_follows": line[i], f"{row}_leaks": max(e for j, e in enumerate(line) if j != i)}
-        if swaps.truths is not None:
-            found |= {"true_factors_diagonal": swaps.truths.diagonal, "true_factors_leakage": swaps.truths.leakage}
-        if swaps.rotation is not None:
-            found |= {"mix_rotation_error": swaps.rotation.error, "mix_rotation_flips": swaps.rotation.flips}
-        found |= {f"given_mask_iou_{mode}": value for mode, value in swaps.mask_iou.items()}
-        found |= {f"reconstruction_{mode}": value for mode, value in swaps.reconstruction.items()}
-        found |= {f"{code}_{k}": v for code, used in swaps.codes_used.items() for k, v in used.items() if k != "values"}
-        found |= {f"{kind} {k}": v for kind, both in swaps.distances.items() for k, v in both.items()}
-    found |= {f"mutual_background_{name}": value for name, value in report.mutual.items()}
-    found |= {f"lpips_diversity_{name}": value for name, value in report.diversity.items()}
-    found |= report.distances
-    return {name: float(f"{value:.5g}") for name, value in found.items() if value is not None}
+class Timed:
+    """Measures one part of a report after the other: its time, and a note where weights are missing."""
+
+    def __init__(self, report: Report, bar: "tqdm[Any]") -> None:
+        self.report, self.bar = report, bar
+
+    def __call__(self, name: str, measure: Callable[[], T]) -> T | None:
+        """Return what `measure` returns; None, noted in the report, where its weights are missing."""
+        start = time.monotonic()
+        self.bar.set_description(name)
+        try:
+            return measure()
+        except WeightsMissingError as problem:
+            self.report.notes.append(f"{name}: {problem}")
+            return None
+        finally:
+            self.bar.update()
+            self.report.seconds[name] = round(time.monotonic() - start, 1)
 
 
 def evaluate(
@@ -122,64 +100,29 @@ def evaluate(
     pictures: PictureSet | None,
     *,
     training_pictures: PictureSet | None = None,
-    judge: CarRegressor | None = None,
+    evaluator: CarEvaluator | None = None,
     features: Features | None = None,
     perceptual: Lpips | None = None,
     segmenter: str | None = None,
 ) -> Report:
     """Fill in `report` with what applies to the generator, and return it.
 
-    Without `pictures` only what needs no real ones is measured. `judge` reads rendered cars. Distances are those to
+    Without `pictures` only what needs no real ones is measured. `evaluator` reads rendered cars. Distances are those to
     `pictures`, or to `training_pictures` where there are too few for a Frechet distance and more of these.
     """
-
-    def timed(name: str, measure: Callable[[], T]) -> T | None:
-        start = time.monotonic()
-        bar.set_description(name)
-        try:
-            return measure()
-        except WeightsMissingError as problem:
-            report.notes.append(f"{name}: {problem}")
-            return None
-        finally:
-            bar.update()
-            report.seconds[name] = round(time.monotonic() - start, 1)
-
     n, seed = report.n, report.seed
-    compared, others = pictures, training_pictures
-    if pictures is not None and features is not None:
-        if len(pictures) <= features.dim < len(others or ()) and report.n_distance > len(pictures):
-            compared, others, report.compared = others, None, "train"
-            report.notes.append(
-                f"{features.frechet_name}: {len(pictures)} held-out pictures are too few, so distances are those to "
-                f"pictures trained on"
-            )
-        report.n_distance = min(report.n_distance, len(compared or ()))
+    compared, others = _compared(report, pictures, training_pictures, features)
     with tqdm(total=4, unit="part", leave=False) as bar:
+        timed = Timed(report, bar)
         if any(knob.kind in ("range", "angle") for knob in generator.knobs):
-            reader, name = (
-                (read_masks, "its mask") if judge is None else (car_reader(judge), "a judge of rendered cars")
-            )
-            report.knobs = timed(
-                "knobs", lambda: measure_knobs(generator, reader=reader, reader_name=name, n=n, seed=seed)
-            )
-            kinds = {"own masks": None} | ({f"DeepLab, {segmenter}": segmenter} if segmenter else {})
-            for label, kind in kinds.items():
-                arguments = () if kind is None else (kind,)
-                score = timed(
-                    f"mutual background, {label}",
-                    lambda a=arguments: mutual_background(
-                        generator, *(deeplab(*a, device=generator.device),) if a else (), n=max(32, n // 4), seed=seed
-                    ),
-                )
-                report.mutual |= {label: score} if score is not None else {}
+            _evaluate_knobs(generator, report, evaluator, segmenter, timed)
         elif segmenter:
             report.notes.append("mutual background: left out, as this generator has no knobs that are numbers")
         if pictures is not None and any(knob.kind == "picture" for knob in generator.knobs):
             report.swaps = timed(
                 "swaps",
                 lambda: measure_swaps(
-                    generator, pictures, judge=judge, features=features, n_features=report.n_distance,
+                    generator, pictures, evaluator=evaluator, features=features, n_features=report.n_distance,
                     compared=compared, perceptual=perceptual, n=max(32, n // 2), seed=seed,
                 ),
             )  # fmt: skip
@@ -190,6 +133,44 @@ def evaluate(
             found = timed("distance to real pictures", lambda: _distance(generator, report, compared, others, features))
             report.distances = found or {}
     return report
+
+
+def _compared(
+    report: Report, pictures: PictureSet | None, training_pictures: PictureSet | None, features: Features | None
+) -> tuple[PictureSet | None, PictureSet | None]:
+    """Return the pictures that distances are to, and others for the distance between real ones."""
+    if pictures is None or features is None:
+        return pictures, training_pictures
+    compared, others = pictures, training_pictures
+    if others is not None and len(pictures) <= features.dim < len(others) and report.n_distance > len(pictures):
+        compared, others, report.compared = others, None, "train"
+        report.notes.append(
+            f"{features.frechet_name}: {len(pictures)} held-out pictures are too few, so distances are those to "
+            f"pictures trained on"
+        )
+    report.n_distance = min(report.n_distance, len(compared))
+    return compared, others
+
+
+def _evaluate_knobs(
+    generator: Generator, report: Report, evaluator: CarEvaluator | None, segmenter: str | None, timed: Timed
+) -> None:
+    """Measure knobs that are numbers, and what redrawing the object does to the background."""
+    n, seed = report.n, report.seed
+    reader, name = (
+        (read_masks, "its mask") if evaluator is None else (car_reader(evaluator), "an evaluator of rendered cars")
+    )
+    report.knobs = timed("knobs", lambda: measure_knobs(generator, reader=reader, reader_name=name, n=n, seed=seed))
+    kinds = {"own masks": None} | ({f"DeepLab, {segmenter}": segmenter} if segmenter else {})
+    for label, kind in kinds.items():
+        arguments = () if kind is None else (kind,)
+        score = timed(
+            f"mutual background, {label}",
+            lambda a=arguments: mutual_background(
+                generator, *(deeplab(*a, device=generator.device),) if a else (), n=max(32, n // 4), seed=seed
+            ),
+        )
+        report.mutual |= {label: score} if score is not None else {}
 
 
 def _distance(
@@ -222,18 +203,6 @@ def held_out(data: Path, config: DataConfig) -> tuple[PictureSet, str] | None:
     return None if split is None else (PictureSet(data, config, split), split)
 
 
-def better(name: str, value: float, other: float) -> bool:
-    """Return whether `value` of the figure `name` is better than `other`: most are errors, some want 1 or much. What is
-    no number is never better, and worse than any."""
-    if not math.isfinite(value) or not math.isfinite(other):
-        return math.isfinite(value)
-    if name == "rotation_slope":  # which way round is each run's own choice
-        value, other = abs(value), abs(other)
-    if name.endswith("_slope"):
-        return abs(value - 1) < abs(other - 1)
-    return value > other if name.endswith(MORE) else value < other
-
-
 def plain(value: Any) -> Any:
     """Return a report as JSON's plain values; pictures are left to the page."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -249,10 +218,12 @@ def plain(value: Any) -> Any:
 class Evaluate:
     """Measure a generator: do its knobs do what they say? Writes OUT/report.json and OUT/report.html."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"judge": "evaluator"}
+    """Names of earlier versions -> today's."""
     checkpoint: tyro.conf.Positional[Path]
     """A generator file of either family."""
     data: Path | None = None
-    """A prepared set of real pictures; on rendered cars, knobs are judged by a network that knows such cars."""
+    """A prepared set of real pictures; on rendered cars, a network that knows such cars reads the knobs."""
     out: Path
     """The folder to write to."""
     n: int = 400
@@ -272,8 +243,8 @@ class Evaluate:
     """torchvision's AlexNet, the trunk of LPIPS, for machines without internet."""
     segmenter: str | None = None
     """What the pictures show, such as car or person: adds the authors' mutual background score by DeepLab."""
-    judge: Path = SHIPPED
-    """Who reads rendered cars; trained by `python -m training.metrics.car_evaluator`."""
+    evaluator: Path = SHIPPED
+    """The network that reads rendered cars, a file of `python -m training.metrics.car_evaluator`."""
     card: bool = False
     """Write the figures into the card beside the checkpoint, too."""
     device: str | None = None
@@ -304,15 +275,15 @@ class Evaluate:
             versions={name: version(name) for name in ("torch", "numpy", "pillow", "clean-fid", "lpips")}
             | {"python": platform.python_version(), "device": _describe(device)},
         )
-        pictures = others = judge = features = perceptual = None
+        pictures = others = evaluator = features = perceptual = None
         if self.data is not None:
             pictures, others, report.split = self._pictures(generator, report)
             report.compared = report.split
             if {"rotation", "hue", "mesh"} <= pictures.factors.keys():
-                judge = load_regressor(self.judge, device)
-                judged = self.judge.with_suffix(".json")
-                if judged.is_file():
-                    report.judge = json.loads(judged.read_text(encoding="utf-8"))["held_out_renders"]
+                evaluator = load_evaluator(self.evaluator, device)
+                about = self.evaluator.with_suffix(".json")
+                if about.is_file():
+                    report.judge = json.loads(about.read_text(encoding="utf-8"))["held_out_renders"]
             report.n_distance = self.n_distance
             if report.n_distance:
                 features = self._features(report, device)
@@ -321,7 +292,7 @@ class Evaluate:
         except WeightsMissingError as problem:
             report.notes.append(f"LPIPS: {problem}")
         evaluate(
-            generator, report, pictures, training_pictures=others, judge=judge, features=features,
+            generator, report, pictures, training_pictures=others, evaluator=evaluator, features=features,
             perceptual=perceptual, segmenter=self.segmenter,
         )  # fmt: skip
         self.write(report)
@@ -380,11 +351,11 @@ def quick_figures(
     generator: Generator, pictures: PictureSet | None = None, *, n: int = 128, seed: int = 0
 ) -> dict[str, float]:
     """Return a few figures in seconds, for the training log and for keeping the best: knobs, or swaps on `pictures`."""
-    judged = pictures is not None and {"rotation", "hue", "mesh"} <= pictures.factors.keys()
+    rendered = pictures is not None and {"rotation", "hue", "mesh"} <= pictures.factors.keys()
     report = Report(
         name="", family=generator.family, images_seen=None, sha256="", data="", split="", n=n, seed=seed, versions={}
     )
     report = evaluate(
-        generator, replace(report), pictures, judge=load_regressor(device=generator.device) if judged else None
+        generator, report, pictures, evaluator=load_evaluator(device=generator.device) if rendered else None
     )
     return figures(report)

@@ -11,6 +11,7 @@ import PIL.Image
 from torch import Tensor
 
 from training.checkpoint import write_whole
+from training.metrics.figures import kind_of
 from training.metrics.knobs import KnobReport
 from training.metrics.report_plots import DPI, bars, heat_map, knob_curves
 from training.metrics.swaps import SwapReport, Table
@@ -46,6 +47,12 @@ figcaption { font-size: .85rem; margin-top: .35rem; max-width: 44rem; }
 """
 
 
+TILES = (
+    "rotation_within_15", "rotation_flips", "turns_closed", "elevation_slope", "scale_slope", "x_slope",
+    "look_mask_iou", "look_background_changed", "swap_diagonal", "swap_leakage", "true_factors_diagonal",
+    "mix_rotation_error", "given_mask_iou_code",
+)  # fmt: skip
+"""Figures that stand at the top of the page."""
 KINDS = {"free": "samples", "tied": "shape tied to texture", "photos": "mixes of photos"}
 """What is compared with real pictures, as the page calls it."""
 
@@ -73,25 +80,11 @@ def _head(report: "Report", found: dict[str, float]) -> Iterator[str]:
     seen = f", {report.images_seen:,} pictures seen in training" if report.images_seen else ""
     yield f'<p class="faint">{escape(report.family)}{seen}. Do its knobs do what their labels say?</p>'
     yield f"<p>{escape(' '.join(summary(report)))}</p>"
-    tiles = [
-        ("rotation_within_15", "share", "of pictures turned as the rotation knob says, to 15° (chance:\u00a08\u00a0%)"),
-        ("rotation_flips", "share", "of them facing the wrong way round (chance:\u00a050\u00a0%)"),
-        ("turns_closed", "share", "of full turns without a wrong step"),
-        ("elevation_slope", "slope", "slope of the camera's elevation (ideal:\u00a01)"),
-        ("scale_slope", "slope", "slope of size (ideal:\u00a01)"),
-        ("x_slope", "slope", "slope of left – right (ideal:\u00a01)"),
-        ("look_mask_iou", "share", "of the outline kept when the look is redrawn"),
-        ("look_background_changed", "share", "of the background touched when the look is redrawn"),
-        ("swap_diagonal", "share", "of what a photo should give is taken (ideal:\u00a0100\u00a0%)"),
-        ("swap_leakage", "share", "leaks into what should stay (ideal:\u00a00\u00a0%)"),
-        ("true_factors_diagonal", "share", "of the true factors are taken from the right picture"),
-        ("mix_rotation_error", "angle", "median error of the rotation in mixes"),
-        ("given_mask_iou_code", "share", "overlap of reconstructed with given masks"),
-    ]
     yield '<div class="tiles">'
-    for name, kind, text in tiles:
+    for name in TILES:
         if name in found:
-            yield f'<div class="tile"><b>{_number(found[name], kind)}</b><span>{text}</span></div>'
+            kind = kind_of(name)
+            yield f'<div class="tile"><b>{_number(found[name], kind.unit)}</b><span>{escape(kind.words)}</span></div>'
     yield "</div>"
 
 
@@ -147,7 +140,7 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
             knob_curves(knobs.following), "The picture against the knob; the dark line is a knob that does as it says."
         )
         rows = [
-            (f.label, _number(f.fit.slope, "slope"), _number(f.fit.r2, "slope"), _measure(f.fit.error, f.unit),
+            (f.label, _number(f.fit.slope, "ratio"), _number(f.fit.r2, "ratio"), _measure(f.fit.error, f.unit),
              _measure(f.fit.offset, f.unit), _number(f.fit.within_15, "share"), _number(f.fit.flips, "share"))
             for f in knobs.following
         ]  # fmt: skip
@@ -168,6 +161,10 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
     yield from _pictures(knobs, ("Full turns", "worst rotations"))
     yield "<h3>What each knob looks like</h3>"
     yield from _pictures(knobs, [n for n in knobs.pictures if n not in ("Full turns", "worst rotations")])
+    yield from _invariance(knobs)
+
+
+def _invariance(knobs: KnobReport) -> Iterator[str]:
     yield "<h2>Does everything else stay?</h2>"
     if len(knobs.readings) > 1:
         yield (
@@ -187,7 +184,7 @@ def _knobs(knobs: KnobReport) -> Iterator[str]:
     )
     rows = [
         (s.label, f"{s.effect:.1f}", _number(s.background_1, "share"), _number(s.background_4, "share"),
-         _number(s.foreground_1, "share"), _number(s.foreground_4, "share"), _number(s.mask_iou, "slope"),
+         _number(s.foreground_1, "share"), _number(s.foreground_4, "share"), _number(s.mask_iou, "ratio"),
          _number(s.look_change, "share"))
         for s in knobs.staying
     ]  # fmt: skip
@@ -207,7 +204,7 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     yield "<h2>Does a mix take from each photo what it should?</h2>"
     yield (
         f"<p>In {swaps.n} photos one factor at a time is exchanged for another photo's. Each square is the change, as "
-        f"a share of the change when all factors are exchanged: 100 % is wanted on the diagonal, 0 % beside it.</p>"
+        f"a share of the change when all factors are exchanged: the diagonal should be 100 %, all else 0 %.</p>"
     )
     table = swaps.swaps
     yield _figure(
@@ -216,45 +213,54 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
     )
     yield (
         f"<p>The diagonal's mean, {_number(table.diagonal, 'share')}, is <b>{table.over_leak:.1f} times</b> the "
-        f"largest square beside it, {_number(max(table.beside), 'share')}.</p>"
+        f"largest square beside it, {_number(max(table.off_diagonal), 'share')}.</p>"
     )
     if swaps.truths is not None:
-        yield (
-            "<p>Rotation, model and paint are read by the judge of rendered cars. Where pictures are not yet cars it "
-            "guesses: what it sees to change with the background alone is guesswork.</p>"
-        )
-        yield "<h3>Against the truth</h3>"
-        yield (
-            "<p>Four rendered cars give one factor each, and the renderer knows what those are. Each square is how "
-            "much nearer that factor of the mix is to the giver's than to anyone's.</p>"
-        )
-        yield _figure(
-            heat_map(swaps.truths.rows, swaps.truths.columns, swaps.truths.entries, down="given by"),
-            "Down: the giver of a factor. Across: the factor of the mix.",
-        )
-        if (turn := swaps.rotation) and turn.flips is not None:
-            yield (
-                f"<p>The rotation of mixes is off by {turn.error:.0f}° in the median "
-                f"({_number(turn.within_15, 'share')} within 15°); {_number(turn.flips, 'share')} face the wrong way "
-                "round.</p>"
-            )
+        yield from _against_truth(swaps, swaps.truths)
     yield "<h3>In codes</h3><p>The mix is read again: how far each code went from the photo's own to the giver's.</p>"
     yield _figure(
         heat_map(swaps.recoded.rows, swaps.recoded.columns, swaps.recoded.entries, down="exchanged"),
         "Down: the factor exchanged. Across: the code read from the mix.",
     )
     yield from _pictures(swaps, list(swaps.pictures))
+    yield from _reconstruction(swaps, cub)
+    yield from _every(swaps.every_measure)
+
+
+def _against_truth(swaps: SwapReport, truths: Table) -> Iterator[str]:
+    yield (
+        "<p>Rotation, model and paint are read by the evaluator of rendered cars. Where pictures are not yet cars it "
+        "guesses: what it sees to change with the background alone is guesswork.</p>"
+    )
+    yield "<h3>Against the truth</h3>"
+    yield (
+        "<p>Four rendered cars give one factor each, and the renderer knows what those are. Each square is how "
+        "much nearer that factor of the mix is to the giver's than to anyone's.</p>"
+    )
+    yield _figure(
+        heat_map(truths.rows, truths.columns, truths.entries, down="given by"),
+        "Down: the giver of a factor. Across: the factor of the mix.",
+    )
+    if (turn := swaps.rotation) and turn.flips is not None:
+        yield (
+            f"<p>The rotation of mixes is off by {turn.error:.0f}° in the median "
+            f"({_number(turn.within_15, 'share')} within 15°); {_number(turn.flips, 'share')} face the wrong way "
+            "round.</p>"
+        )
+
+
+def _reconstruction(swaps: SwapReport, cub: bool) -> Iterator[str]:
     yield "<h3>Reconstruction, masks, codes</h3>"
     modes = sorted(set(swaps.mask_iou) | {m for m in swaps.reconstruction if not m.endswith("_lpips")})
     rows = [
-        (mode, _number(swaps.mask_iou.get(mode), "slope"), _number(swaps.reconstruction.get(mode), "plain"),
-         _number(swaps.reconstruction.get(f"{mode}_lpips"), "slope"))
+        (mode, _number(swaps.mask_iou.get(mode), "ratio"), _number(swaps.reconstruction.get(mode), "plain"),
+         _number(swaps.reconstruction.get(f"{mode}_lpips"), "ratio"))
         for mode in modes
     ]  # fmt: skip
     yield _table(("mode", "IoU with given masks", "mean error, of 255", "LPIPS"), rows)
     rows = [
         (name, f"{used['values']:.0f}", f"{used['perplexity_of_choices']:.1f}", _number(used.get("accuracy"), "share"),
-         _number(used.get("nmi"), "slope"))
+         _number(used.get("nmi"), "ratio"))
         for name, used in swaps.codes_used.items()
     ]  # fmt: skip
     yield _table(("code", "values", "in use (perplexity)", "accuracy against labels", "NMI"), rows)
@@ -264,7 +270,6 @@ def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:
             "MixNMatch 10.2 % and 0.41, C3-GAN 27.6 % and 0.53. Mask IoU as published: FineGAN 0.445, OneGAN 0.555, "
             "LayeredGAN 0.697.</p>"
         )
-    yield from _every(swaps.every_measure)
 
 
 def _every(table: Table) -> Iterator[str]:
@@ -306,7 +311,7 @@ def _how(report: "Report") -> Iterator[str]:
     if report.judge:
         j = report.judge
         yield (
-            f"<p>Rendered cars are read by a network that learnt from the renderer's labels. On {j['n']:,.0f} held-out "
+            f"<p>A network that learned from the renderer's labels reads rendered cars. On {j['n']:,.0f} held-out "
             f"renders it is off by {j['rotation_median_error']:.1f}° in rotation "
             f"({_number(j['rotation_flips'], 'share')} flipped) and {j['elevation_median_error']:.1f}° in elevation, "
             f"in the median; its slopes are {j['elevation_slope']:.2f} (elevation), {j['scale_slope']:.2f} (size), "
@@ -329,7 +334,7 @@ def _number(value: float | None, kind: str) -> str:
         if 0 < value < 0.0001:
             return "<\u00a00.01\u00a0%"
         return f"{100 * value:.2f}\u00a0%" if 0 < value < 0.01 else f"{100 * value:.0f}\u00a0%"
-    return f"{value:.0f}°" if kind == "angle" else f"{value:.1f}" if kind == "plain" else f"{value:.2f}"
+    return f"{value:.0f}°" if kind == "degrees" else f"{value:.1f}" if kind == "plain" else f"{value:.2f}"
 
 
 def _measure(value: float, unit: str) -> str:

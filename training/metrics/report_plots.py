@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from training.metrics.knobs import Following
+from training.metrics.knobs import KnobFit
 
 INK, FAINT, ACCENT, WARM = "#1f2430", "#8a90a2", "#2f6fde", "#d9480f"
 DPI = 144
@@ -32,7 +32,7 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=11)
 
 
-def knob_curves(following: Sequence[Following]) -> bytes:
+def knob_curves(following: Sequence[KnobFit]) -> bytes:
     """Return one panel a knob: what was read against what was set, and the line of a knob that does as it says."""
     columns = min(3, len(following))
     rows = math.ceil(len(following) / columns)

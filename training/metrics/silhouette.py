@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from training.metrics.knobs import CLEAR, core, iou, look_histogram, read_masks
+from training.metrics.masks import CLEAR, core, iou, look_histogram, read_masks
 from training.types import Image, Mask
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from training.batched import rows, stack
 from training.data.folder import PictureSet
-from training.metrics.car_evaluator import CarRegressor, targets
+from training.metrics.car_evaluator import CarEvaluator, targets
 from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
 from training.metrics.features import Features
 from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
-from training.metrics.knobs import CLEAR, iou
+from training.metrics.masks import CLEAR, iou
 from training.metrics.regression import Fit, circle_fit, wrap
 from training.metrics.silhouette import changes
 from training.types import Generator, Image, Mask, reads_outlines
@@ -27,7 +27,7 @@ FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")
 """What should follow each of `FACTORS`, on any photos."""
 CAR_MEASURES = ("background", "rotation", "model", "paint")
-"""The same on rendered cars, read by the judge."""
+"""The same on rendered cars, read by the evaluator."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,15 +49,15 @@ class Table:
     @property
     def leakage(self) -> float:
         """Mean of what should stay."""
-        return sum(self.beside) / len(self.beside)
+        return sum(self.off_diagonal) / len(self.off_diagonal)
 
     @property
     def over_leak(self) -> float:
         """Mean of the diagonal over the largest entry beside it, of which one percent is the least that counts."""
-        return self.diagonal / max(0.01, *self.beside)
+        return self.diagonal / max(0.01, *self.off_diagonal)
 
     @property
-    def beside(self) -> list[float]:
+    def off_diagonal(self) -> list[float]:
         """All entries but those of the diagonal."""
         return [e for i, row in enumerate(self.entries) for j, e in enumerate(row) if i != j]
 
@@ -94,7 +94,7 @@ def measure_swaps(
     generator: Generator,
     pictures: PictureSet,
     *,
-    judge: CarRegressor | None = None,
+    evaluator: CarEvaluator | None = None,
     features: Features | None = None,
     n_features: int = 0,
     compared: PictureSet | None = None,
@@ -104,7 +104,7 @@ def measure_swaps(
 ) -> SwapReport:
     """Return how the generator's mixes do on `n` photos of a set.
 
-    `judge` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
+    `evaluator` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
     `compared` (the same set if not given), `perceptual` is LPIPS.
 
     Raises: ValueError if the generator does not read photos.
@@ -118,9 +118,9 @@ def measure_swaps(
     givers = {name: _derangement(n, rng) for name in factors}
     photos, masks, labels = _photos(pictures, chosen)
     own = _encode(generator, photos)
-    swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], judge)
-    rebuilt, overlap, worst = _rebuild(generator, photos, own, masks, perceptual)
-    truths, rotation = _truths(generator, photos, own, factors, givers, judge, pictures, chosen)
+    swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], evaluator)
+    reconstruction, overlap, worst = _reconstruct(generator, photos, own, masks, perceptual)
+    truths, rotation = _ground_truth(generator, photos, own, factors, givers, evaluator, pictures, chosen)
     return SwapReport(
         n=n,
         seed=seed,
@@ -130,7 +130,7 @@ def measure_swaps(
         truths=truths,
         rotation=rotation,
         mask_iou=overlap,
-        reconstruction=rebuilt,
+        reconstruction=reconstruction,
         codes_used=_codes_used(own, labels if len(pictures.label_names) > 1 else None),
         distances=_distances(generator, pictures, compared or pictures, features, n_features, seed)
         if features and n_features
@@ -183,7 +183,7 @@ def _mix(generator: Generator, codes: Any, factor: str, photos: Image) -> Any:
 
 
 def _exchange(
-    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, judge: CarRegressor | None
+    generator: Generator, photos: Image, own: Any, factors: Sequence[str], giver: Tensor, evaluator: CarEvaluator | None
 ) -> tuple[Table, Table, Table, dict[str, Tensor]]:
     """Exchange one factor at a time, then all; return what changed in pictures and codes, and some of the mixes."""
     n = len(photos)
@@ -194,10 +194,13 @@ def _exchange(
     before, mask = _render(generator, own, n)
     start = _encode(generator, before)
     rendered = {name: _render(generator, codes, n) for name, codes in (mixes | {"all": everything}).items()}
-    seen = {name: changes(before, mask, *after) | _judged(judge, before, after[0]) for name, after in rendered.items()}
+    seen = {
+        name: changes(before, mask, *after) | _evaluated(evaluator, before, after[0])
+        for name, after in rendered.items()
+    }
     means = {name: {key: float(value.nanmean()) for key, value in change.items()} for name, change in seen.items()}
     every = _table(means, factors, tuple(means["all"]))
-    swaps = _table(means, factors, MEASURES if judge is None else CAR_MEASURES)
+    swaps = _table(means, factors, MEASURES if evaluator is None else CAR_MEASURES)
     moved = {name: _encode(generator, after[0]) for name, after in rendered.items()}
     fields = tuple(k for k in start.__dataclass_fields__ if getattr(start, k) is not None)
     progress = tuple(tuple(_progress(start, moved[name], moved["all"], key) for key in fields) for name in factors)
@@ -210,11 +213,11 @@ def _exchange(
     )
 
 
-def _judged(judge: CarRegressor | None, before: Image, after: Image) -> dict[str, Tensor]:
-    """Return what the judge of rendered cars sees to differ: degrees, share of belief, colour."""
-    if judge is None:
+def _evaluated(evaluator: CarEvaluator | None, before: Image, after: Image) -> dict[str, Tensor]:
+    """Return what the evaluator of rendered cars sees to differ: degrees, share of belief, colour."""
+    if evaluator is None:
         return {}
-    a, b = judge.read(before), judge.read(after)
+    a, b = evaluator.read(before), evaluator.read(after)
     return {
         "rotation": wrap(b.rotation - a.rotation).abs(),
         "model": (b.mesh - a.mesh).abs().sum(1) / 2,
@@ -237,7 +240,7 @@ def _progress(start: Any, moved: Any, goal: Any, key: str) -> float:
     return float(((b - a) * (c - a)).sum() / (c - a).square().sum().clamp_min(1e-12))
 
 
-def _rebuild(
+def _reconstruct(
     generator: Any, photos: Image, own: Any, masks: Mask | None, perceptual: Callable[[Image, Image], Tensor] | None
 ) -> tuple[dict[str, float], dict[str, float], dict[str, Tensor]]:
     """Return errors and mask overlaps of photos drawn again from their codes, and from shape features if there are."""
@@ -263,32 +266,34 @@ def _rebuild(
     return errors, overlaps, worst
 
 
-def _truths(
+def _ground_truth(
     generator: Generator,
     photos: Image,
     own: Any,
     factors: Sequence[str],
     givers: dict[str, Tensor],
-    judge: CarRegressor | None,
+    evaluator: CarEvaluator | None,
     pictures: PictureSet,
     chosen: Sequence[int],
 ) -> tuple[Table | None, Fit | None]:
     """Mix four cars whose factors the renderer knows; return how near each factor of the mix is to each giver's.
 
     Entry (giver of r, factor q): 1 - mean distance to that giver's factor over the mean distance to anyone's. Models
-    are compared by the judge's belief, paint by colour.
+    are compared by the evaluator's belief, paint by colour.
     """
-    if judge is None or not {"rotation", "hue"} <= pictures.factors.keys():
+    if evaluator is None or not {"rotation", "hue"} <= pictures.factors.keys():
         return None, None
-    if unknown := sorted(set(pictures.label_names) - set(judge.meshes)):
-        raise ValueError(f"the judge of rendered cars does not know the model {unknown[0]}; teach one on such a set")
-    number = torch.tensor([judge.meshes.index(name) for name in pictures.label_names])
+    if unknown := sorted(set(pictures.label_names) - set(evaluator.meshes)):
+        raise ValueError(
+            f"the evaluator of rendered cars does not know the model {unknown[0]}; train one on such a set"
+        )
+    number = torch.tensor([evaluator.meshes.index(name) for name in pictures.label_names])
     labels = {key: value[list(chosen)] for key, value in targets(pictures).items()}
     angle = torch.atan2(labels["pose"][:, 0], labels["pose"][:, 1]).rad2deg()
     for name in factors:
         own = _mix(generator, own, name, photos[givers[name]])
     image, mask = _render(generator, own, len(photos))
-    read = judge.read(image)
+    read = evaluator.read(image)
     given = torch.cat([pictures.get(chosen[i : i + BLOCK]).mask for i in range(0, len(chosen), BLOCK)])  # type: ignore[arg-type]
 
     def far(giver: Tensor) -> tuple[float, ...]:

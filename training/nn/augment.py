@@ -1,4 +1,4 @@
-"""What critics of small sets see: pictures altered at random, the more the surer they are (ADA, Karras et al. 2020)."""
+"""Adaptive discriminator augmentation for small sets (ADA, Karras et al. 2020)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -51,7 +51,7 @@ def augment(image: Image, chance: float, rng: torch.Generator, kinds: Sequence[K
 class AdaptiveChance(nn.Module):
     """The chance of augmentations: it rises while r_t = E[sign D(x)] of real pictures is above its target, else falls.
 
-    A critic that remembers its pictures says real to every one of them, r_t = 1 (ADA Sec. 3.2).
+    A discriminator that remembers its pictures says real to every one of them, r_t = 1 (ADA Sec. 3.2).
     """
 
     chance: Tensor
@@ -62,14 +62,14 @@ class AdaptiveChance(nn.Module):
         """`reach`: pictures in which the chance can go from 0 to 1 (ADA: 500,000); `most`: where it ends (ADA: 0.8)."""
         super().__init__()
         if not 0 < target < 1:
-            raise ValueError(f"the target of augmentation is {target}; wanted between 0 and 1, such as 0.6")
+            raise ValueError(f"the target of augmentation is {target}; expected between 0 and 1, such as 0.6")
         self.target, self.reach, self.most = target, reach, most
         self.register_buffer("chance", torch.zeros(()))
         self.register_buffer("sure", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, real: Float[Tensor, " n"]) -> dict[str, Tensor]:
-        """Take in the critic's logits of real pictures, high where they look real; return both values for the log."""
+        """Adapt to the discriminator's logits of real pictures; return both values for the log."""
         self.sure.lerp_(batch_mean(real.sign().float().mean()).to(self.sure), 0.25)
         step = len(real) * size() / self.reach
         self.chance.add_(torch.sign(self.sure - self.target) * step).clamp_(0, self.most)

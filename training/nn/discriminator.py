@@ -1,4 +1,4 @@
-"""A critic of whole pictures that also reads the pose, and compares pictures of like pose (PoF3D Sec. 3.3)."""
+"""A discriminator of whole pictures that also reads the pose, and compares pictures of like pose (PoF3D Sec. 3.3)."""
 
 from itertools import pairwise
 
@@ -53,7 +53,7 @@ class Features(nn.Module):
         return self.flat(leaky(self.mix(self.stddev(self.maps(image)[-1]))).flatten(1).float())
 
 
-class Critic(Features):
+class Discriminator(Features):
     """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two, where things turn, a
     direction."""
 

@@ -9,19 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.nn.layers import EqualLinear
+from training.nn.ops.field import Density, Encoding, Mlp, encode
 
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
 BALL, RADIUS = 4.0, 0.7
-"""BALL (RADIUS - |p|) is added to the density: before anything is learnt, an ellipsoid."""
+"""BALL (RADIUS - |p|) is added to the density: before anything is learned, an ellipsoid."""
 
 
 def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:
     """Return p and the damped sin(2^k pi p), cos(2^k pi p) for k < octaves  (NeRF Eq. 4): d = 3 + 6 octaves."""
-    k = torch.arange(octaves, device=p.device)
-    angle = (p[..., None] * (2.0**k * math.pi)).flatten(2)
-    gain = (AMPLITUDE * DAMPING**k).repeat(3)
-    return torch.cat([p, angle.sin() * gain, angle.cos() * gain], -1)
+    return encode(p, Encoding(octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True))
 
 
 class ModulatedLinear(nn.Module):
@@ -78,3 +76,17 @@ class ObjectField(nn.Module):
         if noise is not None:
             raw = raw + noise
         return self.density * F.softplus(raw), x
+
+    def as_op(self, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
+        """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
+        weights, biases = zip(*(layer.of(w) for layer in self.layers), strict=True)  # type: ignore[operator]
+        (sigma, sigma_bias), gain = self.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
+        mlp = Mlp(
+            entry=gain * weights[0],
+            hidden=gain * torch.stack(weights[1:], 1),
+            bias=gain * torch.stack(biases, 1),
+            sigma=sigma[..., 0],
+            sigma_bias=sigma_bias[:, 0],
+        )
+        encoding = Encoding(self.octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True, mirror=self.mirror)
+        return mlp, encoding, Density(softplus=True, gain=self.density, slope=BALL, radius=RADIUS)

@@ -1,7 +1,7 @@
 """A discriminator that looks through a frozen, pretrained network (Projected GANs, Sauer et al., NeurIPS 2021).
 
 Paper: hinge loss, batch norm, no penalty; here the logistic loss, no batch norm, and R1 in the space of the mixed
-features, because as published it told a few thousand photos apart within minutes and the generator learnt nothing.
+features, because as published it told a few thousand photos apart within minutes and the generator learned nothing.
 """
 
 import logging

@@ -14,9 +14,14 @@ from torch import Tensor
 from training.nn.camera import box_points, look_at, pixel_plane, rotation_z
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear
+from training.nn.ops import triton_works
+from training.nn.ops.field import ray_weights, render_field, stratified_depths
+
+OPAQUE = 0.5
+"""Opacity from which a ray has a depth: a haze around the object has none."""
 
 
-class Placed(NamedTuple):
+class ObjectPose(NamedTuple):
     """A camera and an object's box, one row a picture; lengths in world units, angles in radians."""
 
     azimuth: Float[Tensor, " n"]
@@ -50,17 +55,17 @@ class Rays(NamedTuple):
         return self.far > self.near
 
 
-def box_rays(placed: Placed, size: int, fov: float) -> Rays:
+def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
     """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
-    with torch.autocast(placed.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
-        x, y = pixel_plane(size, device=placed.azimuth.device)
+    with torch.autocast(pose.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
+        x, y = pixel_plane(size, device=pose.azimuth.device)
         tan = math.tan(math.radians(fov) / 2)
         local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
-        camera = look_at(placed.azimuth, placed.elevation)
-        eye = camera[:, None, :, 2] * placed.radius[:, None, None]
-        origin = box_points(eye, placed.scale, placed.translation, placed.rotation)
+        camera = look_at(pose.azimuth, pose.elevation)
+        eye = camera[:, None, :, 2] * pose.radius[:, None, None]
+        origin = box_points(eye, pose.scale, pose.translation, pose.rotation)
         world = local @ camera.transpose(1, 2)
-        direction = world @ rotation_z(placed.rotation).transpose(1, 2) / placed.scale[:, None]
+        direction = world @ rotation_z(pose.rotation).transpose(1, 2) / pose.scale[:, None]
         direction = torch.where(direction.abs() < 1e-6, direction.new_tensor(1e-6), direction)  # parallel to a face
         faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
         near = faces.amin(0).amax(-1).clamp_min(0)
@@ -79,22 +84,6 @@ def pick(rays: Rays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[
     return index, real.bool()
 
 
-def sample_depths(
-    near: Float[Tensor, "n k"], far: Float[Tensor, "n k"], samples: int, jitter: Float[Tensor, "n k s"] | None = None
-) -> Float[Tensor, "n k s"]:
-    """Return one depth in each of `samples` equal parts of [near, far]: its middle, or where `jitter` says."""
-    part = torch.arange(samples, device=near.device, dtype=near.dtype)
-    place = (part + (0.5 if jitter is None else jitter)) / samples
-    return near[..., None] + (far - near).clamp_min(0)[..., None] * place
-
-
-def ray_weights(sigma: Float[Tensor, "*n s"], step: Float[Tensor, "*n s"]) -> Float[Tensor, "*n s"]:
-    """Return each sample's share of its ray: w_s = (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t) (NeRF Eq. 3)."""
-    optical = sigma * step
-    before = optical.cumsum(-1) - optical  # exclusive sum: steadier than a product of (1 - alpha)
-    return (1 - torch.exp(-optical)) * torch.exp(-before)
-
-
 def scatter_rays(
     values: Float[Tensor, "n k c"], index: Int[Tensor, "n k"], real: Bool[Tensor, "n k"], size: int
 ) -> Float[Tensor, "n c size size"]:
@@ -105,7 +94,7 @@ def scatter_rays(
     return flat.transpose(1, 2).reshape(n, c, size, size)
 
 
-class Seen(NamedTuple):
+class RenderedRays(NamedTuple):
     """What rays saw of an object, for the rays that `which` picks; `real` tells them from padding."""
 
     hidden: Float[Tensor, "n k hidden"]
@@ -116,7 +105,7 @@ class Seen(NamedTuple):
     real: Bool[Tensor, "n k"]
 
 
-def see(
+def render_rays(
     field: ObjectField,
     rays: Rays,
     length: Float[Tensor, "n 1"],
@@ -125,7 +114,7 @@ def see(
     *,
     jitter: Float[Tensor, "n rays samples"] | None = None,
     noise: Float[Tensor, "n rays samples"] | None = None,
-) -> Seen:
+) -> RenderedRays:
     """Return what the rays see of a field, evaluated on those alone that cross its box.
 
     `length` is half the object's length in world units: steps are counted in it, so that an object's opacity does not
@@ -139,20 +128,64 @@ def see(
         jitter = jitter.gather(1, index[..., None].expand(n, k, samples))
     if noise is not None:
         noise = noise.gather(1, index[..., None].expand(n, k, samples)).flatten(1)
-    t = sample_depths(near, far, samples, jitter)
+    t, step = stratified_depths(near, far, rays.length[index] / length, samples, jitter)
     points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
     sigma, hidden = field(points.flatten(1, 2), w, noise)
-    step = (far - near).clamp_min(0) / samples * rays.length[index] / length
-    weights = ray_weights(sigma.view(n, k, -1), step[..., None].expand(-1, -1, samples))
+    weights = ray_weights(sigma.view(n, k, -1), step)
     composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, samples, -1)).sum(2)
     opacity = weights.sum(2)
     depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
-    return Seen(composed, opacity, depth, index, real)
+    return RenderedRays(composed, opacity, depth, index, real)
 
 
-def affine_once_a_ray(
+def project_composited(
     head: EqualLinear, composed: Float[Tensor, "n rays hidden"], opacity: Float[Tensor, "n rays"]
 ) -> Float[Tensor, "n rays c"]:
     """Return an affine head on composited hidden features: sum_s w_s (A h_s + b) = A sum_s w_s h_s + b sum_s w_s."""
     features = composed @ (head.weight * head.scale).T.to(composed.dtype)
     return features + opacity[..., None].to(features.dtype) * head.bias
+
+
+class ObjectMaps(NamedTuple):
+    """What a camera sees of an object, as maps of its rays."""
+
+    features: Float[Tensor, "n c r r"]
+    """The field's features through an affine head, composited."""
+    alpha: Float[Tensor, "n 1 r r"]
+    """Opacity, in [0, 1]."""
+    depth: Float[Tensor, "n 1 r r"]
+    """Mean depth along the view axis, world units; 0 where the object is not half opaque."""
+    hit: Float[Tensor, "n 1 r r"]
+    """1 where the ray crosses the object's box."""
+
+
+def render_object(
+    field: ObjectField,
+    head: EqualLinear,
+    rays: Rays,
+    length: Float[Tensor, "n 1"],
+    w: Float[Tensor, "n style"],
+    samples: int,
+    *,
+    jitter: Float[Tensor, "n rays samples"] | None = None,
+    noise: Float[Tensor, "n rays samples"] | None = None,
+) -> ObjectMaps:
+    """Return what square maps of rays see of a field; arguments as for `render_rays`.
+
+    On a GPU one kernel goes through all rays, does nothing where they miss and waits for no count; in plain PyTorch the
+    field is evaluated on the rays that cross the box alone.
+    """
+    side = math.isqrt(rays.near.shape[1])
+    if triton_works(rays.near.device.type, rays.near.device.index):
+        t, step = stratified_depths(rays.near, rays.far, rays.length / length, samples, jitter)
+        found = render_field(rays.origin, rays.direction, t, step, *field.as_op(w), noise)
+        features = project_composited(head, found.features, found.alpha).transpose(1, 2).unflatten(2, (side, side))
+        maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
+        maps = maps.unflatten(2, (side, side))
+    else:
+        seen = render_rays(field, rays, length, w, samples, jitter=jitter, noise=noise)
+        features = project_composited(head, seen.hidden, seen.opacity)
+        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
+        features = scatter_rays(features, seen.which, seen.real, side)
+        maps = scatter_rays(maps, seen.which, seen.real, side)
+    return ObjectMaps(features, maps[:, :1], maps[:, 1:2], maps[:, 2:])

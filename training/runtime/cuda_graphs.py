@@ -26,8 +26,8 @@ class Recording:
     layers: Any
 
 
-class Replayed:
-    """A generator's `forward` that replays itself: `generator.forward = Replayed(generator.forward)`.
+class CudaGraphed:
+    """A generator's `forward` that replays itself: `generator.forward = CudaGraphed(generator.forward)`.
 
     Exact: the same kernels on the same numbers. Codes of other shapes, and other options, are recorded on their own; on
     a CPU, or where gradients are wanted, the function is called as it is. The generator's weights must stand still.

@@ -1,4 +1,4 @@
-"""What has not changed is not computed again: results kept by the very numbers they came from."""
+"""Memoise tensor functions by the exact bytes of their inputs."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-class Memory:
+class ResultCache:
     """The latest results of functions of tensors, for networks whose weights stand still.
 
     A result is given again only for inputs of the same bytes, so it is exactly what would be computed. Results are
@@ -19,7 +19,7 @@ class Memory:
 
     def __init__(self, most: int = 24) -> None:
         if most < 1:
-            raise ValueError(f"a memory of {most} results keeps nothing; give 1 or more")
+            raise ValueError(f"a cache of {most} results keeps nothing; give 1 or more")
         self.most = most
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 

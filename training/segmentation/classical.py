@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
-from ..objects import find_object
+from ..objects import segment_foreground
 from .contract import Instance, Pixels
 
 LABEL = "object"
@@ -28,7 +28,7 @@ class ClassicalSegmenter:
         height, width = image.shape[:2]
         if min(height, width) < 1:
             return []
-        found = find_object(PIL.Image.fromarray(image))
+        found = segment_foreground(PIL.Image.fromarray(image))
         if found is None or found.confidence < self.least:
             return []
         small = PIL.Image.fromarray(found.mask.astype(np.float32))

@@ -83,7 +83,7 @@ class Composite(NamedTuple):
         return self.distance / self.alpha.clamp_min(1e-6)
 
 
-def spread(
+def stratified_depths(
     near: Float[Tensor, "n rays"],
     far: Float[Tensor, "n rays"],
     length: Float[Tensor, "*n rays"],
@@ -116,9 +116,7 @@ def encode(p: Float[Tensor, "*n 3"], encoding: Encoding) -> Float[Tensor, "*n en
     return (torch.stack([angle.sin(), angle.cos()], -2) * gain[:, None, None]).flatten(-3)
 
 
-def ray_weights(
-    sigma: Float[Tensor, "n rays samples"], step: Float[Tensor, "n rays samples"]
-) -> Float[Tensor, "n rays samples"]:
+def ray_weights(sigma: Float[Tensor, "*n samples"], step: Float[Tensor, "*n samples"]) -> Float[Tensor, "*n samples"]:
     """Return each sample's share of its ray: (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t)  (NeRF Eq. 3)."""
     optical = sigma * step
     before = F.pad(optical[..., :-1].cumsum(-1), (1, 0))  # exclusive sum; a last step without end stays out of it
@@ -184,8 +182,8 @@ def render_field(
     """Return hidden features, opacity and distance of rays through a field, all float32 (or float64).
 
     Points are origin + t direction, in the field's coordinates; `step` is the length that each sample stands for, in
-    the unit of 1 / sigma, and 0 where there is none, such as on rays that miss the box (see `spread`). Layers compute
-    in the dtype of the weights, or in autocast's. `noise` is added to the raw density (NeRF Appendix A).
+    the unit of 1 / sigma, and 0 where there is none, such as on rays that miss the box (see `stratified_depths`).
+    Layers compute in the dtype of the weights, or in autocast's. `noise` is added to the raw density (NeRF Appendix A).
 
     On a GPU one kernel does it all, and its backward pass computes everything anew instead of keeping it; gradients
     reach `mlp` only. Where another tensor wants one, where the gradient itself is to be differentiated, and for sizes
@@ -224,7 +222,7 @@ def _check(mlp: Mlp, n: int, encoding: Encoding) -> None:
     if mlp.skip is not None:
         wanted["skip"] = (mlp.skip, (m, encoded, width))
     if m not in (1, n):
-        raise ValueError(f"weights of {m} images came with {n} images; give weights of 1, shared, or of {n}")
+        raise ValueError(f"got weights of {m} images with {n} images; give weights of 1, shared, or of {n}")
     for name, (tensor, shape) in wanted.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(
@@ -232,7 +230,7 @@ def _check(mlp: Mlp, n: int, encoding: Encoding) -> None:
                 f"want {shape}"
             )
     if mlp.skip is not None and not 1 <= mlp.skip_after <= layers:
-        raise ValueError(f"the skip comes in after layer {mlp.skip_after}; wanted 1 to {layers}")
+        raise ValueError(f"the skip comes in after layer {mlp.skip_after}; expected 1 to {layers}")
 
 
 def _kernel_knows(mlp: Mlp, device: torch.device) -> bool:

@@ -50,7 +50,7 @@ class RateConfig:
 class Settings:
     """What all stages of training are described by."""
 
-    family: str
+    family: str = field(init=False)
     """Name in `training.registry.FAMILIES`."""
     loop: LoopConfig
     data: Any
@@ -86,7 +86,7 @@ class Settings:
 class TrainConfig(Settings):
     """How a network learns to find objects in pictures."""
 
-    family: str = "yolact"
+    family: str = field(default="yolact", init=False)
     data: InstanceDataConfig
 
     def for_folder(self, path: Path) -> "TrainConfig":
@@ -99,7 +99,7 @@ class TrainConfig(Settings):
 class FlowTrainConfig(Settings):
     """How the flow of a network for video is learnt, before the network itself learns from films."""
 
-    family: str = "yolact_flow"
+    family: str = field(default="yolact_flow", init=False)
     data: FlowDataConfig
 
 
@@ -107,7 +107,7 @@ class FlowTrainConfig(Settings):
 class VideoTrainConfig(Settings):
     """How a network for video learns from films; its trunk and the pyramid's first phase stand still."""
 
-    family: str = "yolact_video"
+    family: str = field(default="yolact_video", init=False)
     data: VideoDataConfig
     pictures: Path | None = None
     """A COCO folder that each step learns from besides, as published: of its categories those that the films know."""

@@ -141,7 +141,7 @@ class Recipe:
             mask_iou=network.maskiou_net if network.config.mask_rescoring else None,
         )
 
-    def adopt(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return another network's weights to begin with, without those of its classes where they are others.
 
         Raises: ValueError that names a weight by which it differs otherwise.

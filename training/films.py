@@ -1,0 +1,64 @@
+"""Films and sheets of any generator: where a knob stands in each frame, codes in between, and what is written."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from training.batched import fields_of
+from training.interpolation import interpolate
+from training.pictures import side_by_side, write_animation, write_sheet
+from training.types import Image, Knob
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def goes_round(knob: Knob) -> bool:
+    """Whether a knob's range, or what it may be turned to beyond it, is a full circle."""
+    low, high = knob.extended_range or (knob.low, knob.high)
+    return knob.kind == "angle" and high - low >= 360
+
+
+def knob_values(knob: Knob, frames: int, *, low: float | None = None, high: float | None = None) -> list[float]:
+    """Return the values of a knob in `frames` pictures, from `low` to `high` (its trained range if not given).
+
+    On a full circle the frame after the last would be the first again.
+    """
+    low, high = knob.low if low is None else low, knob.high if high is None else high
+    steps = frames if knob.kind == "angle" and high - low == 360 else max(1, frames - 1)
+    return [low + (high - low) * i / steps for i in range(frames)]
+
+
+def turn_offsets(frames: int, degrees: float = 360.0) -> list[float]:
+    """Return by how many degrees something is turned in each frame: once around, or to and fro within `degrees`."""
+    turns = [i / frames for i in range(frames)]
+    if degrees >= 360:
+        return [degrees * turn for turn in turns]
+    return [degrees / 2 * math.sin(2 * math.pi * turn) for turn in turns]
+
+
+def there_and_back(frames: Sequence[T]) -> list[T]:
+    """Return frames and the way back, without showing either end twice: a film that loops."""
+    return [*frames, *frames[-2:0:-1]]
+
+
+def codes_between(start: C, end: C, at: float) -> C:
+    """Return codes `at` of the way from `start` to `end`; fields that both have alike, or lack, stay."""
+    first, last = fields_of(start), fields_of(end)
+    moved = [k for k, v in first.items() if isinstance(v, Tensor) and not torch.equal(v, last[k])]
+    rows = interpolate({k: first[k] for k in moved}, {k: last[k] for k in moved}, at)
+    return replace(start, **rows)  # type: ignore[type-var]
+
+
+def write_frames(out: Path, pictures: Image, frames: int, *, fps: int, film: bool) -> None:
+    """Write pictures, frame by frame and each with all scenes, as a film or as a sheet of a row a scene."""
+    grid = pictures.unflatten(0, (frames, len(pictures) // frames))
+    if film:
+        write_animation(out, side_by_side(grid, math.ceil(math.sqrt(grid.shape[1]))), fps=fps)
+    else:
+        write_sheet(out, grid.transpose(0, 1).flatten(0, 1), frames)

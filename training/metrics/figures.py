@@ -1,0 +1,169 @@
+"""Figures of a report: one table says what each is called, which direction is better, its unit and its words.
+
+Cards and report.json hold figures as name -> value; names are made of the table's templates, and read by them.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from training.metrics.knobs import KnobReport
+    from training.metrics.report import Report
+    from training.metrics.swaps import SwapReport
+
+Better = Literal["more", "less", "one", "one, either sign", "neither"]
+Unit = Literal["share", "ratio", "degrees", "levels", "plain", "knob"]
+"""`levels` of 255; `knob`: the unit of the knob that the figure is about."""
+
+
+class Kind(NamedTuple):
+    """What a figure is, whatever its value."""
+
+    better: Better
+    unit: Unit
+    words: str
+
+
+TABLE: dict[str, Kind] = {
+    "rotation_slope": Kind("one, either sign", "ratio", "slope of the rotation; its sign is each run's own choice"),
+    "{}_slope": Kind("one", "ratio", "slope of what is read against the knob (ideal: 1)"),
+    "{}_r2": Kind("more", "ratio", "R² of what is read against the knob"),
+    "{}_error": Kind("less", "knob", "median error of the knob"),
+    "{}_flips": Kind("less", "share", "of pictures face the wrong way round (chance: 50 %)"),
+    "{}_within_15": Kind("more", "share", "of pictures are turned as the knob says, to 15° (chance: 8 %)"),
+    "turn_steps_right": Kind("more", "share", "of the steps of full turns go the right way"),
+    "turns_closed": Kind("more", "share", "of full turns without a wrong step"),
+    "turns_once_round": Kind("more", "share", "of full turns go round exactly once"),
+    "identity_drift": Kind("less", "share", "of the difference between objects, by which colours drift over a turn"),
+    "{}_background_changed": Kind("less", "share", "of the background touched when the knob is turned"),
+    "{}_background_changed_4": Kind("less", "share", "of the background changed by 4 levels of 255 or more"),
+    "{}_foreground_changed": Kind("less", "share", "of the object touched when the background is redrawn"),
+    "look_mask_iou": Kind("more", "share", "of the outline kept when the look is redrawn"),
+    "shape_mask_iou": Kind("less", "share", "of the outline kept when the shape is redrawn"),
+    "background_mask_iou": Kind("more", "share", "of the outline kept when the background is redrawn"),
+    "given_mask_iou_{}": Kind("more", "share", "overlap of reconstructed with given masks"),
+    "{}_mask_iou": Kind("neither", "share", "of the outline kept when the knob is turned"),
+    "mask_soft": Kind("less", "share", "of the mask's area is neither object nor background"),
+    "mask_{}": Kind("neither", "share", "of the picture, area of masks"),
+    "leak_mean": Kind("less", "share", "of what a knob does, other knobs do too"),
+    "swap_diagonal": Kind("more", "share", "of what a photo should give is taken (ideal: 100 %)"),
+    "swap_leakage": Kind("less", "share", "leaks into what should stay (ideal: 0 %)"),
+    "swap_diagonal_over_leak": Kind("more", "plain", "times the largest leak is what a photo gives"),
+    "{}_follows": Kind("more", "share", "of what the factor names changes with it"),
+    "{}_leaks": Kind("less", "share", "of what another factor names changes at most"),
+    "true_factors_diagonal": Kind("more", "share", "of the true factors are taken from the right picture"),
+    "true_factors_leakage": Kind("less", "share", "of the true factors are taken from a wrong picture"),
+    "reconstruction_{}": Kind("less", "levels", "mean error of reconstructions, of 255, or their LPIPS"),
+    "{}_perplexity": Kind("more", "plain", "values of the code in use"),
+    "{}_perplexity_of_choices": Kind("more", "plain", "values of the code in use as likeliest ones"),
+    "{}_accuracy": Kind("more", "share", "of photos grouped as their labels"),
+    "{}_nmi": Kind("more", "ratio", "normalised mutual information with labels"),
+    "mutual_background_{}": Kind("less", "share", "of the common background changed when the object is redrawn"),
+    "lpips_diversity_{}": Kind("more", "plain", "LPIPS distance of pictures that differ in one code"),
+    "real against real {}": Kind("neither", "plain", "distance of other real pictures: the floor"),
+    "{} FD-{}": Kind("less", "plain", "Frechet distance to real pictures"),
+    "{} KD-{}": Kind("less", "plain", "kernel distance to real pictures"),
+    "FD-{}": Kind("less", "plain", "Frechet distance to real pictures"),
+    "KD-{}": Kind("less", "plain", "kernel distance to real pictures"),
+    "mix_rotation_error": Kind("less", "degrees", "median error of the rotation in mixes"),
+    "mix_rotation_flips": Kind("less", "share", "of mixes face the wrong way round"),
+}
+"""Template of a name, {} standing for a knob, a factor, a mode or a network -> what the figure is."""
+OTHER = Kind("less", "plain", "")
+"""Figures that the table does not know: FID under its many names, and those of other packages."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One number of a report."""
+
+    name: str
+    value: float
+    better: Better
+    unit: Unit
+    words: str
+
+
+def figure(name: str, value: float) -> Figure:
+    """Return a value with what the table says of its name."""
+    kind = kind_of(name)
+    return Figure(name=name, value=value, better=kind.better, unit=kind.unit, words=kind.words)
+
+
+@cache
+def kind_of(name: str) -> Kind:
+    """Return what the table says of a figure: exact names first, then the template that leaves least to {}."""
+    if name in TABLE:
+        return TABLE[name]
+    fitting = [t for t in TABLE if re.fullmatch(re.escape(t).replace(r"\{\}", ".+"), name)]
+    return TABLE[max(fitting, key=len)] if fitting else OTHER
+
+
+def better(name: str, value: float, other: float) -> bool:
+    """Return whether `value` of the figure `name` is better than `other`.
+
+    What is no number is never better, and worse than any; where neither direction is better, the first number stays.
+    """
+    if not math.isfinite(value) or not math.isfinite(other):
+        return math.isfinite(value)
+    direction = kind_of(name).better
+    if direction == "one, either sign":
+        value, other = abs(value), abs(other)
+    if direction.startswith("one"):
+        return abs(value - 1) < abs(other - 1)
+    return {"more": value > other, "less": value < other}.get(direction, False)
+
+
+def figures(report: "Report") -> dict[str, float]:
+    """Return a report's figures by name, flat: for cards, for TensorBoard and for choosing the best checkpoint."""
+    found: dict[str, float | None] = {}
+    if report.knobs is not None:
+        found |= dict(_of_knobs(report.knobs))
+    if report.swaps is not None:
+        found |= dict(_of_swaps(report.swaps))
+    found |= {f"mutual_background_{name}": value for name, value in report.mutual.items()}
+    found |= {f"lpips_diversity_{name}": value for name, value in report.diversity.items()}
+    found |= report.distances
+    return {name: float(f"{value:.5g}") for name, value in found.items() if value is not None}
+
+
+def _of_knobs(knobs: "KnobReport") -> Iterator[tuple[str, float | None]]:
+    for f in knobs.following:
+        for name in ("slope", "r2", "error", "flips", "within_15"):
+            yield f"{f.knob}_{name}", getattr(f.fit, name)
+    if (t := knobs.turns) is not None:
+        yield from (("turn_steps_right", t.steps_right), ("turns_closed", t.closed), ("turns_once_round", t.once_round))
+    yield "identity_drift", knobs.identity_drift
+    for s in knobs.staying:
+        yield f"{s.knob}_background_changed", s.background_1
+        yield f"{s.knob}_background_changed_4", s.background_4
+        yield f"{s.knob}_foreground_changed", s.foreground_1
+        yield f"{s.knob}_mask_iou", s.mask_iou
+    yield from ((f"mask_{name}", value) for name, value in asdict(knobs.masks).items())
+    worst = [v for row, line in knobs.leak.items() for c, v in zip(knobs.readings, line, strict=True) if c != row]
+    yield "leak_mean", sum(worst) / len(worst) if worst else None
+
+
+def _of_swaps(swaps: "SwapReport") -> Iterator[tuple[str, float | None]]:
+    table = swaps.swaps
+    yield from (("swap_diagonal", table.diagonal), ("swap_leakage", table.leakage))
+    yield "swap_diagonal_over_leak", table.over_leak
+    for i, (row, line) in enumerate(zip(table.rows, table.entries, strict=True)):
+        yield f"{row}_follows", line[i]
+        yield f"{row}_leaks", max(e for j, e in enumerate(line) if j != i)
+    if swaps.truths is not None:
+        yield "true_factors_diagonal", swaps.truths.diagonal
+        yield "true_factors_leakage", swaps.truths.leakage
+    if swaps.rotation is not None:
+        yield "mix_rotation_error", swaps.rotation.error
+        yield "mix_rotation_flips", swaps.rotation.flips
+    yield from ((f"given_mask_iou_{mode}", value) for mode, value in swaps.mask_iou.items())
+    yield from ((f"reconstruction_{mode}", value) for mode, value in swaps.reconstruction.items())
+    for code, used in swaps.codes_used.items():
+        yield from ((f"{code}_{k}", v) for k, v in used.items() if k != "values")
+    for kind, both in swaps.distances.items():
+        yield from ((f"{kind} {k}", v) for k, v in both.items())
