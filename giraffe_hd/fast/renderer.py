@@ -99,10 +99,10 @@ class MaskHead(nn.Module):
         finer: int = 1,
     ) -> Float[Tensor, "n 1 h w"]:
         """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box."""
-        x = leaky(self.read(features, finer))
+        x = leaky(self.read(features, dilation=finer))
         for _ in range(self.doublings):
             x, alpha, hit = double(x), double(alpha), double(hit)
-        correction = torch.tanh(self.write(x, finer).float())
+        correction = torch.tanh(self.write(x, dilation=finer).float())
         return torch.sigmoid(12 * (alpha - 0.5) + 4 * correction) * hit
 
 

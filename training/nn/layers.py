@@ -85,7 +85,7 @@ class EqualConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel**2)
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
 
-    def forward(self, x: Float[Tensor, "n c h w"], dilation: int = 1) -> Float[Tensor, "n d h2 w2"]:
+    def forward(self, x: Float[Tensor, "n c h w"], *, dilation: int = 1) -> Float[Tensor, "n d h2 w2"]:
         """Return the convolved map; on a map drawn `dilation` times finer the same patch is seen."""
         return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding * dilation, dilation)
 
@@ -97,7 +97,7 @@ class ActivatedConv2d(EqualConv2d):
     """
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None, dilation: int = 1
+        self, x: Float[Tensor, "n c h w"], add: Float[Tensor, "..."] | None = None, *, dilation: int = 1
     ) -> Float[Tensor, "n d h2 w2"]:
         """Return leaky(W x + b + add)."""
         gain = math.sqrt(2)
@@ -224,8 +224,8 @@ class ModulatedConv2d(nn.Module):
                 return F.conv2d(x, weight, padding=self.padding * dilation, dilation=dilation)
             return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         if self.blur is None:
-            spread = {"padding": self.padding * dilation, "dilation": dilation}
-            y = F.conv2d(x * s.to(x.dtype)[:, :, None, None], weight.to(x.dtype), **spread)
+            scaled, around = x * s.to(x.dtype)[:, :, None, None], self.padding * dilation
+            y = F.conv2d(scaled, weight.to(x.dtype), padding=around, dilation=dilation)
         else:
             y = F.conv_transpose2d(x * s.to(x.dtype)[:, :, None, None], weight.transpose(0, 1).to(x.dtype), stride=2)
             y = self.blur(y)
