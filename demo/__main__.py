@@ -134,8 +134,9 @@ def main(args: Demo) -> None:
 
 def run() -> NoReturn:
     """Run the command and end the process at once: taking the interpreter down takes seconds on a busy machine."""
+    args = tyro.cli(Demo)
     try:
-        code = said(lambda: main(tyro.cli(Demo)))
+        code = said(lambda: main(args))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     shutil.rmtree(server_folder(), ignore_errors=True)

@@ -65,6 +65,7 @@ def test_half_sent_requests_keep_nobody_out(address):
                 connection = raw(address)
                 connection.sendall(b"POST /live/picture HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
                 held.append(connection)
+                time.sleep(0.0005)  # gives way to the server's thread, as another machine's attack would
             time.sleep(0.3)
     finally:
         for connection in held:

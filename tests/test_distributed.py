@@ -69,8 +69,8 @@ def mix() -> mixnmatch.TrainConfig:
         texture_dim=16, background_dim=16, style_dim=16, encoder_dim=16,
     )  # fmt: skip
     losses = replace(
-        mixnmatch.LossConfig(), pair_ramp=(0, 1), r1_every=2, augment=0.5, free_share=(0.55, 0.55), rebuild_since=0,
-        binary_ramp=(0, 16),
+        mixnmatch.LossConfig(), pair_ramp=(0, 1), r1_every=2, augment=0.5, free_share=(0.55, 0.55),
+        reconstruction_since=0, binary_ramp=(0, 16),
     )  # fmt: skip
     return replace(
         MIX_CARS_64,

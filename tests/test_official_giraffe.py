@@ -273,7 +273,7 @@ def test_other_files_are_refused(tmp_path, content, message):
     [
         ({"size": 1 << 20}, "expected powers of two to 1024 pixels"),
         ({"size": 48}, "expected powers of two"),
-        ({"size": "large"}, "size Input should be a valid integer"),
+        ({"size": "large"}, "resolution Input should be a valid integer"),
         ({"z_dim": 10**12}, "z_dim is 1000000000000; expected 1 to 4096"),
         ({"scale_range_min": [0.2, 0.2]}, "scale_min"),
         ({"rotation_range": [1.0, 0.0]}, "give the lower number first"),
