@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d
 from giraffe_hd.fast.generator import Generator
 from mixnmatch.photo_generator import PhotoGenerator
 from training.checkpoint import load_generator
+from training.nn import volume
 from training.resize import resized
 from training.runtime.result_cache import ResultCache
 
@@ -88,3 +89,13 @@ def test_resized_is_lanczos(side):
     reference = PIL.Image.fromarray(numbers).resize((side, side), PIL.Image.Resampling.LANCZOS)
     expected = np.asarray(reference).clip(numbers.min(), numbers.max())
     np.testing.assert_allclose(resized(torch.from_numpy(numbers)[None, None], side)[0, 0], expected, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_large_pictures_are_rendered_in_parts(cars, rng, monkeypatch):
+    codes, finer = cars.sample(2, rng), cars.at(128)
+    whole = finer(codes)
+    monkeypatch.setattr(volume, "MOST_SAMPLES", 1000)
+    parts = finer(codes)
+    for name in ("image", "mask", "alpha", "depth"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)

@@ -17,6 +17,8 @@ from training.nn.layers import EqualLinear
 from training.nn.ops import triton_works
 from training.nn.ops.field import ray_weights, render_field, stratified_depths
 
+MOST_SAMPLES = 1 << 17
+"""Samples of one picture that a field is evaluated on at once: its activations then take some 30 MB each."""
 OPAQUE = 0.5
 """Opacity from which a ray has a depth: a haze around the object has none."""
 
@@ -127,14 +129,21 @@ def render_rays(
     if jitter is not None:
         jitter = jitter.gather(1, index[..., None].expand(n, k, samples))
     if noise is not None:
-        noise = noise.gather(1, index[..., None].expand(n, k, samples)).flatten(1)
+        noise = noise.gather(1, index[..., None].expand(n, k, samples))
     t, step = stratified_depths(near, far, rays.length[index] / length, samples, jitter)
-    points = rays.origin[:, None] + direction[:, :, None] * t[..., None]
-    sigma, hidden = field(points.flatten(1, 2), w, noise)
-    weights = ray_weights(sigma.view(n, k, -1), step)
-    composed = (weights.to(hidden.dtype)[..., None] * hidden.view(n, k, samples, -1)).sum(2)
-    opacity = weights.sum(2)
-    depth = (weights * t).sum(2) / opacity.clamp_min(1e-6)
+
+    def composited(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        points = rays.origin[:, None] + direction[:, part, None] * t[:, part, :, None]
+        sigma, hidden = field(points.flatten(1, 2), w, None if noise is None else noise[:, part].flatten(1))
+        weights = ray_weights(sigma.view(n, -1, samples), step[:, part])
+        composed = (weights.to(hidden.dtype)[..., None] * hidden.view(*weights.shape, -1)).sum(2)
+        opacity = weights.sum(2)
+        return composed, opacity, (weights * t[:, part]).sum(2) / opacity.clamp_min(1e-6)
+
+    # large pictures in parts: with gradients all is kept anyhow
+    most = k if torch.is_grad_enabled() else max(1, MOST_SAMPLES // samples)
+    parts = [composited(slice(start, start + most)) for start in range(0, max(1, k), most)]
+    composed, opacity, depth = (torch.cat(column, 1) for column in zip(*parts, strict=True))
     return RenderedRays(composed, opacity, depth, index, real)
 
 
