@@ -253,11 +253,12 @@ class Generator(Model):
         """Whether pictures are drawn at `resolution` or more pixels, not fewer and enlarged."""
         return True
 
-    def copied(self, **attributes: Any) -> "Generator":
-        """Return a copy that shares all weights and has some attributes of its own, and a cache of its own."""
+    def copied(self, *, results: int, **attributes: Any) -> "Generator":
+        """Return a copy that shares all weights and has some attributes of its own, and a cache of its own, if there
+        is one, of `results`."""
         other = copy.copy(self)
         vars(other).pop("forward", None)  # a CUDA graph's, of this size
-        other.result_cache = None if self.result_cache is None else ResultCache(self.result_cache.most)
+        other.result_cache = None if self.result_cache is None else ResultCache(results)
         for name, value in attributes.items():
             setattr(other, name, value)
         return other
