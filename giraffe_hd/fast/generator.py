@@ -32,7 +32,6 @@ from training.resize import resized
 from training.runtime.sharded_random import rand, randn
 from training.types import Knob
 
-
 RESULTS = {1: 24, 2: 12, 4: 6, 8: 3}
 """Times as many rays a side -> parts of pictures kept: the object's features at 512 pixels are 50 MB."""
 
