@@ -223,7 +223,7 @@ def test_split_moves_two_shapes_and_nothing_else(cars, tmp_path, capsys):
     [
         ([MODEL, "--shapes", "2", "2"], "two different shapes of 0 to 9"),
         ([MODEL, "--shapes", "0", "10"], "two different shapes of 0 to 9"),
-        (["checkpoints/mixnmatch-clothing-64.safetensors", "--shapes", "0", "1"], "no solid shapes"),
+        (["checkpoints/mixnmatch-clothing-128.safetensors", "--shapes", "0", "1"], "no solid shapes"),
         ([MODEL, CRITIC, "--shapes", "0", "1"], "is a folder; give the path of a .safetensors file"),
         ([MODEL, "--shapes", "0", "1"], "holds an image discriminator"),
     ],
