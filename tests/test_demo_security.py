@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,8 @@ def test_gradio_itself_refuses_files_from_elsewhere(shelf, address, foreign):
         mounted: Any = next(route.app for route in serve(shelf).routes if isinstance(route, Mount))
         return mounted.get_blocks()
 
-    blocks = asyncio.run(layout())
+    with ThreadPoolExecutor(1) as pool:  # another test may have left a loop in this thread
+        blocks = pool.submit(asyncio.run, layout()).result()
     token = LocalContext.blocks.set(blocks)
     try:
         for path in foreign:
