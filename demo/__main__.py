@@ -19,7 +19,7 @@ import uvicorn
 
 from demo.app import configure, serve
 from demo.files import server_folder
-from demo.shelf import Shelf, bundled, load_model
+from demo.models import Models, bundled, load_model
 from training.command import said
 from training.imaging.decoders import DECODERS
 from training.runtime.malloc import spare_memory
@@ -117,8 +117,8 @@ def main(args: Demo) -> None:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"--device {args.device} cannot be used here ({reason}); give --device cpu") from error
     port = free_port(args.host, args.port)
-    shelf = Shelf([load_model(path, args.device) for path in args.checkpoint or bundled()])
-    app = serve(shelf, host=args.host, password=args.password, root_path=args.root_path)
+    models = Models([load_model(path, args.device) for path in args.checkpoint or bundled()])
+    app = serve(models, host=args.host, password=args.password, root_path=args.root_path)
     address = f"http://{args.host if ':' not in args.host else f'[{args.host}]'}:{port}"
     log.info("%s is ready after %.1f s; stop it with Ctrl-C", address, time.perf_counter() - start)
     if args.open:
@@ -129,7 +129,7 @@ def main(args: Demo) -> None:
         uvicorn.run(app, host=args.host, port=port, **configure())
     finally:
         DECODERS.close()
-        shelf.close()
+        models.close()
 
 
 def run() -> NoReturn:

@@ -25,9 +25,9 @@ from demo.describe import about, slot_label
 from demo.events import A_TO_B, AROUND, MAX_PHOTOS, NOTHING, ONE_KNOB, Events, friendly
 from demo.films import MAX_FRAMES
 from demo.knobs import turnable
-from demo.live import BusyError, Live, say, say_invalid
+from demo.models import Model, Models
+from demo.routes import BusyError, Routes, error_response, invalid_response
 from demo.security import LOOPBACK, Guard
-from demo.shelf import Model, Shelf
 from demo.transfer import Transfer
 from training.segmentation.contract import Segmenter
 from training.segmentation.load import load_segmenter
@@ -36,7 +36,7 @@ __all__ = ["configure", "page", "serve"]
 
 TITLE = "Knobs without labels"
 SCRIPTS = (
-    "main",
+    "tabs",
     "knobs",
     "photos",
     "studio",
@@ -51,7 +51,7 @@ SCRIPTS = (
     "viewfinder",
 )
 STYLES = '<link rel="stylesheet" href="page/page.css"><link rel="stylesheet" href="page/cutouts.css">'
-HEAD = f'{STYLES}<script type="module" src="page/main.js"></script>' + "".join(
+HEAD = f'{STYLES}<script type="module" src="page/tabs.js"></script>' + "".join(
     f'<link rel="modulepreload" href="page/{name}.js">'
     for name in SCRIPTS  # below the page, wherever that is
 )
@@ -68,14 +68,14 @@ MOST_UNFETCHED = 4000
 WIDTHS = ["As it is", "256 pixels", "512 pixels"]
 
 
-def page(shelf: Shelf, files: Files | None = None, audience: Audience | None = None) -> gr.Blocks:
-    """Return the layout for a shelf of generators."""
-    events = Events(shelf, files, audience)
+def page(models: Models, files: Files | None = None, audience: Audience | None = None) -> gr.Blocks:
+    """Return the layout for the generators."""
+    events = Events(models, files, audience)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
-            turned = [model for model in shelf if not model.reads_photos]
-            mixed = [model for model in shelf if model.reads_photos]
+            turned = [model for model in models if not model.reads_photos]
+            mixed = [model for model in models if model.reads_photos]
             if turned:
                 with gr.Tab("Turn the knobs", id="knobs"):
                     _knobs_tab(events, turned)
@@ -221,7 +221,7 @@ def _with_recipes(studio: str, count: int) -> str:
 
 
 def serve(
-    shelf: Shelf,
+    models: Models,
     *,
     host: str = "127.0.0.1",
     password: str | None = None,
@@ -238,13 +238,13 @@ def serve(
         raise ValueError(f"{host} is open to other machines; give --password as well, or leave --host out")
     files, audience = Files(server_folder()), Audience()
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(Live(shelf).router)
+    app.include_router(Routes(models).router)
     app.include_router(Transfer(files).router)
-    app.include_router(Cutouts(shelf, files, finder).router)
+    app.include_router(Cutouts(models, files, finder).router)
     for kind in (ValueError, BusyError, Exception):
-        app.add_exception_handler(kind, say)
-    app.add_exception_handler(RequestValidationError, say_invalid)
-    blocks = page(shelf, files, audience)
+        app.add_exception_handler(kind, error_response)
+    app.add_exception_handler(RequestValidationError, invalid_response)
+    blocks = page(models, files, audience)
     blocks.state_session_capacity = MOST_SESSIONS
     gr.mount_gradio_app(
         app,
@@ -263,7 +263,7 @@ def serve(
     )
     for mounted in app.routes:
         if isinstance(mounted, Mount) and isinstance(mounted.app, fastapi.FastAPI):
-            mounted.app.add_exception_handler(RequestValidationError, say_invalid)
+            mounted.app.add_exception_handler(RequestValidationError, invalid_response)
     blocks.has_launched = True  # mounting does not set it, and Gradio checks no file's place until then
     app.add_middleware(
         Guard,

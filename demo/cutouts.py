@@ -26,10 +26,10 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field, ValidationError
 
+from demo.examples import Example, sets
 from demo.files import Files, Visitor
-from demo.live import BusyError, sentence, visitor_of
-from demo.samples import Example, sets
-from demo.shelf import Shelf
+from demo.models import Models
+from demo.routes import BusyError, sentence, visitor_of
 from demo.turns import NOBODY, Turns
 from training.data.mask_codes import to_polygons
 from training.imaging.video import OF_UPLOADS, probe, read_film
@@ -113,9 +113,9 @@ class Desk:
 class Cutouts:
     """The tab's routes over one registry of visitors' files."""
 
-    def __init__(self, shelf: Shelf, files: Files, load: Callable[[], Segmenter]) -> None:
-        """Take the shelf, whose threads open photos, the registry, and what reads the segmenter."""
-        self.shelf, self.files, self.desk = shelf, files, Desk(load)
+    def __init__(self, models: Models, files: Files, load: Callable[[], Segmenter]) -> None:
+        """Take the models, whose threads open photos, the registry, and what reads the segmenter."""
+        self.models, self.files, self.desk = models, files, Desk(load)
         self.router = fastapi.APIRouter(prefix="/cutouts")
         self._busy: Counter[str] = Counter()
         self._filming, self._films = asyncio.Semaphore(1), set[str]()
@@ -295,7 +295,7 @@ class Cutouts:
 
     async def _beside(self, request: Request, job: Callable[[], T]) -> T:
         """Run a job in the visitor's turn on the threads that open photos."""
-        return await asyncio.wrap_future(self.shelf.open(job, visitor=visitor_of(request)))
+        return await asyncio.wrap_future(self.models.open(job, visitor=visitor_of(request)))
 
     async def _union(self, request: Request, chosen: Chosen, pixels: int) -> tuple[Pixels, Instance]:
         """Return a photo, and the chosen objects as one."""

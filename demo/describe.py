@@ -4,18 +4,18 @@ import math
 from html import escape
 from typing import Any
 
+from demo.examples import examples_of
 from demo.export import parts
 from demo.knobs import group_of, reach_of, turnable
-from demo.recipes import SIZES, Recipe, layers_of, seed_knob
-from demo.samples import examples_of
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import SIZES, PictureRecipe, layers_of, seed_knob
 from training.types import Knob
 
 
 def describe(model: Model) -> dict[str, Any]:
     """Return, as plain values, what the page needs to know about a model. Renders one picture to learn its layers."""
     generator, card = model.generator, model.card
-    layers = layers_of(model, Recipe(checkpoint=model.name))
+    layers = layers_of(model, PictureRecipe(checkpoint=model.name))
     names = {knob.name for knob in generator.knobs}
     return {
         "name": model.name,

@@ -32,13 +32,13 @@ import gradio as gr
 from demo import films, recipes, uploads
 from demo.audience import Audience
 from demo.describe import describe
+from demo.examples import examples_of
 from demo.export import layer_png, open_raster, parts
 from demo.files import Files, Visitor, server_folder
 from demo.films import Frame, Kind
-from demo.live import sentence
-from demo.recipes import Recipe, Slot
-from demo.samples import examples_of
-from demo.shelf import Model, Shelf
+from demo.models import Model, Models
+from demo.recipes import PictureRecipe, Slot
+from demo.routes import sentence
 from demo.turns import NOBODY
 from training.pictures import from_pil, to_pil
 
@@ -76,11 +76,11 @@ def _said(error: ValueError) -> gr.Error:
 
 
 class Events:
-    """The functions behind the buttons, over one shelf of generators."""
+    """The functions behind the buttons, over the generators."""
 
-    def __init__(self, shelf: Shelf, files: Files | None = None, audience: Audience | None = None) -> None:
+    def __init__(self, models: Models, files: Files | None = None, audience: Audience | None = None) -> None:
         """Take the registry of visitors' files, and who listens: with `audience`, nothing is drawn for nobody."""
-        self.shelf = shelf
+        self.known = models
         self.files = files or Files(server_folder())
         self.audience = audience
 
@@ -107,16 +107,16 @@ class Events:
             raise ValueError("the photo is not base64 text; encode the file's bytes") from error
         if box is not None and len(box) != 4:
             raise ValueError(f"the box has {len(box)} numbers; wanted x0, y0, x1, y1 as fractions of the photo")
-        model = self.shelf[checkpoint]
+        model = self.known[checkpoint]
         bounds = None if box is None else (box[0], box[1], box[2], box[3])
         visitor = _visitor(request)
-        view, found, crop = self.shelf.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
-        codes = self.shelf.run(recipes.read, model, from_pil(crop), visitor=visitor)
+        view, found, crop = self.known.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
+        codes = self.known.run(recipes.read, model, from_pil(crop), visitor=visitor)
         return uploads.Photo(view=view, box=found, crop=crop, codes=codes).values()
 
     def models(self) -> list:  # type: ignore[type-arg]
         """Return what can be turned: name, knobs with their ranges and defaults, layers, examples."""
-        return [self.shelf.run(describe, model) for model in self.shelf]
+        return [self.known.run(describe, model) for model in self.known]
 
     def film(
         self,
@@ -137,8 +137,8 @@ class Events:
         start = _kept(kept_a, "A") if story == A_TO_B else recipes.parse(recipe)
         end = _kept(kept_b, "B") if story == A_TO_B else start
         side = _width(width) or None
-        finer = self.shelf[start.checkpoint].finer(side)
-        model = self.shelf[start.checkpoint].at(side if finer else None)
+        finer = self.known[start.checkpoint].finer(side)
+        model = self.known[start.checkpoint].at(side if finer else None)
 
         def plan() -> list[Frame]:
             if story == A_TO_B:
@@ -147,11 +147,11 @@ class Events:
                 return films.turntable(model, start, count)
             if not knob:
                 raise ValueError("no knob is chosen; choose one to turn")
-            return films.sweep(model, start, knob, count)
+            return films.vary(model, start, knob, count)
 
         name = f"{model.name}-film"
         self._awaited(request)
-        drawn = self.shelf.run(plan, visitor=_visitor(request))
+        drawn = self.known.run(plan, visitor=_visitor(request))
         made = self._made(name, drawn, _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer)
         yield from made
 
@@ -167,7 +167,7 @@ class Events:
     ) -> Iterator[Any]:
         """Make a sheet of mixes over the first examples: one slot changes along a row, another from row to row."""
         now = recipes.parse(recipe)
-        model = self.shelf[now.checkpoint]
+        model = self.known[now.checkpoint]
         self._awaited(request)
         slots = [self._slot(model, i) for i in range(min(int(photos), MAX_PHOTOS, len(examples_of(model))))]
         if not slots:
@@ -195,7 +195,7 @@ class Events:
         now = recipes.parse(recipe)
         self._awaited(request)
         pictures = films.photos_of(sent, _count(frames))
-        model = self.shelf[now.checkpoint]
+        model = self.known[now.checkpoint]
         plan = films.follow(model, now, pictures)
         yield from self._made(f"{model.name}-film", plan, _kind(kind), _width(width), int(fps), 8, request, progress)
 
@@ -224,7 +224,7 @@ class Events:
         made, visitor = films.Drawn(len(plan), kind, width), _visitor(request)
         for done, frame in enumerate(plan):
             progress((done, len(plan)), desc="Drawing", unit="pictures")
-            made.add(self.shelf.run(frame, visitor=visitor, finer=finer))
+            made.add(self.known.run(frame, visitor=visitor, finer=finer))
             yield gr.skip(), gr.skip()  # a place to be stopped at
         progress(1.0, desc="Writing")
         target = self.files.place(f"{name}.{kind}")  # where Gradio takes no copy
@@ -236,11 +236,11 @@ class Events:
             gr.update(value=None if moving else str(target), visible=not moving),
         )
 
-    def _drawn(self, recipe: Any, request: gr.Request | None) -> tuple[Recipe, Any]:
+    def _drawn(self, recipe: Any, request: gr.Request | None) -> tuple[PictureRecipe, Any]:
         parsed, visitor = recipes.parse(recipe), _visitor(request)
-        model = self.shelf[parsed.checkpoint]
-        known = self.shelf.run(recipes.sealed, model, parsed, visitor=visitor)
-        layers = self.shelf.run(recipes.layers_of, model, known, visitor=visitor, finer=model.finer(known.size))
+        model = self.known[parsed.checkpoint]
+        known = self.known.run(recipes.sealed, model, parsed, visitor=visitor)
+        layers = self.known.run(recipes.layers_of, model, known, visitor=visitor, finer=model.finer(known.size))
         return known, layers
 
     def _slot(self, model: Model, place: int) -> Slot:
@@ -256,7 +256,7 @@ def _visitor(request: gr.Request | None) -> Visitor:
     return getattr(request.request.state, "visitor", NOBODY)
 
 
-def _kept(text: str, name: str) -> Recipe:
+def _kept(text: str, name: str) -> PictureRecipe:
     if not text:
         raise ValueError(f"{name} is empty; press 'Keep as {name}' first")
     return recipes.parse(text)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from demo.recipes import Recipe, png, to_json
+from demo.recipes import PictureRecipe, png, to_json
 from training.batched import fields_of
 from training.pictures import to_pil
 from training.types import Image, Mask
@@ -85,7 +85,7 @@ def cutout(layers: Any) -> PIL.Image.Image:
     return picture
 
 
-def depth_png(layers: Any, recipe: Recipe | None = None) -> bytes:
+def depth_png(layers: Any, recipe: PictureRecipe | None = None) -> bytes:
     """Return the depth of one row as a 16-bit PNG, near is light, 0 is nothing; its texts say the range in units."""
     depth = layers.depth[0, 0].float().cpu()
     hit = depth > 0
@@ -96,7 +96,7 @@ def depth_png(layers: Any, recipe: Recipe | None = None) -> bytes:
     return png(PIL.Image.fromarray(levels), recipe, texts)
 
 
-def layer_png(layers: Any, name: str, recipe: Recipe | None = None) -> bytes:
+def layer_png(layers: Any, name: str, recipe: PictureRecipe | None = None) -> bytes:
     """Return one layer as a PNG file at full size: the foreground RGBA, masks in grey, depth in 16 bits.
 
     Raises: ValueError for a layer that there is not, with those there are.
@@ -113,7 +113,7 @@ def layer_png(layers: Any, name: str, recipe: Recipe | None = None) -> bytes:
     return png(_grey(value) if value.shape[1] == 1 else to_pil(value)[0], recipe)
 
 
-def open_raster(layers: Any, recipe: Recipe) -> bytes:
+def open_raster(layers: Any, recipe: PictureRecipe) -> bytes:
     """Return all layers of one row in one OpenRaster file, which GIMP and Krita open.
 
     The object over the background gives the picture; the other layers are there, hidden. Where the generator paints

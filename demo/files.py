@@ -129,7 +129,7 @@ def server_folder() -> Path:
     """
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
-    sweep(parent)
+    remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     lock = (folder / LOCK).open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -143,7 +143,7 @@ def _remove(folder: Path, lock: IO[str]) -> None:
     lock.close()
 
 
-def sweep(parent: Path) -> list[Path]:
+def remove_abandoned(parent: Path) -> list[Path]:
     """Remove folders of visitors' files whose server is gone; return them. Links and folders of others stay."""
     gone = []
     for folder in parent.glob(f"{PREFIX}*"):

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from demo.files import server_folder
 from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
-from demo.recipes import Recipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import PictureRecipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
 from training.batched import fields_of
 from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
 from training.interpolation import interpolate
@@ -43,7 +43,7 @@ VIDEO_SIDE, VIDEO_FPS, VIDEO_SECONDS = 256, 12, 50
 WRITING = threading.Lock()
 
 
-def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
+def vary(model: Model, recipe: PictureRecipe, name: str, frames: int) -> list[Frame]:
     """Return a film that turns one knob through its trained range; a full circle closes.
 
     A seed goes through the codes between it and the three seeds after it, and back.
@@ -57,7 +57,7 @@ def sweep(model: Model, recipe: Recipe, name: str, frames: int) -> list[Frame]:
 
 
 def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
-    """Return the values of a sweep, one a frame."""
+    """Return the values that a knob goes through, one a frame."""
     if knob.kind == "seed":
         first = min(MAX_SEED - 3, present.start if isinstance(present, Between) else int(present or 0))
         places = [4 * i / frames for i in range(frames)]
@@ -67,7 +67,7 @@ def _through(knob: Knob, present: Value | None, frames: int) -> list[Value]:
     return [low + (high - low) * i / steps for i in range(frames)]
 
 
-def turntable(model: Model, recipe: Recipe, frames: int) -> list[Frame]:
+def turntable(model: Model, recipe: PictureRecipe, frames: int) -> list[Frame]:
     """Return a film in which the object turns once around, or to and fro where its knob does not go full circle.
 
     Raises: ValueError if the model has no knob that turns the object.
@@ -86,7 +86,7 @@ def turntable(model: Model, recipe: Recipe, frames: int) -> list[Frame]:
     return [_turned(model, codes, knob, value) for value in values]
 
 
-def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
+def path(model: Model, start: PictureRecipe, end: PictureRecipe, frames: int) -> list[Frame]:
     """Return a film from one state to another: numbers evenly, full circles the short way round, codes in between.
 
     Raises: ValueError if the two are of different checkpoints, or one keeps a photo's outline.
@@ -113,7 +113,9 @@ def path(model: Model, start: Recipe, end: Recipe, frames: int) -> list[Frame]:
     return [partial(frame, float(at)) for at in np.linspace(0, 1, frames)]
 
 
-def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[Slot]) -> tuple[list[Frame], int]:
+def grid(
+    model: Model, recipe: PictureRecipe, down: str, across: str, photos: Sequence[Slot]
+) -> tuple[list[Frame], int]:
     """Return a sheet of mixes and its number of columns: the slot `across` changes along a row, `down` from row to row.
 
     Photos head rows and columns. Without `down` it is one row.
@@ -139,7 +141,7 @@ def grid(model: Model, recipe: Recipe, down: str, across: str, photos: Sequence[
     return sheet, len(photos) + bool(down)
 
 
-def follow(model: Model, recipe: Recipe, pictures: Sequence[PIL.Image.Image]) -> list[Frame]:
+def follow(model: Model, recipe: PictureRecipe, pictures: Sequence[PIL.Image.Image]) -> list[Frame]:
     """Return a film whose pose follows the pictures of a video, each cut to its centre square.
 
     In feature mode the outline follows as well.
@@ -225,7 +227,7 @@ def write(target: Path, frames: Image, kind: Kind, *, size: int = 0, fps: int = 
     write_drawn(target, drawn, kind, fps=fps, columns=columns)
 
 
-def _mixed(model: Model, recipe: Recipe) -> Image:
+def _mixed(model: Model, recipe: PictureRecipe) -> Image:
     return layers_of(model, recipe).image
 
 
@@ -233,7 +235,7 @@ def _turned(model: Model, codes: Any, knob: Knob, value: Value) -> Frame:
     return lambda: model.generator(turned(model.generator, codes, knob, value)).image
 
 
-def _free_codes(model: Model, recipe: Recipe) -> Any:
+def _free_codes(model: Model, recipe: PictureRecipe) -> Any:
     """Return a recipe's codes; ValueError where a photo's own outline is drawn, which no code changes."""
     if keeps_outline(recipe):
         raise ValueError("this film turns codes and cannot keep a photo's outline; use the mode 'code'")
@@ -245,7 +247,7 @@ def _goes_round(knob: Knob) -> bool:
     return knob.kind == "angle" and high - low >= 360
 
 
-def _number(knob: Knob, recipe: Recipe) -> float:
+def _number(knob: Knob, recipe: PictureRecipe) -> float:
     """Return a number knob's value in a recipe; ValueError for a way between seeds."""
     value = recipe.knobs.get(knob.name, knob.default)
     if not isinstance(value, float | int):

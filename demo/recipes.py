@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from demo.knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
-from demo.shelf import Model
+from demo.models import Model
 from training.batched import fields_of
 from training.imaging.decoders import DECODERS
 from training.imaging.read import Limits
@@ -69,7 +69,7 @@ class Slot(BaseModel):
         return self
 
 
-class Recipe(BaseModel):
+class PictureRecipe(BaseModel):
     """Everything that one picture depends on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -86,7 +86,7 @@ class Recipe(BaseModel):
     """Side of the picture in pixels; None is the checkpoint's own."""
 
 
-def parse(data: Any) -> Recipe:
+def parse(data: Any) -> PictureRecipe:
     """Return a recipe from JSON text or the values in it.
 
     Raises: ValueError in one sentence that says what is wrong where.
@@ -94,7 +94,7 @@ def parse(data: Any) -> Recipe:
     try:
         if isinstance(data, str | bytes):
             data = json.loads(data)
-        return Recipe.model_validate(data)
+        return PictureRecipe.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "it"
@@ -103,12 +103,12 @@ def parse(data: Any) -> Recipe:
         raise ValueError("this is not a recipe of this page; open a .json or .png file that was saved here") from error
 
 
-def resized(recipe: Recipe, size: int | None) -> Recipe:
+def resized(recipe: PictureRecipe, size: int | None) -> PictureRecipe:
     """Return a recipe with another size; ValueError for one that no recipe may have."""
     return parse(recipe.model_dump() | {"size": size})
 
 
-def from_file(data: bytes, name: str = "") -> Recipe:
+def from_file(data: bytes, name: str = "") -> PictureRecipe:
     """Return the recipe in a file that this page saved: JSON, or a PNG with its recipe inside.
 
     Raises: ValueError (training.pictures.PictureError for a damaged picture) if there is none.
@@ -135,12 +135,12 @@ def text_in(data: bytes, key: str) -> str | None:
     return None
 
 
-def to_json(recipe: Recipe) -> str:
+def to_json(recipe: PictureRecipe) -> str:
     """Return a recipe as text, for files and PNG metadata."""
     return recipe.model_dump_json(exclude_defaults=False, indent=1)
 
 
-def png(picture: PIL.Image.Image, recipe: Recipe | None = None, texts: Mapping[str, str] | None = None) -> bytes:
+def png(picture: PIL.Image.Image, recipe: PictureRecipe | None = None, texts: Mapping[str, str] | None = None) -> bytes:
     """Return a picture as a PNG file with its recipe, and other texts by name, inside."""
     info = PIL.PngImagePlugin.PngInfo()
     for key, text in (texts or {}).items():
@@ -190,7 +190,7 @@ def read(model: Model, image: Image) -> CodesOfKnob:
     }
 
 
-def values_of(recipe: Recipe) -> dict[str, Value]:
+def values_of(recipe: PictureRecipe) -> dict[str, Value]:
     """Return the knobs of a recipe."""
     return {
         name: Between(start=value.start, end=value.end, at=value.at) if isinstance(value, Way) else value
@@ -198,7 +198,7 @@ def values_of(recipe: Recipe) -> dict[str, Value]:
     }
 
 
-def sealed(model: Model, recipe: Recipe) -> Recipe:
+def sealed(model: Model, recipe: PictureRecipe) -> PictureRecipe:
     """Return a recipe that depends on no default: every knob, the codes of every photo, the checkpoint's hash.
 
     Raises: ValueError if a photo in it is damaged.
@@ -214,7 +214,7 @@ def sealed(model: Model, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"sha256": model.sha256, "knobs": knobs, "slots": slots})
 
 
-def codes_of(model: Model, recipe: Recipe) -> Any:
+def codes_of(model: Model, recipe: PictureRecipe) -> Any:
     """Return the codes of a recipe: its knobs, then its photos.
 
     The photo in the slot `pose` gives every factor whose own slot is empty or weaker than 1; its own strength leads
@@ -249,7 +249,7 @@ def codes_of(model: Model, recipe: Recipe) -> Any:
     return codes
 
 
-def layers_of(model: Model, recipe: Recipe) -> Any:
+def layers_of(model: Model, recipe: PictureRecipe) -> Any:
     """Return the layers that a recipe makes, one row; ValueError if it does not fit the model."""
     model = model.at(recipe.size)
     codes = codes_of(model, recipe)
@@ -263,12 +263,12 @@ def layers_of(model: Model, recipe: Recipe) -> Any:
     return model.generator(codes, feature=feature)
 
 
-def keeps_outline(recipe: Recipe) -> bool:
+def keeps_outline(recipe: PictureRecipe) -> bool:
     """Whether a photo's own outline and pose are drawn: then the codes of shape and pose are not, at any strength."""
     return recipe.mode == "feature" and "shape" in recipe.slots and bool(recipe.slots["shape"].picture)
 
 
-def pose_shows(model: Model, recipe: Recipe) -> bool:
+def pose_shows(model: Model, recipe: PictureRecipe) -> bool:
     """Whether the slot `pose` has a part in the picture: its pose, or what no other slot gives in full."""
     others = {knob.name for knob in model.generator.knobs if knob.kind == "picture"} - {"pose", "shape"}
     full = {name for name, slot in recipe.slots.items() if slot.strength == 1}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from demo.models import Model
 from demo.recipes import png
-from demo.shelf import Model
 from training.objects import LOOSE, margin_of
 from training.pictures import OF_UPLOADS, Box, open_picture, square_crop, square_region
 from training.segmentation.load import propose_box

@@ -9,7 +9,7 @@ import PIL.Image
 import tyro
 from playwright.sync_api import Page, sync_playwright
 
-from demo.shelf import Shelf, bundled, load_model
+from demo.models import Models, bundled, load_model
 from tests.scripts import CHROMIUM, SETTLED
 from tests.serving import served
 
@@ -65,7 +65,7 @@ def frames(page: Page, args: Picture) -> Iterator[tuple[PIL.Image.Image, int]]:
 
 def main(args: Picture) -> None:
     """Drive the page, bring all pictures to one size, write them as an animated WebP."""
-    with served(Shelf([load_model(path, "cpu") for path in bundled()])) as address, sync_playwright() as playwright:
+    with served(Models([load_model(path, "cpu") for path in bundled()])) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
         page.goto(address)

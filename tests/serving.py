@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import uvicorn
 
 from demo.app import configure, serve
-from demo.shelf import Model, Shelf
+from demo.models import Model, Models
 from tests.toys import Blocks, Patches
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Segmenter
 
 
-def toy_shelf() -> Shelf:
-    """Return a shelf with one generator for each tab."""
-    return Shelf(
+def toy_models() -> Models:
+    """Return models, one generator for each tab."""
+    return Models(
         [
             Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64, card={"title": "Blocks"}),
             Model(
@@ -33,7 +33,7 @@ def toy_shelf() -> Shelf:
 
 @contextmanager
 def served(
-    shelf: Shelf,
+    models: Models,
     *,
     host: str = "127.0.0.1",
     password: str | None = None,
@@ -45,7 +45,7 @@ def served(
 
     async def run() -> None:  # Gradio leaves event loops open when it lays out a page where none runs
         try:
-            app = serve(shelf, host=host, password=password, root_path=root_path, finder=finder)
+            app = serve(models, host=host, password=password, root_path=root_path, finder=finder)
         except Exception as error:
             started.put(error)
             raise
@@ -68,4 +68,4 @@ def served(
     finally:
         server.should_exit = True
         thread.join(10)
-        shelf.close()
+        models.close()

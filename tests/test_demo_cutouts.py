@@ -18,7 +18,7 @@ import pytest
 from demo import cutouts
 from demo.cutouts import Desk, _examples, _made, united
 from tests.odd_files import BAD, GOOD
-from tests.serving import served, toy_shelf
+from tests.serving import served, toy_models
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Instance
 
@@ -72,7 +72,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf(), finder=Discs) as address:
+    with served(toy_models(), finder=Discs) as address:
         yield address
 
 

@@ -10,23 +10,23 @@ import httpx
 import pytest
 
 from demo import security
-from demo.shelf import Shelf
-from tests.serving import served, toy_shelf
+from demo.models import Models
+from tests.serving import served, toy_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Iterator[Shelf]:
-    shelf = toy_shelf()
-    yield shelf
-    shelf.close()
+def models() -> Iterator[Models]:
+    models = toy_models()
+    yield models
+    models.close()
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def web(address: str) -> Iterator[httpx.Client]:
 
 
 EVERYWHERE = [
-    ("GET", "/"), ("GET", "/config"), ("GET", "/live/models"), ("GET", "/page/main.js"), ("POST", "/live/picture"),
+    ("GET", "/"), ("GET", "/config"), ("GET", "/live/models"), ("GET", "/page/tabs.js"), ("POST", "/live/picture"),
     ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/call/models"),
     ("GET", "/gradio_api/queue/data"), ("GET", "/gradio_api/info"), ("GET", "/theme.css"), ("GET", "/nowhere"),
     ("OPTIONS", "/gradio_api/queue/join"), ("OPTIONS", "/live/picture"),
@@ -54,7 +54,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_another_site_s_requests_are_refused_everywhere(host):
-    with served(toy_shelf(), host=host) as address, httpx.Client(base_url=address, timeout=60) as web:
+    with served(toy_models(), host=host) as address, httpx.Client(base_url=address, timeout=60) as web:
         for (method, path), headers in itertools.product(EVERYWHERE, FOREIGN):
             answer = web.request(method, path, headers=headers)
             assert answer.status_code == 403, (method, path, headers)
@@ -66,7 +66,7 @@ def test_another_site_s_requests_are_refused_everywhere(host):
 
 
 def test_on_the_network_it_is_the_same():
-    with served(toy_shelf(), host="0.0.0.0", password="known") as address:
+    with served(toy_models(), host="0.0.0.0", password="known") as address:
         local = f"http://127.0.0.1:{urlsplit(address).port}"
         with httpx.Client(base_url=local, auth=("any", "known")) as web:
             for (method, path), headers in itertools.product(EVERYWHERE, FOREIGN):
@@ -168,7 +168,7 @@ def test_no_header_leads_around_the_guard(web, headers):
 
 def test_who_guesses_a_password_waits():
     with (
-        served(toy_shelf(), password="right") as address,
+        served(toy_models(), password="right") as address,
         httpx.Client(base_url=address, auth=("any", "right"), timeout=60) as knows,
     ):
         assert knows.get("/").status_code == 200
@@ -198,7 +198,7 @@ SEEN_AT = {
 
 @pytest.mark.parametrize("root_path", SEEN_AT)
 def test_gradio_is_told_where_the_page_is_seen(root_path):
-    with served(toy_shelf(), root_path=root_path) as address, httpx.Client(base_url=address, timeout=60) as web:
+    with served(toy_models(), root_path=root_path) as address, httpx.Client(base_url=address, timeout=60) as web:
         for headers, root in SEEN_AT[root_path]:
             root = root.format(port=urlsplit(address).port)
             prefix = urlsplit(root).path
@@ -217,6 +217,6 @@ def test_gradio_is_told_where_the_page_is_seen(root_path):
 
 
 @pytest.mark.parametrize("root_path", ["knobs", "/a b", "/a?b", "ftp://a/b"])
-def test_what_is_no_root_path_is_said(shelf, root_path):
+def test_what_is_no_root_path_is_said(models, root_path):
     with pytest.raises(ValueError, match="is no path"):
         security.root_of(root_path)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from demo.export import cutout, layer_png, open_raster, quick, strip, views
-from demo.recipes import Recipe, layers_of
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import PictureRecipe, layers_of
 from tests.toys import Blocks, Patches, scenes
 from training.pictures import to_pil
 
@@ -27,7 +27,7 @@ def opened(data: bytes) -> PIL.Image.Image:
 
 @MODELS
 def test_the_cut_out_over_the_background_is_the_picture(model):
-    layers = layers_of(model, Recipe(checkpoint=model.name, seed=2))
+    layers = layers_of(model, PictureRecipe(checkpoint=model.name, seed=2))
     over = PIL.Image.alpha_composite(to_pil(layers.background)[0].convert("RGBA"), cutout(layers)).convert("RGB")
     apart = np.abs(np.asarray(over).astype(int) - np.asarray(to_pil(layers.image)[0]).astype(int))
     assert apart.max() <= 2
@@ -38,7 +38,7 @@ def test_a_cut_out_of_soft_edges_gives_the_picture_again():
     shape = (1, 3, 16, 16)
     mask = torch.rand(1, 1, 16, 16, generator=rng)
     colour, background = (2 * torch.rand(2, *shape, generator=rng) - 1).unbind(0)
-    layers = layers_of(PATCHES, Recipe(checkpoint="patches"))
+    layers = layers_of(PATCHES, PictureRecipe(checkpoint="patches"))
     layers = type(layers)(
         image=mask * colour + (1 - mask) * background,
         background=background,
@@ -54,7 +54,7 @@ def test_a_cut_out_of_soft_edges_gives_the_picture_again():
 
 @MODELS
 def test_the_strip_holds_every_layer_once(model):
-    layers = layers_of(model, Recipe(checkpoint=model.name))
+    layers = layers_of(model, PictureRecipe(checkpoint=model.name))
     shown = views(layers)
     assert next(iter(shown)) == "image"
     assert strip(layers).size == (64 * len(shown), 64)
@@ -62,20 +62,20 @@ def test_the_strip_holds_every_layer_once(model):
 
 
 def test_layers_of_several_objects_are_shown_and_saved_one_by_one():
-    layers = layers_of(SCENES, Recipe(checkpoint="scenes", knobs={"x_1": -40, "x_2": 40}))
+    layers = layers_of(SCENES, PictureRecipe(checkpoint="scenes", knobs={"x_1": -40, "x_2": 40}))
     assert list(views(layers)) == ["image", "mask", "alpha_1", "alpha_2", "depth"]
     assert strip(layers).size == (16 * 5, 16)
     first, second = (np.asarray(opened(layer_png(layers, name))) for name in ("alpha_1", "alpha_2"))
     assert first.any() and second.any() and not np.array_equal(first, second)
     assert np.array_equal(np.asarray(cutout(layers))[..., :3], np.asarray(to_pil(layers.image)[0]))
-    with zipfile.ZipFile(io.BytesIO(open_raster(layers, Recipe(checkpoint="scenes")))) as archive:
+    with zipfile.ZipFile(io.BytesIO(open_raster(layers, PictureRecipe(checkpoint="scenes")))) as archive:
         entries = ElementTree.fromstring(archive.read("stack.xml")).findall("./stack/layer")
         assert [e.get("name") for e in entries if e.get("visibility") == "visible"] == ["picture"]
         assert [e.get("name") for e in entries][2:] == ["mask", "alpha_1", "alpha_2", "depth"]
 
 
 def test_small_live_pictures_lose_nothing_and_large_ones_are_jpeg():
-    layers = layers_of(BLOCKS, Recipe(checkpoint="blocks"))
+    layers = layers_of(BLOCKS, PictureRecipe(checkpoint="blocks"))
     data, kind = quick(strip(layers))
     assert kind == "image/webp"
     assert np.array_equal(np.asarray(opened(data).convert("RGB")), np.asarray(strip(layers)))
@@ -83,7 +83,7 @@ def test_small_live_pictures_lose_nothing_and_large_ones_are_jpeg():
 
 
 def test_depth_is_sixteen_bits_and_says_its_range():
-    layers = layers_of(BLOCKS, Recipe(checkpoint="blocks"))
+    layers = layers_of(BLOCKS, PictureRecipe(checkpoint="blocks"))
     picture = opened(layer_png(layers, "depth"))
     levels = np.asarray(picture)
     depth = layers.depth[0, 0].numpy()
@@ -95,7 +95,7 @@ def test_depth_is_sixteen_bits_and_says_its_range():
 
 
 def test_masks_are_grey_and_unknown_layers_are_refused():
-    layers = layers_of(BLOCKS, Recipe(checkpoint="blocks"))
+    layers = layers_of(BLOCKS, PictureRecipe(checkpoint="blocks"))
     mask = opened(layer_png(layers, "mask"))
     assert mask.mode == "L"
     assert np.array_equal(np.asarray(mask) > 0, layers.mask[0, 0].numpy() > 0)
@@ -105,7 +105,7 @@ def test_masks_are_grey_and_unknown_layers_are_refused():
 
 @MODELS
 def test_open_raster_keeps_its_specification(model):
-    recipe = Recipe(checkpoint=model.name)
+    recipe = PictureRecipe(checkpoint=model.name)
     layers = layers_of(model, recipe)
     with zipfile.ZipFile(io.BytesIO(open_raster(layers, recipe))) as archive:
         first = archive.infolist()[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo import files
-from demo.files import Files, Visitor, sweep
+from demo.files import Files, Visitor, remove_abandoned
 from demo.throttle import SECONDS_A_TRY, TRIES, Throttle
 
 ONE, OTHER = Visitor("one", "10.0.0.1"), Visitor("other", "10.0.0.1")
@@ -65,7 +65,7 @@ def test_what_dead_servers_left_is_removed(tmp_path: Path):
     other.symlink_to(elsewhere)
     with (alive / files.LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sorted(sweep(tmp_path)) == [dead, old]
+        assert sorted(remove_abandoned(tmp_path)) == [dead, old]
     assert not dead.exists() and not old.exists()
     assert alive.exists() and young.exists() and (elsewhere / files.LOCK).exists()
 

@@ -12,15 +12,15 @@ import torch
 
 from demo import films
 from demo.knobs import MAX_SEED
-from demo.recipes import Recipe, layers_of
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import PictureRecipe, layers_of
 from tests.test_demo_recipes import mixed, slot
 from tests.toys import Blocks, Patches
 from training.pictures import to_pil
 
 BLOCKS = Model(name="blocks", generator=Blocks().eval())
 PATCHES = Model(name="patches", generator=Patches().eval())
-STILL = Recipe(checkpoint="blocks", knobs={"rotation": 40, "shape": 11})
+STILL = PictureRecipe(checkpoint="blocks", knobs={"rotation": 40, "shape": 11})
 
 
 def drawn(plan) -> torch.Tensor:
@@ -35,28 +35,28 @@ def test_a_turntable_begins_with_the_picture_and_closes():
     assert steps[0] < 2 * steps[1:].max()  # from the last picture to the first is a step as any other
 
 
-def test_a_sweep_goes_through_the_trained_range():
-    film = drawn(films.sweep(BLOCKS, STILL, "scale", 5))
+def test_a_varied_knob_goes_through_the_trained_range():
+    film = drawn(films.vary(BLOCKS, STILL, "scale", 5))
     ends = [
         layers_of(BLOCKS, STILL.model_copy(update={"knobs": {**STILL.knobs, "scale": s}})).image for s in (0.2, 0.3)
     ]
     assert torch.equal(film[:1], ends[0]) and torch.equal(film[-1:], ends[1])
 
 
-def test_a_sweep_of_a_seed_leaves_the_mask_of_a_look_alone():
-    film = drawn(films.sweep(BLOCKS, STILL, "look", 4))
+def test_a_varied_seed_leaves_the_mask_of_a_look_alone():
+    film = drawn(films.vary(BLOCKS, STILL, "look", 4))
     assert (film[0] - film[2]).abs().max() > 0.05
     background = layers_of(BLOCKS, STILL).mask[0] == 0
     assert torch.equal(film[0][:, background[0]], film[2][:, background[0]])
 
 
 def test_a_path_joins_its_ends_the_short_way_round():
-    start = Recipe(checkpoint="blocks", knobs={"rotation": 350, "shape": 1})
-    end = Recipe(checkpoint="blocks", knobs={"rotation": 10, "shape": 2})
+    start = PictureRecipe(checkpoint="blocks", knobs={"rotation": 350, "shape": 1})
+    end = PictureRecipe(checkpoint="blocks", knobs={"rotation": 10, "shape": 2})
     film = drawn(films.path(BLOCKS, start, end, 3))
     assert torch.allclose(film[:1], layers_of(BLOCKS, start).image, atol=1e-5)
     assert torch.allclose(film[-1:], layers_of(BLOCKS, end).image, atol=1e-2)
-    turned = layers_of(BLOCKS, Recipe(checkpoint="blocks", knobs={"rotation": 0, "shape": 1}))
+    turned = layers_of(BLOCKS, PictureRecipe(checkpoint="blocks", knobs={"rotation": 0, "shape": 1}))
     front = films.path(BLOCKS, start, start.model_copy(update={"knobs": {"rotation": 10, "shape": 1}}), 3)[1]()
     assert torch.allclose(front, turned.image, atol=1e-2)
 
@@ -103,12 +103,12 @@ def test_a_sheet_along_the_pose_of_a_kept_outline_shows_what_other_slots_leave_o
 
 def test_a_film_of_the_last_seed_walks_among_the_last_ones():
     recipe = STILL.model_copy(update={"knobs": {"shape": MAX_SEED}})
-    assert len(films.sweep(BLOCKS, recipe, "shape", 8)) == 8
+    assert len(films.vary(BLOCKS, recipe, "shape", 8)) == 8
 
 
 def test_what_cannot_be_filmed_is_said():
     with pytest.raises(ValueError, match="takes a photo"):
-        films.sweep(PATCHES, mixed(), "texture", 4)
+        films.vary(PATCHES, mixed(), "texture", 4)
     with pytest.raises(ValueError, match="no knob that turns"):
         films.turntable(PATCHES, mixed(), 4)
     with pytest.raises(ValueError, match="different checkpoints"):
@@ -118,11 +118,11 @@ def test_what_cannot_be_filmed_is_said():
 def test_a_film_through_codes_does_not_take_a_kept_outline_for_one():
     kept = mixed().model_copy(update={"mode": "feature"})
     with pytest.raises(ValueError, match="cannot keep a photo's outline; use the mode 'code'"):
-        films.sweep(PATCHES, kept, "texture_seed", 4)
+        films.vary(PATCHES, kept, "texture_seed", 4)
     for ends in ((kept, mixed()), (mixed(), kept)):
         with pytest.raises(ValueError, match="cannot keep a photo's outline; use the mode 'code'"):
             films.path(PATCHES, *ends, 4)
-    assert films.sweep(PATCHES, Recipe(checkpoint="patches", mode="feature"), "texture_seed", 4)  # none is kept
+    assert films.vary(PATCHES, PictureRecipe(checkpoint="patches", mode="feature"), "texture_seed", 4)  # none is kept
 
 
 @pytest.mark.parametrize("kind", ["mp4", "webp", "gif"])

@@ -11,14 +11,14 @@ import pytest
 
 from demo import audience, connections, films, intake, security
 from tests.attacks import calls, ends, raw, visitor, watched
-from tests.serving import served, toy_shelf
+from tests.serving import served, toy_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         yield address
 
 
@@ -149,7 +149,7 @@ def test_a_film_that_nobody_fetches_is_not_drawn(monkeypatch):
     monkeypatch.setattr(audience, "PATIENCE", 0.3)
     drawn = []
     monkeypatch.setattr(films, "turntable", lambda *given: [lambda: drawn.append(1)] * 10)
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         film = ['{"checkpoint": "blocks"}', "", "", "Once around", None, 10, 20, "As it is", "MP4"]
         started = httpx.post(f"{address}/gradio_api/call/film", json={"data": film}).json()
         time.sleep(1.5)

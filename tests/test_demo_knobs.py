@@ -8,8 +8,8 @@ import torch
 
 from demo.describe import about, describe, described, figures_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
-from demo.recipes import Recipe, layers_of
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import PictureRecipe, layers_of
 from giraffe_hd.fast import config as configs
 from giraffe_hd.fast import generator
 from tests.toys import Blocks, Patches, scenes
@@ -191,13 +191,15 @@ def test_what_training_held_still_can_be_turned():
         assert told[name]["reachLow"] < told[name]["low"] < told[name]["reachHigh"]
         assert told[name]["group"] == "Camera"
         assert told[name]["figures"] == ["held still in training", "not measured"]
-    plain = layers_of(model, Recipe(checkpoint="fast"))
-    same = layers_of(model, Recipe(checkpoint="fast", knobs={"radius": told["radius"]["default"], "azimuth": 0.0}))
+    plain = layers_of(model, PictureRecipe(checkpoint="fast"))
+    same = layers_of(
+        model, PictureRecipe(checkpoint="fast", knobs={"radius": told["radius"]["default"], "azimuth": 0.0})
+    )
     assert torch.equal(plain.image, same.image)
-    near = layers_of(model, Recipe(checkpoint="fast", knobs={"radius": told["radius"]["reachLow"]}))
+    near = layers_of(model, PictureRecipe(checkpoint="fast", knobs={"radius": told["radius"]["reachLow"]}))
     assert near.mask.mean() > 1.2 * plain.mask.mean()
     assert torch.equal(near.background, plain.background)
-    around = layers_of(model, Recipe(checkpoint="fast", knobs={"azimuth": 90.0}))
+    around = layers_of(model, PictureRecipe(checkpoint="fast", knobs={"azimuth": 90.0}))
     assert not torch.equal(around.mask, plain.mask)
     assert torch.equal(around.background, plain.background)
 
@@ -209,9 +211,9 @@ def test_scenes_of_several_objects_have_knobs_for_each():
     labels = {knob["name"]: knob["label"] for knob in told["knobs"]}
     assert labels["x_1"] == "Left – right 1"
     assert labels["look_2"] == "Look 2"
-    plain = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"]))
+    plain = layers_of(model, PictureRecipe(checkpoint="scenes", knobs=told["start"]))
     for name, other in (("x_1", 1), ("x_2", 0)):
-        moved = layers_of(model, Recipe(checkpoint="scenes", knobs=told["start"] | {name: 20.0}))
+        moved = layers_of(model, PictureRecipe(checkpoint="scenes", knobs=told["start"] | {name: 20.0}))
         codes = [codes_for(model.generator, 0, knobs) for knobs in (told["start"], told["start"] | {name: 20.0})]
         assert torch.equal(codes[0].translation[:, other], codes[1].translation[:, other])
         assert not torch.equal(moved.image, plain.image)

@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 from demo.__main__ import Demo, free_port, main, open_page
-from demo.shelf import Shelf, load_model
+from demo.models import Models, load_model
 from giraffe_hd.fast.config import GeneratorConfig
 from giraffe_hd.fast.generator import Generator
 from training.checkpoint import save_generator
@@ -95,7 +95,7 @@ def test_several_checkpoints_are_given_one_by_one_and_runs_are_named_by_their_fo
         save_generator(file, Generator(GeneratorConfig()))
     given = tyro.cli(Demo, args=[word for file in files for word in ("--checkpoint", str(file))])
     assert given.checkpoint == files
-    assert [model.name for model in Shelf([load_model(file, "cpu") for file in files])] == [
+    assert [model.name for model in Models([load_model(file, "cpu") for file in files])] == [
         "cars-generator",
         "mix-generator",
     ]

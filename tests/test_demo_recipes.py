@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from demo import recipes
-from demo.recipes import Recipe, Slot, Way, codes_of, layers_of, parse, sealed
-from demo.shelf import Model
+from demo.models import Model
+from demo.recipes import PictureRecipe, Slot, Way, codes_of, layers_of, parse, sealed
 from tests.toys import Blocks, Patches
 from training.pictures import to_pil, to_uint8
 
@@ -27,14 +27,14 @@ def slot(seed: int, **more) -> Slot:
     return Slot(picture=base64.b64encode(recipes.png(PIL.Image.fromarray(pixels))).decode(), **more)
 
 
-def mixed(**strengths: float) -> Recipe:
+def mixed(**strengths: float) -> PictureRecipe:
     slots = {name: slot(i) for i, name in enumerate(("background", "pose", "shape", "texture"))}
     slots |= {name: slot(list(slots).index(name), strength=value) for name, value in strengths.items()}
-    return Recipe(checkpoint="patches", slots=slots)
+    return PictureRecipe(checkpoint="patches", slots=slots)
 
 
 def test_a_saved_png_makes_the_same_picture_bit_for_bit():
-    recipe = Recipe(checkpoint="blocks", knobs={"rotation": 77.7, "look": Way(start=3, end=8, at=0.3)})
+    recipe = PictureRecipe(checkpoint="blocks", knobs={"rotation": 77.7, "look": Way(start=3, end=8, at=0.3)})
     first = to_pil(layers_of(BLOCKS, recipe).image)[0]
     again = recipes.from_file(recipes.png(first, sealed(BLOCKS, recipe)))
     assert np.array_equal(np.asarray(first), np.asarray(to_pil(layers_of(BLOCKS, again).image)[0]))
@@ -81,14 +81,14 @@ def test_a_seed_may_stand_in_for_a_photo():
 
 
 def test_the_knobs_that_end_in_seed_draw_what_no_photo_gives():
-    plain, other = Recipe(checkpoint="patches"), Recipe(checkpoint="patches", seed=5)
+    plain, other = PictureRecipe(checkpoint="patches"), PictureRecipe(checkpoint="patches", seed=5)
     thrown = plain.model_copy(update={"knobs": {"texture_seed": 5}})
     assert torch.equal(codes_of(PATCHES, plain).c, codes_of(PATCHES, other).c)
     assert not torch.equal(codes_of(PATCHES, plain).c, codes_of(PATCHES, thrown).c)
 
 
 def test_an_empty_recipe_still_makes_a_picture():
-    assert to_uint8(layers_of(PATCHES, Recipe(checkpoint="patches", seed=5)).image).float().std() > 0
+    assert to_uint8(layers_of(PATCHES, PictureRecipe(checkpoint="patches", seed=5)).image).float().std() > 0
 
 
 @pytest.mark.parametrize(

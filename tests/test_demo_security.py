@@ -18,25 +18,25 @@ from starlette.routing import Mount
 from demo import events, films
 from demo.app import serve
 from demo.films import turntable
-from demo.recipes import Recipe
-from demo.shelf import Shelf
+from demo.models import Models
+from demo.recipes import PictureRecipe
 from tests.attacks import MARK, SECRET, calls, visitor, watched
-from tests.serving import served, toy_shelf
+from tests.serving import served, toy_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Iterator[Shelf]:
-    shelf = toy_shelf()
-    yield shelf
-    shelf.close()
+def models() -> Iterator[Models]:
+    models = toy_models()
+    yield models
+    models.close()
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def test_where_an_object_stands_beside_the_data_it_is_checked_too(web):
         assert web.post("/gradio_api/queue/join", json=body).status_code == 403
 
 
-def test_gradio_itself_refuses_files_from_elsewhere(shelf, address, foreign):
+def test_gradio_itself_refuses_files_from_elsewhere(models, address, foreign):
     """Were the guard passed by, Gradio's own check would hold."""
 
     async def layout() -> gr.Blocks:  # Gradio leaves event loops open when it lays out a page where none runs
-        mounted: Any = next(route.app for route in serve(shelf).routes if isinstance(route, Mount))
+        mounted: Any = next(route.app for route in serve(models).routes if isinstance(route, Mount))
         return mounted.get_blocks()
 
     with ThreadPoolExecutor(1) as pool:  # another test may have left a loop in this thread
@@ -139,8 +139,8 @@ def test_gradio_itself_refuses_files_from_elsewhere(shelf, address, foreign):
         LocalContext.blocks.reset(token)
 
 
-def test_the_event_itself_asks_whose_the_video_is(shelf):
-    follow = events.Events(shelf).follow
+def test_the_event_itself_asks_whose_the_video_is(models):
+    follow = events.Events(models).follow
     with pytest.raises(ValueError, match="not sent by you"):
         next(follow('{"checkpoint": "patches"}', "/etc/passwd", 4, 10, "As it is", "GIF", gr.Request()))
 
@@ -155,9 +155,9 @@ def test_no_address_leads_to_a_file_of_the_server(web, foreign):
 
 
 @pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory, shelf: Shelf) -> bytes:
+def video(tmp_path_factory: pytest.TempPathFactory, models: Models) -> bytes:
     target = tmp_path_factory.mktemp("video") / "moving.mp4"
-    frames = [frame() for frame in turntable(shelf["blocks"], Recipe(checkpoint="blocks"), 6)]
+    frames = [frame() for frame in turntable(models["blocks"], PictureRecipe(checkpoint="blocks"), 6)]
     films.write(target, films.torch.cat(frames), "mp4")
     return target.read_bytes()
 

@@ -12,7 +12,7 @@ import pytest
 
 from demo import uploads
 from demo.events import Events
-from demo.shelf import Model, Shelf
+from demo.models import Model, Models
 from demo.uploads import checked, cut, propose_box
 from tests.toys import Patches
 
@@ -91,10 +91,10 @@ def test_an_empty_box_gets_one_sentence(box):
 def test_a_photo_comes_back_as_the_page_takes_it_opened_beside_the_generators_thread(monkeypatch):
     threads = []
     monkeypatch.setattr(uploads, "cut", lambda *given: threads.append(threading.current_thread()) or cut(*given))
-    shelf = Shelf([CLOSE])
+    models = Models([CLOSE])
     sent = base64.b64encode(as_file(photo(1000, 750, (300, 200, 700, 550)))).decode()
-    values = Events(shelf).read_photo("close", sent)
-    shelf.close()
+    values = Events(models).read_photo("close", sent)
+    models.close()
     assert values["codes"].keys() == {"background", "pose", "shape", "texture"}
     with PIL.Image.open(io.BytesIO(base64.b64decode(values["view"]))) as view:
         assert max(view.size) == uploads.VIEW

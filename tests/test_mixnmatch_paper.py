@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from demo.shelf import Model
+from demo.models import Model
 from mixnmatch.codes import Codes
 from mixnmatch.paper import discriminators as critics_module
 from mixnmatch.paper.config import GeneratorConfig, TrainConfig

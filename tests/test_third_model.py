@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from demo.shelf import Shelf, load_model
+from demo.models import Models, load_model
 from tests.benchmarks.kills import squares
 from tests.third_model import FAMILY
 from training.loop.train import train
@@ -39,4 +39,4 @@ def test_a_third_model_trains_is_measured_and_joins_the_page(tmp_path: Path, mon
         codes = model.generator.sample(1, torch.Generator())
         first, second = (model.generator(model.generator.set(codes, "look", seed)).image for seed in (1, 2))
     assert not torch.equal(first, second)
-    assert [each.name for each in Shelf([model])] == [model.name]
+    assert [each.name for each in Models([model])] == [model.name]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from demo.shelf import bundled
+from demo.models import bundled
 from training.__main__ import main
 from training.checkpoint import CheckpointError, load_generator, load_model, makes_pictures, read_card
 from training.data.coco import CocoWriter

@@ -11,7 +11,7 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
 from tests.scripts import CHROMIUM  # noqa: E402 (only where a browser can be driven)
-from tests.serving import served, toy_shelf  # noqa: E402
+from tests.serving import served, toy_models  # noqa: E402
 from tests.test_demo_cutouts import Discs, as_png, film, picture  # noqa: E402
 
 __all__ = ["film"]
@@ -27,7 +27,7 @@ DESK, PHONE, WIDE = {"width": 1440, "height": 900}, {"width": 390, "height": 844
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf(), finder=Discs) as address:
+    with served(toy_models(), finder=Discs) as address:
         yield address
 
 

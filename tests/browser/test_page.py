@@ -13,9 +13,9 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
-from demo.shelf import Model, Shelf, bundled, load_model  # noqa: E402
+from demo.models import Model, Models, bundled, load_model  # noqa: E402
 from tests.scripts import CHROMIUM, SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
-from tests.serving import served, toy_shelf  # noqa: E402
+from tests.serving import served, toy_models  # noqa: E402
 from tests.toys import Blocks, Patches  # noqa: E402
 
 pytestmark = [
@@ -29,7 +29,7 @@ DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         yield address
 
 
@@ -293,7 +293,7 @@ def test_a_layer_can_be_looked_at_in_large(page):
 def twice() -> Iterator[str]:
     """Serve two checkpoints for each tab."""
     toys = {"blocks": Blocks(), "cubes": Blocks(), "patches": Patches(), "scraps": Patches()}
-    with served(Shelf([Model(name=name, generator=toy.eval()) for name, toy in toys.items()])) as address:
+    with served(Models([Model(name=name, generator=toy.eval()) for name, toy in toys.items()])) as address:
         yield address
 
 
@@ -747,7 +747,7 @@ def test_axe_finds_no_serious_fault(page, scheme, axe: str):
 def test_a_picture_at_rest_becomes_finer(browser):
     """Own size while a knob is dragged, 256 pixels at rest; a change ends the finer one; files are as chosen."""
     path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
-    with served(Shelf([load_model(path, "cpu")])) as address:
+    with served(Models([load_model(path, "cpu")])) as address:
         context = browser.new_context(viewport=DESK, accept_downloads=True)
         page = context.new_page()
         page.set_default_timeout(60_000)

@@ -90,7 +90,7 @@ class Model:
         return self._features[key]
 
 
-class Shelf:
+class Models:
     """Generators by name, one thread that owns them, another for pictures finer than their own, a few that open photos.
 
     All serve visitors in turns.

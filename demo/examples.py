@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from demo.shelf import Model
+from demo.models import Model
 from training.pictures import Box
 
 FOLDER = Path(__file__).parent / "examples"

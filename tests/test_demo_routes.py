@@ -22,10 +22,10 @@ from gradio_client.exceptions import AppError
 from demo import events, films
 from demo.app import serve
 from demo.describe import about, describe
-from demo.recipes import Recipe
-from demo.shelf import Model, Shelf, bundled, load_model
+from demo.models import Model, Models, bundled, load_model
+from demo.recipes import PictureRecipe
 from tests.odd_files import BAD, GOOD, as_file, check, gradient
-from tests.serving import served, toy_shelf
+from tests.serving import served, toy_models
 from tests.toys import Blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of grad
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with served(toy_shelf()) as address:
+    with served(toy_models()) as address:
         yield address
 
 
@@ -120,9 +120,9 @@ def test_an_unforeseen_fault_is_not_shown(monkeypatch, caplog):
     def broken(_: object) -> None:
         raise RuntimeError("secret of the server in /root")
 
-    shelf = Shelf([Model(name="blocks", generator=Blocks().eval())])
+    models = Models([Model(name="blocks", generator=Blocks().eval())])
     monkeypatch.setattr(Blocks, "forward", lambda self, codes: broken(codes))
-    with served(shelf) as address:
+    with served(models) as address:
         answer = httpx.post(f"{address}/live/picture", json={"checkpoint": "blocks"})
     assert answer.status_code == 500
     assert "secret" not in answer.text and "try again" in answer.json()["message"]
@@ -138,7 +138,7 @@ def test_every_layer_and_the_stack_can_be_saved(web):
 
 
 def test_only_the_page_s_own_files_are_served(web):
-    assert "javascript" in web.get("/page/main.js").headers["content-type"]
+    assert "javascript" in web.get("/page/tabs.js").headers["content-type"]
     for path in ("/page/..%2Fapp.py", "/page/app.py", "/page/%2e%2e/app.py", "/gradio_api/file=/etc/passwd"):
         assert web.get(path).status_code in (403, 404), path
     assert "root:" not in web.get("/gradio_api/file=/etc/passwd").text
@@ -154,15 +154,15 @@ def test_the_page_tells_browsers_to_keep_to_this_server(web):
 
 
 def test_beyond_localhost_a_password_is_needed():
-    shelf = toy_shelf()
+    models = toy_models()
     with pytest.raises(ValueError, match=r"0\.0\.0\.0 is open to other machines; give --password"):
-        serve(shelf, host="0.0.0.0")
-    shelf.close()
+        serve(models, host="0.0.0.0")
+    models.close()
 
 
 def test_without_the_password_nothing_is_shown():
-    with served(toy_shelf(), password="läuft") as address:
-        for path in ("/", "/live/models", "/page/main.js", "/config", "/gradio_api/info"):
+    with served(toy_models(), password="läuft") as address:
+        for path in ("/", "/live/models", "/page/tabs.js", "/config", "/gradio_api/info"):
             assert httpx.get(address + path).status_code == 401
             assert httpx.get(address + path, auth=("any", "wrong")).status_code == 401
         assert httpx.get(address, headers={"Authorization": "Basic %%%"}).status_code == 401
@@ -213,11 +213,11 @@ def test_the_http_interface_does_what_its_example_says(address):
 def test_a_video_is_followed(address, tmp_path):
     """Through Gradio's own upload, as the page does it."""
     video = tmp_path / "moving.mp4"
-    shelf = toy_shelf()
+    models = toy_models()
     films.write(
-        video, torch.cat([f() for f in films.turntable(shelf["blocks"], Recipe(checkpoint="blocks"), 6)]), "mp4"
+        video, torch.cat([f() for f in films.turntable(models["blocks"], PictureRecipe(checkpoint="blocks"), 6)]), "mp4"
     )
-    shelf.close()
+    models.close()
     client = Client(address, download_files=tmp_path, verbose=False)
     made = client.predict('{"checkpoint": "patches"}', handle_file(video), 4, 10, "As it is", "GIF", api_name="/follow")
     with PIL.Image.open(made[1]["value"]) as film:
@@ -244,7 +244,7 @@ def test_bundled_checkpoints_are_shown(path):
 @pytest.fixture(scope="module")
 def cars() -> Iterator[httpx.Client]:
     path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
-    with served(Shelf([load_model(path, "cpu")])) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with served(Models([load_model(path, "cpu")])) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client
 
 

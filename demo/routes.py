@@ -22,12 +22,12 @@ from fastapi.responses import JSONResponse
 
 from demo import recipes, uploads
 from demo.describe import describe
+from demo.examples import Example, examples_of
 from demo.export import layer_png, open_raster, quick, strip
 from demo.files import Visitor
 from demo.knobs import codes_for, drag_axes
-from demo.recipes import Recipe
-from demo.samples import Example, examples_of
-from demo.shelf import Model, Shelf
+from demo.models import Model, Models
+from demo.recipes import PictureRecipe
 from demo.turns import NOBODY
 from training.pictures import Box, from_pil, to_pil
 
@@ -47,11 +47,11 @@ class BusyError(Exception):
     """More pictures are wanted than can be made soon."""
 
 
-class Live:
-    """The routes over one shelf of generators."""
+class Routes:
+    """The routes over the generators."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, models: Models) -> None:
+        self.known = models
         self.router = fastapi.APIRouter()
         self._waiting: Counter[tuple[str, bool]] = Counter()
         self._told: list[dict[str, Any]] | None = None
@@ -68,11 +68,11 @@ class Live:
 
     async def run(self, request: Request, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
         """Run `job` on the generators' thread, or that of finer pictures. Raises: BusyError if too many wait."""
-        return await self._awaited(partial(self.shelf.submit, finer=finer), request, finer, job, *arguments)
+        return await self._awaited(partial(self.known.submit, finer=finer), request, finer, job, *arguments)
 
     async def open(self, request: Request, job: Callable[..., T], *arguments: Any) -> T:
         """Run a job that opens a photo, beside the generators' thread. Raises: BusyError if too many wait."""
-        return await self._awaited(self.shelf.open, request, False, job, *arguments)
+        return await self._awaited(self.known.open, request, False, job, *arguments)
 
     async def _awaited(self, submit: Callable[..., Any], request: Request, finer: bool, *job: Any) -> Any:
         visitor = visitor_of(request)
@@ -92,21 +92,21 @@ class Live:
     async def models(self, request: Request) -> Response:
         """Answer what can be turned on this page."""
         if self._told is None:
-            self._told = [await self.run(request, describe, model) for model in self.shelf]
+            self._told = [await self.run(request, describe, model) for model in self.known]
         return JSONResponse(self._told, headers={"Cache-Control": "no-store"})
 
     async def picture(self, request: Request, size: int | None = None) -> Response:
         """Answer a recipe with its layers side by side, `size` pixels high whatever the recipe says; without it as
         high as the generator's own pictures. The header says how long the generator took."""
 
-        def job(recipe: Recipe) -> tuple[bytes, str, float]:
+        def job(recipe: PictureRecipe) -> tuple[bytes, str, float]:
             start = time.perf_counter()
-            shown = strip(recipes.layers_of(self.shelf[recipe.checkpoint], recipe))
+            shown = strip(recipes.layers_of(self.known[recipe.checkpoint], recipe))
             milliseconds = 1000 * (time.perf_counter() - start)
             return *quick(shown), milliseconds
 
         recipe = recipes.resized(await self._recipe(request), size)
-        finer = self.shelf[recipe.checkpoint].finer(size)
+        finer = self.known[recipe.checkpoint].finer(size)
         data, kind, milliseconds = await self.run(request, job, recipe, finer=finer)
         headers = {"X-Milliseconds": f"{milliseconds:.1f}", "Cache-Control": "no-store"}
         return Response(data, media_type=kind, headers=headers)
@@ -114,8 +114,8 @@ class Live:
     async def drag(self, request: Request, right: float = 0.0, up: float = 0.0) -> Response:
         """Answer how far knobs turn when the object at a point is pulled (`demo.knobs.drag_axes`)."""
 
-        def job(recipe: Recipe) -> dict[str, tuple[float, float]]:
-            generator = self.shelf[recipe.checkpoint].generator
+        def job(recipe: PictureRecipe) -> dict[str, tuple[float, float]]:
+            generator = self.known[recipe.checkpoint].generator
             values = recipes.values_of(recipe)
             return drag_axes(generator, codes_for(generator, recipe.seed, values), (right, up))
 
@@ -124,7 +124,7 @@ class Live:
     async def file(self, what: str, request: Request) -> Response:
         """Answer a recipe with a file: `ora`, or the layer's name for a PNG."""
         recipe = await self._recipe(request)
-        model = self.shelf[recipe.checkpoint]
+        model = self.known[recipe.checkpoint]
         known = await self.run(request, recipes.sealed, model, recipe)
 
         def job() -> bytes:
@@ -148,7 +148,7 @@ class Live:
 
         Without a box it is the example's own, or found as the generator needs it; `find` looks for the object anyhow.
         """
-        chosen = self.shelf[model]
+        chosen = self.known[model]
         bounds = _box(box)
         if example:
             shown = _example(chosen, example)
@@ -166,7 +166,7 @@ class Live:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
         data = await _body(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
         found = await self.open(request, recipes.from_file, data, " ".join(name.split())[:60])
-        model = self.shelf[found.checkpoint]
+        model = self.known[found.checkpoint]
         note = ""
         if found.sha256 and found.sha256 != model.sha256:
             note = f"It was made with another version of {model.name}, so the picture may differ."
@@ -176,7 +176,7 @@ class Live:
 
     async def example(self, model: str, name: str, request: Request) -> Response:
         """Answer an example photo, as the generator sees it."""
-        chosen = self.shelf[model]
+        chosen = self.known[model]
         shown = _example(chosen, name)
         if (model, name) not in self._examples:
             cut = partial(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
@@ -193,12 +193,12 @@ class Live:
             return Response(status_code=404)
         return Response(found.read_bytes(), media_type=TYPES[ending], headers={"Cache-Control": "no-cache"})
 
-    async def _recipe(self, request: Request) -> Recipe:
+    async def _recipe(self, request: Request) -> PictureRecipe:
         """Return the recipe in a request's body."""
         return recipes.parse(await _body(request, MAX_RECIPE, "this recipe is larger than 4 MB; choose smaller photos"))
 
 
-async def say(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     """Answer a mistake with its one sentence, anything unforeseen with another and a line in the log."""
     if isinstance(error, ValueError):
         return JSONResponse({"message": sentence(error)}, status_code=422)
@@ -208,7 +208,7 @@ async def say(request: Request, error: Exception) -> Response:
     return JSONResponse({"message": "Something went wrong here; please try again."}, status_code=500)
 
 
-async def say_invalid(request: Request, error: Exception) -> Response:
+async def invalid_response(request: Request, error: Exception) -> Response:
     """Answer values of the wrong kind with where they stand; FastAPI itself would send them all back."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": ""}
     where = ".".join(str(part) for part in first["loc"])[:80]
