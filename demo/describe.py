@@ -11,6 +11,27 @@ from demo.models import Model
 from demo.recipes import SIZES, PictureRecipe, layers_of, seed_knob
 from training.types import Knob
 
+WORDS = {
+    "x": ("Move across", "Moves the object to the left and right."),
+    "y": ("Move up", "Moves the object up and down."),
+    "translation_y": ("Move across", "Moves the object to the left and right."),
+    "translation_z": ("Move up", "Moves the object up and down."),
+    "elevation": ("Camera height", "How steeply the camera looks down."),
+    "azimuth": ("Orbit", "Takes the camera around the object and its place."),
+    "radius": ("Distance", "How far away the camera is."),
+    "look": ("Colours", "Other colours on the same object."),
+}
+"""What the page calls knobs by their names, and what it says of them; others keep the generator's own words."""
+EXPERIMENTAL = "held still in training: experimental"
+SLOPE_OFF, FLIPS, ERROR, TOUCHED = 0.1, 0.02, 0.05, 0.02
+"""A reliable number: its slope at most so far from 1, backwards in so many pictures, wrong by such a part of its range,
+and so much of what should stay is touched."""
+GROUND = 0.35
+"""Of what another background changes at the same points of the ground, what a reliable camera may."""
+FOLLOWS, LEAKS, KEEPS, TURNED = 0.85, 0.2, 0.95, 15.0
+"""A reliable photo: so much of what it names is taken, so much of anything else at most; a reliable seed of colours:
+so much of the outline stays; a reliable pose: rotations usually off by so many degrees at most."""
+
 
 def describe(model: Model) -> dict[str, Any]:
     """Return, as plain values, what the page needs to know about a model. Renders one picture to learn its layers."""
@@ -35,6 +56,7 @@ def describe(model: Model) -> dict[str, Any]:
                 "label": slot_label(knob),
                 "help": knob.help,
                 "seed": seed_knob(knob.name) in names,
+                "mark": mark_of(card, knob),
                 "figures": figures_of(card, knob),
             }
             for knob in generator.knobs
@@ -43,29 +65,83 @@ def describe(model: Model) -> dict[str, Any]:
         "mixing": mixing_of(card) if model.reads_photos else [],
         "outlines": {mode: outline_of(card, mode) for mode in model.modes} if model.reads_photos else {},
         "start": start_of(model),
+        "mode": best_mode(model),
+        "about": about(model),
         "examples": [{"name": example.name, "caption": example.caption} for example in examples_of(model)],
     }
 
 
 def described(model: Model, knob: Knob) -> dict[str, Any]:
     """Return one knob as plain values, with how far the page lets it go and what its card says."""
-    low, high = reach_of(knob)
-    held = [] if knob in model.generator.knobs else ["held still in training"]
+    low, high = reach_of(knob, holds_of(model.card, knob))
+    held = [] if knob in model.generator.knobs else [EXPERIMENTAL]
+    label, help = words_of(knob)
     return {
         "name": knob.name,
-        "label": knob.label,
+        "label": label,
         "kind": knob.kind,
         "unit": knob.unit,
         "group": group_of(knob),
-        "low": knob.low,
-        "high": knob.high,
+        "low": max(knob.low, low),
+        "high": min(knob.high, high),
         "reachLow": low,
         "reachHigh": high,
-        "default": knob.default,
+        "default": min(high, max(low, knob.default)),
         "step": knob.step,
-        "help": knob.help,
+        "help": help,
+        "mark": "untested" if held else mark_of(model.card, knob),
         "figures": [*held, *(figures_of(model.card, knob) or ["not measured"])],
     }
+
+
+def words_of(knob: Knob) -> tuple[str, str]:
+    """Return a knob's label and help on the page; one of several objects keeps its number."""
+    stem, _, number = knob.name.rpartition("_")
+    if not (stem and number.isdigit()):
+        stem, number = knob.name, ""
+    label, help = WORDS.get(stem, (knob.label.removesuffix(f" {number}"), knob.help))
+    return f"{label} {number}".strip(), help
+
+
+def holds_of(card: dict[str, Any], knob: Knob) -> tuple[float, float] | None:
+    """Return the range in which a card says that a knob leaves alone what it does not name; None where it is silent."""
+    found = measured(card)
+    low, high = (found.get(f"{knob.name}_holds_{end}") for end in ("from", "to"))
+    return None if low is None or high is None else (low, high)
+
+
+def mark_of(card: dict[str, Any], knob: Knob) -> str:
+    """Return how far a knob can be trusted by its card: reliable, approximate, or untested."""
+    found = {
+        name.removeprefix(f"{knob.name}_"): value
+        for name, value in measured(card).items()
+        if name.startswith(f"{knob.name}_")
+    }
+    if knob.kind == "picture":
+        if "follows" not in found:
+            return "untested"
+        right = found["follows"] >= FOLLOWS and found.get("leaks", 0) <= LEAKS
+        if knob.name == "pose":
+            right = right and measured(card).get("mix_rotation_error", 0.0) <= TURNED
+    elif knob.kind == "seed":
+        touched = [found[name] for name in ("background_changed", "foreground_changed") if name in found]
+        if not touched:
+            return "untested"
+        right = max(touched) <= TOUCHED and (knob.name == "shape" or found.get("mask_iou", 1.0) >= KEEPS)
+    elif "slope" not in found:
+        return "untested"
+    else:
+        span = (knob.high - knob.low) or 1.0
+        right = abs(abs(found["slope"]) - 1) <= SLOPE_OFF and found.get("flips", 0) <= FLIPS
+        right = right and found.get("error", 0) <= ERROR * span and found.get("background_changed", 0) <= TOUCHED
+        right = right and found.get("ground_changed", 0) <= GROUND
+    return "reliable" if right else "approximate"
+
+
+def best_mode(model: Model) -> str:
+    """Return the mode in which a model that reads photos keeps their outlines best, as its card has measured it."""
+    found = measured(model.card)
+    return max(model.modes, key=lambda mode: found.get(f"given_mask_iou_{mode}", 0.0))
 
 
 def slot_label(knob: Knob) -> str:
@@ -99,6 +175,7 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
         phrase("follows", "changes {} of what it names"),
         phrase("leaks", "at most {} of anything else"),
         phrase("mask_iou", "keeps {} of the outline") if knob.kind == "seed" else None,
+        phrase("ground_changed", "changes the ground by {} of what another background does"),
         phrase("background_changed", "background changes {}"),
         phrase("foreground_changed", "object changes {}"),
     )
@@ -160,7 +237,7 @@ def about(model: Model) -> str:
         said = [f"{name} {value}" for name, value in options.items() if isinstance(value, str | int | float)]
         data = data.get("name") or ", ".join([str(data.get("made_by", "")), *said])
     facts = {
-        "Checkpoint": f"{model.name}, {model.generator.resolution} x {model.generator.resolution} pixels",
+        "Model": f"{model.name}, {model.generator.resolution} x {model.generator.resolution} pixels",
         "Data": data,
         "Pictures seen": f"{card['images_seen']:,}" if card.get("images_seen") else "",
         "Parameters": f"{sum(p.numel() for p in model.generator.parameters()):,}",

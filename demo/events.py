@@ -24,29 +24,28 @@ With Gradio's client, while `python -m demo` runs:
 import base64
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args, no_type_check
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, no_type_check
 
 import gradio as gr
 
-from demo import films, recipes, uploads
+from demo import orders, recipes, uploads
 from demo.audience import Audience
 from demo.describe import describe
 from demo.examples import examples_of
 from demo.export import layer_png, open_raster, parts
 from demo.files import Files, Visitor, server_folder
-from demo.films import Frame, Kind
 from demo.models import Model, Models
+from demo.orders import Plan
 from demo.recipes import PictureRecipe, Slot
 from demo.routes import sentence
 from demo.turns import NOBODY
+from demo.unlike import unlike_of
 from training.pictures import from_pil, to_pil
 
-ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
-NOTHING = "Nothing"
 MAX_PHOTOS = 8
-WIDEST = 512
-"""Side in pixels of a film's pictures at most."""
+"""Example photos of a sheet at most."""
 
 
 def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,9 +109,11 @@ class Events:
         model = self.known[checkpoint]
         bounds = None if box is None else (box[0], box[1], box[2], box[3])
         visitor = _visitor(request)
-        view, found, crop = self.known.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
-        codes = self.known.run(recipes.read, model, from_pil(crop), visitor=visitor)
-        return uploads.Photo(view=view, box=found, crop=crop, codes=codes).values()
+        cut = self.known.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
+        image = from_pil(cut.crop)
+        codes = self.known.run(recipes.read, model, image, visitor=visitor)
+        unlike = self.known.run(unlike_of, model, image, visitor=visitor)
+        return uploads.Photo(cut=cut, codes=codes, unlike=unlike).values()
 
     def models(self) -> list:  # type: ignore[type-arg]
         """Return what can be turned: name, knobs with their ranges and defaults, layers, examples."""
@@ -133,27 +134,10 @@ class Events:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds its progress bar by this default)
     ) -> Iterator[Any]:
         """Make a film; recipes as JSON text, `story` one of "One knob", "Once around" and "From A to B"."""
-        count = _count(frames)
-        start = _kept(kept_a, "A") if story == A_TO_B else recipes.parse(recipe)
-        end = _kept(kept_b, "B") if story == A_TO_B else start
-        side = _width(width) or None
-        finer = self.known[start.checkpoint].finer(side)
-        model = self.known[start.checkpoint].at(side if finer else None)
-
-        def plan() -> list[Frame]:
-            if story == A_TO_B:
-                return films.path(model, start, end, count)
-            if story == AROUND:
-                return films.turntable(model, start, count)
-            if not knob:
-                raise ValueError("no knob is chosen; choose one to turn")
-            return films.vary(model, start, knob, count)
-
-        name = f"{model.name}-film"
-        self._awaited(request)
-        drawn = self.known.run(plan, visitor=_visitor(request))
-        made = self._made(name, drawn, _kind(kind), _width(width), int(fps), 8, request, progress, finer=finer)
-        yield from made
+        now, kept = None if story == orders.A_TO_B else recipes.parse(recipe), (_kept(kept_a), _kept(kept_b))
+        form = orders.width_of(width), orders.kind_of(kind), int(fps)
+        plan = orders.film(self.known, now, kept, story, knob or "", frames, *form, self._awaited(request))
+        yield from self._made(plan, request, progress)
 
     def grid(
         self,
@@ -170,10 +154,9 @@ class Events:
         model = self.known[now.checkpoint]
         self._awaited(request)
         slots = [self._slot(model, i) for i in range(min(int(photos), MAX_PHOTOS, len(examples_of(model))))]
-        if not slots:
-            raise ValueError(f"{model.name} has no example photos to mix")
-        frames, columns = films.grid(model, now, "" if down == NOTHING else down, across, slots)
-        yield from self._made(f"{model.name}-mixes", frames, "png", _width(width), 1, columns, request, progress)
+        yield from self._made(
+            orders.sheet(self.known, now, across, down, slots, orders.width_of(width)), request, progress
+        )
 
     def follow(
         self,
@@ -192,49 +175,24 @@ class Events:
         sent = self.files.may(_visitor(request), str(video))
         if sent is None:
             raise ValueError("this video was not sent by you; choose it again")
-        now = recipes.parse(recipe)
         self._awaited(request)
-        pictures = films.photos_of(sent, _count(frames))
-        model = self.known[now.checkpoint]
-        plan = films.follow(model, now, pictures)
-        yield from self._made(f"{model.name}-film", plan, _kind(kind), _width(width), int(fps), 8, request, progress)
+        chosen = recipes.parse(recipe), sent, frames, orders.width_of(width), orders.kind_of(kind), int(fps)
+        yield from self._made(orders.follow(self.known, *chosen), request, progress)
 
-    def _awaited(self, request: gr.Request) -> None:
-        """Raise ValueError if nobody comes to fetch what an event makes."""
+    def _awaited(self, request: gr.Request) -> Visitor:
+        """Return who asks. Raises: ValueError if nobody comes to fetch what an event makes."""
         if self.audience is not None and not self.audience.comes(request.session_hash or ""):
             raise ValueError("nobody fetched this in time; ask for the event's answers as soon as it is started")
+        return _visitor(request)
 
-    def _made(
-        self,
-        name: str,
-        plan: Sequence[Frame],
-        kind: Kind,
-        width: int,
-        fps: int,
-        columns: int,
-        request: gr.Request,
-        progress: gr.Progress,
-        *,
-        finer: bool = False,
-    ) -> Iterator[Any]:
-        """Run a plan, telling how far it is, then give the updates of a video and a picture, of which one shows it.
-
-        The file is called `name`.
-        """
-        made, visitor = films.Drawn(len(plan), kind, width), _visitor(request)
-        for done, frame in enumerate(plan):
-            progress((done, len(plan)), desc="Drawing", unit="pictures")
-            made.add(self.known.run(frame, visitor=visitor, finer=finer))
-            yield gr.skip(), gr.skip()  # a place to be stopped at
-        progress(1.0, desc="Writing")
-        target = self.files.place(f"{name}.{kind}")  # where Gradio takes no copy
-        films.write_drawn(target, made, kind, fps=min(60, max(1, fps)), columns=columns)
-        self.files.own(visitor, target)
-        moving = kind == "mp4"
-        yield (
-            gr.update(value=str(target) if moving else None, visible=moving),
-            gr.update(value=None if moving else str(target), visible=not moving),
-        )
+    def _made(self, plan: Plan, request: gr.Request, progress: gr.Progress) -> Iterator[Any]:
+        """Draw a plan, telling how far it is, then give the file's path."""
+        for step in orders.drawing(self.known, self.files, _visitor(request), plan):
+            if isinstance(step, Path):
+                yield str(step)
+                return
+            progress((step, len(plan.frames)), desc="Drawing", unit="frames")
+            yield gr.skip()  # a place to be stopped at
 
     def _drawn(self, recipe: Any, request: gr.Request | None) -> tuple[PictureRecipe, Any]:
         parsed, visitor = recipes.parse(recipe), _visitor(request)
@@ -245,8 +203,8 @@ class Events:
 
     def _slot(self, model: Model, place: int) -> Slot:
         example = examples_of(model)[place]
-        _, _, crop = uploads.cut(model, example.path.read_bytes(), example.caption, example.box)
-        return Slot(picture=base64.b64encode(recipes.png(crop)).decode())
+        cut = uploads.cut(model, example.path.read_bytes(), example.caption, example.box)
+        return Slot(picture=base64.b64encode(recipes.png(cut.crop)).decode())
 
 
 def _visitor(request: gr.Request | None) -> Visitor:
@@ -256,26 +214,5 @@ def _visitor(request: gr.Request | None) -> Visitor:
     return getattr(request.request.state, "visitor", NOBODY)
 
 
-def _kept(text: str, name: str) -> PictureRecipe:
-    if not text:
-        raise ValueError(f"{name} is empty; press 'Keep as {name}' first")
-    return recipes.parse(text)
-
-
-def _count(frames: float) -> int:
-    if not 2 <= frames <= films.MAX_FRAMES:
-        raise ValueError(f"{frames:g} pictures cannot be made at once; wanted 2 to {films.MAX_FRAMES}")
-    return int(frames)
-
-
-def _kind(kind: str) -> Kind:
-    chosen = "png" if kind == "Filmstrip" else kind.lower()
-    for known in get_args(Kind):
-        if chosen == known:
-            return known
-    raise ValueError(f"films cannot be written as {kind[:20]!r}; wanted MP4, WebP, GIF or Filmstrip")
-
-
-def _width(width: str) -> int:
-    text = width.split()[0] if width else ""
-    return min(WIDEST, int(text)) if text.isascii() and text.isdigit() else 0
+def _kept(text: str) -> PictureRecipe | None:
+    return recipes.parse(text) if text else None

@@ -9,9 +9,10 @@ import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Float
+from psd_tools import PSDImage
 from torch import Tensor, nn
 
-from demo.recipes import PictureRecipe, png, to_json
+from demo.recipes import RECIPE_IN_ORA, PictureRecipe, png, to_json
 from training.batched import fields_of
 from training.pictures import to_pil
 from training.types import Image, Mask
@@ -113,19 +114,24 @@ def layer_png(layers: Any, name: str, recipe: PictureRecipe | None = None) -> by
     return png(_grey(value) if value.shape[1] == 1 else to_pil(value)[0], recipe)
 
 
-def open_raster(layers: Any, recipe: PictureRecipe) -> bytes:
-    """Return all layers of one row in one OpenRaster file, which GIMP and Krita open.
+def stack_of(layers: Any) -> list[tuple[str, PIL.Image.Image, bool]]:
+    """Return what a painting program shows of one row, the top first: name, picture, and whether it is seen.
 
     The object over the background gives the picture; the other layers are there, hidden. Where the generator paints
     both at once, the picture is one layer and the object in it another, hidden.
     """
-    width, height = layers.image.shape[3], layers.image.shape[2]
     apart = hasattr(layers, "background")
     stack: list[tuple[str, PIL.Image.Image, bool]] = [("object", cutout(layers), apart)]
     behind = ("background", layers.background) if apart else ("picture", layers.image)
     stack.append((behind[0], to_pil(behind[1])[0], True))
     shown = views(layers)
-    stack += [(name, to_pil(shown[name])[0], False) for name in shown if name not in HIDDEN_IN_STACK]
+    return stack + [(name, to_pil(shown[name])[0], False) for name in shown if name not in HIDDEN_IN_STACK]
+
+
+def open_raster(layers: Any, recipe: PictureRecipe) -> bytes:
+    """Return all layers of one row in one OpenRaster file, which GIMP and Krita open."""
+    width, height = layers.image.shape[3], layers.image.shape[2]
+    stack = stack_of(layers)
     entries = "".join(
         f'<layer name={quoteattr(name)} src={quoteattr(f"data/{name}.png")} x="0" y="0" opacity="1.0" '
         f'composite-op="svg:src-over" visibility="{"visible" if visible else "hidden"}"/>'
@@ -143,7 +149,17 @@ def open_raster(layers: Any, recipe: PictureRecipe) -> bytes:
             archive.writestr(f"data/{name}.png", png(picture))
         archive.writestr("mergedimage.png", png(merged, recipe))
         archive.writestr("Thumbnails/thumbnail.png", png(thumbnail))
-        archive.writestr("recipe.json", to_json(recipe))
+        archive.writestr(RECIPE_IN_ORA, to_json(recipe))
+    return file.getvalue()
+
+
+def photoshop(layers: Any) -> bytes:
+    """Return all layers of one row in one PSD file, with the picture itself as its preview."""
+    file = io.BytesIO()
+    document = PSDImage.frompil(to_pil(layers.image)[0])
+    for name, picture, visible in reversed(stack_of(layers)):  # from the bottom up
+        document.create_pixel_layer(picture.convert("RGBA"), name=name).visible = visible
+    document.save(file)
     return file.getvalue()
 
 

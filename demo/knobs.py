@@ -119,10 +119,18 @@ def _centre(codes: Any, fov: float) -> Tensor:
     return project(world, codes.azimuth, codes.elevation, codes.radius, fov)[0][0]
 
 
-def reach_of(knob: Knob) -> tuple[float, float]:
-    """Return how far the page lets a knob go: its reach, or a quarter beyond the trained range; a full circle ends."""
+def reach_of(knob: Knob, holds: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Return how far the page lets a knob go: its reach, or a quarter beyond the trained range; a full circle ends.
+
+    Where it `holds` was measured, it ends there.
+    """
     if knob.kind == "seed":
         return 0.0, float(MAX_SEED)
+    low, high = _reach(knob)
+    return (low, high) if holds is None else (max(low, holds[0]), min(high, holds[1]))
+
+
+def _reach(knob: Knob) -> tuple[float, float]:
     if knob.extended_range is not None:
         return knob.extended_range
     span = knob.high - knob.low

@@ -5,6 +5,8 @@ import binascii
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -13,6 +15,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 import torch
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
@@ -28,10 +31,36 @@ from training.types import Image
 KEY = "recipe"
 """Name of the text in a PNG file."""
 PNG = b"\x89PNG\r\n\x1a\n"
+ZIP = b"PK\x03\x04"
+MOST_TEXT = 8_000_000
+"""Bytes of a recipe in an OpenRaster file."""
 OF_SLOTS = Limits(max_bytes=1_600_000, max_pixels=1 << 21, max_scans=8, seconds=2.0, memory=100_000_000)
 """What a photo in a recipe may cost, which is one that a generator saw: it is opened on the generators' thread."""
 SIZES = (64, 128, 256, 512)
 """Sides in pixels that the page offers for files."""
+
+RECIPE_IN_ORA = "recipe.json"
+"""Name of the recipe in an OpenRaster file."""
+COMPLAINTS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "greater_than": "is too small",
+    "less_than": "is too large",
+    "finite_number": "is not a finite number",
+    "int_": "is not a whole number",
+    "float_": "is not a number",
+    "bool_": "is neither true nor false",
+    "string_too_long": "is too long",
+    "string_": "is not a text",
+    "too_long": "holds too much; at most {max_length} are taken",
+    "literal_error": "is none of {expected}",
+    "value_error": "holds neither one photo nor one seed",
+    "list_": "is not a list",
+    "dict_": "is not an object with names and values",
+    "model_": "is not an object with names and values",
+    "json_": "is not JSON",
+}
+"""What the checker's kinds of mistakes are called here, the longer beginnings first."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -96,11 +125,20 @@ def parse(data: Any) -> PictureRecipe:
             data = json.loads(data)
         return PictureRecipe.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "it"
-        raise ValueError(f"this is not a recipe of this page: {where[:80]}: {first['msg']}") from error
+        raise ValueError(f"this is not a recipe of this page: {complaint(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError("this is not a recipe of this page; open a .json or .png file that was saved here") from error
+
+
+def complaint(error: ValidationError | RequestValidationError) -> str:
+    """Return what is wrong with values that were sent, in plain words: where, and what was expected there."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])[:80] or "it"
+    kind, limits = str(first["type"]), first.get("ctx", {})
+    for name, words in COMPLAINTS.items():
+        if kind.startswith(name):
+            return f"{where} {words.format(**{'expected': '', **limits})}".strip()
+    return f"{where} holds a value of the wrong kind"
 
 
 def resized(recipe: PictureRecipe, size: int | None) -> PictureRecipe:
@@ -109,10 +147,12 @@ def resized(recipe: PictureRecipe, size: int | None) -> PictureRecipe:
 
 
 def from_file(data: bytes, name: str = "") -> PictureRecipe:
-    """Return the recipe in a file that this page saved: JSON, or a PNG with its recipe inside.
+    """Return the recipe in a file that this page saved: JSON, or a PNG or OpenRaster file with its recipe inside.
 
     Raises: ValueError (training.pictures.PictureError for a damaged picture) if there is none.
     """
+    if data.startswith(ZIP):
+        return parse(_in_open_raster(data, name))
     if not data.startswith(PNG):
         return parse(data)
     open_picture(data, name=name, keep_pixels=1_000_000)  # refuses what is too large or damaged
@@ -120,6 +160,18 @@ def from_file(data: bytes, name: str = "") -> PictureRecipe:
     if text is None:
         raise ValueError(f"{name or 'this picture'} holds no recipe; open a PNG that was saved on this page")
     return parse(text)
+
+
+def _in_open_raster(data: bytes, name: str) -> bytes:
+    """Return the recipe in an OpenRaster file; ValueError if there is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(RECIPE_IN_ORA) as file:
+            text = file.read(MOST_TEXT + 1)  # no more is unpacked, whatever the file says of itself
+    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, NotImplementedError, zlib.error) as error:
+        raise ValueError(f"{name or 'this file'} holds no recipe; open a file that was saved on this page") from error
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"the recipe in {name or 'this file'} is larger than {MOST_TEXT // 1_000_000} MB")
+    return text
 
 
 def text_in(data: bytes, key: str) -> str | None:

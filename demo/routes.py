@@ -20,15 +20,16 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from demo import recipes, uploads
-from demo.describe import describe
+from demo import recipes, thumbs, uploads
+from demo.describe import describe, start_of
 from demo.examples import Example, examples_of
-from demo.export import layer_png, open_raster, quick, strip
+from demo.export import layer_png, open_raster, photoshop, quick, strip
 from demo.files import Visitor
 from demo.knobs import codes_for, drag_axes
 from demo.models import Model, Models
 from demo.recipes import PictureRecipe
 from demo.turns import NOBODY
+from demo.unlike import unlike_of
 from training.pictures import Box, from_pil, to_pil
 
 MAX_RECIPE = 4 * 1000 * 1000
@@ -37,6 +38,8 @@ MAX_WAITING, MOST_EACH = 128, 32
 """Jobs that may wait at a time, of all and of one visitor; more are asked to try again."""
 MAX_FINER, MOST_FINER_EACH = 24, 4
 """The same of finer pictures, each of which takes up to a second."""
+STACKS = {"ora": (".ora", "image/openraster"), "psd": (".psd", "image/vnd.adobe.photoshop")}
+"""Files of all layers: ending and media type."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 T = TypeVar("T")
@@ -55,6 +58,7 @@ class Routes:
         self.router = fastapi.APIRouter()
         self._waiting: Counter[tuple[str, bool]] = Counter()
         self._told: list[dict[str, Any]] | None = None
+        self._seeds: dict[tuple[str, str], tuple[bytes, list[int]]] = {}
         self._examples: dict[tuple[str, str], bytes] = {}
         add = self.router.add_api_route
         add("/live/models", self.models, methods=["GET"])
@@ -64,6 +68,7 @@ class Routes:
         add("/live/photo", self.photo, methods=["POST"])
         add("/live/recipe", self.recipe, methods=["POST"])
         add("/live/examples/{model}/{name}", self.example, methods=["GET"])
+        add("/live/seeds/{model}/{knob}", self.seeds, methods=["GET"])
         add("/page/{name}", self.page, methods=["GET"])
 
     async def run(self, request: Request, job: Callable[..., T], *arguments: Any, finer: bool = False) -> T:
@@ -131,13 +136,15 @@ class Routes:
             layers = recipes.layers_of(model, known)
             if what == "ora":
                 return open_raster(layers, known)
+            if what == "psd":
+                return photoshop(layers)
             if what == "image":
                 return recipes.png(to_pil(layers.image)[0], known)
             return layer_png(layers, what, known)
 
         data = await self.run(request, job, finer=model.finer(known.size))
-        name = f"{recipe.checkpoint}-{what}" if what != "ora" else recipe.checkpoint
-        ending, kind = (".ora", "image/openraster") if what == "ora" else (".png", "image/png")
+        ending, kind = STACKS.get(what, (".png", "image/png"))
+        name = recipe.checkpoint if what in STACKS else f"{recipe.checkpoint}-{what}"
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name + ending)}"}
         return Response(data, media_type=kind, headers=headers)
 
@@ -157,9 +164,11 @@ class Routes:
         else:
             data = await _body(request, uploads.MAX_BYTES, uploads.too_large("please choose a smaller one"))
         name = " ".join(name.split())[:60]
-        view, found, crop = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
-        codes = await self.run(request, recipes.read, chosen, from_pil(crop))
-        photo = uploads.Photo(view=view, box=found, crop=crop, codes=codes)
+        cut = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
+        image = from_pil(cut.crop)
+        codes = await self.run(request, recipes.read, chosen, image)
+        unlike = "" if example else await self.run(request, unlike_of, chosen, image)
+        photo = uploads.Photo(cut=cut, codes=codes, unlike=unlike)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
 
     async def recipe(self, request: Request, name: str = "") -> Response:
@@ -180,10 +189,21 @@ class Routes:
         shown = _example(chosen, name)
         if (model, name) not in self._examples:
             cut = partial(uploads.cut, chosen, shown.path.read_bytes(), shown.caption, shown.box)
-            _, _, crop = await self.open(request, cut)
-            self._examples[model, name] = recipes.png(crop)
+            self._examples[model, name] = recipes.png((await self.open(request, cut)).crop)
         data = self._examples[model, name]
         return Response(data, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def seeds(self, model: str, knob: str, request: Request) -> Response:
+        """Answer small pictures of seeds that differ from each other, side by side; the header X-Seeds names them."""
+        chosen = self.known[model]
+        if (model, knob) not in self._seeds:
+            recipe, drawn = PictureRecipe(checkpoint=model, knobs={**start_of(chosen)}), []
+            for seed in thumbs.candidates(chosen, knob):
+                drawn.append(await self.run(request, thumbs.thumb, chosen, recipe, knob, seed))
+            self._seeds[model, knob] = await asyncio.to_thread(thumbs.most_different, drawn)
+        data, seeds = self._seeds[model, knob]
+        headers = {"X-Seeds": ",".join(map(str, seeds)), "Cache-Control": "max-age=3600"}
+        return Response(data, media_type="image/webp", headers=headers)
 
     async def page(self, name: str) -> Response:
         """Answer one of the page's own scripts or its style sheet."""
@@ -210,9 +230,8 @@ async def error_response(request: Request, error: Exception) -> Response:
 
 async def invalid_response(request: Request, error: Exception) -> Response:
     """Answer values of the wrong kind with where they stand; FastAPI itself would send them all back."""
-    first = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": ""}
-    where = ".".join(str(part) for part in first["loc"])[:80]
-    message = f"{where}: {first['msg']}."[:200]
+    said = recipes.complaint(error) if isinstance(error, RequestValidationError) else "this request cannot be read"
+    message = sentence(ValueError(said))[:200]
     return JSONResponse({"message": message, "detail": message}, status_code=422)
 
 

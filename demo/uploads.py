@@ -3,7 +3,7 @@
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -24,34 +24,44 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 """The box of "Whole photo"."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Photo:
-    """A photo in a slot."""
+class Cut(NamedTuple):
+    """A photo and what the generator sees of it."""
 
     view: PIL.Image.Image
     """The whole photo, at most VIEW pixels wide and high."""
     box: Box
     """The object, as fractions of the photo."""
+    square: Box
+    """What the generator sees, as fractions; it may reach over the border."""
     crop: PIL.Image.Image
-    """What the generator sees."""
+    """What the generator sees, at its own size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photo:
+    """A photo in a slot."""
+
+    cut: Cut
     codes: dict[str, dict[str, str]]
-    """What it reads (`demo.recipes.CodesOfKnob`)."""
+    """What the generator reads (`demo.recipes.CodesOfKnob`)."""
+    unlike: str = ""
+    """A sentence where it is of another kind than the generator's pictures."""
 
     def values(self) -> dict[str, Any]:
         """Return this photo as the page takes it: files as base64 text."""
         view = io.BytesIO()
-        self.view.save(view, "JPEG", quality=88)
+        self.cut.view.save(view, "JPEG", quality=88)
         return {
-            "picture": base64.b64encode(png(self.crop)).decode(),
+            "picture": base64.b64encode(png(self.cut.crop)).decode(),
             "view": base64.b64encode(view.getvalue()).decode(),
-            "box": list(self.box),
+            "box": list(self.cut.box),
+            "square": list(self.cut.square),
             "codes": self.codes,
+            "unlike": self.unlike,
         }
 
 
-def cut(
-    model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False
-) -> tuple[PIL.Image.Image, Box, PIL.Image.Image]:
+def cut(model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False) -> Cut:
     """Return the photo to show, the object's box, and the square that the generator sees.
 
     Of a box over the whole photo, nothing is added around. Without a box, the object is looked for where the generator
@@ -65,13 +75,19 @@ def cut(
     margin = margin_of(model.card)
     if box is not None or find or margin is not None:
         box = checked(box) if box is not None else propose_box(view)
-        square = square_crop(picture, box, margin=1.0 if box == WHOLE else margin or LOOSE)
+        around = 1.0 if box == WHOLE else margin or LOOSE
+        region, square = square_region(*picture.size, box, margin=around), square_crop(picture, box, margin=around)
+        square_box = _fractions(region, picture)
     else:
-        left, top, side = square_region(*picture.size, None)
-        square = square_crop(picture, None)
-        box = (left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height)
+        region, square = square_region(*picture.size, None), square_crop(picture, None)
+        box = square_box = _fractions(region, picture)
     size = model.photo_side
-    return view, box, square.resize((size, size), PIL.Image.Resampling.BICUBIC)
+    return Cut(view, box, square_box, square.resize((size, size), PIL.Image.Resampling.BICUBIC))
+
+
+def _fractions(region: tuple[int, int, int], picture: PIL.Image.Image) -> Box:
+    left, top, side = region
+    return left / picture.width, top / picture.height, (left + side) / picture.width, (top + side) / picture.height
 
 
 def too_large(what: str) -> str:

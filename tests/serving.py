@@ -17,7 +17,7 @@ from training.segmentation.contract import Segmenter
 
 
 def toy_models() -> Models:
-    """Return models, one generator for each tab."""
+    """Return models, one for each tab."""
     return Models(
         [
             Model(name="blocks", generator=Blocks().eval(), sha256="b" * 64, card={"title": "Blocks"}),

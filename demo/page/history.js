@@ -1,4 +1,4 @@
-// What was, what may come back: undo, redo, and two kept states.
+// What was, what may come back: undo and redo.
 
 /** A line of states with a place in it; a new state drops what was undone. */
 export class History {
@@ -34,4 +34,32 @@ export class History {
     this.place = Math.min(this.states.length - 1, this.place + 1);
     return this.states[this.place];
   }
+
+  /** Return this history as plain values in which each photo stands once. */
+  packed() {
+    const photos = [];
+    const places = new Map();
+    const numbered = ({ picture, codes, ...slot }) => {
+      if (!picture) return slot;
+      if (!places.has(picture)) places.set(picture, photos.push({ picture, codes }) - 1);
+      return { ...slot, photo: places.get(picture) };
+    };
+    return { place: this.place, photos, states: this.states.map((state) => withSlots(state, numbered)) };
+  }
+
+  /** Return the history in packed values. */
+  static unpacked({ place, photos, states }) {
+    const made = new History();
+    made.states = states.map((state) =>
+      withSlots(state, ({ photo, ...slot }) => (photo === undefined ? slot : { ...slot, ...photos[photo] })),
+    );
+    made.place = place;
+    return made;
+  }
+}
+
+function withSlots(state, change) {
+  if (!state.slots) return state;
+  const slots = Object.fromEntries(Object.entries(state.slots).map(([name, slot]) => [name, change(slot)]));
+  return { ...state, slots };
 }

@@ -15,7 +15,8 @@ const PATHS = {
   upload: '<path d="M12 16V5"/><path d="m7 9 5-5 5 5"/><path d="M5 20h14"/>',
   paste: '<rect x="6" y="5" width="12" height="16" rx="2"/><path d="M9 5a3 3 0 0 1 6 0v1H9Z"/>',
   camera: '<path d="M4 8h4l1.5-2.5h5L16 8h4v11H4Z"/><circle cx="12" cy="13" r="3.5"/>',
-  crop: '<path d="M7 3v14h14"/><path d="M3 7h14v14"/>',
+  heart: '<path d="M12 20s-7.5-4.6-7.5-10A4.2 4.2 0 0 1 12 7.4 4.2 4.2 0 0 1 19.5 10c0 5.4-7.5 10-7.5 10Z"/>',
+  nine: '<path d="M5 5h3v3H5zM10.5 5h3v3h-3zM16 5h3v3h-3zM5 10.5h3v3H5zM10.5 10.5h3v3h-3zM16 10.5h3v3h-3zM5 16h3v3H5zM10.5 16h3v3h-3zM16 16h3v3h-3z"/>',
   close: '<path d="m6 6 12 12M18 6 6 18"/>',
   split: '<rect x="4" y="5" width="16" height="14" rx="2"/><path d="M12 3v18"/>',
 };

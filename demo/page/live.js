@@ -4,17 +4,20 @@ import { send } from "./dom.js";
 
 const AGAIN = 700; // milliseconds until a server that was away is asked again
 const REST = 150; // milliseconds without a change after which a picture is drawn finer
+const LONG = 250; // milliseconds after which a picture on its way gets a mark
 
 /** Shows the picture of the recipe that was wanted last; what is wanted meanwhile is skipped, never the last one. */
 export class Live {
   /**
    * `show(strip, recipe, milliseconds)` draws; `say(message)` tells what went wrong, "" that all is well again;
-   * `finer(recipe)` returns the side in pixels at which a picture at rest is drawn again, 0 for none.
+   * `finer(recipe)` returns the side in pixels at which a picture at rest is drawn again, 0 for none;
+   * `pend(whether)` hears that a picture is long on its way, and that it came.
    */
-  constructor(show, say, finer = () => 0) {
+  constructor(show, say, finer = () => 0, pend = () => {}) {
     this.show = show;
     this.say = say;
     this.finer = finer;
+    this.pend = pend;
     this.wanted = null;
     this.busy = false;
     this.failed = false;
@@ -33,6 +36,7 @@ export class Live {
     let shown = null;
     while (this.wanted !== shown) {
       const recipe = this.wanted;
+      const mark = setTimeout(() => this.pend(true), LONG);
       try {
         const answer = await send("live/picture", recipe);
         const strip = await createImageBitmap(await answer.blob());
@@ -46,8 +50,11 @@ export class Live {
         if (error.away) await new Promise((done) => setTimeout(done, AGAIN));
         else shown = recipe; // the same recipe would fail again
       }
+      clearTimeout(mark);
+      if (!this.failed) this.pend(false);
     }
     this.busy = false;
+    this.pend(false);
     if (!this.failed) this.resting = setTimeout(() => this.refine(shown), REST);
   }
 
@@ -64,4 +71,15 @@ export class Live {
       if (error.name !== "AbortError" && !error.away) this.say(error.message);
     }
   }
+}
+
+/** Return the small pictures of a recipe's layers, `count` of them, as canvases. */
+export async function drawn(recipe, count, signal) {
+  const answer = await send("live/picture", recipe, signal);
+  const strip = await createImageBitmap(await answer.blob());
+  return Array.from({ length: count }, (_, place) => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: strip.height, height: strip.height });
+    canvas.getContext("2d").drawImage(strip, -place * strip.height, 0);
+    return canvas;
+  });
 }

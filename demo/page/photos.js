@@ -2,8 +2,10 @@
 
 import { openCamera } from "./camera.js";
 import { CropTool } from "./crop.js";
-import { address, anySeed, button, contents, filePicker, firstFile, fresh, make, send } from "./dom.js";
-import { icon } from "./icons.js";
+import { address, anySeed, button, contents, filePicker, firstFile, make, send } from "./dom.js";
+import { Nine } from "./nine.js";
+import { modeSwitch, slotCard } from "./slots.js";
+import { photos, putPhoto } from "./store.js";
 import { Studio } from "./studio.js";
 
 const png = (text) => `data:image/png;base64,${text}`;
@@ -11,16 +13,43 @@ const png = (text) => `data:image/png;base64,${text}`;
 /** Photos in slots; each recipe slot holds the photo as the generator saw it and what it read from it. */
 export class PhotoStudio extends Studio {
   photos = true;
-  known = new Map(); // photo as the generator saw it -> {caption, view, box, file | example}
+  known = new Map(); // photo as the generator saw it -> {caption, view, box, square, file | example}
   turns = {}; // slot's name -> how often something was chosen for it
 
-  connectedCallback() {
-    super.connectedCallback();
+  async connectedCallback() {
     window.photoStudio = this;
+    await super.connectedCallback();
+  }
+
+  build() {
+    this.nine = new Nine(this);
+    super.build();
+    this.stage.canvas.addEventListener("pointerdown", (event) => this.dragSplit(event));
+    document.addEventListener("paste", (event) => {
+      if (!this.offsetParent || event.target.matches?.("input, textarea")) return;
+      this.take(firstFile(event.clipboardData));
+    });
+  }
+
+  /** Move the line between A and B where it is dragged in the picture. */
+  dragSplit(event) {
+    if (!this.stage.split) return;
+    const { canvas } = this.stage;
+    const follow = ({ clientX, clientY }) =>
+      this.stage.split && this.compare.splitAt((1 + this.stage.place(clientX, clientY).right) / 2);
+    canvas.setPointerCapture(event.pointerId);
+    canvas.addEventListener("pointermove", follow);
+    canvas.addEventListener("lostpointercapture", () => canvas.removeEventListener("pointermove", follow), { once: true });
+    follow(event);
+  }
+
+  async recall() {
+    for (const photo of await photos()) this.known.set(photo.picture, photo);
+    await super.recall();
   }
 
   empty(model) {
-    return { checkpoint: model.name, seed: 0, slots: {}, mode: model.modes.at(0) };
+    return { checkpoint: model.name, seed: 0, slots: {}, mode: model.mode };
   }
 
   /** Return a recipe of the first examples; throws where one cannot be read. */
@@ -42,7 +71,7 @@ export class PhotoStudio extends Studio {
     const model = this.model;
     for (const { name } of model.slots) this.begin(name);
     try {
-      await this.set(await this.fresh(model));
+      await this.step(await this.fresh(model));
     } catch (error) {
       if (model === this.model) this.say(error.message);
     }
@@ -56,17 +85,39 @@ export class PhotoStudio extends Studio {
     if (source.example) query.set("example", source.example);
     const file = source.file && (await contents(source.file));
     const answer = await (await send(`live/photo?${query}`, file ?? new Blob())).json();
-    this.known.set(answer.picture, { ...source, file, view: `data:image/jpeg;base64,${answer.view}`, box: answer.box });
-    return { picture: answer.picture, codes: answer.codes };
+    const { picture, codes, square, unlike } = answer;
+    const view = `data:image/jpeg;base64,${answer.view}`;
+    const photo = { ...source, picture, file, view, box: answer.box, square, unlike };
+    if (!this.known.has(picture) && file) putPhoto(photo);
+    this.known.set(picture, photo);
+    return { picture, codes };
   }
 
   extraTools() {
-    return [button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: () => this.reset() })];
+    return [
+      this.nine.button,
+      button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: () => this.reset() }),
+    ];
+  }
+
+  leave() {
+    super.leave();
+    this.nine.close();
+  }
+
+  /** What nine variations can be made of. */
+  get variable() {
+    return this.model.slots.filter((slot) => slot.seed);
+  }
+
+  /** Return the recipe with a slot's factor drawn from another seed, that much of it. */
+  varied(name, share) {
+    return { ...this.recipe, slots: { ...this.recipe.slots, [name]: { seed: anySeed(), strength: share } } };
   }
 
   controls() {
     this.selected = this.model.slots[0].name;
-    this.cards = Object.fromEntries(this.model.slots.map((slot) => [slot.name, this.card(slot)]));
+    this.cards = Object.fromEntries(this.model.slots.map((slot) => [slot.name, slotCard(this, slot)]));
     const cards = Object.values(this.cards).map((card) => card.element);
     this.wholeNote = make(
       "p",
@@ -82,57 +133,10 @@ export class PhotoStudio extends Studio {
       this.wholeNote,
       make("p", { class: "hint" }, `Measured: ${this.model.mixing.join(" and ")}.`),
     );
-    return [all, this.chooser(), ...this.modeSwitch()];
-  }
-
-  card(slot) {
-    const id = fresh("strength");
-    const image = make("img", { alt: "", draggable: "false" });
-    const caption = make("small", {});
-    const pick = make(
-      "button",
-      { type: "button", class: "slot-pick", title: slot.help, onclick: () => this.pick(slot.name) },
-      make("span", { class: "view", html: icon("dice") }, image),
-      make("b", {}, slot.label),
-      caption,
-    );
-    const strength = make("input", {
-      type: "range",
-      id,
-      min: 0,
-      max: 1,
-      step: 0.01,
-      value: 1,
-      oninput: () => this.weigh(slot.name, Number(strength.value)),
-    });
-    const percent = make("output", { for: id }, "100 %");
-    const element = make(
-      "div",
-      { class: "slot", "data-slot": slot.name },
-      pick,
-      make(
-        "div",
-        { class: "strength" },
-        make("label", { for: id, "aria-label": `Strength of ${slot.label}` }, "Strength"),
-        percent,
-        strength,
-      ),
-      slot.figures.length ? make("p", { class: "says" }, slot.figures.join(" · ")) : null,
-    );
-    element.addEventListener("dragover", (event) => {
-      event.preventDefault();
-      element.classList.add("over");
-    });
-    element.addEventListener("dragleave", () => element.classList.remove("over"));
-    element.addEventListener("drop", (event) => {
-      event.preventDefault();
-      element.classList.remove("over");
-      const example = event.dataTransfer.getData("text/example");
-      this.pick(slot.name);
-      if (example) this.fill({ example, caption: this.captionOf(example) });
-      else this.take(firstFile(event.dataTransfer));
-    });
-    return { element, pick, image, caption, strength, percent };
+    const modes = modeSwitch(this.model, (mode) => this.set({ ...this.recipe, mode }));
+    this.modeInputs = modes?.inputs ?? [];
+    this.nine.fill();
+    return [all, this.chooser(), ...(modes ? [modes.element] : [])];
   }
 
   captionOf(example) {
@@ -172,9 +176,14 @@ export class PhotoStudio extends Studio {
 
   chooser() {
     this.heading = make("h2", {});
-    this.crop = new CropTool((box) => this.recrop(box));
+    this.crop = new CropTool(
+      (box) => this.recrop(box),
+      (message) => this.say(message),
+    );
     this.cropFold = make("details", { class: "fold" }, make("summary", {}, "Box around the object"), this.crop.element);
     const examples = this.model.examples.map((example) => this.example(example));
+    this.fromTray = make("div", { class: "examples", role: "group", "aria-label": "From the tray" });
+    this.trayChanged();
     this.chooserSection = make(
       "section",
       { class: "group" },
@@ -182,53 +191,10 @@ export class PhotoStudio extends Studio {
       this.photoTools(),
       make("p", { class: "hint" }, "Or drop a photo on a slot, or paste one with Ctrl+V."),
       examples.length ? make("div", { class: "examples", role: "group", "aria-label": "Examples" }, ...examples) : null,
+      this.fromTray,
       this.cropFold,
     );
-    if (!this.listensPaste) {
-      this.listensPaste = true;
-      document.addEventListener("paste", (event) => {
-        if (!this.offsetParent || event.target.matches?.("input, textarea")) return;
-        this.take(firstFile(event.clipboardData));
-      });
-    }
     return this.chooserSection;
-  }
-
-  modeSwitch() {
-    if (this.model.modes.length < 2) return [];
-    const name = fresh("mode");
-    const words = {
-      code: ["As a code", "the generator's own idea of the shape, in the pose of its photo"],
-      feature: ["Keep its outline", "the shape photo's outline and pose, point by point"],
-    };
-    this.modeInputs = this.model.modes.map((mode) =>
-      make("input", { type: "radio", name, value: mode, onchange: () => this.set({ ...this.recipe, mode }) }),
-    );
-    const choices = this.modeInputs.map((input, i) =>
-      make(
-        "label",
-        { class: "choice" },
-        input,
-        make(
-          "span",
-          {},
-          make("b", {}, words[this.model.modes[i]][0]),
-          make(
-            "small",
-            {},
-            [words[this.model.modes[i]][1], this.model.outlines[this.model.modes[i]]].filter(Boolean).join(" · "),
-          ),
-        ),
-      ),
-    );
-    return [
-      make(
-        "section",
-        { class: "group", role: "radiogroup", "aria-label": "How the shape is taken" },
-        make("h2", {}, "How the shape is taken"),
-        ...choices,
-      ),
-    ];
   }
 
   present(recipe) {
@@ -245,10 +211,11 @@ export class PhotoStudio extends Studio {
           ? (this.known.get(slot.picture)?.caption ?? "from a recipe")
           : `seed ${slot.seed}`
         : "no photo yet";
+      card.warning.textContent = (slot?.picture && this.known.get(slot.picture)?.unlike) || "";
       card.strength.disabled = !slot || (whole && ["pose", "shape"].includes(name));
       this.showStrength(name, slot?.strength ?? 1);
     }
-    for (const input of this.modeInputs ?? []) input.checked = input.value === (recipe.mode ?? "code");
+    for (const input of this.modeInputs) input.checked = input.value === (recipe.mode ?? "code");
     this.pick(this.selected);
   }
 
@@ -265,11 +232,11 @@ export class PhotoStudio extends Studio {
     for (const [each, card] of Object.entries(this.cards))
       card.pick.setAttribute("aria-pressed", String(each === name));
     const { label } = this.model.slots.find((slot) => slot.name === name);
-    this.heading.textContent = `A photo for: ${label}`;
+    this.heading.textContent = `Choose the ${label.toLowerCase()} photo`;
     const slot = this.recipe?.slots[name];
     const known = slot && this.known.get(slot.picture);
     this.cropFold.hidden = !slot?.picture;
-    if (slot?.picture) this.crop.show(known?.view ?? png(slot.picture), known?.box ?? [0, 0, 1, 1]);
+    if (slot?.picture) this.crop.show(known?.view ?? png(slot.picture), known?.box ?? [0, 0, 1, 1], known?.square);
   }
 
   weigh(name, strength) {
@@ -285,7 +252,51 @@ export class PhotoStudio extends Studio {
       ...this.recipe.slots,
       [this.selected]: { seed: anySeed(), strength: this.recipe.slots[this.selected]?.strength ?? 1 },
     };
-    this.set({ ...this.recipe, slots });
+    this.step({ ...this.recipe, slots });
+  }
+
+  /** Offer the pictures of the tray as photos for the selected slot. */
+  trayChanged() {
+    if (!this.fromTray) return;
+    const items = this.tray.items.map((item, place) => {
+      const properties = { type: "button", class: "example", "aria-label": `Tray: picture ${place + 1}` };
+      const image = make("img", { src: item.thumb, alt: "", draggable: "false" });
+      return make("button", { ...properties, onclick: () => this.fillFromTray(item) }, image);
+    });
+    this.fromTray.replaceChildren(...items);
+    this.fromTray.hidden = items.length === 0;
+  }
+
+  /** Return a picture of the tray as a file. */
+  async pictureOf({ recipe }) {
+    const answer = await send("live/file/image", { ...recipe, size: undefined });
+    return new File([await answer.blob()], "from the tray.png", { type: "image/png" });
+  }
+
+  async fillFromTray(item) {
+    try {
+      await this.fill({ file: await this.pictureOf(item), caption: "from the tray" }, [0, 0, 1, 1]);
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+
+  /** Return {picture, codes} of the photos of a sheet: examples, one's own, those of the tray. */
+  async photosFrom(sources, most = 5) {
+    const found = [];
+    if (sources.includes("own"))
+      for (const photo of [...this.known.values()].filter((each) => each.file && each.caption !== "from the tray"))
+        found.push(() => this.read({ file: photo.file, caption: photo.caption }, photo.box));
+    if (sources.includes("tray"))
+      for (const item of this.tray.items)
+        found.push(async () =>
+          this.read({ file: await this.pictureOf(item), caption: "from the tray" }, [0, 0, 1, 1]),
+        );
+    if (sources.includes("examples"))
+      for (const { name, caption } of this.model.examples) found.push(() => this.read({ example: name, caption }, null));
+    const read = [];
+    for (const each of found.slice(0, sources.length === 1 && sources[0] === "examples" ? most : 12)) read.push(await each());
+    return read;
   }
 
   /** Put a person's file into the selected slot. */
@@ -310,7 +321,7 @@ export class PhotoStudio extends Studio {
       const photo = await this.read(source, box);
       if (!last()) return;
       const strength = this.recipe.slots[name]?.strength ?? 1;
-      await this.set({ ...this.recipe, slots: { ...this.recipe.slots, [name]: { ...photo, strength } } });
+      await this.step({ ...this.recipe, slots: { ...this.recipe.slots, [name]: { ...photo, strength } } });
       this.note("");
     } catch (error) {
       if (last()) this.say(error.message);
@@ -344,5 +355,13 @@ export class PhotoStudio extends Studio {
     } catch {
       this.say("There is no camera that this page may use; upload a photo instead.");
     }
+  }
+
+  /** Return in words what is new in a recipe. */
+  words(recipe, before) {
+    const changed = this.model.slots.filter(
+      ({ name }) => before && JSON.stringify(recipe.slots[name]) !== JSON.stringify(before.slots[name]),
+    );
+    return before ? changed.map(({ label }) => `another ${label.toLowerCase()}`).join(", ") : this.model.title;
   }
 }

@@ -4,12 +4,14 @@ import { make } from "./dom.js";
 
 const MOST = 960; // pixels of the large canvas, however dense the screen
 
+const READ = { willReadFrequently: true };
+
 const LABELS = {
   image: "Picture",
   foreground: "Object",
   background: "Background",
   mask: "Mask",
-  alpha: "Density",
+  alpha: "Opacity",
   depth: "Depth",
   parent: "Shape",
   parent_mask: "Shape mask",
@@ -34,7 +36,7 @@ export class Stage {
       "aria-label": "The picture",
     });
     this.row = make("div", { class: "layers", role: "group", "aria-label": "Layers" });
-    this.frame = make("div", { class: "frame" }, this.canvas);
+    this.frame = make("div", { class: "frame" }, this.canvas, make("div", { class: "pending", "aria-hidden": "true" }));
     this.element = make("div", { class: "views" }, this.frame, this.row);
     new ResizeObserver(() => this.fit()).observe(this.frame);
   }
@@ -45,6 +47,7 @@ export class Stage {
     if (!names.includes(this.chosen)) this.chosen = "image";
     this.thumbs = names.map((name) => {
       const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
+      if (name === "mask") canvas.getContext("2d", READ); // it is asked at every move of the hand
       const press = () => this.choose(name);
       const item = make(
         "button",
@@ -56,6 +59,22 @@ export class Stage {
     });
     this.row.replaceChildren(...this.thumbs.map((thumb) => thumb.item));
     this.choose(this.chosen);
+  }
+
+  /** Mark the picture as one that is not yet that of the knobs. */
+  pend(whether) {
+    this.frame.classList.toggle("waits", whether);
+    this.frame.setAttribute("aria-busy", String(whether));
+  }
+
+  /** The canvas with the whole picture, as it came. */
+  get picture() {
+    return this.layer("image");
+  }
+
+  /** Return the canvas with a layer, or with the whole picture where there is no such layer. */
+  layer(name) {
+    return (this.thumbs.find((thumb) => thumb.name === name) ?? this.thumbs[0]).canvas;
   }
 
   /** Make one layer the large one. */
@@ -122,7 +141,24 @@ export class Stage {
     const { right, up } = this.place(clientX, clientY);
     const x = Math.floor(((1 + right) / 2) * thumb.canvas.width);
     const y = Math.floor(((1 - up) / 2) * thumb.canvas.height);
-    return thumb.canvas.getContext("2d").getImageData(x, y, 1, 1).data[0] / 255;
+    return thumb.canvas.getContext("2d", READ).getImageData(x, y, 1, 1).data[0] / 255;
+  }
+
+  /** Return the box of the object as shares of the picture, {left, top, right, bottom}; null where none is seen. */
+  objectBox() {
+    const thumb = this.thumbs?.find((each) => each.name === "mask");
+    if (!thumb) return null;
+    const side = thumb.canvas.width;
+    const { data } = thumb.canvas.getContext("2d", READ).getImageData(0, 0, side, side);
+    let [left, top, right, bottom] = [side, side, 0, 0];
+    for (let place = 0; place < side * side; place++) {
+      if (data[4 * place] < 128) continue;
+      const [x, y] = [place % side, Math.floor(place / side)];
+      [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
+      [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
+    }
+    if (left >= right) return null;
+    return { left: left / side, top: top / side, right: right / side, bottom: bottom / side };
   }
 }
 

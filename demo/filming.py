@@ -1,0 +1,86 @@
+"""The page's route for films and sheets: what is ordered is drawn while the page listens, line by line.
+
+The script's side is `page/filming.js`. A page that leaves, or presses Stop, ends its film.
+"""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import fastapi
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from demo import orders
+from demo.files import Files, Visitor
+from demo.models import Models
+from demo.orders import Plan
+from demo.routes import BusyError, sentence, visitor_of
+
+log = logging.getLogger(__name__)
+MOST = 8
+"""Films that wait or are drawn; one visitor has one."""
+
+
+class Filming:
+    """Draws the films of the page's visitors, each in its own thread, its pictures in the visitors' turns."""
+
+    def __init__(self, models: Models, files: Files) -> None:
+        self.models, self.files = models, files
+        self.router = fastapi.APIRouter()
+        self.router.add_api_route("/live/film", self.film, methods=["POST"])
+        self._under_way: set[str] = set()
+
+    async def film(self, request: Request) -> Response:
+        """Answer line by line, as JSON, how many pictures are drawn, and at last the file."""
+        asked, visitor = orders.order(await request.body()), visitor_of(request)
+        video = self.files.may(visitor, asked.video) if asked.video else None
+        if asked.video and video is None:
+            raise ValueError("this video was not sent by you; choose it again")
+        if visitor.id in self._under_way:
+            raise ValueError("a film of yours is being made; wait until it is done, or stop it")
+        if len(self._under_way) >= MOST:
+            raise BusyError
+        self._under_way.add(visitor.id)
+        try:
+            made = await asyncio.to_thread(orders.plan, self.models, asked, video, visitor)
+        except BaseException:
+            self._under_way.discard(visitor.id)
+            raise
+        return StreamingResponse(self._lines(visitor, made), media_type="application/x-ndjson")
+
+    async def _lines(self, visitor: Visitor, made: Plan) -> AsyncIterator[str]:
+        """Draw a plan in a thread and give lines of JSON about it; it ends when nobody listens any more."""
+        stop, done, total = threading.Event(), [0], len(made.frames)
+
+        def draw() -> Path | None:
+            for step in orders.drawing(self.models, self.files, visitor, made):
+                if isinstance(step, Path):
+                    return step
+                if stop.is_set():
+                    return None
+                done[0] = step
+            return None
+
+        try:
+            job = asyncio.ensure_future(asyncio.to_thread(draw))
+            while not job.done():
+                yield _line(done=done[0], of=total)
+                await asyncio.wait([job], timeout=0.2)
+            if (path := job.result()) is not None:
+                yield _line(done=total, of=total, file=str(path), name=path.name)
+        except ValueError as error:
+            yield _line(error=sentence(error))
+        except Exception as error:  # the answer has begun: the page is told in it
+            log.error("a film failed", exc_info=error)
+            yield _line(error="Something went wrong here; please try again.")
+        finally:
+            stop.set()
+            self._under_way.discard(visitor.id)
+
+
+def _line(**values: int | str) -> str:
+    return json.dumps(values) + "\n"
