@@ -38,9 +38,10 @@ def served(
     host: str = "127.0.0.1",
     password: str | None = None,
     root_path: str = "",
+    port: int = 0,
     finder: Callable[[], Segmenter] = ClassicalSegmenter,
 ) -> Iterator[str]:
-    """Serve a page on a free port while the block runs; gives its address."""
+    """Serve a page on a free port, or a given one, while the block runs; gives its address."""
     started = queue.Queue()
 
     async def run() -> None:  # Gradio leaves event loops open when it lays out a page where none runs
@@ -49,7 +50,7 @@ def served(
         except Exception as error:
             started.put(error)
             raise
-        server = uvicorn.Server(uvicorn.Config(app, host=host, port=0, **configure()))
+        server = uvicorn.Server(uvicorn.Config(app, host=host, port=port, **configure()))
         started.put(server)
         await server.serve()
 

@@ -190,7 +190,7 @@ def test_what_training_held_still_can_be_turned():
         assert told[name]["low"] == told[name]["high"] == told[name]["default"]
         assert told[name]["reachLow"] < told[name]["low"] < told[name]["reachHigh"]
         assert told[name]["group"] == "Camera"
-        assert told[name]["figures"] == ["held still in training", "not measured"]
+        assert told[name]["figures"] == ["held still in training: experimental", "not measured"]
     plain = layers_of(model, PictureRecipe(checkpoint="fast"))
     same = layers_of(
         model, PictureRecipe(checkpoint="fast", knobs={"radius": told["radius"]["default"], "azimuth": 0.0})
@@ -209,8 +209,8 @@ def test_scenes_of_several_objects_have_knobs_for_each():
     model = Model(name="scenes", generator=scenes())
     told = describe(model)
     labels = {knob["name"]: knob["label"] for knob in told["knobs"]}
-    assert labels["x_1"] == "Left – right 1"
-    assert labels["look_2"] == "Look 2"
+    assert labels["x_1"] == "Move across 1"
+    assert labels["look_2"] == "Colours 2"
     plain = layers_of(model, PictureRecipe(checkpoint="scenes", knobs=told["start"]))
     for name, other in (("x_1", 1), ("x_2", 0)):
         moved = layers_of(model, PictureRecipe(checkpoint="scenes", knobs=told["start"] | {name: 20.0}))

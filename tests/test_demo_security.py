@@ -180,7 +180,7 @@ def test_a_visitor_s_files_are_his_alone(address, video):
             assert followed(stranger, sent).status_code == 403
         said = followed(one, sent).text
         assert "event: complete" in said
-        made = json.loads(said.rpartition("data: ")[2])[1]["value"]["path"]
+        made = json.loads(said.rpartition("data: ")[2])[0]["path"]
         assert one.get(f"/gradio_api/file={made}").headers["content-type"] == "image/gif"
         for stranger in (other, nobody):
             assert stranger.get(f"/gradio_api/file={made}").status_code == 403

@@ -50,7 +50,7 @@ def test_tiny_and_thin_photos_have_a_box(size):
 
 
 def test_the_crop_is_as_wide_as_the_generator_learned():
-    _, box, crop = cut(CLOSE, as_file(photo()), "p", None)
+    _, box, _, crop = cut(CLOSE, as_file(photo()), "p", None)
     assert crop.size == (64, 64)
     red = np.asarray(crop)[..., 0].astype(int) - np.asarray(crop)[..., 1]
     share = (red > 80).any(0).mean()
@@ -59,7 +59,7 @@ def test_the_crop_is_as_wide_as_the_generator_learned():
 
 
 def test_a_generator_of_whole_pictures_gets_the_centre_square():
-    _, box, crop = cut(WHOLE, as_file(photo()), "p", None)
+    _, box, _, crop = cut(WHOLE, as_file(photo()), "p", None)
     assert box == pytest.approx((0.125, 0, 0.875, 1))
     assert np.abs(np.asarray(crop)[0, 0].astype(int) - 150).max() < 12
 
@@ -67,7 +67,7 @@ def test_a_generator_of_whole_pictures_gets_the_centre_square():
 @pytest.mark.parametrize("model", [CLOSE, WHOLE], ids=["close", "whole"])
 def test_of_a_whole_photo_nothing_is_added_around(model):
     square = photo().crop((0, 0, 150, 150))
-    _, box, crop = cut(model, as_file(square), "p", (0, 0, 1, 1))
+    _, box, _, crop = cut(model, as_file(square), "p", (0, 0, 1, 1))
     assert box == (0, 0, 1, 1)
     assert np.array_equal(np.asarray(crop), np.asarray(square.resize((64, 64), PIL.Image.Resampling.BICUBIC)))
 
@@ -109,7 +109,7 @@ def test_every_mode_of_picture_is_taken(mode):
     else:
         picture = picture.convert(mode)
     data = as_file(picture, {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG"))
-    view, _, _ = cut(CLOSE, data, "p", None)
+    view, *_ = cut(CLOSE, data, "p", None)
     middle, corner = np.asarray(view)[75, 100].astype(int), np.asarray(view)[5, 5].astype(int)
     assert view.mode == "RGB"
     assert middle.mean() < corner.mean()  # the thing is darker than the floor, whatever the mode

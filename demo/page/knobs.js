@@ -42,6 +42,7 @@ export class KnobStudio extends Studio {
       this.nine.button,
       button({
         picture: "reset",
+        class: "bare",
         text: "Reset",
         name: "Back to this model's defaults; locked seeds stay",
         press: () => this.reset(),

@@ -16,6 +16,7 @@ export class Nine {
     this.button = button({
       picture: "nine",
       text: "Nine",
+      class: "bare",
       name: "Nine variations to choose from",
       "aria-pressed": "false",
       press: () => (this.element.hidden ? this.open() : this.close()),

@@ -96,7 +96,7 @@ export class PhotoStudio extends Studio {
   extraTools() {
     return [
       this.nine.button,
-      button({ picture: "reset", text: "Reset", name: "Back to the first examples", press: () => this.reset() }),
+      button({ picture: "reset", text: "Reset", class: "bare", name: "Back to the first examples", press: () => this.reset() }),
     ];
   }
 

@@ -195,19 +195,19 @@ def test_a_server_that_was_away_is_asked_again(page):
 
 
 def test_typed_numbers_go_beyond_the_trained_range_and_say_so(page):
-    number = page.get_by_label("Left to right, number")
+    number = page.get_by_label("Move across, number")
     number.fill("0.14")
     number.press("Enter")
     assert settle(page)["knobs"]["translation_y"] == 0.14
-    assert page.get_by_text("beyond the trained range").is_visible()
-    page.get_by_role("button", name="Reset Left to right").click()
+    assert page.get_by_text("Experimental: beyond the trained range").is_visible()
+    page.get_by_role("button", name="Reset Move across").click()
     assert settle(page)["knobs"]["translation_y"] == 0
     assert not page.get_by_text("beyond the trained range").is_visible()
 
 
 def test_seeds_are_thrown_locked_and_blended(page):
-    page.get_by_role("button", name="Lock Object's look").click()
-    page.get_by_role("button", name="Surprise me").click()
+    page.get_by_role("button", name="Lock Colours").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
     knobs = settle(page)["knobs"]
     assert knobs["look"] == 3 and knobs["shape"] != 0
     page.get_by_role("button", name="Background: go between two seeds").click()
@@ -220,6 +220,7 @@ def test_seeds_are_thrown_locked_and_blended(page):
 @pytest.mark.parametrize(("typed", "drawn"), [("1.5", 2), ("-5", 0), ("99999999999", 2**31 - 1)])
 def test_a_seed_field_shows_the_seed_that_is_drawn(page, typed, drawn):
     page.get_by_role("button", name="Background: go between two seeds").click()
+    page.get_by_role("button", name="Background: untested; figures").click()
     for label in ("Background", "Background, second seed"):
         field = page.get_by_role("spinbutton", name=label, exact=True)
         field.fill(typed)
@@ -232,7 +233,7 @@ def test_a_seed_field_shows_the_seed_that_is_drawn(page, typed, drawn):
 def test_undo_redo_and_two_kept_pictures(page):
     page.get_by_role("button", name="Keep as A").click()
     first = settle(page)
-    page.get_by_role("button", name="Surprise me").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
     second = settle(page)
     page.get_by_role("button", name="Keep as B").click()
     page.get_by_role("button", name="Undo").click()
@@ -302,9 +303,9 @@ def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
     page.wait_for_selector("knob-studio[data-shown]")
     settle(page)
     page.get_by_role("button", name="Keep as A").click()
-    choice = page.get_by_label("Checkpoint", exact=True).first
+    choice = page.get_by_label("Model", exact=True).first
     first = settle(page)
-    page.get_by_role("button", name="Surprise me").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
     thrown = settle(page)
     choice.select_option("cubes")
     assert settle(page)["checkpoint"] == "cubes"
@@ -323,16 +324,16 @@ def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
 def test_a_locked_seed_stays_locked_while_another_checkpoint_is_looked_at(page, twice):
     page.goto(twice)
     page.wait_for_selector("knob-studio[data-shown]")
-    lock = page.get_by_role("button", name="Lock Object's look")
+    lock = page.get_by_role("button", name="Lock Colours")
     lock.click()
-    choice = page.get_by_label("Checkpoint", exact=True).first
+    choice = page.get_by_label("Model", exact=True).first
     for name, pressed in (("cubes", "false"), ("blocks", "true")):
         choice.select_option(name)
         settle(page)
         assert lock.get_attribute("aria-pressed") == pressed
-    page.get_by_role("button", name="Surprise me").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
     assert settle(page)["knobs"]["look"] == 3
-    assert page.get_by_role("button", name="Throw Object's look").is_disabled()
+    assert page.get_by_role("button", name="Shuffle Colours").is_disabled()
 
 
 def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_longer(page, twice):
@@ -342,7 +343,7 @@ def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_lon
     page.get_by_role("tab", name="Mix photos").click()
     studio = page.locator("photo-studio")
     page.wait_for_function("document.querySelectorAll('photo-studio .slot').length")
-    studio.get_by_label("Checkpoint", exact=True).select_option("scraps")
+    studio.get_by_label("Model", exact=True).select_option("scraps")
     page.wait_for_selector("photo-studio[data-shown]")
     assert settle(page, "photo-studio")["checkpoint"] == "scraps"
     assert len(late) == 4
@@ -351,7 +352,7 @@ def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_lon
     page.unroute("**/live/photo?model=patches*")
     page.wait_for_timeout(1000)
     assert settle(page, "photo-studio")["checkpoint"] == "scraps"
-    studio.get_by_label("Checkpoint", exact=True).select_option("patches")
+    studio.get_by_label("Model", exact=True).select_option("patches")
     page.wait_for_function("document.querySelector('photo-studio').recipe.checkpoint === 'patches'")
     assert len(settle(page, "photo-studio")["slots"]) == 4  # not left half read
 
@@ -360,7 +361,7 @@ def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_lon
 
 
 def test_a_saved_picture_can_be_continued_from(page, tmp_path: Path):
-    page.get_by_role("button", name="Surprise me").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
     recipe = settle(page)
     page.get_by_text("Save", exact=True).first.click()
     with page.expect_download() as saving:
@@ -386,7 +387,7 @@ def test_a_file_of_the_other_tab_is_continued_there(page, tmp_path: Path):
 
 
 def test_a_recipe_and_all_layers_can_be_saved(page):
-    for entry, ending, begins in (("Recipe JSON", "-recipe.json", b"{"), ("All layers OpenRaster", ".ora", b"PK")):
+    for entry, ending, begins in (("Recipe JSON", "-recipe.json", b"{"), ("All layers OpenRaster", ".ora", b"PK"), ("All layers PSD", ".psd", b"8BPS")):
         page.get_by_text("Save", exact=True).first.click()
         with page.expect_download() as saving:
             page.get_by_role("button", name=entry).click()
@@ -400,31 +401,28 @@ def test_a_file_without_a_recipe_gets_one_sentence(page):
 
 
 def test_a_turntable_is_filmed_and_can_be_stopped(page):
-    page.get_by_role("button", name="Make a film").click()
-    page.get_by_label("Once around").check()
-    page.get_by_label("GIF").check()
-    page.get_by_label("number input for Pictures", exact=True).fill("6")
-    page.get_by_role("button", name="Make the film").click()
-    film = page.locator("img[src*='blocks-film.gif']")
+    studio = page.locator("knob-studio")
+    studio.get_by_text("Make a film or a sheet").click()
+    studio.get_by_label("What happens").select_option("around")
+    studio.get_by_label("File", exact=True).select_option("GIF")
+    studio.get_by_label("Frames", exact=True).fill("6")
+    studio.get_by_role("button", name="Make it").click()
+    film = studio.locator("img[src*='blocks-film.gif']")
     film.wait_for()
     assert page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", film.element_handle()) == 256
-    page.get_by_label("MP4").check()
-    page.get_by_label("number input for Pictures", exact=True).fill("120")
-    page.get_by_role("button", name="Make the film").click()
-    page.get_by_text("/120 pictures").wait_for()
-    page.get_by_role("button", name="Stop").click()
-    page.wait_for_timeout(1500)
-    assert page.locator("video").count() == 0
+    studio.get_by_label("File", exact=True).select_option("MP4")
+    studio.get_by_label("Frames", exact=True).fill("500")
+    studio.get_by_role("button", name="Make it").click()
+    studio.get_by_text("of 120.").wait_for()
+    studio.get_by_role("button", name="Stop").click()
+    studio.get_by_text("Stopped.").wait_for()
+    assert page.locator("video:visible").count() == 0
     page.get_by_role("slider", name="Rotation").focus()
     page.keyboard.press("ArrowRight")
     settle(page)
-
-
-def test_a_film_from_a_to_b_needs_both(page):
-    page.get_by_role("button", name="Make a film").click()
-    page.get_by_label("From A to B").check()
-    page.get_by_role("button", name="Make the film").click()
-    page.get_by_text("A is empty; press 'Keep as A' first.").wait_for()
+    studio.get_by_label("What happens").select_option("ab")
+    studio.get_by_role("button", name="Make it").click()
+    studio.get_by_text("A is empty; press 'Keep as A' first.").wait_for()
 
 
 # Mix photos
@@ -586,7 +584,7 @@ def test_a_photo_on_its_way_does_not_come_back_after_another_choice(page, instea
     assert page.locator(".slot.waiting").count() == 0
 
 
-@pytest.mark.parametrize("field", ["image/*", ".png,.json,image/png,application/json"], ids=["photo", "saved"])
+@pytest.mark.parametrize("field", ["image/*", ".png,.json,.ora,image/png,application/json,image/openraster"], ids=["photo", "saved"])
 def test_a_file_that_is_gone_after_it_was_chosen_is_said(page, tmp_path: Path, field):
     studio = mix(page)
     before = settle(page, "photo-studio")
@@ -641,7 +639,7 @@ def test_examples_that_cannot_be_read_are_said_and_change_nothing(page):
 def test_the_outline_of_a_photo_can_be_kept(page):
     studio = mix(page)
     before = pixels(page, "photo-studio", place=3)
-    studio.get_by_label("Keep its outline").check()
+    studio.get_by_label("Trace outline").check()
     assert settle(page, "photo-studio")["mode"] == "feature"
     strengths = {
         name: studio.get_by_role("slider", name=f"Strength of {name}") for name in ("Pose", "Shape", "Texture")
@@ -652,10 +650,11 @@ def test_the_outline_of_a_photo_can_be_kept(page):
 
 
 def test_a_sheet_of_mixes(page):
-    mix(page)
-    page.get_by_role("button", name="Make a sheet of mixes").click()
-    page.get_by_role("button", name="Make the sheet").click()
-    sheet = page.locator("img[src*='patches-mixes.png']")
+    studio = mix(page)
+    studio.get_by_text("Make a film or a sheet").click()
+    studio.get_by_label("Width of a picture").select_option("0")
+    studio.get_by_role("button", name="Make it").click()
+    sheet = studio.locator("img[src*='patches-mixes.png']")
     sheet.wait_for()
     wide = page.evaluate("(image) => image.decode().then(() => image.naturalWidth)", sheet.element_handle())
     assert wide == 6 * 64 + 5 * 2
@@ -666,7 +665,7 @@ def test_a_sheet_of_mixes(page):
 
 def test_nothing_is_asked_of_another_server(page, requests, address):
     mix(page)
-    page.get_by_role("button", name="About this checkpoint").click()
+    page.locator("photo-studio").get_by_text("About this model").click()
     assert {url for url in requests if not url.startswith((address, "data:", "blob:"))} == set()
 
 
@@ -675,7 +674,7 @@ def test_nothing_scrolls_sideways_and_targets_are_large_enough(page):
     for tab in ("Turn the knobs", "Mix photos"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
-        for fold in page.locator(".fold-panel > button:visible, .fold-panel .label-wrap:visible").all():
+        for fold in page.locator(".fold > summary:visible").all():
             fold.click()
         page.wait_for_timeout(500)
         width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")

@@ -1,0 +1,464 @@
+"""The page as a tool: hands on the picture, what survives, a tray, variations; one browser page does many things."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+
+from tests.browser.test_page import DESK, PHONE, mix, photo, pixels, settle, swipe  # noqa: E402
+from tests.scripts import CHROMIUM  # noqa: E402 (only where a browser can be driven)
+from tests.serving import served, toy_models  # noqa: E402
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: sudo apt-get install chromium"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of gradio's and uvicorn's own dependencies
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served(toy_models()) as address:
+        yield address
+
+
+@pytest.fixture
+def context(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    size = getattr(request, "param", DESK)
+    made = browser.new_context(viewport=size, has_touch=size is PHONE, accept_downloads=True)
+    yield made
+    made.close()
+
+
+def opened(context: Any, address: str) -> Any:
+    """Open the page; nothing may go wrong in its console."""
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.goto(address)
+    page.wait_for_selector("knob-studio[data-shown]")
+    return page
+
+
+@pytest.fixture
+def page(context: Any, address: str) -> Any:
+    return opened(context, address)
+
+
+def knobs(page: Any) -> dict[str, Any]:
+    return settle(page)["knobs"]
+
+
+def picture_box(page: Any) -> dict[str, float]:
+    return page.locator("knob-studio canvas.picture").bounding_box()
+
+
+def object_at(page: Any) -> np.ndarray:
+    """Return where the object's middle is on the screen."""
+    settle(page)
+    box = picture_box(page)
+    mask = pixels(page, place=3)[..., 0] > 127
+    return np.array([box["x"], box["y"]]) + np.argwhere(mask).mean(0)[::-1] / 64 * box["width"]
+
+
+def pull(page: Any, start: Any, by: tuple[float, float], seconds: float, steps: int = 5) -> None:
+    page.mouse.move(*start)
+    page.mouse.down()
+    for step in range(1, steps + 1):
+        page.mouse.move(start[0] + by[0] * step / steps, start[1] + by[1] * step / steps)
+        time.sleep(seconds / steps)
+    page.mouse.up()
+
+
+def test_quick_pulls_end_where_the_hand_lets_go(page):
+    """The server answers what a pull needs after 0 to 0.6 s, the hand lets go after 0.06 to 0.3 s."""
+    late = [0.0]
+
+    def slowly(route: Any) -> None:
+        time.sleep(late[0])
+        route.continue_()
+
+    page.route("**/live/drag*", slowly)
+    for seconds, answer, way in ((0.06, 0.6, 1), (0.3, 0.2, -1), (0.06, 0.0, 1), (0.15, 0.4, -1)):
+        late[0] = answer
+        before = object_at(page)
+        by = (70 * way, 20 * way)
+        with page.expect_response("**/live/drag*"):
+            pull(page, before, by, seconds)
+        page.wait_for_timeout(150)
+        assert object_at(page) - before == pytest.approx(by, abs=8)
+
+
+def test_hands_turn_raise_size_and_reset(page):
+    box = picture_box(page)
+    corner = (box["x"] + 20, box["y"] + box["height"] - 60)
+    first = knobs(page)
+    pull(page, corner, (box["width"] / 4, 0), 0.1)
+    assert knobs(page)["rotation"] == pytest.approx((first["rotation"] + 45) % 360, abs=1)
+    pull(page, corner, (0, -40), 0.1)
+    raised = knobs(page)
+    assert raised["elevation"] > first["elevation"] + 1
+    page.keyboard.down("Alt")
+    pull(page, object_at(page), (-40, 0), 0.1)
+    page.keyboard.up("Alt")
+    turned = knobs(page)
+    assert turned["rotation"] != raised["rotation"] and turned["translation_y"] == raised["translation_y"]
+    page.mouse.move(*object_at(page))
+    page.mouse.wheel(0, -200)
+    grown = knobs(page)
+    assert grown["scale"] > 1.1 * turned["scale"] or grown["scale"] == pytest.approx(0.325, abs=1e-6)  # as far as it goes
+    handle = page.locator("knob-studio .handle.se").bounding_box()
+    at = (handle["x"] + 12, handle["y"] + 12)
+    pull(page, at, (-25, -25), 0.1)
+    assert knobs(page)["scale"] < grown["scale"]
+    page.mouse.dblclick(*object_at(page))
+    assert knobs(page) == first
+
+
+def test_a_pull_ends_with_its_model(page):
+    page.route("**/live/drag*", lambda route: (time.sleep(0.4), route.continue_()))
+    before = knobs(page)
+    start = object_at(page)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(start[0] + 60, start[1])
+    page.evaluate("knobStudio.choose(knobStudio.model)")
+    page.mouse.move(start[0] + 90, start[1])
+    page.mouse.up()
+    page.wait_for_timeout(900)
+    assert knobs(page) == before
+
+
+@pytest.mark.parametrize("context", [PHONE], indirect=True, ids=["phone"])
+def test_a_phone_scrolls_over_sliders_and_pinches(page):
+    slider = page.get_by_role("slider", name="Rotation")
+    slider.scroll_into_view_if_needed()
+    before, scrolled = knobs(page), page.evaluate("scrollY")
+    box = slider.bounding_box()
+    x, y = box["x"] + 200, box["y"] + box["height"] / 2
+    swipe(page, (x, y), (x + 4, y - 160))
+    page.wait_for_timeout(300)
+    assert page.evaluate("scrollY") > scrolled + 50
+    assert knobs(page) == before
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_timeout(400)
+    at = object_at(page)
+    finger = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 20), *(("touchMove", 20 + 3 * step) for step in range(1, 6)), ("touchEnd", 0)):
+        points = [{"x": at[0] - apart, "y": at[1], "id": 0}, {"x": at[0] + apart, "y": at[1], "id": 1}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points if apart else []})
+        page.wait_for_timeout(30)
+    assert knobs(page)["scale"] > before["scale"]
+    assert page.locator(".compare").bounding_box()["y"] < 844  # A and B are at hand
+    for name in ("Picture", "Mask", "Open"):
+        assert page.locator("knob-studio").get_by_text(name, exact=True).first.bounding_box()["width"] > 10
+
+
+def test_everything_survives_reloads_crashes_and_another_server(context, browser):
+    """Recipe, history, A, locks, tray, photos: kept over a reload, a crash of the tab and a restart of the server."""
+    with served(toy_models(), port=0) as address:
+        port = int(address.rpartition(":")[2])
+        page = opened(context, address)
+        page.get_by_role("button", name="Lock Colours").click()
+        page.get_by_role("button", name="Shuffle", exact=True).click()
+        settle(page)
+        page.get_by_role("button", name="Keep as A").click()
+        page.get_by_role("button", name="Like").first.click()
+        slider = page.get_by_role("slider", name="Rotation")
+        slider.fill("77")
+        page.reload()  # at once
+        page.wait_for_selector("knob-studio[data-shown]")
+        assert knobs(page)["rotation"] == 77
+        page.wait_for_selector("knob-studio .tray-item")
+        page.get_by_role("button", name="Show A").click()
+        liked = settle(page)
+        page.get_by_role("button", name="Undo").click()
+        assert knobs(page)["rotation"] == 77
+        assert page.get_by_role("button", name="Lock Colours").get_attribute("aria-pressed") == "true"
+        studio = mix(page)
+        page.locator("[data-slot=texture] .slot-pick").click()
+        with page.expect_response("**/live/photo**"):
+            studio.locator("input[accept='image/*']").set_input_files(
+                {"name": "own.png", "mimeType": "image/png", "buffer": photo((10, 200, 30))}
+            )
+        page.wait_for_function("document.querySelector('[data-slot=texture] small').textContent === 'own.png'")
+        own = settle(page, "photo-studio")
+        crash(page)
+        page = opened(context, address)
+        assert settle(mix(page).page, "photo-studio") == own
+        assert page.locator("[data-slot=texture] small").inner_text() == "own.png"
+    with served(toy_models(), port=port) as address:
+        page.reload()
+        page.wait_for_selector("knob-studio[data-shown]")
+        assert knobs(page)["rotation"] == 77
+        page.locator("knob-studio .liked").click()
+        assert settle(page) == liked
+
+
+def crash(page: Any) -> None:
+    """End the tab as a crash does."""
+    with pytest.raises(sync_api.Error):
+        page.goto("chrome://crash", timeout=5000)
+    page.close()
+
+
+def test_a_film_whose_connection_drops_loses_nothing(page):
+    page.get_by_role("button", name="Shuffle", exact=True).click()
+    before = settle(page)
+    page.locator("knob-studio").get_by_text("Make a film or a sheet").click()
+    page.locator("knob-studio").get_by_label("What happens").select_option("around")
+    page.locator("knob-studio").get_by_label("Frames", exact=True).fill("120")
+    page.evaluate("window.still = true")
+    page.get_by_role("button", name="Make it").first.click()
+    page.get_by_text("of 120.").first.wait_for()
+    page.context.set_offline(True)
+    page.get_by_text("The connection was lost; please make it again.").wait_for()
+    page.context.set_offline(False)
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.still") and settle(page) == before
+
+
+def drag(page: Any, source: str, target: str) -> None:
+    """Drag one element onto another, with the data that the first gives."""
+    page.evaluate(
+        """([source, target]) => {
+          const data = new DataTransfer();
+          const tell = (where, kind) => document.querySelector(where).dispatchEvent(
+            new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: data}));
+          tell(source, "dragstart");
+          tell(target, "dragover");
+          tell(target, "drop");
+        }""",
+        [source, target],
+    )
+
+
+def test_the_tray_feeds_a_and_b_slots_sheets_and_a_zip(page):
+    tray = page.locator("knob-studio .tray")
+    first = settle(page)
+    tray.get_by_role("button", name="Like").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
+    settle(page)
+    tray.get_by_role("button", name="Like").click()
+    tray.get_by_role("button", name="Like").click()  # the same picture is not kept twice
+    assert page.locator("knob-studio .tray-item").count() == 2
+    drag(page, "knob-studio .liked", "knob-studio .keep")
+    page.get_by_role("button", name="Show A").click()
+    assert settle(page) == first
+    with page.expect_download() as saving:
+        tray.get_by_role("button", name="Export all").click()
+    with zipfile.ZipFile(saving.value.path()) as archive:
+        assert archive.testzip() is None and len(archive.namelist()) == 4
+        with PIL.Image.open(io.BytesIO(archive.read("001-blocks.png"))) as picture:
+            assert picture.size == (64, 64) and "recipe" in picture.text
+        assert json.loads(archive.read("001-blocks.json"))["knobs"] == first["knobs"]
+    studio = page.locator("knob-studio")
+    studio.get_by_text("Make a film or a sheet").click()
+    studio.get_by_label("What happens").select_option("rows")
+    studio.get_by_label("Pictures a row").fill("3")
+    studio.get_by_label("Width of a picture").select_option("0")
+    studio.get_by_role("button", name="Make it").click()
+    rows = studio.locator("img[src*='tray-rows.png']")
+    rows.wait_for()
+    size = "(image) => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+    assert page.evaluate(size, rows.element_handle()) == [3 * 64 + 4, 2 * 64 + 2]
+    studio = mix(page)
+    before = settle(page, "photo-studio")["slots"]["shape"]["picture"]
+    with page.expect_response("**/live/photo**"):
+        drag(page, "photo-studio .liked", "[data-slot=shape]")
+    page.wait_for_function("document.querySelector('[data-slot=shape] small').textContent === 'from the tray'")
+    assert settle(page, "photo-studio")["slots"]["shape"]["picture"] != before
+    studio.get_by_text("Make a film or a sheet").click()
+    studio.get_by_label("Examples", exact=True).uncheck()
+    studio.get_by_label("Tray", exact=True).check()
+    studio.get_by_label("Width of a picture").select_option("0")
+    studio.get_by_role("button", name="Make it").click()
+    sheet = studio.locator("img[src*='patches-mixes.png']")
+    sheet.wait_for()
+    assert page.evaluate(size, sheet.element_handle()) == [3 * 64 + 4, 3 * 64 + 4]  # two photos head rows and columns
+    page.locator("photo-studio .away").first.click()
+    page.locator("photo-studio .away").first.click()
+    assert page.locator(".tray-item").count() == 0
+
+
+def test_nine_variations_to_go_on_from(page):
+    before = settle(page)
+    page.get_by_role("button", name="Nine", exact=True).click()
+    page.get_by_label("What varies").select_option("look")
+    page.wait_for_function("document.querySelectorAll('.variation canvas[data-drawn]').length === 9")
+    page.get_by_role("button", name="Variation 5").click()
+    after = knobs(page)
+    assert after["look"] != before["knobs"]["look"] and after | {"look": 0} == before["knobs"] | {"look": 0}
+    page.get_by_role("button", name="Nine", exact=True).click()
+    page.get_by_label("How much").select_option("0.3")
+    page.keyboard.press("Escape")
+    assert not page.get_by_label("What varies").is_visible()
+    page.keyboard.press("Control+z")
+    assert settle(page) == before
+
+
+def test_what_is_typed_is_cleaned_or_refused_and_agrees(page):
+    typed = {
+        ("Rotation", "400"): 40, ("Rotation", "-30"): 330, ("Rotation", ""): 330,
+        ("Size", "1000"): 0.325, ("Distance", "0"): 2.375, ("Distance", "-3"): 2.375,
+    }  # fmt: skip
+    for (label, text), wanted in typed.items():
+        field = page.get_by_label(f"{label}, number")
+        field.fill(text)
+        field.press("Enter")
+        slider = float(page.get_by_role("slider", name=label).input_value())
+        assert (float(field.input_value()), slider) == pytest.approx((wanted, wanted), abs=0.01), (label, text)
+    page.get_by_role("button", name="Colours: untested; figures").click()
+    field = page.get_by_role("spinbutton", name="Colours", exact=True)
+    field.press_sequentially("e")
+    field.press("Enter")
+    assert field.input_value() == "3" and knobs(page)["look"] == 3
+    number = page.get_by_label("Rotation, number")
+    number.focus()
+    number.press("Control+a")
+    number.press_sequentially("12")
+    number.press("Control+z")  # gives up what is typed
+    assert (number.input_value(), knobs(page)["rotation"]) == ("330", 330)
+    number.press("Control+z")  # takes the last step back
+    slider = page.get_by_role("slider", name="Rotation")
+    assert float(number.input_value()) == float(slider.input_value()) == knobs(page)["rotation"]
+    page.keyboard.press("Control+y")
+    settle(page)
+    before = knobs(page)["rotation"]
+    slider.focus()
+    slider.press("Shift+ArrowRight")
+    assert knobs(page)["rotation"] == pytest.approx((before + 10) % 360)
+    slider.dblclick()
+    assert knobs(page)["rotation"] == 30
+
+
+def test_shuffles_resets_and_blends_are_steps_that_do_not_jump(page):
+    states = [settle(page)]
+    for _ in range(3):  # faster than a picture rests
+        page.get_by_role("button", name="Shuffle", exact=True).click()
+        states.append(json.loads(page.evaluate("JSON.stringify(knobStudio.recipe)")))
+    for state in states[-2::-1]:
+        page.get_by_role("button", name="Undo").click()
+        assert settle(page) == state
+    page.get_by_role("button", name="Shuffle", exact=True).click()
+    page.get_by_role("button", name="Lock Background").click()
+    locked = knobs(page)["background"]
+    page.get_by_role("slider", name="Rotation").fill("200")
+    page.get_by_role("button", name="Reset", exact=True).click()
+    after = knobs(page)
+    assert after["background"] == locked and after | {"background": 5} == states[0]["knobs"]
+    before = pixels(page)
+    way = page.get_by_role("button", name="Shape: go between two seeds")
+    way.click()
+    settle(page)
+    assert np.array_equal(pixels(page), before)
+    page.get_by_role("slider", name="Shape, between two seeds").fill("0.6")
+    settle(page)
+    before = pixels(page)
+    way.click()
+    settle(page)
+    assert np.array_equal(pixels(page), before) and way.get_attribute("aria-pressed") == "false"
+    page.wait_for_selector("[data-knob=look] .seed-thumb")
+    page.locator("[data-knob=look] .seed-thumb").nth(2).click()
+    assert knobs(page)["look"] == int(page.locator("[data-knob=look] .seed-thumb[aria-pressed=true]").get_attribute("data-seed"))
+
+
+def test_the_line_is_dragged_in_the_picture(page):
+    page.get_by_role("button", name="Keep as A").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
+    settle(page)
+    page.get_by_role("button", name="Keep as B").click()
+    page.get_by_role("button", name="Side by side").click()
+    box = picture_box(page)
+    before = settle(page)
+    pull(page, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), (box["width"] / 4, 0), 0.05)
+    assert float(page.get_by_role("slider", name="Line between A and B").input_value()) == pytest.approx(0.75, abs=0.02)
+    assert settle(page) == before
+
+
+def test_the_box_has_handles_and_draws_the_square_that_is_read(page):
+    studio = mix(page)
+    studio.get_by_text("Box around the object").click()
+    right = studio.get_by_label("Right edge of the box")
+    left = studio.get_by_label("Left edge of the box")
+    before = [left.input_value(), right.input_value()]
+    left.fill("99")
+    left.press("Enter")
+    studio.get_by_text("This leaves no box").wait_for()
+    assert [left.input_value(), right.input_value()] == before
+    area = studio.locator(".crop-area")
+    area.scroll_into_view_if_needed()
+    wide = area.bounding_box()["width"]
+    handle = studio.locator(".box .se").bounding_box()
+    with page.expect_response("**/live/photo**"):
+        pull(page, (handle["x"] + 12, handle["y"] + 12), (-0.2 * wide, -0.2 * wide), 0.1)
+    page.wait_for_selector("photo-studio .read-square:not([hidden])")
+    square = studio.locator(".read-square").bounding_box()
+    box = studio.locator(".box").bounding_box()
+    assert square["width"] == pytest.approx(square["height"], abs=2)
+    assert square["width"] >= max(box["width"], box["height"]) - 2
+    with page.expect_response("**/live/photo**"):  # the box itself is moved
+        pull(page, (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), (12, 0), 0.1)
+    assert studio.locator(".box").bounding_box()["width"] == pytest.approx(box["width"], abs=2)
+
+
+def test_a_late_picture_has_a_mark_and_a_new_one_a_word(page):
+    settle(page)
+    page.route("**/live/picture", lambda route: (time.sleep(0.8), route.continue_()))
+    page.get_by_role("slider", name="Rotation").fill("99")
+    page.wait_for_selector("knob-studio .frame.waits[aria-busy=true] .pending")
+    page.wait_for_selector("knob-studio .frame:not(.waits)")
+    page.unroute("**/live/picture")
+    page.get_by_text("New picture: Rotation 99").wait_for(state="attached")
+    page.locator("knob-studio summary", has_text="Save").click()
+    with page.expect_download():
+        page.get_by_role("button", name="Recipe JSON").click()
+    assert page.evaluate("document.activeElement.textContent") == "Save"
+    with page.expect_download() as saving:
+        page.locator("knob-studio summary", has_text="Save").click()
+        page.get_by_role("button", name="All layers OpenRaster").click()
+    page.get_by_role("button", name="Shuffle", exact=True).click()
+    page.get_by_label("Saved picture or recipe").first.set_input_files(saving.value.path())
+    page.get_by_text("Continued from").wait_for()
+    assert knobs(page)["rotation"] == 99
+    page.get_by_role("tab", name="Turn the knobs").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("tab", name="Mix photos").get_attribute("aria-selected") == "true"
+    assert page.evaluate("document.activeElement.textContent.trim()") == "Mix photos"
+
+
+@pytest.mark.parametrize("size", [(1366, 650), (1024, 768), (1920, 1080)], ids=str)
+def test_everything_at_hand_is_above_the_fold(page, size):
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    for tab, tag in (("Turn the knobs", "knob-studio"), ("Mix photos", "photo-studio")):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_selector(f"{tag}[data-shown]")
+        for part in (".views", ".tools", ".compare", ".tray"):
+            box = page.locator(f"{tag} {part}").first.bounding_box()
+            assert box["y"] + box["height"] <= size[1] and box["x"] + box["width"] <= size[0], (tag, part)
+        assert page.locator(f"{tag} .compare").first.bounding_box()["height"] < 60  # one row
+
+
+def test_forced_colours_and_reduced_motion_are_heard(browser, address):
+    context = browser.new_context(viewport=DESK, forced_colors="active", reduced_motion="reduce")
+    page = opened(context, address)
+    slider = page.get_by_role("slider", name="Rotation")
+    seen = PIL.Image.open(io.BytesIO(slider.screenshot())).convert("L")
+    assert np.ptp(np.asarray(seen)) > 100  # the track and the thumb stand out from what is behind them
+    studio = page.locator("knob-studio")
+    studio.get_by_text("Make a film or a sheet").click()
+    studio.get_by_label("What happens").select_option("around")
+    studio.get_by_label("Frames", exact=True).fill("4")
+    studio.get_by_role("button", name="Make it").click()
+    studio.locator("video").wait_for()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.querySelector('knob-studio video').paused")
+    context.close()
