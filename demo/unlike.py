@@ -12,17 +12,25 @@ from training.types import Image
 
 FACTOR = 1.25
 """Of what is lost of the worst of the model's own examples, what a photo may lose."""
-_lost_of_examples: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+_examples: WeakKeyDictionary[object, list[Image]] = WeakKeyDictionary()
+_limits: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
 
-def unlike_of(model: Model, photo: Image) -> str:
-    """Return a sentence where one photo is of another kind than the model's pictures, else ""."""
+def own_examples(model: Model) -> list[Image]:
+    """Return the model's examples as it sees them; opened once, and not on the generators' thread."""
     generator = model.generator
-    if generator not in _lost_of_examples:
+    if generator not in _examples:
         shown = [uploads.cut(model, each.path.read_bytes(), each.caption, each.box) for each in examples_of(model)]
-        known = [lost(model, from_pil(each.crop)) for each in shown]
-        _lost_of_examples[generator] = FACTOR * max(known, default=1.0)
-    if lost(model, photo) <= _lost_of_examples[generator]:
+        _examples[generator] = [from_pil(each.crop) for each in shown]
+    return _examples[generator]
+
+
+def unlike_of(model: Model, photo: Image, known: list[Image]) -> str:
+    """Return a sentence where one photo is of another kind than the model's pictures, of which some are `known`."""
+    generator = model.generator
+    if generator not in _limits:
+        _limits[generator] = FACTOR * max((lost(model, each) for each in known), default=2.0)
+    if lost(model, photo) <= _limits[generator]:
         return ""
     return "This photo is unlike those that the model learned from; expect little of it in the mix."
 

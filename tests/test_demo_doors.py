@@ -210,7 +210,7 @@ def test_gradio_is_told_where_the_page_is_seen(root_path):
             data = ['{"checkpoint": "patches"}', "texture", "Nothing", 2, "As it is"]
             started = web.post(call, json={"data": data}, headers=headers).json()
             said = web.get(f"{call}/{started['event_id']}", headers=headers).text
-            made = json.loads(said.rpartition("data: ")[2])[1]["value"]
+            made = json.loads(said.rpartition("data: ")[2])[0]
             assert made["url"] == f"{root}/gradio_api/file={made['path']}"
             cookie = httpx.get(f"{address}{prefix}/", headers=headers, timeout=60).headers["set-cookie"]
             assert f"Path={prefix}/;" in cookie and ("Secure" in cookie) == root.startswith("https")

@@ -98,7 +98,7 @@ def test_a_photo_comes_back_as_the_page_takes_it_opened_beside_the_generators_th
     assert values["codes"].keys() == {"background", "pose", "shape", "texture"}
     with PIL.Image.open(io.BytesIO(base64.b64decode(values["view"]))) as view:
         assert max(view.size) == uploads.VIEW
-    assert [thread.name[:-2] for thread in threads] == ["photos"]
+    assert {thread.name[:-2] for thread in threads} == {"photos"}
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "F"])

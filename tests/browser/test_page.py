@@ -387,7 +387,11 @@ def test_a_file_of_the_other_tab_is_continued_there(page, tmp_path: Path):
 
 
 def test_a_recipe_and_all_layers_can_be_saved(page):
-    for entry, ending, begins in (("Recipe JSON", "-recipe.json", b"{"), ("All layers OpenRaster", ".ora", b"PK"), ("All layers PSD", ".psd", b"8BPS")):
+    for entry, ending, begins in (
+        ("Recipe JSON", "-recipe.json", b"{"),
+        ("All layers OpenRaster", ".ora", b"PK"),
+        ("All layers PSD", ".psd", b"8BPS"),
+    ):
         page.get_by_text("Save", exact=True).first.click()
         with page.expect_download() as saving:
             page.get_by_role("button", name=entry).click()
@@ -584,7 +588,9 @@ def test_a_photo_on_its_way_does_not_come_back_after_another_choice(page, instea
     assert page.locator(".slot.waiting").count() == 0
 
 
-@pytest.mark.parametrize("field", ["image/*", ".png,.json,.ora,image/png,application/json,image/openraster"], ids=["photo", "saved"])
+@pytest.mark.parametrize(
+    "field", ["image/*", ".png,.json,.ora,image/png,application/json,image/openraster"], ids=["photo", "saved"]
+)
 def test_a_file_that_is_gone_after_it_was_chosen_is_said(page, tmp_path: Path, field):
     studio = mix(page)
     before = settle(page, "photo-studio")

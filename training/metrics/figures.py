@@ -41,6 +41,10 @@ TABLE: dict[str, Kind] = {
     "identity_drift": Kind("less", "share", "of the difference between objects, by which colours drift over a turn"),
     "{}_background_changed": Kind("less", "share", "of the background touched when the knob is turned"),
     "{}_background_changed_4": Kind("less", "share", "of the background changed by 4 levels of 255 or more"),
+    "{}_ground_changed": Kind("less", "share", "of what another background does, done to the ground's colours"),
+    "{}_ground_textured": Kind("less", "share", "of what another background does, done to the ground's texture"),
+    "{}_holds_from": Kind("less", "degrees", "from here on the place stays as the knob is turned"),
+    "{}_holds_to": Kind("more", "degrees", "up to here the place stays as the knob is turned"),
     "{}_foreground_changed": Kind("less", "share", "of the object touched when the background is redrawn"),
     "look_mask_iou": Kind("more", "share", "of the outline kept when the look is redrawn"),
     "shape_mask_iou": Kind("less", "share", "of the outline kept when the shape is redrawn"),
@@ -143,6 +147,9 @@ def _of_knobs(knobs: "KnobReport") -> Iterator[tuple[str, float | None]]:
         yield f"{s.knob}_background_changed_4", s.background_4
         yield f"{s.knob}_foreground_changed", s.foreground_1
         yield f"{s.knob}_mask_iou", s.mask_iou
+    if (g := knobs.ground) is not None:
+        yield from ((f"{g.knob}_ground_changed", g.changed), (f"{g.knob}_ground_textured", g.textured))
+        yield from ((f"{g.knob}_holds_from", g.holds[0]), (f"{g.knob}_holds_to", g.holds[1]))
     yield from ((f"mask_{name}", value) for name, value in asdict(knobs.masks).items())
     worst = [v for row, line in knobs.leak.items() for c, v in zip(knobs.readings, line, strict=True) if c != row]
     yield "leak_mean", sum(worst) / len(worst) if worst else None

@@ -16,6 +16,7 @@ from torch import Tensor
 from training.batched import repeat, rows, stack
 from training.metrics.car_evaluator import CarEvaluator
 from training.metrics.fid import at_once
+from training.metrics.ground import Ground, measure_ground
 from training.metrics.masks import CLEAR, FULL, Masks, Readings, changed_share, iou, look_histogram, read_masks
 from training.metrics.regression import Fit, Turns, circle_fit, explained_spread, line_fit, turns, wrap
 from training.types import Generator, Image, Knob, Mask
@@ -79,6 +80,8 @@ class KnobReport:
     leak: dict[str, tuple[float, ...]]
     """Knob -> how much it moves each reading over its range, as a share of what the reading's own knob does."""
     masks: Masks
+    ground: Ground | None = None
+    """What raising the camera does to the place; None where there is no place or no such knob."""
     pictures: dict[str, Tensor] = field(default_factory=dict)
     """Rows of pictures to look at, by name, eight a row."""
     captions: dict[str, str] = field(default_factory=dict)
@@ -128,6 +131,7 @@ def measure_knobs(
         readings=columns,
         leak=leak,
         masks=masks,
+        ground=measure_ground(generator, n=max(8, n // 25), seed=seed),
         pictures=pictures | sweeps | redrawn | worst,
         captions=captions,
     )
