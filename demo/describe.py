@@ -9,6 +9,7 @@ from demo.export import parts
 from demo.knobs import group_of, reach_of, turnable
 from demo.models import Model
 from demo.recipes import SIZES, PictureRecipe, layers_of, seed_knob
+from training.metrics.ground import HOLDS
 from training.types import Knob
 
 WORDS = {
@@ -26,7 +27,7 @@ EXPERIMENTAL = "held still in training: experimental"
 SLOPE_OFF, FLIPS, ERROR, TOUCHED = 0.1, 0.02, 0.05, 0.02
 """A reliable number: its slope at most so far from 1, backwards in so many pictures, wrong by such a part of its range,
 and so much of what should stay is touched."""
-GROUND = 0.35
+GROUND = HOLDS
 """Of what another background changes at the same points of the ground, what a reliable camera may."""
 FOLLOWS, LEAKS, KEEPS, TURNED = 0.85, 0.2, 0.95, 15.0
 """A reliable photo: so much of what it names is taken, so much of anything else at most; a reliable seed of colours:
@@ -107,7 +108,22 @@ def holds_of(card: dict[str, Any], knob: Knob) -> tuple[float, float] | None:
     """Return the range in which a card says that a knob leaves alone what it does not name; None where it is silent."""
     found = measured(card)
     low, high = (found.get(f"{knob.name}_holds_{end}") for end in ("from", "to"))
-    return None if low is None or high is None else (low, high)
+    if low is None or high is None:
+        return None
+    step = knob.step or 1.0
+    return math.ceil(low / step - 1e-6) * step, math.floor(high / step + 1e-6) * step
+
+
+def _held(card: dict[str, Any], knob: Knob) -> str | None:
+    """Return within what range a knob leaves the place alone, and what it does beyond."""
+    holds, beyond = holds_of(card, knob), measured(card).get(f"{knob.name}_ground_changed")
+    if holds is None or beyond is None:
+        return None
+    unit = knob.unit or ""
+    return (
+        f"keeps the place from {holds[0]:.0f}{unit} to {holds[1]:.0f}{unit}, where the slider ends; beyond, the ground "
+        f"changes by {percent(beyond)} of what another background does"
+    )
 
 
 def mark_of(card: dict[str, Any], knob: Knob) -> str:
@@ -134,7 +150,7 @@ def mark_of(card: dict[str, Any], knob: Knob) -> str:
         span = (knob.high - knob.low) or 1.0
         right = abs(abs(found["slope"]) - 1) <= SLOPE_OFF and found.get("flips", 0) <= FLIPS
         right = right and found.get("error", 0) <= ERROR * span and found.get("background_changed", 0) <= TOUCHED
-        right = right and found.get("ground_changed", 0) <= GROUND
+        right = right and (found.get("ground_changed", 0) <= GROUND or holds_of(card, knob) is not None)
     return "reliable" if right else "approximate"
 
 
@@ -175,7 +191,7 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
         phrase("follows", "changes {} of what it names"),
         phrase("leaks", "at most {} of anything else"),
         phrase("mask_iou", "keeps {} of the outline") if knob.kind == "seed" else None,
-        phrase("ground_changed", "changes the ground by {} of what another background does"),
+        _held(card, knob),
         phrase("background_changed", "background changes {}"),
         phrase("foreground_changed", "object changes {}"),
     )

@@ -18,7 +18,7 @@ With Gradio's client, while `python -m demo` runs:
     mix = client.predict({"checkpoint": "mixnmatch-cars-64", "slots": {"texture": slot}}, api_name="/render")
 
     around = [json.dumps(recipe), "", "", "Once around", None]
-    film = client.predict(*around, 36, 20, "256 pixels", "MP4", api_name="/film")
+    film = client.predict(*around, 36, 20, "256 pixels", "MP4", api_name="/film")  # the path of the file
 """
 
 import base64

@@ -318,15 +318,15 @@ def test_the_tray_feeds_a_and_b_slots_sheets_and_a_zip(page):
 def test_nine_variations_to_go_on_from(page):
     before = settle(page)
     page.get_by_role("button", name="Nine", exact=True).click()
-    page.get_by_label("What varies").select_option("look")
+    page.locator("knob-studio").get_by_label("What varies").select_option("look")
     page.wait_for_function("document.querySelectorAll('.variation canvas[data-drawn]').length === 9")
     page.get_by_role("button", name="Variation 5").click()
     after = knobs(page)
     assert after["look"] != before["knobs"]["look"] and after | {"look": 0} == before["knobs"] | {"look": 0}
     page.get_by_role("button", name="Nine", exact=True).click()
-    page.get_by_label("How much").select_option("0.3")
+    page.locator("knob-studio").get_by_label("How much").select_option("0.3")
     page.keyboard.press("Escape")
-    assert not page.get_by_label("What varies").is_visible()
+    assert not page.locator("knob-studio").get_by_label("What varies").is_visible()
     page.keyboard.press("Control+z")
     assert settle(page) == before
 
