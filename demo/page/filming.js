@@ -45,14 +45,29 @@ export class Filming {
     ];
     this.field("width", "Width of a picture", make("select", {}, ...options(widths)));
     this.inputs.width.value = 256;
-    this.goButton = button({ text: "Make it", name: "Make the film or sheet", class: "main", press: () => this.make() });
+    this.goButton = button({
+      text: "Make it",
+      name: "Make the film or sheet",
+      class: "main",
+      press: () => this.make(),
+    });
     this.stopButton = button({ text: "Stop", name: "Stop the film", press: () => this.stop(), hidden: true });
     this.progress = make("progress", { max: 1, value: 0, hidden: true, "aria-label": "How far the film is" });
     this.says = make("p", { class: "hint", role: "status" });
     this.result = make("div", { class: "made" });
     const buttons = make("div", { class: "tools" }, this.goButton, this.stopButton, this.progress);
-    const fields = make("div", { class: "fields" }, this.labelled("What happens", this.story), ...Object.values(this.fields));
-    const form = make("div", { class: "film" }, make("div", { class: "film-form" }, fields, buttons, this.says), this.result);
+    const fields = make(
+      "div",
+      { class: "fields" },
+      this.labelled("What happens", this.story),
+      ...Object.values(this.fields),
+    );
+    const form = make(
+      "div",
+      { class: "film" },
+      make("div", { class: "film-form" }, fields, buttons, this.says),
+      this.result,
+    );
     this.element = make("details", { class: "fold" }, make("summary", {}, "Make a film or a sheet"), form);
   }
 
@@ -92,7 +107,9 @@ export class Filming {
     const { model } = this.studio;
     const names = new Set(model.knobs.map((knob) => knob.name));
     const turns = ["rotation", "azimuth"].some((name) => names.has(name));
-    const stories = this.studio.photos ? ["sheet", "follow", "ab"] : ["knob", ...(turns ? ["around"] : []), "ab", "rows"];
+    const stories = this.studio.photos
+      ? ["sheet", "follow", "ab"]
+      : ["knob", ...(turns ? ["around"] : []), "ab", "rows"];
     this.story.replaceChildren(...options(stories.map((story) => [story, STORIES[story][0]])));
     this.inputs.knob.replaceChildren(...options(model.knobs.map((knob) => [knob.name, knob.label])));
     const slots = model.slots.map((slot) => [slot.name, slot.label]);

@@ -39,7 +39,9 @@ export class PhotoStudio extends Studio {
       this.stage.split && this.compare.splitAt((1 + this.stage.place(clientX, clientY).right) / 2);
     canvas.setPointerCapture(event.pointerId);
     canvas.addEventListener("pointermove", follow);
-    canvas.addEventListener("lostpointercapture", () => canvas.removeEventListener("pointermove", follow), { once: true });
+    canvas.addEventListener("lostpointercapture", () => canvas.removeEventListener("pointermove", follow), {
+      once: true,
+    });
     follow(event);
   }
 
@@ -96,7 +98,13 @@ export class PhotoStudio extends Studio {
   extraTools() {
     return [
       this.nine.button,
-      button({ picture: "reset", text: "Reset", class: "bare", name: "Back to the first examples", press: () => this.reset() }),
+      button({
+        picture: "reset",
+        text: "Reset",
+        class: "bare",
+        name: "Back to the first examples",
+        press: () => this.reset(),
+      }),
     ];
   }
 
@@ -289,13 +297,13 @@ export class PhotoStudio extends Studio {
         found.push(() => this.read({ file: photo.file, caption: photo.caption }, photo.box));
     if (sources.includes("tray"))
       for (const item of this.tray.items)
-        found.push(async () =>
-          this.read({ file: await this.pictureOf(item), caption: "from the tray" }, [0, 0, 1, 1]),
-        );
+        found.push(async () => this.read({ file: await this.pictureOf(item), caption: "from the tray" }, [0, 0, 1, 1]));
     if (sources.includes("examples"))
-      for (const { name, caption } of this.model.examples) found.push(() => this.read({ example: name, caption }, null));
+      for (const { name, caption } of this.model.examples)
+        found.push(() => this.read({ example: name, caption }, null));
     const read = [];
-    for (const each of found.slice(0, sources.length === 1 && sources[0] === "examples" ? most : 12)) read.push(await each());
+    for (const each of found.slice(0, sources.length === 1 && sources[0] === "examples" ? most : 12))
+      read.push(await each());
     return read;
   }
 

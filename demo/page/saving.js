@@ -1,6 +1,6 @@
 // Files out and in: the menu "Save", and what continues from a saved file.
 
-import { button, contents, filePicker, firstFile, make, offer, send } from "./dom.js";
+import { button, contents, filePicker, firstFile, fresh, make, offer, send } from "./dom.js";
 import { labelOf } from "./stage.js";
 
 const FINE = 256; // pixels a side that files have at first
@@ -81,20 +81,32 @@ export class Saving {
   /** Return the choice of how large files are; larger than the model's own is drawn finer where it can. */
   sizeRow() {
     const { sizes, finest, resolution } = this.studio.model;
-    const names = sizes.map((side) => [side, side > finest ? `${side} px, enlarged` : `${side} px`]);
-    if (!sizes.includes(resolution)) names.unshift([resolution, `${resolution} px`]);
-    const options = names.map(([side, text]) => make("option", { value: side }, text));
-    this.sizeSelect = make("select", { "aria-label": "Size of saved files" }, ...options);
+    const sides = sizes.includes(resolution) ? sizes : [resolution, ...sizes];
+    const name = fresh("size");
+    this.sizes = sides.map((side) => make("input", { type: "radio", name, value: side }));
+    const labels = sides.map((side, place) => {
+      const words = side > finest ? `${side} px, enlarged` : `${side} px`;
+      return make(
+        "label",
+        { title: words },
+        this.sizes[place],
+        make("span", {}, side > finest ? `${side}*` : `${side}`),
+      );
+    });
+    for (const [place, input] of this.sizes.entries()) input.setAttribute("aria-label", labels[place].title);
     this.size = Math.max(resolution, Math.min(finest, FINE));
-    return make("label", { class: "size" }, "Size ", this.sizeSelect);
+    const note = finest < sides.at(-1) ? make("small", {}, "* enlarged") : null;
+    const group = { class: "size", role: "radiogroup", "aria-label": "Size of saved files" };
+    return make("div", group, make("span", {}, "Pixels"), ...labels, note);
   }
 
   set size(side) {
-    this.sizeSelect.value = side;
+    for (const input of this.sizes) input.checked = Number(input.value) === side;
+    if (!this.sizes.some((input) => input.checked)) this.sizes[0].checked = true;
   }
 
   get size() {
-    return Number(this.sizeSelect.value);
+    return Number(this.sizes.find((input) => input.checked).value);
   }
 
   async download(what) {

@@ -32,7 +32,8 @@ export function seedRow(studio, knob) {
   const start = () => (isWay() ? current().start : current());
   let folded = null; // a blend whose line was put away
   const choose = (seed) => {
-    if (!studio.locked.has(knob.name)) studio.step({ ...studio.recipe, knobs: { ...studio.recipe.knobs, [knob.name]: seed } });
+    if (!studio.locked.has(knob.name))
+      studio.step({ ...studio.recipe, knobs: { ...studio.recipe.knobs, [knob.name]: seed } });
   };
   const turn = (change) => {
     if (isWay() && current() !== folded) studio.turn(knob.name, { ...current(), ...change });

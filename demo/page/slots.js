@@ -19,7 +19,13 @@ export function slotCard(studio, slot) {
   );
   const weigh = () => studio.weigh(slot.name, Number(strength.value));
   const range = { min: 0, max: 1, step: 0.01, value: 1 };
-  const strength = make("input", { type: "range", id, ...range, oninput: weigh, ondblclick: () => studio.weigh(slot.name, 1) });
+  const strength = make("input", {
+    type: "range",
+    id,
+    ...range,
+    oninput: weigh,
+    ondblclick: () => studio.weigh(slot.name, 1),
+  });
   let before = 1; // a finger that turns out to scroll the page has changed nothing
   strength.addEventListener("pointerdown", () => {
     before = studio.recipe.slots[slot.name]?.strength ?? 1;

@@ -64,7 +64,15 @@ export class Studio extends HTMLElement {
     this.about = make("div", {});
     const aboutFold = make("details", { class: "fold" }, make("summary", {}, "About this model"), this.about);
     this.below = make("div", { class: "below" }, this.filming.element, aboutFold);
-    const under = make("div", { class: "under" }, tools, this.compare.element, this.tray.element, this.status, this.word);
+    const under = make(
+      "div",
+      { class: "under" },
+      tools,
+      this.compare.element,
+      this.tray.element,
+      this.status,
+      this.word,
+    );
     const left = make("div", { class: "left" }, make("div", { class: "pinned" }, this.stage.element), under);
     const right = make("div", { class: "right" }, this.head(), this.controlsArea);
     this.replaceChildren(make("div", { class: "studio" }, left, right, this.below));

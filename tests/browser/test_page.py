@@ -749,27 +749,54 @@ def test_axe_finds_no_serious_fault(page, scheme, axe: str):
         assert serious == []
 
 
-def test_a_picture_at_rest_becomes_finer(browser):
-    """Own size while a knob is dragged, 256 pixels at rest; a change ends the finer one; files are as chosen."""
+REDDEST = """() => {
+  // The place of the reddest car among the small pictures of colours.
+  const red = [...document.querySelectorAll("[data-knob=look] .seed-thumb canvas")].map((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(16, 24, 32, 24);
+    let sum = 0;
+    for (let i = 0; i < data.length; i += 4) sum += data[i] - Math.max(data[i + 1], data[i + 2]);
+    return sum;
+  });
+  return red.indexOf(Math.max(...red));
+}"""
+
+
+def test_a_first_task_takes_six_actions_on_a_bundled_model(browser):
+    """Turn a car to its side, make it red, place it left, save 512 pixels; at rest pictures become finer."""
     path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
     with served(Models([load_model(path, "cpu")])) as address:
         context = browser.new_context(viewport=DESK, accept_downloads=True)
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.goto(address)
-        studio = page.locator("knob-studio")
         page.wait_for_selector('knob-studio[data-side="256"]')
-        slider = page.get_by_role("slider", name="Rotation").first
-        slider.focus()
-        slider.press("ArrowRight")
-        page.wait_for_selector('knob-studio[data-side="64"]')
-        page.wait_for_selector('knob-studio[data-side="256"]')
+        page.wait_for_selector("[data-knob=look] .seed-thumb")
         assert page.evaluate("document.querySelector('knob-studio .layer canvas').width") == 256
-        assert json.loads(str(studio.get_attribute("data-shown")))["knobs"]["rotation"] != 45
-        page.locator("summary", has_text="Save").first.click()
-        page.get_by_label("Size of saved files").select_option("128")
+        box = page.locator("knob-studio canvas.picture").bounding_box()
+        x, y, side = box["x"], box["y"], box["width"]
+        before = settle(page)["knobs"]
+
+        def pull(start: tuple[float, float], right: float) -> None:
+            page.mouse.move(x + start[0] * side, y + start[1] * side)
+            page.mouse.down()
+            page.mouse.move(x + (start[0] + right) * side, y + start[1] * side, steps=4)
+            page.mouse.up()
+
+        pull((0.2, 0.9), (90 - before["rotation"]) / 180)  # 1: the ground, to the side
+        page.wait_for_selector('knob-studio[data-side="64"]')
+        page.locator("[data-knob=look] .seed-thumb").nth(page.evaluate(REDDEST)).click()  # 2
+        settle(page)
+        with page.expect_response("**/live/drag*"):
+            pull((0.5, 0.5), -0.12)  # 3: the car, to the left
+        page.locator("summary", has_text="Save").first.click()  # 4
+        page.get_by_role("radio", name="512 px").click()  # 5
         with page.expect_download() as saved:
-            page.get_by_role("button", name="Picture PNG, with its recipe").click()
+            page.get_by_role("button", name="Picture PNG, with its recipe").click()  # 6
         with PIL.Image.open(saved.value.path()) as picture:
-            assert picture.size == (128, 128)
+            assert picture.size == (512, 512)
+            made = json.loads(picture.text["recipe"])["knobs"]
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        assert made["rotation"] == pytest.approx(90, abs=2) and made["x"] < before["x"] - 2
+        red = (pixels[..., 0] > 1.5 * pixels[..., 1]) & (pixels[..., 0] > 1.5 * pixels[..., 2])
+        assert red.mean() > 0.02 and np.argwhere(red)[:, 1].mean() < 256
         context.close()
