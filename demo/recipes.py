@@ -133,7 +133,7 @@ def parse(data: Any) -> PictureRecipe:
 def complaint(error: ValidationError | RequestValidationError) -> str:
     """Return what is wrong with values that were sent, in plain words: where, and what was expected there."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])[:80] or "it"
+    where = ".".join(str(part) for part in first["loc"] if part not in ("float", "Way"))[:80] or "it"
     kind, limits = str(first["type"]), first.get("ctx", {})
     for name, words in COMPLAINTS.items():
         if kind.startswith(name):

@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from psd_tools import PSDImage
 
-from demo.export import cutout, layer_png, open_raster, quick, strip, views
+from demo.export import cutout, layer_png, open_raster, photoshop, quick, stack_of, strip, views
 from demo.models import Model
 from demo.recipes import PictureRecipe, layers_of
 from tests.toys import Blocks, Patches, scenes
@@ -124,3 +125,14 @@ def test_open_raster_keeps_its_specification(model):
         flat = PIL.Image.alpha_composite(flat, picture)
     apart = np.abs(np.asarray(flat.convert("RGB")).astype(int) - np.asarray(merged).astype(int))
     assert apart.max() <= 2
+
+
+@MODELS
+def test_a_psd_file_holds_the_layers_that_an_ora_file_holds(model):
+    layers = layers_of(model, PictureRecipe(checkpoint=model.name))
+    document = PSDImage.open(io.BytesIO(photoshop(layers)))
+    wanted = [(name, seen) for name, _, seen in reversed(stack_of(layers))]
+    assert [(layer.name, layer.visible) for layer in document] == wanted
+    assert document.size == (64, 64)
+    again = np.asarray(document.composite().convert("RGB")).astype(int)
+    assert np.abs(again - np.asarray(to_pil(layers.image)[0]).astype(int)).max() <= 4

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from demo.describe import about, describe, described, figures_of, start_of
+from demo.describe import about, describe, described, figures_of, mark_of, start_of
 from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
 from demo.models import Model
 from demo.recipes import PictureRecipe, layers_of
@@ -241,3 +241,41 @@ def test_of_several_objects_the_one_under_the_hand_is_pulled(held):
     moved = seen(apart | {k: apart.get(k, two.knob(k).default) + 0.05 * r for k, (r, _) in axes.items()}) - before
     assert moved[held].tolist() == pytest.approx([0.05, 0.0], abs=0.01)
     assert moved[1 - held].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "figures", "mark"),
+    [
+        ("rotation", {}, "untested"),
+        ("rotation", {"slope": 0.99, "error": 1.3, "flips": 0.001, "background_changed": 0.003}, "reliable"),
+        ("rotation", {"slope": -0.99, "error": 1.3}, "reliable"),  # which way round is each run's own choice
+        ("rotation", {"slope": 0.99, "error": 1.3, "flips": 0.2}, "approximate"),
+        ("rotation", {"slope": 0.6, "error": 1.3}, "approximate"),
+        ("scale", {"slope": 1.0, "error": 0.02}, "approximate"),  # a fifth of its range
+        ("elevation", {"slope": 0.97, "error": 1.0, "ground_changed": 1.3}, "approximate"),
+        ("elevation", {"slope": 1, "error": 1, "ground_changed": 1.3, "holds_from": 15, "holds_to": 29}, "reliable"),
+        ("look", {"background_changed": 0.002, "mask_iou": 1.0}, "reliable"),
+        ("look", {"background_changed": 0.002, "mask_iou": 0.8}, "approximate"),
+    ],
+)  # fmt: skip
+def test_each_knob_has_one_plain_mark(name, figures, mark):
+    card = {"figures": {f"{name}_{figure}": value for figure, value in figures.items()}}
+    assert mark_of(card, Blocks().knob(name)) == mark
+
+
+def test_photos_have_a_mark_too():
+    pose, texture = (Patches().knob(name) for name in ("pose", "texture"))
+    figures = {"texture_follows": 0.99, "texture_leaks": 0.1, "pose_follows": 0.9, "pose_leaks": 0.1}
+    assert mark_of({"figures": figures}, texture) == "reliable"
+    assert mark_of({"figures": figures | {"texture_leaks": 0.7}}, texture) == "approximate"
+    assert mark_of({"figures": figures | {"mix_rotation_error": 80.0}}, pose) == "approximate"
+    assert mark_of({}, pose) == "untested"
+
+
+def test_the_slider_ends_where_the_place_was_measured_to_hold():
+    card = {"figures": {"elevation_holds_from": 15.05, "elevation_holds_to": 29.2, "elevation_ground_changed": 1.3}}
+    model = Model(name="m", generator=Blocks().eval(), card=card)
+    told = described(model, model.generator.knob("elevation"))
+    assert (told["reachLow"], told["reachHigh"], told["low"], told["high"]) == (16, 29, 16, 29)
+    assert told["label"] == "Camera height"
+    assert "from 16° to 29°" in plainly(told["figures"])[0]

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from demo import recipes
+from demo.export import open_raster
 from demo.models import Model
 from demo.recipes import PictureRecipe, Slot, Way, codes_of, layers_of, parse, sealed
 from tests.toys import Blocks, Patches
@@ -142,3 +144,42 @@ def test_a_png_without_a_recipe_says_so():
     PIL.Image.new("RGB", (8, 8)).save(file, "PNG")
     with pytest.raises(ValueError, match=r"holiday\.png holds no recipe"):
         recipes.from_file(file.getvalue(), "holiday.png")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"knobs": {"rotation": "much"}}, "knobs.rotation is not a number"),
+        ({"seed": -5}, "seed is too small"),
+        ({"seed": 1.5}, "seed is not a whole number"),
+        ({"size": 1000}, "size is too large"),
+        ({"mode": "dream"}, "mode is none of 'code' or 'feature'"),
+        ({"nose": 1}, "nose is not known here"),
+        ({"slots": {"pose": {}}}, "slots.pose holds neither one photo nor one seed"),
+        ({"slots": [1]}, "slots is not an object with names and values"),
+    ],
+)
+def test_mistakes_in_recipes_are_said_in_plain_words(given, said):
+    with pytest.raises(ValueError, match="this is not a recipe of this page: ") as error:
+        parse({"checkpoint": "blocks"} | given)
+    assert str(error.value).endswith(said)
+
+
+def test_a_saved_open_raster_file_is_opened_and_no_other_zip(tmp_path):
+    recipe = PictureRecipe(checkpoint="blocks", knobs={"rotation": 12})
+    with torch.inference_mode():
+        saved = open_raster(layers_of(BLOCKS, recipe), recipe)
+    assert recipes.from_file(saved, "car.ora") == recipe
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("stack.xml", "<image/>")
+    large = io.BytesIO()
+    with zipfile.ZipFile(large, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(recipes.RECIPE_IN_ORA, b" " * (recipes.MOST_TEXT + 1))
+    for data, said in (
+        (packed.getvalue(), "holds no recipe"),
+        (saved[:300], "no recipe"),
+        (large.getvalue(), "larger"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            recipes.from_file(data, "x.ora")

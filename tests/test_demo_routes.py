@@ -22,11 +22,16 @@ from gradio_client.exceptions import AppError
 from demo import events, films
 from demo.app import serve
 from demo.describe import about, describe
+from demo.examples import sets
 from demo.models import Model, Models, bundled, load_model
 from demo.recipes import PictureRecipe
+from demo.thumbs import farthest
+from demo.unlike import own_examples, unlike_of
+from demo.uploads import cut
 from tests.odd_files import BAD, GOOD, as_file, check, gradient
 from tests.serving import served, toy_models
 from tests.toys import Blocks
+from training.pictures import from_pil
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
@@ -194,6 +199,56 @@ def test_twenty_people_get_their_own_pictures(address):
     assert not wrong
     for recipe, content in last.values():
         assert httpx.post(f"{address}/live/picture", json=recipe).content == content
+
+
+def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web):
+    order = {"what": "film", "recipe": {"checkpoint": "blocks"}, "story": "Once around", "frames": 5, "file": "GIF"}
+    lines = [json.loads(line) for line in web.post("/live/film", json=order).text.splitlines()]
+    assert lines[-1]["name"] == "blocks-film.gif" and (lines[-1]["done"], lines[-1]["of"]) == (5, 5)
+    with PIL.Image.open(io.BytesIO(web.get(f"/gradio_api/file={lines[-1]['file']}").content)) as film:
+        assert getattr(film, "n_frames", 1) == 5
+    for changed, said in (
+        ({"frames": 1}, "1 frames cannot be made at once; choose 2 to 120"),
+        ({"frames": "many"}, "frames is not a whole number"),
+        ({"file": "AVI"}, "cannot be written as 'AVI'"),
+        ({"story": "From A to B"}, "A is empty"),
+        ({"story": "Nonsense"}, "no film 'Nonsense'"),
+        ({"what": "rows"}, "the tray is empty"),
+        ({"what": "sheet", "recipe": {"checkpoint": "patches"}}, "no photo is chosen"),
+        ({"what": "follow", "video": "/etc/passwd"}, "not sent by you"),
+    ):
+        answer = web.post("/live/film", json=order | changed)
+        assert answer.status_code == 422 and said in answer.json()["message"], changed
+    with web.stream("POST", "/live/film", json=order | {"frames": 120}) as first:
+        next(first.iter_lines())
+        assert "a film of yours is being made" in web.post("/live/film", json=order).json()["message"].lower()
+    for _ in range(50):  # who leaves ends the film
+        if web.post("/live/film", json=order).status_code == 200:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the film goes on though nobody listens")
+
+
+def test_seeds_are_shown_by_those_that_differ_most(web):
+    answer = web.get("/live/seeds/blocks/look")
+    seeds = [int(seed) for seed in answer.headers["x-seeds"].split(",")]
+    strip = PIL.Image.open(io.BytesIO(answer.content))
+    assert seeds == sorted(set(seeds)) and len(seeds) == 8 and strip.size == (8 * 64, 64)
+    assert "takes no seed" in web.get("/live/seeds/blocks/rotation").json()["message"]
+    assert farthest(np.array([[0], [1], [90], [88], [40]], np.uint8), 3) == [0, 2, 4]
+
+
+def test_a_photo_of_another_kind_gets_a_warning():
+    path = next(path for path in bundled() if path.stem == "mixnmatch-cars-64")
+    model = load_model(path, "cpu")
+    cars, clothes = (sets()[name] for name in ("cars", "clothing"))
+    with torch.inference_mode():
+        known = own_examples(model)
+        assert not any(unlike_of(model, photo, known) for photo in known)
+        foreign = [from_pil(cut(model, each.path.read_bytes(), each.caption, each.box).crop) for each in clothes]
+        warned = [unlike_of(model, photo, known) for photo in foreign]
+    assert len(cars) > 3 and sum(map(bool, warned)) >= 0.9 * len(warned)
 
 
 def test_the_http_interface_does_what_its_example_says(address):
