@@ -213,8 +213,8 @@ def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web):
         ({"file": "AVI"}, "cannot be written as 'AVI'"),
         ({"story": "From A to B"}, "A is empty"),
         ({"story": "Nonsense"}, "no film 'Nonsense'"),
-        ({"what": "rows"}, "the tray is empty"),
-        ({"what": "sheet", "recipe": {"checkpoint": "patches"}}, "no photo is chosen"),
+        ({"what": "rows"}, "tray is empty"),
+        ({"what": "sheet", "recipe": {"checkpoint": "patches"}}, "o photo is chosen"),
         ({"what": "follow", "video": "/etc/passwd"}, "not sent by you"),
     ):
         answer = web.post("/live/film", json=order | changed)

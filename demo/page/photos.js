@@ -365,6 +365,16 @@ export class PhotoStudio extends Studio {
     }
   }
 
+  /** Show what a seed in place of a photo gives, once the picture rests. */
+  tell(recipe) {
+    super.tell(recipe);
+    for (const { name } of this.model.slots) {
+      if (recipe.slots[name]?.seed === undefined || recipe !== this.recipe) continue;
+      this.cards[name].image.src = this.stage.layer(name === "background" ? name : "image").toDataURL();
+      this.cards[name].element.classList.remove("empty");
+    }
+  }
+
   /** Return in words what is new in a recipe. */
   words(recipe, before) {
     const changed = this.model.slots.filter(
