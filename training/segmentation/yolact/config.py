@@ -59,7 +59,7 @@ class NetworkConfig:
             raise ValueError(f"size is {self.size}; {self.backbone} takes multiples of 32 pixels")
         if not 3 <= len(self.scales) <= 7 or min((*self.scales, *self.octaves, *self.ratios), default=0) <= 0:
             raise ValueError(
-                f"scales {self.scales}, octaves {self.octaves} and ratios {self.ratios} give no anchors; wanted are "
+                f"scales {self.scales}, octaves {self.octaves} and ratios {self.ratios} give no anchors; expected "
                 f"positive numbers, and 3 to 7 scales, one a pyramid level"
             )
         if not (self.octaves and self.ratios):

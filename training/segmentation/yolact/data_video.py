@@ -111,7 +111,7 @@ class VideoDataConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.nearest <= self.farthest:
-            raise ValueError(f"nearest is {self.nearest}, farthest {self.farthest}; wanted is 1 <= nearest <= farthest")
+            raise ValueError(f"nearest is {self.nearest}, farthest {self.farthest}; expected 1 <= nearest <= farthest")
 
     def open(self, path: Path) -> "VideoSet":
         """Return the frames of the split in the folder `path`."""

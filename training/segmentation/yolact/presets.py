@@ -42,7 +42,7 @@ class RateConfig:
         if not (self.learning_rate > 0 and self.warm_up >= 0 and 0 <= self.warm_up_from <= 1 and self.trunk >= 0):
             raise ValueError(
                 f"learning_rate {self.learning_rate}, warm_up {self.warm_up}, warm_up_from {self.warm_up_from}, trunk "
-                f"{self.trunk}: wanted are a rate above 0, shares from 0 to 1 and nothing below 0"
+                f"{self.trunk}: expected a rate above 0, shares from 0 to 1 and nothing below 0"
             )
 
 
