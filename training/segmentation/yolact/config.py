@@ -15,6 +15,7 @@ class NetworkConfig:
     classes: tuple[str, ...]
     """Names of the classes in the order of the logits; the background comes before them."""
     backbone: BackboneName = "resnet101"
+    """The trunk; a MobileNetV2 pads as the authors' (`folded`) or as torchvision's (`same`)."""
     deformable_every: int = 0
     """Of the ResNet's last three stages every so manieth block, from the first on, has a deformable 3x3 convolution
     (YOLACT++ Sec. 6.2); 0 for none."""
