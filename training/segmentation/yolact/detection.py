@@ -36,7 +36,7 @@ class DetectionConfig:
         if not (0 <= self.threshold < 1 and 0 < self.overlap <= 1 and self.compared >= 1 and self.most >= 1):
             raise ValueError(
                 f"threshold {self.threshold}, overlap {self.overlap}, compared {self.compared}, most {self.most} find "
-                f"nothing; wanted are 0 to 1 for the first two and at least 1 for the others"
+                f"nothing; expected 0 to 1 for the first two and at least 1 for the others"
             )
 
 

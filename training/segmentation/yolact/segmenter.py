@@ -34,7 +34,7 @@ class FinderConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= 1 or self.most < 1:
-            raise ValueError(f"least is {self.least} and most {self.most}; wanted are 0 to 1, and at least 1")
+            raise ValueError(f"least is {self.least} and most {self.most}; expected 0 to 1, and at least 1")
 
 
 PUBLISHED = FinderConfig(detection=DetectionConfig(), masks=MaskConfig(), least=0.0, most=100)
