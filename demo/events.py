@@ -105,7 +105,7 @@ class Events:
         except ValueError as error:
             raise ValueError("the photo is not base64 text; encode the file's bytes") from error
         if box is not None and len(box) != 4:
-            raise ValueError(f"the box has {len(box)} numbers; wanted x0, y0, x1, y1 as fractions of the photo")
+            raise ValueError(f"the box has {len(box)} numbers; expected x0, y0, x1, y1 as fractions of the photo")
         model = self.known[checkpoint]
         bounds = None if box is None else (box[0], box[1], box[2], box[3])
         visitor = _visitor(request)

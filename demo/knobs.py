@@ -63,11 +63,11 @@ def turned(generator: Generator, codes: Any, knob: Knob, value: Value) -> Any:
         start, end = (turned(generator, codes, knob, seed) for seed in (value.start, value.end))
         return replace(start, **interpolate(changed(codes, start), changed(codes, end), value.at))
     if not math.isfinite(value):
-        raise ValueError(f"{knob.label} is {value}; wanted a number")
+        raise ValueError(f"{knob.label} is {value}; expected a number")
     if knob.kind != "seed":
         return generator.set(codes, knob.name, float(value))
     if value != int(value) or not 0 <= value <= MAX_SEED:
-        raise ValueError(f"{knob.label} is {value}; wanted a whole number from 0 to {MAX_SEED}")
+        raise ValueError(f"{knob.label} is {value}; expected a whole number from 0 to {MAX_SEED}")
     return generator.set(codes, knob.name, int(value))
 
 

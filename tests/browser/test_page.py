@@ -1,6 +1,5 @@
 """The page in a real Chromium: knobs and pictures, photos and mixes, files, films, phones, screen readers."""
 
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
 from demo.models import Model, Models, bundled, load_model  # noqa: E402
-from tests.scripts import CHROMIUM, SAME, SETTLED  # noqa: E402 (only where a browser can be driven)
-from tests.serving import served, toy_models  # noqa: E402
+from tests.browser.pages import DESK, PHONE, file, mix, photo, pixels, settle, slot, swipe  # noqa: E402
+from tests.scripts import CHROMIUM, SAME  # noqa: E402 (only where a browser can be driven)
+from tests.serving import served  # noqa: E402
 from tests.toys import Blocks, Patches  # noqa: E402
 
 pytestmark = [
@@ -23,84 +23,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: sudo apt-get install chromium"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of gradio's and uvicorn's own dependencies
 ]
-
-DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
-
-
-@pytest.fixture
-def requests() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(browser: Any, address: str, requests: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Open the page at a desk, or with `size` as the test's parameter says; nothing may go wrong in its console."""
-    size = getattr(request, "param", DESK)
-    context = browser.new_context(viewport=size, has_touch=size is PHONE, accept_downloads=True)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.set_default_timeout(60_000)  # the machine may have much else to do
-    wrong = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda sent: requests.append(sent.url))
-    page.goto(address)
-    page.wait_for_selector("knob-studio[data-shown]")
-    yield page
-    context.close()
-    assert not wrong
-
-
-def shown(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
-    """Return the recipe of the picture on the page."""
-    return json.loads(page.locator(tag).get_attribute("data-shown"))
-
-
-def settle(page: Any, tag: str = "knob-studio") -> dict[str, Any]:
-    """Wait until the picture is that of the knobs; return its recipe."""
-    page.wait_for_function(SETTLED, arg=tag)
-    return shown(page, tag)
-
-
-def pixels(page: Any, tag: str = "knob-studio", place: int = 0) -> np.ndarray:
-    """Return the small picture of a layer."""
-    found = page.evaluate(
-        """([tag, place]) => {
-          const canvas = document.querySelectorAll(tag + " .layer canvas")[place];
-          return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
-        }""",
-        [tag, place],
-    )
-    return np.array(found, np.uint8).reshape(64, 64, 4)[..., :3]
-
-
-def mix(page: Any) -> Any:
-    """Turn to the other tab; return its studio."""
-    page.get_by_role("tab", name="Mix photos").click()
-    page.wait_for_selector("photo-studio[data-shown]")
-    settle(page, "photo-studio")
-    return page.locator("photo-studio")
-
-
-def slot(page: Any, name: str) -> Any:
-    """Return the button that chooses a slot."""
-    return page.locator(f"[data-slot={name.lower()}] .slot-pick")
-
-
-def photo(colour: tuple[int, int, int], size: tuple[int, int] = (200, 150)) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.new("RGB", size, colour).save(file, "PNG")
-    return file.getvalue()
-
-
-def file(name: str, data: bytes, kind: str = "image/png") -> Any:
-    return {"name": name, "mimeType": kind, "buffer": data}
-
 
 # Turn the knobs
 
@@ -120,21 +42,6 @@ def test_a_knob_turned_by_mouse_shows_the_picture_it_ends_on(page):
     assert recipe["knobs"]["rotation"] > 90
     assert np.abs(pixels(page).astype(int) - before).mean() > 1
     assert page.evaluate(SAME, "knob-studio")
-
-
-def swipe(page: Any, start: tuple[float, float], end: tuple[float, float], steps: int = 12) -> None:
-    """Draw a finger across the screen, as a touch screen would tell it."""
-    finger = page.context.new_cdp_session(page)
-
-    def touch(kind: str, *points: dict[str, float]) -> None:
-        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": list(points)})
-
-    (x0, y0), (x1, y1) = start, end
-    touch("touchStart", {"x": x0, "y": y0})
-    for step in range(1, steps + 1):
-        page.wait_for_timeout(20)
-        touch("touchMove", {"x": x0 + (x1 - x0) * step / steps, "y": y0 + (y1 - y0) * step / steps})
-    touch("touchEnd")
 
 
 @pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
@@ -794,7 +701,7 @@ def test_a_first_task_takes_six_actions_on_a_bundled_model(browser):
             page.get_by_role("button", name="Picture PNG, with its recipe").click()  # 6
         with PIL.Image.open(saved.value.path()) as picture:
             assert picture.size == (512, 512)
-            made = json.loads(picture.text["recipe"])["knobs"]
+            made = json.loads(picture.info["recipe"])["knobs"]
             pixels = np.asarray(picture.convert("RGB")).astype(int)
         assert made["rotation"] == pytest.approx(90, abs=2) and made["x"] < before["x"] - 2
         red = (pixels[..., 0] > 1.5 * pixels[..., 1]) & (pixels[..., 0] > 1.5 * pixels[..., 2])

@@ -13,7 +13,8 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
-from tests.browser.test_page import DESK, PHONE, mix, photo, pixels, settle, swipe  # noqa: E402
+from tests.browser.conftest import opened  # noqa: E402
+from tests.browser.pages import DESK, PHONE, mix, photo, pixels, settle, swipe  # noqa: E402
 from tests.scripts import CHROMIUM  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served, toy_models  # noqa: E402
 
@@ -24,63 +25,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
-
-
 @pytest.fixture
-def context(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    size = getattr(request, "param", DESK)
-    made = browser.new_context(viewport=size, has_touch=size is PHONE, accept_downloads=True)
+def context(browser: Any) -> Iterator[Any]:
+    made = browser.new_context(viewport=DESK, accept_downloads=True)
     yield made
     made.close()
-
-
-def opened(context: Any, address: str) -> Any:
-    """Open the page; nothing may go wrong in its console."""
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.goto(address)
-    page.wait_for_selector("knob-studio[data-shown]")
-    return page
-
-
-AFRESH = """async () => {
-  const studio = window.knobStudio;
-  [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === "Turn the knobs").click();
-  for (const fold of document.querySelectorAll("details")) fold.open = false;
-  for (const { id } of studio.tray.items) await studio.tray.remove(id);
-  studio.locks.clear();
-  studio.visited.clear();
-  studio.recipe = null;
-  await studio.choose(studio.model, studio.fresh(studio.model));
-}"""
-
-
-@pytest.fixture(scope="module")
-def desk(browser: Any, address: str) -> Iterator[Any]:
-    """Give one page at a desk for many tests: to open it takes longer than most of them."""
-    context = browser.new_context(viewport=DESK, accept_downloads=True)
-    yield opened(context, address)
-    context.close()
-
-
-@pytest.fixture
-def page(desk: Any) -> Iterator[Any]:
-    """Give the page as it is at first."""
-    desk.evaluate(AFRESH)
-    settle(desk)
-    yield desk
-    desk.unroute_all(behavior="ignoreErrors")
-    desk.set_viewport_size(DESK)
-
-
-@pytest.fixture
-def phone(context: Any, address: str) -> Any:
-    return opened(context, address)
 
 
 def knobs(page: Any) -> dict[str, Any]:
@@ -169,9 +118,8 @@ def test_a_pull_ends_with_its_model(page):
     assert knobs(page) == before
 
 
-@pytest.mark.parametrize("context", [PHONE], indirect=True, ids=["phone"])
-def test_a_phone_scrolls_over_sliders_and_pinches(phone):
-    page = phone
+@pytest.mark.parametrize("page", [PHONE], indirect=True, ids=["phone"])
+def test_a_phone_scrolls_over_sliders_and_pinches(page):
     slider = page.get_by_role("slider", name="Rotation")
     slider.scroll_into_view_if_needed()
     before, scrolled = knobs(page), page.evaluate("scrollY")
@@ -284,7 +232,7 @@ def test_the_tray_feeds_a_and_b_slots_sheets_and_a_zip(page):
     with zipfile.ZipFile(saving.value.path()) as archive:
         assert archive.testzip() is None and len(archive.namelist()) == 4
         with PIL.Image.open(io.BytesIO(archive.read("001-blocks.png"))) as picture:
-            assert picture.size == (64, 64) and "recipe" in picture.text
+            assert picture.size == (64, 64) and "recipe" in picture.info
         assert json.loads(archive.read("001-blocks.json"))["knobs"] == first["knobs"]
     studio = page.locator("knob-studio")
     studio.get_by_text("Make a film or a sheet").click()
