@@ -24,20 +24,16 @@ export function markOf({ label, mark, figures, help }, ...more) {
     panel.hidden = !panel.hidden;
     button.setAttribute("aria-expanded", String(!panel.hidden));
   };
-  const button = make(
-    "button",
-    {
-      type: "button",
-      class: `quiet mark ${mark}`,
-      "aria-label": `${label}: ${mark}; figures`,
-      title: words,
-      "aria-expanded": "false",
-      "aria-controls": id,
-      onclick: open,
-    },
-    make("span", { "aria-hidden": "true" }, sign),
-    make("i", { "aria-hidden": "true" }, "i"),
-  );
+  const button = make("button", {
+    type: "button",
+    class: `quiet mark ${mark}`,
+    "aria-label": `${label}: ${mark}; figures`,
+    title: words,
+    "aria-expanded": "false",
+    "aria-controls": id,
+    "data-sign": sign,
+    onclick: open,
+  });
   return { button, panel };
 }
 

@@ -104,7 +104,7 @@ export class Studio extends HTMLElement {
     clearTimeout(this.settling);
     if (this.ready) {
       this.history.push(this.recipe);
-      this.visited.set(this.model.name, { recipe: this.recipe, history: this.history, kept: this.compare.kept });
+      this.visited.set(this.model.name, { recipe: this.recipe, history: this.history, kept: { ...this.compare.kept } });
     }
     const before = this.visited.get(model.name);
     this.leave();

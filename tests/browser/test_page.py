@@ -13,6 +13,7 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
 from demo.models import Model, Models, bundled, load_model  # noqa: E402
+from tests.browser.conftest import opened  # noqa: E402
 from tests.browser.pages import DESK, PHONE, file, mix, photo, pixels, settle, slot, swipe  # noqa: E402
 from tests.scripts import CHROMIUM, SAME  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served  # noqa: E402
@@ -205,9 +206,16 @@ def twice() -> Iterator[str]:
         yield address
 
 
-def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
-    page.goto(twice)
-    page.wait_for_selector("knob-studio[data-shown]")
+@pytest.fixture
+def alone(browser: Any) -> Iterator[Any]:
+    """Give a browser that has not been here before."""
+    context = browser.new_context(viewport=DESK)
+    yield context
+    context.close()
+
+
+def test_each_checkpoint_is_found_again_as_it_was_left(alone, twice):
+    page = opened(alone, twice)
     settle(page)
     page.get_by_role("button", name="Keep as A").click()
     choice = page.get_by_label("Model", exact=True).first
@@ -228,9 +236,8 @@ def test_each_checkpoint_is_found_again_as_it_was_left(page, twice):
     assert settle(page) == first
 
 
-def test_a_locked_seed_stays_locked_while_another_checkpoint_is_looked_at(page, twice):
-    page.goto(twice)
-    page.wait_for_selector("knob-studio[data-shown]")
+def test_a_locked_seed_stays_locked_while_another_checkpoint_is_looked_at(alone, twice):
+    page = opened(alone, twice)
     lock = page.get_by_role("button", name="Lock Colours")
     lock.click()
     choice = page.get_by_label("Model", exact=True).first
@@ -243,10 +250,10 @@ def test_a_locked_seed_stays_locked_while_another_checkpoint_is_looked_at(page, 
     assert page.get_by_role("button", name="Shuffle Colours").is_disabled()
 
 
-def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_longer(page, twice):
+def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_longer(alone, twice):
     late = []
-    page.route("**/live/photo?model=patches*", lambda route: late.append(route))
-    page.goto(twice)
+    alone.route("**/live/photo?model=patches*", lambda route: late.append(route))
+    page = opened(alone, twice)
     page.get_by_role("tab", name="Mix photos").click()
     studio = page.locator("photo-studio")
     page.wait_for_function("document.querySelectorAll('photo-studio .slot').length")
@@ -256,7 +263,7 @@ def test_the_checkpoint_chosen_last_is_shown_though_another_reads_its_photos_lon
     assert len(late) == 4
     for route in late:
         route.continue_()
-    page.unroute("**/live/photo?model=patches*")
+    alone.unroute("**/live/photo?model=patches*")
     page.wait_for_timeout(1000)
     assert settle(page, "photo-studio")["checkpoint"] == "scraps"
     studio.get_by_label("Model", exact=True).select_option("patches")
@@ -393,6 +400,9 @@ def test_a_photo_is_pasted_and_dropped(page):
 def test_the_box_around_the_object_can_be_drawn(page):
     studio = mix(page)
     studio.get_by_text("Box around the object").click()
+    with page.expect_response("**/live/photo**"):
+        studio.get_by_role("button", name="Whole photo").click()  # within a box, a pull moves it
+    page.wait_for_selector("photo-studio .read-square:not([hidden])")
     before = settle(page, "photo-studio")["slots"]["background"]["picture"]
     area = studio.locator(".crop-area")
     area.scroll_into_view_if_needed()
@@ -534,7 +544,8 @@ def test_a_photo_can_be_cut_again_after_its_file_is_gone(page, tmp_path: Path):
     assert cutting.value.ok
 
 
-def test_examples_that_cannot_be_read_are_said_and_change_nothing(page):
+def test_examples_that_cannot_be_read_are_said_and_change_nothing(alone, address):
+    page = opened(alone, address)
     page.route("**/live/photo**", lambda route: route.fulfill(status=422, json={"message": "This example is gone."}))
     studio = mix(page)
     gone = studio.get_by_text("This example is gone.")
