@@ -201,7 +201,7 @@ def test_twenty_people_get_their_own_pictures(address):
         assert httpx.post(f"{address}/live/picture", json=recipe).content == content
 
 
-def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web):
+def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web, monkeypatch):
     order = {"what": "film", "recipe": {"checkpoint": "blocks"}, "story": "Once around", "frames": 5, "file": "GIF"}
     lines = [json.loads(line) for line in web.post("/live/film", json=order).text.splitlines()]
     assert lines[-1]["name"] == "blocks-film.gif" and (lines[-1]["done"], lines[-1]["of"]) == (5, 5)
@@ -219,6 +219,8 @@ def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web):
     ):
         answer = web.post("/live/film", json=order | changed)
         assert answer.status_code == 422 and said in answer.json()["message"], changed
+    draw = Blocks.forward
+    monkeypatch.setattr(Blocks, "forward", lambda self, codes: time.sleep(0.1) or draw(self, codes))
     with web.stream("POST", "/live/film", json=order | {"frames": 120}) as first:
         next(first.iter_lines())
         assert "a film of yours is being made" in web.post("/live/film", json=order).json()["message"].lower()
