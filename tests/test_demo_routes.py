@@ -222,7 +222,8 @@ def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web, monkeypatch):
     draw = Blocks.forward
     monkeypatch.setattr(Blocks, "forward", lambda self, codes: time.sleep(0.1) or draw(self, codes))
     with web.stream("POST", "/live/film", json=order | {"frames": 120}) as first:
-        next(first.iter_lines())
+        lines_of_first = first.iter_lines()  # which closes the answer when it is gone
+        next(lines_of_first)
         assert "a film of yours is being made" in web.post("/live/film", json=order).json()["message"].lower()
     for _ in range(50):  # who leaves ends the film
         if web.post("/live/film", json=order).status_code == 200:

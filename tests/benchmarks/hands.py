@@ -76,7 +76,7 @@ def pulls(args: Hands) -> None:
             page.wait_for_function(SETTLED, arg="knob-studio")
             late[0] = answer
             start = np.array(page.evaluate(BOX))
-            angle = 2 * np.pi * place / 5
+            angle = (0, 0.5, np.pi - 0.5, np.pi + 0.5, -0.5)[place % 5]  # as far up and down as the toys go
             end = start + 70 * np.array([np.cos(angle), np.sin(angle)])
             with page.expect_response("**/live/drag*"):
                 page.mouse.move(*start)
