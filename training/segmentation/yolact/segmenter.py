@@ -23,11 +23,9 @@ class FinderConfig:
     The defaults are for people; `PUBLISHED` finds what the published figures are measured on.
     """
 
-    detection: DetectionConfig = field(
-        default_factory=lambda: DetectionConfig(suppression="cross-class", threshold=0.15)
-    )
+    detection: DetectionConfig = field(default_factory=lambda: DetectionConfig(suppression="any-class", threshold=0.3))
     masks: MaskConfig = field(default_factory=lambda: MaskConfig(sharp=True, smallest_part=0.1))
-    least: float = 0.15
+    least: float = 0.3
     """Score below which nothing is shown; with mask re-scoring the box's score times the mask's IoU."""
     most: int = 20
     """Objects in a picture."""
