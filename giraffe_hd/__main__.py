@@ -15,6 +15,7 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes
 from giraffe_hd.fast.fit_prior import FitPrior
+from giraffe_hd.fast.train_reader import TrainReader
 from giraffe_hd.mesh import object_mesh, write_mesh
 from training.batched import rows
 from training.checkpoint import load_generator
@@ -236,7 +237,14 @@ def main(arguments: list[str]) -> int:
         log.warning("`sweep` is now called `vary`; the old name goes with the next release")
         arguments = ["vary", *arguments[1:]]
     command = tyro.extras.subcommand_cli_from_dict(
-        {"render": Render, "vary": Vary, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
+        {
+            "render": Render,
+            "vary": Vary,
+            "turntable": Turntable,
+            "mesh": Mesh,
+            "fit-prior": FitPrior,
+            "train-reader": TrainReader,
+        },
         args=arguments,
         prog="python -m giraffe_hd",
     )

@@ -124,6 +124,11 @@ def centred(value: Float[Tensor, " n"], span: tuple[float, float]) -> Float[Tens
     return (value - sum(span) / 2) / half if half > 0 else torch.zeros_like(value)
 
 
+def uncentred(value: Float[Tensor, " n"], span: tuple[float, float]) -> Float[Tensor, " n"]:
+    """Return the number that `centred` makes `value` of; the middle of a span without width."""
+    return sum(span) / 2 + value * (span[1] - span[0]) / 2
+
+
 def pose_targets(codes: Codes, pose: PoseConfig) -> Float[Tensor, "n 6"]:
     """Return what a pose head should read: sin and cos of the rotation seen, elevation, log scale, y, z in [-1, 1]."""
     seen = codes.rotation + codes.azimuth  # turning the object or walking around it shows the same side
