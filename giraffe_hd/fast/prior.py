@@ -22,7 +22,8 @@ SEED_KNOBS = (
     Knob(name="background", label="Background", kind="seed", high=99_999.0, step=1.0, help="Draws another place."),
 )
 
-_DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
+DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
+"""Seed knob -> fields of the codes that it draws."""
 
 
 def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
@@ -110,7 +111,7 @@ def set_seed(codes: Codes, name: str, value: Any) -> Codes:
     Raises: ValueError for anything but a whole number, or as many as rows.
     """
     seeds, drawn = knob_seeds(name, value, len(codes.rotation)), {}
-    for field in _DRAWN_BY[name]:
+    for field in DRAWN_BY[name]:
         old = getattr(codes, field)
         sources = [torch.Generator().manual_seed(zlib.crc32(f"{field} {seed}".encode())) for seed in seeds]
         new = torch.cat([torch.randn(1, old.shape[1], generator=rng) for rng in sources])  # no two codes alike
