@@ -140,7 +140,9 @@ def test_larger_pictures_have_the_styles(generator):
     large, small = generator.at(32)(photo), generator(photo)
     assert large.image.shape[-1] == 32
     reduced = torch.nn.functional.avg_pool2d(large.background, 2)
-    assert (reduced - small.background).abs().mean() < 0.1 < (generator(draw(generator)).background - reduced).abs().max()
+    assert (
+        (reduced - small.background).abs().mean() < 0.1 < (generator(draw(generator)).background - reduced).abs().max()
+    )
 
 
 def test_the_op_renders_the_styles_of_each_layer(generator):

@@ -20,12 +20,14 @@ from giraffe_hd.fast.prior import (
     camera_knobs,
     centred,
     pose_knobs,
+    pose_values,
     sample_pose,
     set_pose,
     set_seed,
 )
 from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from training import types
+from training.inversion import Inverted, OnProgress
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear, Mapping
 from training.nn.volume import ObjectMaps, box_rays, render_object
@@ -155,20 +157,87 @@ class Generator(types.Generator):
             "background": slice(look, look + len(self.background.convs) + 1),
         }
 
-    def take(self, codes: Codes, name: str, other: Codes) -> Codes:
-        """Return `codes` with the shape, look or background of `other`, latent codes and styles alike.
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What of a picture can be drawn anew, or taken from another: the seed knobs."""
+        return tuple(DRAWN_BY)
 
-        Raises: ValueError for another name.
+    def part_codes(self, codes: Codes, part: str) -> dict[str, Tensor]:
+        """Return the fields of a part: its latent codes and, where codes have styles, those of its layers, flat."""
+        fields = {name: getattr(codes, name) for name in DRAWN_BY[part]}
+        if codes.styles is not None:
+            fields["styles"] = codes.styles[:, self.style_layers[part]].flatten(1)
+        return fields
+
+    def with_part(self, codes: Codes, part: str, fields: dict[str, Tensor]) -> Codes:
+        """Return `codes` with a part's fields, as `part_codes` gives them: a row each, or one for all rows.
+
+        Without styles among them, those of the part differ by nothing.
+
+        Raises: ValueError for another part, or fields that do not fit.
         """
-        if name not in self.style_layers:
-            raise ValueError(f"no part {name!r}; a picture has {', '.join(self.style_layers)}")
-        taken = {field: getattr(other, field).expand_as(getattr(codes, field)) for field in DRAWN_BY[name]}
-        layers = self.style_layers[name]
-        if codes.styles is None and other.styles is None:
-            return replace(codes, **taken)
+        if part not in self.style_layers:
+            raise ValueError(f"no part {part!r}; a picture has {', '.join(self.style_layers)}")
+        layers, n = self.style_layers[part], len(codes.azimuth)
+        sizes = {name: getattr(codes, name).shape[1] for name in DRAWN_BY[part]}
+        wanted = sizes | {"styles": (layers.stop - layers.start) * self.config.w_dim}
+        for name, rows in fields.items():
+            if name not in wanted or rows.shape[1:] != (wanted[name],) or len(rows) not in (1, n):
+                raise ValueError(f"codes of {part} do not fit this generator: got {name[:40]} {tuple(rows.shape)}")
+        if missing := sizes.keys() - fields.keys():
+            raise ValueError(f"codes of {part} lack {', '.join(sorted(missing))}")
+        latent = {name: fields[name].expand(n, -1) for name in sizes}
+        if codes.styles is None and "styles" not in fields:
+            return replace(codes, **latent)
         styles = self.no_styles(codes) if codes.styles is None else codes.styles.clone()
-        styles[:, layers] = 0 if other.styles is None else other.styles[:, layers]
-        return replace(codes, **taken, styles=styles)
+        styles[:, layers] = fields["styles"].unflatten(1, (-1, self.config.w_dim)) if "styles" in fields else 0
+        return replace(codes, **latent, styles=styles)
+
+    def take(self, codes: Codes, part: str, other: Codes) -> Codes:
+        """Return `codes` with the shape, look or background of `other`. Raises: ValueError for another part."""
+        if part not in self.style_layers:
+            raise ValueError(f"no part {part!r}; a picture has {', '.join(self.style_layers)}")
+        return self.with_part(codes, part, self.part_codes(other, part))
+
+    def knob_values(self, codes: Codes) -> dict[str, Tensor]:
+        """Return where the knobs that are numbers stand, in their units; the inverse of `set`."""
+        values = pose_values(codes, self.config.pose)
+        return {knob.name: values[knob.name] for knob in self.knobs if knob.name in values}
+
+    def invert(
+        self,
+        photo: types.Image,
+        *,
+        progress: OnProgress | None = None,
+        apart: bool = False,
+        reader: Any = None,
+        turned: bool = False,
+        sharpen: bool | int = False,
+        **options: Any,
+    ) -> Inverted:
+        """Return the codes of photos of one object, or with `apart` of one object each; see `giraffe_hd.invert.invert`.
+
+        `reader` is by default the one beside the file that this generator was read from; other `options` are those of
+        `giraffe_hd.invert.InvertOptions`.
+
+        Raises: ValueError where there is no reader, or for an unknown option.
+        """
+        from giraffe_hd.invert import InvertOptions, invert, reader_of
+
+        try:
+            chosen = InvertOptions(sharpen=30 if sharpen is True else int(sharpen), **options)
+        except TypeError as error:
+            raise ValueError(f"an inversion has no such option ({error})") from error
+        reader = reader_of(self) if reader is None else reader
+        which = torch.arange(len(photo)) if apart else None
+        return invert(self, reader, photo, which=which, turned=turned, options=chosen, progress=progress)
+
+    def layer_styles(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the styles of the field, and those of the 2D renderer by the shape and by the look, each `n layers dim`
+        or, where all layers have the same, `n dim`."""
+        own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
+        shape, look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
+        return _styled(shape, own["shape"]), _styled(shape, own["look"]), _styled(look, own["look"])
 
     def no_styles(self, codes: Codes) -> Float[Tensor, "n layers dim"]:
         """Return styles that differ by nothing, for the rows of `codes`."""

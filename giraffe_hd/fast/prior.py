@@ -104,6 +104,22 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
     return replace(codes, translation=translation)
 
 
+def pose_values(codes: Codes, pose: PoseConfig) -> dict[str, Float[Tensor, " n"]]:
+    """Return where the knobs of camera and object stand, in their units: what `set_pose` was given."""
+    half, low = half_width(pose.radius, pose.fov) / 100, pose.rotation[0]
+    angle = codes.rotation.rad2deg()
+    return {
+        "rotation": low + torch.remainder(angle - low, 360) if pose.rotation[1] - low >= 360 else angle,
+        "elevation": codes.elevation.rad2deg(),
+        "azimuth": codes.azimuth.rad2deg(),
+        "radius": codes.radius,
+        "scale": codes.scale[:, 0] / (sum(pose.scale) / 2 * pose.proportions[0]),
+        "x": codes.translation[:, 1] / half,
+        "y": codes.translation[:, 2] / half,
+        "depth": codes.translation[:, 0] / half,
+    }
+
+
 def set_seed(codes: Codes, name: str, value: Any) -> Codes:
     """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows, or from
     one a row.

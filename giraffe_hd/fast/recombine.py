@@ -5,7 +5,7 @@ The pose of such a picture is known, though none was ever labelled, and its look
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from giraffe_hd.codes import Codes
 from giraffe_hd.fast.config import PoseConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.prior import pose_targets
@@ -27,6 +28,8 @@ OWN_GROUND = 0.15
 """Share of the recombined pictures that keep their own ground; another sample's is as likely."""
 ZOOM, SHIFT, STRETCH, ROLL = 0.17, 0.1, 0.1, 0.05
 """Most by which objects are enlarged (log), moved (half pictures), stretched (log) and rolled (radians)."""
+ELEVATED, BODIES, OTHER_LAYERS = 0.25, 0.25, 0.3
+"""Most that cameras are raised by (share of the range) and boxes stretched by (log); chance of a layer's other style."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +46,50 @@ class Pool:
     pose: PoseConfig
 
 
+def varied(generator: Generator, codes: Codes, rng: torch.Generator) -> tuple[Generator, Codes]:
+    """Return codes of objects unlike the samples, and what draws them through another lens.
+
+    Boxes are wider, narrower, higher or lower, the camera stands higher or lower than in training, and some layers have
+    the styles of the next sample.
+    """
+    n, draw = len(codes.azimuth), Draw(len(codes.azimuth), rng)
+    pose = generator.config.pose
+    fov = float(draw.uniform(0.75, 2.2)[0]) * pose.fov  # one a batch: the lens is the generator's
+    fov = min(fov, 60.0)
+    radius = half_width(pose.radius, pose.fov) / math.tan(math.radians(fov) / 2)
+    through = generator.copied(results=1, config=replace(generator.config, pose=replace(pose, fov=fov)))
+    assert isinstance(through, Generator)
+    reach = math.radians(ELEVATED * (pose.elevation[1] - pose.elevation[0]))
+    styles, stop = generator.no_styles(codes), generator.style_layers["look"].stop
+    maps = {"shape": generator.map_shape(codes.z_s_fg), "look": generator.map_look(codes.z_a_fg)}
+    for part, w in maps.items():
+        styles[:, generator.style_layers[part]] = (w.roll(1, 0) - w)[:, None]
+    styles[:, :stop] *= draw.chance(OTHER_LAYERS, stop, 1).to(styles)
+    ones = torch.ones(n, 1)
+    stretched = torch.cat([ones, draw.uniform(-BODIES, BODIES, 2).exp()], 1).to(codes.scale)
+    return through, replace(
+        codes,
+        elevation=codes.elevation + draw.uniform(-reach, reach).to(codes.elevation),
+        radius=torch.full_like(codes.radius, radius),
+        scale=codes.scale * stretched,
+        styles=styles,
+    )
+
+
 @torch.no_grad()
 def draw_pool(
     generator: Generator, n: int, grounds: int, maps: Sequence[np.ndarray], rng: torch.Generator, *, batch: int = 16
 ) -> Pool:
-    """Return `n` samples' layers and `grounds` pictures without objects: views of environment `maps`, and patterns."""
+    """Return `n` samples' layers, of which the second half is `varied`, and `grounds` pictures without objects: views
+    of environment `maps`, and patterns."""
     drawn: dict[str, list[Tensor]] = {"foreground": [], "mask": [], "background": []}
     targets = []
     for start in range(0, n, batch):
-        codes = generator.sample(min(batch, n - start), rng)
-        layers = generator(codes)
+        codes, through = generator.sample(min(batch, n - start), rng), generator
+        if start >= n / 2:
+            through, codes = varied(generator, codes, rng)
+        with torch.autocast(generator.device.type, torch.bfloat16):
+            layers = through(codes)
         targets.append(pose_targets(codes, generator.config.pose).float().cpu())
         for name, parts in drawn.items():
             layer = getattr(layers, name).float().cpu()
@@ -91,11 +128,12 @@ class Draw:
 
 def recombined(pool: Pool, n: int, rng: torch.Generator) -> tuple[Image, Float[Tensor, "n 6"]]:
     """Return `n` pictures and what should be read from them."""
-    index = torch.randint(len(pool.targets), (n,), generator=rng)
-    foreground, own = (part[index].float() / 127.5 - 1 for part in (pool.foreground, pool.own))
-    mask, targets = pool.mask[index].float() / 255, pool.targets[index].clone()
     draw = Draw(n, rng)
     plain = draw.chance(PLAIN, 1, 1, 1)
+    ends = torch.where(plain[:, 0, 0, 0] > 0, (len(pool.targets) + 1) // 2, len(pool.targets))
+    index = (draw.uniform(0, 1) * ends).long()
+    foreground, own = (part[index].float() / 127.5 - 1 for part in (pool.foreground, pool.own))
+    mask, targets = pool.mask[index].float() / 255, pool.targets[index].clone()
     placed, moved = moved_objects(torch.cat([foreground, mask], 1), targets, pool.pose, draw)
     other = recoloured(lit(placed[:, :3], draw), draw)
     edge = draw.uniform(1, 3, 1, 1, 1)
@@ -167,8 +205,10 @@ def recoloured(image: Image, draw: Draw) -> Image:
     mix = mix / mix.sum(2, keepdim=True).abs().clamp_min(0.5)  # white stays near white
     mix = torch.where(draw.chance(0.4, 1, 1) > 0, torch.eye(3), mix)
     image = torch.einsum("nij,njhw->nihw", mix, image)
-    image = image * draw.normal(0.3, 1, 1, 1).exp() + draw.normal(0.2, 1, 1, 1)
-    return image.clamp(-1, 1)
+    image = (image * draw.normal(0.3, 1, 1, 1).exp() + draw.normal(0.2, 1, 1, 1)).clamp(-1, 1)
+    curve = ((image + 1) / 2).clamp_min(1e-3) ** draw.normal(0.5, 1, 1, 1).exp() * 2 - 1
+    image = torch.where(draw.chance(0.5, 1, 1, 1) > 0, curve, image)
+    return torch.where(draw.chance(0.1, 1, 1, 1) > 0, -image, image)
 
 
 def shaded(ground: Image, mask: Tensor, draw: Draw) -> Image:

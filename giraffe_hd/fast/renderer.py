@@ -3,12 +3,11 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.nn.fields import style_of
-from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, leaky
+from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, double, leaky
 
 
 class StyledConv(nn.Module):
@@ -37,11 +36,6 @@ class ToRGB(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n 3 h w"]:
         """Return unbounded RGB."""
         return self.conv(x, style) + self.bias
-
-
-def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Return twice the size, bilinear: a sub-pixel convolution left checkerboards in the object."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class ObjectRenderer(nn.Module):

@@ -137,4 +137,7 @@ def reading_error(reader: PoseReader, pool: Pool, rng: torch.Generator, *, n: in
     read = torch.cat([reader(part.to(reader.device)) for part in image.split(64)]).cpu()
     off = torch.atan2(read[:, 0], read[:, 1]) - torch.atan2(target[:, 0], target[:, 1])
     off = torch.remainder(off.rad2deg() + 180, 360).sub(180).abs()
-    return {"rotation_error": round(float(off.median()), 3), "rotation_flips": round(float((off > 90).float().mean()), 4)}
+    return {
+        "rotation_error": round(float(off.median()), 3),
+        "rotation_flips": round(float((off > 90).float().mean()), 4),
+    }

@@ -86,7 +86,10 @@ class ObjectField(nn.Module):
     def as_op(self, w: Float[Tensor, "n *layers style"]) -> tuple[Mlp, Encoding, Density]:
         """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
         weights, biases = zip(*(layer.of(style_of(w, i)) for i, layer in enumerate(self.layers)), strict=True)  # type: ignore[operator]
-        (sigma, sigma_bias), gain = self.sigma.of(style_of(w, len(self.layers))), math.sqrt(2)  # relu(x) gain = relu(x gain)
+        (sigma, sigma_bias), gain = (
+            self.sigma.of(style_of(w, len(self.layers))),
+            math.sqrt(2),
+        )  # relu(x) gain = relu(x gain)
         mlp = Mlp(
             entry=gain * weights[0],
             hidden=gain * torch.stack(weights[1:], 1),
