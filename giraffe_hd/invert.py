@@ -147,8 +147,8 @@ class Problem:
     def prior(self) -> Float[Tensor, ""]:
         """Return how unlikely the codes are, as a weighted mean square, summed over the photos."""
         o = self.options
-        codes = sum(code.square().mean(1).sum() for code in self.code.values())
-        layers = sum(layer.square().mean((1, 2)).sum() for layer in self.layer.values())
+        codes = torch.stack([code.square().mean(1).sum() for code in self.code.values()]).sum()
+        layers = torch.stack([layer.square().mean((1, 2)).sum() for layer in self.layer.values()]).sum()
         return o.prior / 4 * codes + o.layer_prior / 4 * layers
 
 
@@ -186,7 +186,7 @@ def invert(
     reader: PoseReader,
     photos: Image,
     *,
-    which: Int[Tensor, " n"] | None = None,
+    which: Int[Tensor, " k"] | None = None,
     turned: bool = False,
     options: InvertOptions | None = None,
     progress: OnProgress | None = None,

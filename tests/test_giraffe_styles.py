@@ -10,8 +10,8 @@ from giraffe_hd.fast.generator import Generator
 from training.batched import rows, stack
 from training.films import codes_between
 from training.interpolation import slerp
-from training.nn.volume import box_rays, render_rays, stratified_depths
 from training.nn.ops.field import render_field
+from training.nn.volume import box_rays, render_rays, stratified_depths
 from training.runtime.result_cache import ResultCache
 
 SMALL = GeneratorConfig(

@@ -1,4 +1,4 @@
-"""Commands: python -m training train | sweep | prepare | fid | evaluate | segment | publish | invert | import-official."""
+"""Commands: python -m training train | sweep | prepare | fid | evaluate | segment | publish | invert and others."""
 
 import logging
 import sys

@@ -141,8 +141,10 @@ class PhotoOptions:
         check_folder(self.out.parent)
         generator = load_generator(checkpoint, pick_device(self.device))
         margin = margin_of(read_card(checkpoint))
-        boxes = [_fractions(path, box) for path, box in zip(photos, self.box, strict=True)] or [None] * len(photos)
-        cut = [read_photo(path, generator, margin, self.crop, box) for path, box in zip(photos, boxes, strict=True)]
+        boxes = [_fractions(path, box) for path, box in zip(photos, self.box, strict=True)] if self.box else []
+        cut = [
+            read_photo(path, generator, margin, self.crop, boxes[i] if boxes else None) for i, path in enumerate(photos)
+        ]
         given: dict[str, Any] = options | {"sharpen": self.sharpen, "turned": self.turned}
         chosen = {name: value for name, value in given.items() if value}
         found = inverted(generator, torch.cat(cut), **chosen)

@@ -233,8 +233,8 @@ class Generator(types.Generator):
         return invert(self, reader, photo, which=which, turned=turned, options=chosen, progress=progress)
 
     def layer_styles(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the styles of the field, and those of the 2D renderer by the shape and by the look, each `n layers dim`
-        or, where all layers have the same, `n dim`."""
+        """Return the styles of the field, then those of the 2D renderer by the shape and by the look: `n layers dim`, or
+        `n dim` where all layers have the same."""
         own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
         shape, look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
         return _styled(shape, own["shape"]), _styled(shape, own["look"]), _styled(look, own["look"])

@@ -29,7 +29,7 @@ OWN_GROUND = 0.15
 ZOOM, SHIFT, STRETCH, ROLL = 0.17, 0.1, 0.1, 0.05
 """Most by which objects are enlarged (log), moved (half pictures), stretched (log) and rolled (radians)."""
 ELEVATED, BODIES, OTHER_LAYERS = 0.25, 0.25, 0.3
-"""Most that cameras are raised by (share of the range) and boxes stretched by (log); chance of a layer's other style."""
+"""Most that cameras are raised by (share of the range) and boxes stretched (log); chance of a layer's other style."""
 
 
 @dataclass(frozen=True, slots=True)
