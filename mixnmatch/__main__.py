@@ -31,7 +31,7 @@ from training.imaging.video import probe, read_film
 from training.interpolation import interpolate
 from training.inversion import InvertsPhotos
 from training.objects import margin_of
-from training.pictures import FILMS, is_film, side_by_side, write_animation, write_sheet
+from training.pictures import FILMS, PixelBox, is_film, side_by_side, write_animation, write_sheet
 from training.resize import resized
 from training.types import Generator, Image
 
@@ -40,7 +40,6 @@ log = logging.getLogger(__name__)
 Factor = Literal["background", "pose", "shape", "texture"]
 Mode = Literal["code", "feature"]
 """`code`: pose and shape from two photos. `feature`: both, aligned with the pixels, from the photo of the shape."""
-PixelBox = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)

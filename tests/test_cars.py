@@ -263,7 +263,7 @@ def test_read_gltf_places_nodes_by_their_parents(tmp_path):
     assert mesh.texture[0, 0].tolist() == [9, 8, 7]
     document["meshes"][0]["primitives"][0]["mode"] = 1
     path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match=r"mesh\.gltf: wanted indexed triangles"):
+    with pytest.raises(ValueError, match=r"mesh\.gltf: expected indexed triangles"):
         read_gltf(path)
     path.write_text("solid stl")
     with pytest.raises(ValueError, match=r"mesh\.gltf is no glTF file"):

@@ -104,7 +104,9 @@ def configs_of(dotted: str, name: str) -> list[str]:
 
 def commands() -> list[str]:
     """Return the dotted names of every dataclass whose fields are options."""
-    found = [f"{f.config.partition(':')[0]}:TrainConfig" for f in FAMILIES.values()]
+    presets = [type(resolve(dotted)) for family in FAMILIES.values() for dotted in family.presets.values()]
+    kinds = [kind for preset in presets for kind in preset.__mro__ if hasattr(kind, "__dataclass_fields__")]
+    found = [f"{kind.__module__}:{kind.__name__}" for kind in kinds]
     for dotted, _ in VERBS.values():
         made = resolve(dotted)
         kinds = [made, *getattr(made, "__args__", ())]

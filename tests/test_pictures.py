@@ -303,9 +303,9 @@ def test_a_pace_is_asked_of_films_only(tmp_path):
     assert is_film(tmp_path / "turn.MP4", fps=24)
     assert not is_film(tmp_path / "turn.webp", fps=0, still=True)
     assert not is_film(tmp_path / "turn.png", fps=0)
-    with pytest.raises(ValueError, match=r"turn.webp with 0 pictures a second; wanted above 0"):
+    with pytest.raises(ValueError, match=r"turn.webp with 0 pictures a second; expected above 0"):
         is_film(tmp_path / "turn.webp", fps=0)
-    with pytest.raises(ValueError, match=r"turn.avi: wanted a name that ends in .mp4, .webp, .gif, .png"):
+    with pytest.raises(ValueError, match=r"turn.avi: expected a name that ends in .mp4, .webp, .gif, .png"):
         is_film(tmp_path / "turn.avi", fps=24)
 
 

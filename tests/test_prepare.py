@@ -339,7 +339,7 @@ def test_bad_photos_are_named_counted_and_left_out(plain, tmp_path, caplog, caps
     told = "\n".join(caplog.messages)
     assert "red/0.jpg is not a picture" in told
     assert "red/1.jpg is damaged or cut short" in told
-    assert "red/2.jpg: its box (20, 30, 320, 90) is not inside the picture; wanted 0 <= x0 < x1 <= 200" in told
+    assert "red/2.jpg: its box (20, 30, 320, 90) is not inside the picture; expected 0 <= x0 < x1 <= 200" in told
     assert "red/3.jpg: its box (20, 30, 20, 90)" in told
     assert "red/9.jpg: boxes.csv names it, but it is not there" in told
     assert "blue/0.png: its box (-2, 10, -0.5, 40) is not inside the picture" in told

@@ -74,7 +74,7 @@ def predictions(logits: torch.Tensor) -> Predictions:
     )
 
 
-@pytest.mark.parametrize("suppression", ["fast", "cross-class", "traditional"])
+@pytest.mark.parametrize("suppression", ["fast", "cross-class", "traditional", "any-class"])
 def test_nothing_is_found_where_all_is_background(suppression):
     [found] = detect(
         predictions(torch.tensor([[[9.0, 0, 0], [9, 0, 0]]])), DetectionConfig(suppression=suppression), 64
@@ -88,6 +88,17 @@ def test_detection_by_hand():
     assert found.label.tolist() == [0, 1]
     torch.testing.assert_close(found.score, torch.tensor([0.7, 0.6]))
     torch.testing.assert_close(found.box, torch.tensor([[0.125, 0.125, 0.375, 0.375], [0.625, 0.25, 0.875, 0.75]]))
+
+
+def test_any_class_counts_all_classes_together():
+    logits = torch.log(torch.tensor([[[0.3, 0.38, 0.32], [0.6, 0.1, 0.3]]]))
+    config = DetectionConfig(suppression="any-class", threshold=0.5)
+    [found] = detect(predictions(logits), config, 64)
+    assert found.label.tolist() == [0]
+    torch.testing.assert_close(found.score, torch.tensor([0.7]))
+    [both] = detect(predictions(logits), replace(config, threshold=0.35), 64)
+    torch.testing.assert_close(both.score, torch.tensor([0.7, 0.4]))
+    assert both.label.tolist() == [0, 1]
 
 
 def test_crop_keeps_one_pixel_around_the_box():

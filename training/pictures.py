@@ -36,6 +36,8 @@ TIGHT = 1.15
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
+PixelBox = tuple[float, float, float, float]
+"""x0 y0 x1 y1 in pixels of a photo, y down, pixel edges: the whole photo is (0, 0, width, height)."""
 
 
 @runtime_checkable
@@ -108,7 +110,7 @@ def square_region(width: int, height: int, box: Box | None, *, margin: float = 1
         return (width - side) // 2, (height - side) // 2, side
     x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
     if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"box {box} is empty; wanted x0 < x1 and y0 < y1 as fractions of the picture")
+        raise ValueError(f"box {box} is empty; expected x0 < x1 and y0 < y1 as fractions of the picture")
     longer = max(x1 - x0, y1 - y0)
     # a mirrored border would show parts of the object again: rather give up surroundings than reach over it
     side = max(1, round(min(margin * longer, max(min(width, height), TIGHT * longer))))
@@ -175,7 +177,7 @@ def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: 
 def write_sheet(path: Path, image: Image, columns: int) -> None:
     """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
     if path.suffix.lower() not in SHEETS:
-        raise ValueError(f"cannot write {path.name}: wanted a name that ends in {', '.join(SHEETS)}")
+        raise ValueError(f"cannot write {path.name}: expected a name that ends in {', '.join(SHEETS)}")
     sheet = tile(image, columns)
     with whole_file(path) as temporary:
         sheet.save(temporary)
@@ -190,9 +192,9 @@ def is_film(path: Path, *, fps: float, still: bool = False) -> bool:
     film = kind in FILMS and not still
     if not film and kind not in SHEETS:
         wanted = SHEETS if still else (*FILMS, *SHEETS)
-        raise ValueError(f"cannot write {path.name}: wanted a name that ends in {', '.join(dict.fromkeys(wanted))}")
+        raise ValueError(f"cannot write {path.name}: expected a name that ends in {', '.join(dict.fromkeys(wanted))}")
     if film and not 0 < fps <= 1000:
-        raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; wanted above 0, at most 1000")
+        raise ValueError(f"cannot write {path.name} with {fps:g} pictures a second; expected above 0, at most 1000")
     return film
 
 
@@ -203,7 +205,7 @@ def write_animation(path: Path, frames: Image, *, fps: float) -> None:
     """
     kind = path.suffix.lower()
     if kind not in FILMS or not is_film(path, fps=fps):
-        raise ValueError(f"cannot write {path.name}: wanted a name that ends in .mp4, .webp or .gif")
+        raise ValueError(f"cannot write {path.name}: expected a name that ends in .mp4, .webp or .gif")
     if len(frames) == 0:
         raise ValueError(f"cannot write {path.name}: no frames; give at least one picture")
     pictures = (to_uint8(frames[i : i + 1])[0].numpy() for i in range(len(frames)))

@@ -3,7 +3,7 @@
 python -m tests.benchmarks.all [--device cpu] [--reference CLONE_OF_GIRAFFEHD] [--mix-reference CLONE_OF_MIXNMATCH]
 
 Takes some ten minutes on a GPU, three on a CPU. A benchmark that fails is named at the end and leaves no row; the
-others stay.
+others stay, also when the command is cut off.
 """
 
 import json
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def commands(device: str, reference: Path | None, mix_reference: Path | None) -> list[list[str]]:
-    """Return the benchmarks and their arguments."""
+    """Return the benchmarks and their arguments, those that say the most first."""
     theirs = [] if reference is None else ["--reference", str(reference.resolve())]
     their_mix = [] if mix_reference is None else ["--reference", str(mix_reference.resolve())]
     batches = ("1", "32") if device == "cuda" else ("1",)
-    made = [
-        ["field", "--dtype", dtype, "--batch", batch, "--rays", rays]
-        for dtype in ("bf16", "fp32")
-        for batch, rays in (("1", "64"), ("16", "64"), ("1", "16"), ("32", "16"))
-        if device == "cuda"
+    made = [["step", "--device", device, *theirs]] if device == "cuda" else []
+    made += [
+        ["volume", "--device", device, "--batch", batch, bf16, *theirs]
+        for batch in batches
+        for bf16 in ("--no-bf16", "--bf16")
     ]
     made += [
         ["render", "--device", device, "--size", size, "--batch", batch, bf16]
@@ -41,13 +41,13 @@ def commands(device: str, reference: Path | None, mix_reference: Path | None) ->
         for batch in batches
         for bf16 in ("--no-bf16", "--bf16")
     ]
-    made += [
-        ["volume", "--device", device, "--batch", batch, bf16, *theirs]
-        for batch in batches
-        for bf16 in ("--no-bf16", "--bf16")
-    ]
     made.append(["mix", "--device", device, *their_mix])
-    return [*made, ["step", "--device", device, *theirs]] if device == "cuda" else made
+    return made + [
+        ["field", "--dtype", dtype, "--batch", batch, "--rays", rays]
+        for dtype in ("bf16", "fp32")
+        for batch, rays in (("1", "64"), ("16", "64"), ("1", "16"), ("32", "16"))
+        if device == "cuda"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class All:
         out = self.out or Path(__file__).parent / "results" / f"{name}.jsonl"
         rows: list[str] = []
         failed: list[str] = []
+        out.parent.mkdir(parents=True, exist_ok=True)
         for module, *arguments in commands(self.device, self.reference, self.mix_reference):
             command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
             shown = " ".join([module, *arguments])
@@ -77,10 +78,9 @@ class All:
             done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
             rows += [line for line in done.stdout.splitlines() if is_row(line)]
             failed += [shown] if done.returncode else []
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_suffix(".partial")
-        partial.write_text("".join(f"{row}\n" for row in rows))
-        partial.replace(out)
+            partial = out.with_suffix(".partial")  # after each, so that a run that is cut off leaves what it has
+            partial.write_text("".join(f"{row}\n" for row in rows))
+            partial.replace(out)
         log.info("%d rows in %s", len(rows), out)
         for shown in failed:
             log.error("failed: %s", shown)

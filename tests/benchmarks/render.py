@@ -66,7 +66,7 @@ class Render:
         if self.checkpoint is not None:
             loaded = load_generator(self.checkpoint)
             if not isinstance(loaded, Generator):
-                raise ValueError(f"{self.checkpoint} is of family {loaded.family}; wanted one of giraffe_hd")
+                raise ValueError(f"{self.checkpoint} is of family {loaded.family}; expected one of giraffe_hd")
             return loaded
         return Generator((CARS_64 if self.size == 64 else CARS_128).generator)
 

@@ -137,7 +137,7 @@ def identities(segmenter: Any, path: Path, truth: list[dict[int, np.ndarray]]) -
     """Return IDF1 (Ristani et al. 2016) of what is tracked in a film; a match is a mask IoU of at least .5."""
     tracker, pairs, n_found = Tracker(), [], 0
     for (frame, instances), seen in zip(instances_of(segmenter, read_film(path)), truth, strict=False):
-        tracked = tracker(frame, [instance for instance in instances if instance.score >= 0.3])
+        tracked = tracker(frame, [instance for instance in instances if instance.score >= 0.4])
         n_found += len(tracked)
         for who, mask in seen.items():
             pairs += [(who, item.identity) for item in tracked if mask_iou(mask, item.instance.binary) >= 0.5]

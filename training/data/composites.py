@@ -19,8 +19,6 @@ from .cutouts import Cutout, blob, cut_out, turned
 
 SHAPES = ((320, 320), (320, 320), (320, 240), (240, 320), (320, 180), (214, 320))
 """Widths and heights of scenes for a longer side of 320; squares are the most."""
-LEAST_SEEN = 0.35
-"""Share of an object that must be seen in the end; a place that would hide more is not taken."""
 LEAST_AREA = 60
 """Pixels below which what is seen is no object any more."""
 LEAST_INSIDE = 0.6
@@ -46,6 +44,10 @@ class SceneOptions:
     """Share of scenes put together from four such photos."""
     shadow: float = 0.5
     """Share of objects that throw a shadow."""
+    least_seen: float = 0.2
+    """Share of an object that must be seen in the end; a place that would hide more is not taken."""
+    crowded: float = 0.6
+    """Share of objects, after the first, that are put where they are partly hidden."""
     distractors: float = 0.25
     """Share of scenes with things that are no object."""
 
@@ -129,9 +131,8 @@ def make_scene(sources: Sources, options: SceneOptions, rng: np.random.Generator
         _place_blob(layers, seen, base, rng)
     for k in range(n):
         item = sources.draw(rng)
-        _place(
-            layers, seen, base, item, _length((width, height), n, rng), crowded=k > 0 and rng.random() < 0.5, rng=rng
-        )
+        longer, crowded = _length((width, height), n, rng), k > 0 and rng.random() < options.crowded
+        _place(layers, seen, base, item, longer, crowded=crowded, least_seen=options.least_seen, rng=rng)
     return _painted(ground, behind, layers, options, rng)
 
 
@@ -206,6 +207,7 @@ def _place(
     longer: float,
     *,
     crowded: bool,
+    least_seen: float = 0.35,
     rng: np.random.Generator,
 ) -> None:
     """Add an object behind those in `layers`, where enough of it and of the ground's objects is seen; or nowhere."""
@@ -223,7 +225,7 @@ def _place(
         canvas, patch = _overlap(corner, alpha.shape, seen.shape)
         mask = alpha[patch] > 0.5
         shown = int((mask & seen[canvas]).sum())
-        if mask.sum() < LEAST_INSIDE * whole or shown < max(LEAST_AREA, LEAST_SEEN * whole):
+        if mask.sum() < LEAST_INSIDE * whole or shown < max(LEAST_AREA, least_seen * whole):
             continue
         if any((behind & seen).sum() - (behind & seen)[canvas][mask].sum() < 0.4 * size for behind, size in base):
             continue
@@ -351,5 +353,6 @@ def _developed(picture: Float[np.ndarray, "h w 3"], rng: np.random.Generator) ->
 
 
 def only(options: SceneOptions, least: int, most: int) -> SceneOptions:
-    """Return options for measuring: `least` to `most` objects in every scene, on grounds without any."""
-    return replace(options, least=least, most=most, empty=0.0, on_photos=0.0, mosaics=0.0)
+    """Return options for measuring: `least` to `most` objects in every scene, a third of each seen at least, on grounds
+    without any."""
+    return replace(options, least=least, most=most, empty=0.0, on_photos=0.0, mosaics=0.0, least_seen=0.35, crowded=0.5)

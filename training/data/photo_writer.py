@@ -274,14 +274,14 @@ def inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
     across = -over_x <= x0 < x1 <= width + over_x and x1 > 0 and x0 < width
     down = -over_y <= y0 < y1 <= height + over_y and y1 > 0 and y0 < height
     if not (across and down):
-        wanted = f"wanted 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
+        wanted = f"expected 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}"
         raise PictureError(
             f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is not inside the picture; {wanted}"
         )
     box = max(0.0, x0), max(0.0, y0), min(float(width), x1), min(float(height), y1)
     if (box[2] - box[0] <= 1 < width) or (box[3] - box[1] <= 1 < height):
         raise PictureError(
-            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is a pixel or less; wanted pixels, not fractions"
+            f"{photo.name}: its box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is a pixel or less; expected pixels, not fractions"
         )
     return box
 

@@ -93,11 +93,13 @@ class Prepare:
     def __post_init__(self) -> None:
         low, high = self.mask_share
         if not (0 <= low < high <= 1 and 0 <= self.mask_rim <= 1):
-            raise ValueError(f"mask_share {low:g} {high:g} and mask_rim {self.mask_rim:g} are no shares; wanted 0 to 1")
+            raise ValueError(
+                f"mask_share {low:g} {high:g} and mask_rim {self.mask_rim:g} are no shares; expected 0 to 1"
+            )
         if self.size < 8 or not 0 <= self.held_out < 1 or self.margin < 1 or not 1 <= self.quality <= 100:
             raise ValueError(
                 f"cannot prepare pictures of {self.size} px, held out {self.held_out}, margin {self.margin}, quality "
-                f"{self.quality}; wanted at least 8 px, 0 to 1, at least 1, and 1 to 100"
+                f"{self.quality}; expected at least 8 px, 0 to 1, at least 1, and 1 to 100"
             )
 
     def run(self) -> None:

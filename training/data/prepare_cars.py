@@ -53,7 +53,7 @@ class PrepareCars:
         if self.size < 8 or self.count < 1 or self.test < 0 or self.seed < 0 or self.workers < 0:
             raise ValueError(
                 f"cannot render {self.count} + {self.test} pictures of {self.size} px with seed {self.seed} and "
-                f"{self.workers} workers; wanted at least 8 px, 1 training picture and no negative number"
+                f"{self.workers} workers; expected at least 8 px, 1 training picture and no negative number"
             )
 
     def run(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from training.data.tables import BoxForm, texts
+from training.pictures import PixelBox
 
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
@@ -24,8 +25,6 @@ SPLITS = {
 """What folders and tables call the parts of a set -> what we call them."""
 PHOTO_FOLDERS = {"images", "image", "imgs", "img", "photos", "photo", "pictures", "jpegimages", "rgb", "jpg", "png"}
 """Folders whose name tells only that photos lie in them: no label."""
-
-PixelBox = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,7 @@ def pictures(folder: Path, reading: Reading) -> list[tuple[Path, str]]:
     Raises: ValueError if `folder` is none.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; wanted one with pictures")
+        raise ValueError(f"{folder} is not a folder; expected one with pictures")
     found: list[tuple[Path, str]] = []
     _walk(folder, "", {os.path.realpath(folder)}, found, reading)
     return sorted(found, key=lambda item: PurePosixPath(item[1]).parts)

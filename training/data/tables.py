@@ -77,7 +77,7 @@ def read_table(path: Path, wanted: Sequence[str] = ()) -> Table:
     names = _header([name.strip().strip("\"'").strip().lower() for name in rows[0]], path)
     if missing := [name for name in wanted if name not in names]:
         raise ValueError(
-            f"{path} lacks the column {', '.join(missing)}; wanted {columns}, in UTF-8, separated by commas; "
+            f"{path} lacks the column {', '.join(missing)}; expected {columns}, in UTF-8, separated by commas; "
             f"its first line is {separator.join(rows[0])[:80]!r}"
         )
     lines = [_line(names, row, number, path) for number, row in enumerate(rows[1:], 2)]
@@ -90,9 +90,9 @@ def read_rows(path: Path, columns: str) -> tuple[list[list[str]], str, list[str]
     Raises: ValueError that names the file, and the `columns` wanted, if it is missing or no table.
     """
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; wanted a CSV with the columns {columns}")
+        raise ValueError(f"{path} does not exist; expected a CSV with the columns {columns}")
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path} has more than {MAX_BYTES // 1_000_000} MB; wanted a CSV with the columns {columns}")
+        raise ValueError(f"{path} has more than {MAX_BYTES // 1_000_000} MB; expected a CSV with the columns {columns}")
     text, said = _text(path)
     if re.match(r'"?sep=.', text, re.IGNORECASE):  # Excel's own first line
         text = text.partition("\n")[2]
@@ -104,9 +104,9 @@ def read_rows(path: Path, columns: str) -> tuple[list[list[str]], str, list[str]
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
         rows = [row for row in reader if any(row)]
     except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as a table ({error}); wanted a CSV in UTF-8 with commas") from error
+        raise ValueError(f"{path} cannot be read as a table ({error}); expected a CSV in UTF-8 with commas") from error
     if not rows:
-        raise ValueError(f"{path} is empty; wanted a CSV with the columns {columns}")
+        raise ValueError(f"{path} is empty; expected a CSV with the columns {columns}")
     return rows, separator, said
 
 
@@ -140,7 +140,7 @@ def _header(names: list[str], path: Path) -> list[str]:
             names = ["file" if name == known[0] else name for name in names]
     twice = {name for name in names if name and names.count(name) > 1}
     if twice:
-        raise ValueError(f"{path} has two columns of the name {', '.join(sorted(twice))}; wanted each name once")
+        raise ValueError(f"{path} has two columns of the name {', '.join(sorted(twice))}; expected each name once")
     return names
 
 
@@ -178,7 +178,7 @@ def boxes_of(table: Table, form: BoxForm = "auto", prefix: str = "") -> tuple[li
     if found is None:
         wanted = [prefix + name for name in BOX_COLUMNS[0][0]]
         missing = [name for name in wanted if name not in table.columns]
-        raise ValueError(f"{table.path} lacks the column {', '.join(missing)}; wanted {', '.join(('file', *wanted))}")
+        raise ValueError(f"{table.path} lacks the column {', '.join(missing)}; expected {', '.join(('file', *wanted))}")
     columns, named = found
     raw = [_four(table, line, columns) for line in table.lines]
     known = [box for box in raw if box is not None]

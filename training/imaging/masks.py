@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from training.imaging.read import BYTES_A_PIXEL, Decoded, Limits, PictureError, guarded, header, orientation_of
 
-WANTED = "wanted 0 for the background and 255 for the object"
+WANTED = "expected 0 for the background and 255 for the object"
 VOID = 255
 """Number that lists of classes give to the border around objects."""
 KEPT_PIXELS = 4_000_000

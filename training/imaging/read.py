@@ -23,8 +23,9 @@ MAX_SIDE = 30_000
 """Pictures with a longer side are refused: a thin strip costs more than its pixels."""
 STRIP = 1 << 20
 """Pixels that are converted at a time."""
-BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 18, "TIFF": 9, "PPM": 8}
-"""Memory that decoding takes in other formats than JPEG and PNG, about; those take what Pillow keeps."""
+BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 9, "TIFF": 9, "PPM": 8}
+"""Memory that decoding takes in other formats than JPEG and PNG, about; those take what Pillow keeps. HEIC of 12 and 24
+megapixels was measured at 7.7 and 7.1."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 T = TypeVar("T")
 ORIENTATION = 0x0112

@@ -6,12 +6,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ..pictures import PixelBox as PixelBox
+
 Pixels = UInt8[np.ndarray, "h w 3"]
 """A photo: RGB bytes, upright, rows from the top."""
 SoftMask = Float[np.ndarray, "h w"]
 """How much of each pixel belongs to an object: float32 in [0, 1]; a binary mask is `mask > 0.5`."""
-PixelBox = tuple[float, float, float, float]
-"""x0 y0 x1 y1 in pixels of the photo, y down, pixel edges: the whole photo is (0, 0, width, height)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

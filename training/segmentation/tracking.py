@@ -3,7 +3,7 @@
 An object that is hidden for a while keeps its identity if it comes back near where its way would have led it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,14 @@ from .contract import Instance, PixelBox
 
 SIDE = 96
 """Side of the squares that masks are compared at, so that the work does not depend on the film's size."""
+KEPT = 12
+"""Frames from which an object's size and speed are read."""
+RECENT = 5
+"""Frames without an object after which it is looked for by colour and size rather than by overlap."""
+UNSURE = 2
+"""The same after which something not yet confirmed is forgotten."""
+YOUNG = 12
+"""Frames in which something new may turn out to be an object that was hidden."""
 PARTLY = 0.8
 """Share of an object's area below which it is taken to be partly hidden."""
 
@@ -24,17 +32,22 @@ class TrackingConfig:
     """When two instances of different frames are one object."""
 
     least: float = 0.25
-    """Likeness, 0 to 1, below which they are not."""
-    patience: int = 20
+    """Likeness, 0 to 1, below which instances of frames that follow each other are not."""
+    alike: float = 0.6
+    """Likeness, 0 to 1, from which an instance is an object that was hidden."""
+    patience: int = 90
     """Frames that an object may be hidden for."""
-    sure: float = 0.3
+    sure: float = 0.4
     """Score from which an instance begins a new identity; fainter ones only go on with one."""
     confirm: int = 2
     """Frames in which a new object must be seen before it is shown; 1 shows it at once."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.least <= 1 or not 0 <= self.sure <= 1 or self.patience < 0 or self.confirm < 1:
-            raise ValueError(f"got {self}; expected least and sure from 0 to 1, patience from 0 and confirm from 1")
+        shares = (self.least, self.alike, self.sure)
+        if not all(0 <= share <= 1 for share in shares) or self.patience < 0 or self.confirm < 1:
+            raise ValueError(
+                f"got {self}; expected least, alike and sure from 0 to 1, patience from 0 and confirm from 1"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,13 +66,31 @@ class _Track:
     identity: int
     mask: Bool[np.ndarray, "s s"]
     box: Float[np.ndarray, "4"]
-    speed: Float[np.ndarray, "2"]
     colour: Float[np.ndarray, " bins"]
-    area: float
-    """Of the small mask where nothing hides the object."""
+    areas: list[float]
+    """Of the small masks of the last frames in which nothing hid the object."""
+    centres: list[tuple[int, Float[np.ndarray, "2"]]]
+    """Frame and middle of the box in those frames."""
     votes: dict[str, float] = field(default_factory=dict)
     hidden: int = 0
     seen: int = 1
+    partly: int = 0
+    """Frames in a row in which a part of it was seen."""
+
+    @property
+    def area(self) -> float:
+        """Area of the whole object on the small mask."""
+        return float(np.median(self.areas))
+
+    @property
+    def speed(self) -> Float[np.ndarray, "2"]:
+        """Pixels a frame, x and y: the slope through the last middles."""
+        times = np.array([time for time, _ in self.centres], float)
+        if len(times) < 3:
+            return np.zeros(2)
+        times -= times.mean()
+        centres = np.stack([centre for _, centre in self.centres])
+        return times @ (centres - centres.mean(0)) / (times @ times)
 
     def ahead(self) -> Float[np.ndarray, "4"]:
         """Return the box where the object is expected now."""
@@ -72,6 +103,17 @@ class _Track:
         return _shifted(self.mask, np.round(moved).astype(int).tolist())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """What is compared of an instance."""
+
+    instance: Instance
+    mask: Bool[np.ndarray, "s s"]
+    box: Float[np.ndarray, "4"]
+    colour: Float[np.ndarray, " bins"]
+    area: float
+
+
 class Tracker:
     """Gives instances of one film, frame after frame, identities that stay."""
 
@@ -79,95 +121,132 @@ class Tracker:
         self.config = config or TrackingConfig()
         self._tracks: list[_Track] = []
         self._next = 1
+        self._frame = 0
 
     def __call__(self, frame: np.ndarray, instances: Sequence[Instance]) -> list[Tracked]:
         """Return the frame's instances with their identities; those not sure enough to begin one are left out.
 
         `frame` is the picture (h, w, 3), uint8, that the instances were found in; its colours tell objects apart.
         """
-        size = (frame.shape[1], frame.shape[0])
-        seen = [_small(instance.mask) for instance in instances]
-        colours = [_colours(frame, instance) for instance in instances]
-        boxes = [np.array(instance.box) for instance in instances]
-        likeness = np.zeros((len(self._tracks), len(instances)))
-        for t, track in enumerate(self._tracks):
-            for k in range(len(instances)):
-                likeness[t, k] = self._likeness(track, seen[k], boxes[k], colours[k], size)
-        rows, columns = scipy.optimize.linear_sum_assignment(-likeness)
-        matched = {int(k): int(t) for t, k in zip(rows, columns, strict=True) if likeness[t, k] >= self.config.least}
-        tracks = dict(enumerate(self._tracks))
+        c, size = self.config, (frame.shape[1], frame.shape[0])
+        self._frame += 1
+        seen = [_looked_at(frame, instance) for instance in instances]
+        recent = [track for track in self._tracks if track.hidden <= RECENT]
+        pairs = _assigned(recent, seen, lambda track, what: _overlapping(track, what, size), c.least)
+        taken = {id(track) for track, _ in pairs} | {id(what) for _, what in pairs}
+        lost = [track for track in self._tracks if id(track) not in taken]
+        pairs += _assigned(lost, [what for what in seen if id(what) not in taken], _returned, c.alike)
+        matched = {id(what): track for track, what in pairs}
+        for track in self._tracks:
+            track.hidden += 1
         found = []
-        for k, instance in enumerate(instances):
-            if k in matched:
-                track = tracks[matched[k]]
-                self._go_on(track, seen[k], boxes[k], colours[k], size)
-            elif instance.score >= self.config.sure:
-                track = _Track(self._next, seen[k], boxes[k], np.zeros(2), colours[k], float(seen[k].sum()))
+        for what in seen:
+            track = matched.get(id(what))
+            if track is not None:
+                track.hidden -= 1
+                self._go_on(track, what, size)
+            elif what.instance.score >= c.sure:
+                centres = [(self._frame, _middle(what.box))]
+                track = _Track(self._next, what.mask, what.box, what.colour, [what.area], centres)
                 self._next += 1
                 self._tracks.append(track)
             else:
                 continue
-            track.votes[instance.label] = track.votes.get(instance.label, 0.0) + instance.score
-            if track.seen >= self.config.confirm:
-                found.append(Tracked(track.identity, max(track.votes, key=track.votes.__getitem__), instance))
-        current = {matched[k] for k in matched}
-        for t, track in tracks.items():
-            track.hidden = 0 if t in current else track.hidden + 1
-        self._tracks = [track for track in self._tracks if track.hidden <= self.config.patience]
+            label = what.instance.label
+            track.votes[label] = track.votes.get(label, 0.0) + what.instance.score
+            if track.seen <= YOUNG:
+                self._recognise(track, what)
+            if track.seen >= c.confirm:
+                found.append(Tracked(track.identity, max(track.votes, key=track.votes.__getitem__), what.instance))
+        self._tracks = [
+            track for track in self._tracks if track.hidden <= (c.patience if track.seen >= c.confirm else UNSURE)
+        ]
         return found
 
-    def _likeness(
-        self,
-        track: _Track,
-        mask: Bool[np.ndarray, "s s"],
-        box: Float[np.ndarray, "4"],
-        colours: Float[np.ndarray, " bins"],
-        size: tuple[int, int],
-    ) -> float:
-        """Return in [0, 1] how likely an instance is a track: by overlap where the track is expected, and colour."""
-        ahead, expected = track.ahead(), track.expected(size)
-        shared, area = float((expected & mask).sum()), float(mask.sum())
-        overlap = max(shared / max(1.0, float((expected | mask).sum())), _iou(ahead, box))
-        if area < PARTLY * track.area:  # what is seen may be a part: it need only lie where the whole is expected
-            overlap = max(overlap, 0.8 * shared / max(1.0, area))
-        same = float(np.minimum(track.colour, colours).sum())
-        gap = np.hypot(*((ahead[:2] + ahead[2:]) - (box[:2] + box[2:]))) / 2
-        extent = float(np.sqrt(max(_area(ahead), _area(box), 1.0)))
-        near = float(np.exp(-((gap / (extent * (0.8 + 0.1 * track.hidden))) ** 2)))
-        return 0.4 * float(overlap) + 0.4 * same * near + 0.2 * near
+    def _recognise(self, track: _Track, what: _Seen) -> None:
+        """Give a new track the identity of a lost one that it turns out to be, once enough of it shows."""
+        lost = [old for old in self._tracks if old.hidden > 0 and old.seen > track.seen and old is not track]
+        best = max(lost, key=lambda old: _returned(old, what), default=None)
+        if best is not None and _returned(best, what) >= self.config.alike:
+            track.identity, track.seen = best.identity, track.seen + best.seen
+            track.votes = {
+                label: track.votes.get(label, 0) + best.votes.get(label, 0) for label in track.votes | best.votes
+            }
+            self._tracks.remove(best)
 
-    def _go_on(
-        self,
-        track: _Track,
-        mask: Bool[np.ndarray, "s s"],
-        box: Float[np.ndarray, "4"],
-        colours: Float[np.ndarray, " bins"],
-        size: tuple[int, int],
-    ) -> None:
+    def _go_on(self, track: _Track, what: _Seen, size: tuple[int, int]) -> None:
         """Move a track to where its object is now; while something hides a part of it, along its way."""
-        area = float(mask.sum())
         track.seen += 1
-        if area < PARTLY * track.area:
-            track.mask, track.box, track.area = track.expected(size), track.ahead(), 0.99 * track.area
+        expected, ahead = track.expected(size), track.ahead()
+        track.hidden = 0
+        if PARTLY * track.area > what.area and track.partly < KEPT:
+            track.partly += 1
+            shift = _within(what.box, ahead)
+            track.mask = _shifted(expected, np.round(shift * SIDE / np.array(size)).astype(int).tolist())
+            track.box = ahead + np.concatenate([shift, shift])
             return
-        track.speed = track.speed + max(0.2, 1 / track.seen) * (_moved(track, box) - track.speed)
-        track.mask, track.box, track.area = mask, box, max(area, 0.9 * track.area + 0.1 * area)
-        track.colour = 0.8 * track.colour + 0.2 * colours
+        if track.partly >= KEPT or np.abs(_middle(what.box) - _middle(ahead)).max() > np.sqrt(_area(ahead)):
+            track.centres = []  # a new size, or a jump: what was learned of its way no longer holds
+        track.partly = 0
+        track.mask, track.box = what.mask, what.box
+        track.areas = [*track.areas[1 - KEPT :], what.area]
+        track.centres = [*track.centres[1 - KEPT :], (self._frame, _middle(what.box))]
+        track.colour = 0.8 * track.colour + 0.2 * what.colour
 
 
-def _moved(track: _Track, box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
-    """Return how far an object moved a frame, x and y.
+def _assigned(
+    tracks: Sequence[_Track], seen: Sequence[_Seen], likeness: Callable[[_Track, _Seen], float], least: float
+) -> list[tuple[_Track, _Seen]]:
+    """Return the pairs of tracks and instances whose likenesses have the largest sum, each at least `least`."""
+    table = np.array([[likeness(track, what) for what in seen] for track in tracks]).reshape(len(tracks), len(seen))
+    rows, columns = scipy.optimize.linear_sum_assignment(-table)
+    return [(tracks[t], seen[k]) for t, k in zip(rows, columns, strict=True) if table[t, k] >= least]
 
-    Of the box's two edges and its middle, what moved most as before counts: what begins to hide an object, or ceases
-    to, stops one edge or makes it jump.
-    """
-    steps = (box - track.box).reshape(2, 2) / (track.hidden + 1)  # (low, high) x (x, y)
-    middle = steps.mean(0)
-    if track.seen <= 5:
-        return middle
-    choices = np.stack([middle, *steps])
-    nearest = np.abs(choices - track.speed).argmin(0)
-    return choices[nearest, [0, 1]]
+
+def _overlapping(track: _Track, what: _Seen, size: tuple[int, int]) -> float:
+    """Return in [0, 1] how likely an instance is a track: by overlap where the track is expected, and colour."""
+    ahead, expected = track.ahead(), track.expected(size)
+    shared = float((expected & what.mask).sum())
+    overlap = max(shared / max(1.0, float((expected | what.mask).sum())), _iou(ahead, what.box))
+    if what.area < PARTLY * track.area:  # what is seen may be a part: it need only lie where the whole is expected
+        overlap = max(overlap, 0.8 * shared / max(1.0, what.area))
+    same, near = _same(track, what), _near(track, what, 0.8)
+    return 0.4 * float(overlap) + 0.4 * same * near + 0.2 * near
+
+
+def _returned(track: _Track, what: _Seen) -> float:
+    """Return in [0, 1] how likely an instance is a track that was hidden: by colour, size and place."""
+    sizes = min(track.area, what.area) / max(track.area, what.area, 1.0)
+    return 0.6 * _same(track, what) + 0.2 * sizes + 0.2 * _near(track, what, 1.5)
+
+
+def _same(track: _Track, what: _Seen) -> float:
+    """Return the share of colours in common."""
+    return float(np.minimum(track.colour, what.colour).sum())
+
+
+def _near(track: _Track, what: _Seen, radius: float) -> float:
+    """Return 1 where an instance lies where the track is expected, less the further away, in units of their size."""
+    ahead = track.ahead()
+    gap = np.hypot(*(_middle(ahead) - _middle(what.box)))
+    extent = float(np.sqrt(max(_area(ahead), _area(what.box), 1.0)))
+    return float(np.exp(-((gap / (extent * (radius + 0.1 * track.hidden))) ** 2)))
+
+
+def _within(part: Float[np.ndarray, "4"], whole: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
+    """Return the smallest shift of the box of a whole that makes it hold the box of its part, x and y."""
+    low, high = part[:2] - whole[:2], part[2:] - whole[2:]
+    return np.where(low < 0, low, np.where(high > 0, high, 0.0))
+
+
+def _middle(box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
+    return (box[:2] + box[2:]) / 2
+
+
+def _looked_at(frame: np.ndarray, instance: Instance) -> _Seen:
+    """Return what is compared of an instance."""
+    mask = _small(instance.mask)
+    return _Seen(instance, mask, np.array(instance.box), _colours(frame, instance), float(mask.sum()))
 
 
 def _small(mask: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "s s"]:

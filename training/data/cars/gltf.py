@@ -45,7 +45,7 @@ def read_gltf(path: Path) -> Mesh:
             attributes = primitive["attributes"]
             missing = [name for name in ("POSITION", "NORMAL", "TEXCOORD_0") if name not in attributes]
             if missing or primitive.get("mode", TRIANGLES) != TRIANGLES or "indices" not in primitive:
-                raise ValueError(f"{path.name}: wanted indexed triangles with POSITION, NORMAL and TEXCOORD_0")
+                raise ValueError(f"{path.name}: expected indexed triangles with POSITION, NORMAL and TEXCOORD_0")
             p, n, t = (_accessor(document, buffers, attributes[k]) for k in ("POSITION", "NORMAL", "TEXCOORD_0"))
             indices = _accessor(document, buffers, primitive["indices"]).reshape(-1, 3).astype(np.int64)
             positions.append(p @ matrix[:3, :3].T + matrix[:3, 3])
@@ -57,7 +57,7 @@ def read_gltf(path: Path) -> Mesh:
             start += len(p)
         parts.append(node.get("name", ""))
     if not triangles or not document.get("images"):
-        raise ValueError(f"{path.name} has no textured mesh; wanted at least one mesh and one picture")
+        raise ValueError(f"{path.name} has no textured mesh; expected at least one mesh and one picture")
     with PIL.Image.open(path.parent / document["images"][0]["uri"]) as picture:
         texture = np.array(picture.convert("RGB"))
     return Mesh(

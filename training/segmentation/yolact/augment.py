@@ -39,9 +39,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         if not (1 <= self.expand <= 16 and self.smallest >= 0):
-            raise ValueError(
-                f"expand is {self.expand} and smallest {self.smallest}; wanted are 1 to 16, and at least 0"
-            )
+            raise ValueError(f"expand is {self.expand} and smallest {self.smallest}; expected 1 to 16, and at least 0")
 
 
 def vary_colours(picture: Colours, rng: np.random.Generator) -> Colours:

@@ -15,6 +15,7 @@ class NetworkConfig:
     classes: tuple[str, ...]
     """Names of the classes in the order of the logits; the background comes before them."""
     backbone: BackboneName = "resnet101"
+    """The trunk; a MobileNetV2 pads as the authors' (`folded`) or as torchvision's (`same`)."""
     deformable_every: int = 0
     """Of the ResNet's last three stages every so manieth block, from the first on, has a deformable 3x3 convolution
     (YOLACT++ Sec. 6.2); 0 for none."""
@@ -59,7 +60,7 @@ class NetworkConfig:
             raise ValueError(f"size is {self.size}; {self.backbone} takes multiples of 32 pixels")
         if not 3 <= len(self.scales) <= 7 or min((*self.scales, *self.octaves, *self.ratios), default=0) <= 0:
             raise ValueError(
-                f"scales {self.scales}, octaves {self.octaves} and ratios {self.ratios} give no anchors; wanted are "
+                f"scales {self.scales}, octaves {self.octaves} and ratios {self.ratios} give no anchors; expected "
                 f"positive numbers, and 3 to 7 scales, one a pyramid level"
             )
         if not (self.octaves and self.ratios):

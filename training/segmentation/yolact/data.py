@@ -33,6 +33,7 @@ class InstanceDataConfig:
     fill: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB, 0 to 255, of what is shown beyond the picture."""
     split: str = "train"
+    """Part of the set that is learnt from."""
     classes: tuple[str, ...] = ()
     """Categories that are learnt, in the order of the network's classes; empty for all of the set's."""
     partial: bool = False

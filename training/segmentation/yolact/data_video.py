@@ -31,7 +31,9 @@ class FlowDataConfig:
     size: int = 550
     """Side that frames are squashed to; flow stays in their own pixels."""
     letterbox: bool = False
+    """Pairs are always squashed, as published."""
     classes: tuple[str, ...] = ()
+    """Flow has none."""
 
     def open(self, path: Path) -> "FlowSet":
         """Return the pairs in the folder `path`, or in its `data`."""
@@ -98,20 +100,25 @@ class VideoDataConfig:
     """Films in YouTube-VIS's format: a folder with SPLIT.json, and the frames in `JPEGImages` or beside it."""
 
     size: int = 550
+    """Side of the square input in pixels."""
     letterbox: bool = False
+    """Keep the aspect ratio and pad; otherwise frames are squashed."""
     split: str = "train"
+    """Part of the set that is learnt from."""
     classes: tuple[str, ...] = ()
     """Categories in the order of the network's classes; empty for those of the list."""
     nearest: int = 2
+    """Frames that `previous` lies before the frame itself, at least."""
     farthest: int = 5
-    """Frames that `previous` lies before the frame itself."""
+    """The same at most."""
     colours: bool = True
     """Vary colours, of both frames alike."""
     mirror: bool = True
+    """Mirror half of the pairs left to right."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.nearest <= self.farthest:
-            raise ValueError(f"nearest is {self.nearest}, farthest {self.farthest}; wanted is 1 <= nearest <= farthest")
+            raise ValueError(f"nearest is {self.nearest}, farthest {self.farthest}; expected 1 <= nearest <= farthest")
 
     def open(self, path: Path) -> "VideoSet":
         """Return the frames of the split in the folder `path`."""

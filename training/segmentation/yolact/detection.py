@@ -13,9 +13,10 @@ from training.segmentation.yolact.anchors import decode, overlap
 from training.segmentation.yolact.network import Predictions
 from training.types import Boxes
 
-Suppression = Literal["fast", "cross-class", "traditional"]
+Suppression = Literal["fast", "cross-class", "traditional", "any-class"]
 """`fast` compares boxes of one class, and also with boxes dropped already; `cross-class` boxes of all classes, each in
-its best one; `traditional` goes through them one by one."""
+its best one; `traditional` goes through them one by one. `any-class` is not published: as `cross-class`, but a box
+scores how likely it is an object of any class, so that one between a shirt and a T-shirt is not lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +25,11 @@ class DetectionConfig:
 
     suppression: Suppression = "fast"
     threshold: float = 0.05
-    """Anchors whose best class scores no more are left out."""
+    """Anchors whose best class (`any-class`: all together) scores no more are left out."""
     overlap: float = 0.5
     """Of two boxes that share more than this (IoU) the one of lower score goes."""
     compared: int = 200
-    """Boxes of a class (`cross-class`: of all) that are compared; those of lower score go."""
+    """Boxes of a class (`cross-class`, `any-class`: of all) that are compared; those of lower score go."""
     most: int = 100
     """Objects in a picture (`fast`, `traditional`)."""
 
@@ -36,7 +37,7 @@ class DetectionConfig:
         if not (0 <= self.threshold < 1 and 0 < self.overlap <= 1 and self.compared >= 1 and self.most >= 1):
             raise ValueError(
                 f"threshold {self.threshold}, overlap {self.overlap}, compared {self.compared}, most {self.most} find "
-                f"nothing; wanted are 0 to 1 for the first two and at least 1 for the others"
+                f"nothing; expected 0 to 1 for the first two and at least 1 for the others"
             )
 
 
@@ -82,8 +83,14 @@ def _detect_one(
     size: int,
 ) -> Detections:
     scores = logits.softmax(1)[:, 1:]
-    kept = scores.amax(1) > config.threshold
+    kept = (scores.sum(1) if config.suppression == "any-class" else scores.amax(1)) > config.threshold
     scores, boxes, coefficients = scores[kept], decode(code[kept], anchors[kept]), coefficients[kept]
+    if config.suppression == "any-class":
+        whole = scores.sum(1).clamp(max=1)
+        index, _ = cross_class_nms(boxes, whole[:, None], config)
+        return Detections(
+            box=boxes[index], label=scores[index].argmax(1), score=whole[index], coefficients=coefficients[index]
+        )
     if config.suppression == "cross-class":
         index, label = cross_class_nms(boxes, scores, config)
     elif config.suppression == "traditional":

@@ -19,10 +19,15 @@ class LossWeights:
     """What the terms are multiplied with; the defaults are the published ones."""
 
     box: float = 1.5
+    """Of the boxes' smooth L1."""
     label: float = 1.0
+    """Of the classes' cross entropy, with hard negatives (SSD Sec. 2.2)."""
     mask: float = 6.125
+    """Of the masks' cross entropy, each over the area of its box (YOLACT Sec. 3.3)."""
     segmentation: float = 1.0
+    """Of the semantic segmentation on the pyramid's finest map (YOLACT Sec. 5)."""
     mask_iou: float = 25.0
+    """Of the mask IoU that a network with re-scoring guesses (YOLACT++ Sec. 6.1)."""
     masks_learnt: int = 100
     """Positives of a picture whose masks are learnt from; of more, a random choice stands for all."""
     smallest_mask: float = 25.0

@@ -29,7 +29,7 @@ class MaskConfig:
     def __post_init__(self) -> None:
         if not (0 <= self.margin <= 10 and 0 <= self.smallest_part <= 1):
             raise ValueError(
-                f"margin {self.margin} and smallest_part {self.smallest_part} are shares; wanted are 0 to 10 and 0 to 1"
+                f"margin {self.margin} and smallest_part {self.smallest_part} are shares; expected 0 to 10 and 0 to 1"
             )
 
 

@@ -36,7 +36,7 @@ class MatchConfig:
         ):
             raise ValueError(
                 f"negative {self.negative}, positive {self.positive}, crowd {self.crowd}, negatives {self.negatives}, "
-                f"negatives_alone {self.negatives_alone}: wanted are 0 <= negative <= positive <= 1, and none below 0"
+                f"negatives_alone {self.negatives_alone}: expected 0 <= negative <= positive <= 1, and none below 0"
             )
 
 

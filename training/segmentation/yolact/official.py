@@ -49,7 +49,7 @@ def read(path: Path, known: NetworkConfig | None = None) -> Yolact:
     for _, table in tables(content):  # without wrappers, and without the prefix that they put before keys
         if any(isinstance(key, str) and marks.fullmatch(key) for key in table):
             return network_of(table, path, known)
-    raise ValueError(f"{path.name} is no state dict of YOLACT; wanted are the authors' CONFIG_EPOCH_ITERATION.pth")
+    raise ValueError(f"{path.name} is no state dict of YOLACT; expected the authors' CONFIG_EPOCH_ITERATION.pth")
 
 
 def network_of(table: Mapping[Any, Any], path: Path, known: NetworkConfig | None = None) -> Yolact:
@@ -59,7 +59,7 @@ def network_of(table: Mapping[Any, Any], path: Path, known: NetworkConfig | None
     state = _without_leftovers(dict(table))
     if not any(key.startswith("backbone.") for key in state) and any(key.startswith("layers.") for key in state):
         raise ValueError(
-            f"{path.name} holds a pretrained trunk alone, from which training begins; wanted is a whole "
+            f"{path.name} holds a pretrained trunk alone, from which training begins; expected a whole "
             f"network's, CONFIG_EPOCH_ITERATION.pth"
         )
     structure = _structure(state, path.name)

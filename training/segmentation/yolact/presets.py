@@ -30,7 +30,9 @@ class RateConfig:
     cosine: bool = False
     """Let the rate fall along a cosine, to 0 at the end, instead."""
     momentum: float = 0.9
+    """Of SGD."""
     weight_decay: float = 5e-4
+    """Of SGD: what is taken from each weight is this share of it, times the rate."""
     decay_all: bool = True
     """Let biases and the weights of BatchNorm decay too."""
     trunk: float = 1.0
@@ -42,7 +44,7 @@ class RateConfig:
         if not (self.learning_rate > 0 and self.warm_up >= 0 and 0 <= self.warm_up_from <= 1 and self.trunk >= 0):
             raise ValueError(
                 f"learning_rate {self.learning_rate}, warm_up {self.warm_up}, warm_up_from {self.warm_up_from}, trunk "
-                f"{self.trunk}: wanted are a rate above 0, shares from 0 to 1 and nothing below 0"
+                f"{self.trunk}: expected a rate above 0, shares from 0 to 1 and nothing below 0"
             )
 
 
@@ -54,6 +56,7 @@ class Settings:
     """Name in `training.registry.FAMILIES`."""
     loop: LoopConfig
     data: Any
+    """How the set is read and varied."""
     network: NetworkConfig
     losses: LossWeights = field(default_factory=LossWeights)
     matching: MatchConfig = field(default_factory=MatchConfig)
@@ -87,7 +90,9 @@ class TrainConfig(Settings):
     """How a network learns to find objects in pictures."""
 
     family: str = field(default="yolact", init=False)
+    """Fixed by the preset."""
     data: InstanceDataConfig
+    """How pictures are read and varied."""
 
     def for_folder(self, path: Path) -> "TrainConfig":
         """Return this config for the categories of a COCO folder."""
@@ -100,7 +105,9 @@ class FlowTrainConfig(Settings):
     """How the flow of a network for video is learnt, before the network itself learns from films."""
 
     family: str = field(default="yolact_flow", init=False)
+    """Fixed by the preset."""
     data: FlowDataConfig
+    """How pairs of frames are read and varied."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +115,9 @@ class VideoTrainConfig(Settings):
     """How a network for video learns from films; its trunk and the pyramid's first phase stand still."""
 
     family: str = field(default="yolact_video", init=False)
+    """Fixed by the preset."""
     data: VideoDataConfig
+    """How films are read and varied."""
     pictures: Path | None = None
     """A COCO folder that each step learns from besides, as published: of its categories those that the films know."""
     feature: float = 1.0

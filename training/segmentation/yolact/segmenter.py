@@ -23,18 +23,16 @@ class FinderConfig:
     The defaults are for people; `PUBLISHED` finds what the published figures are measured on.
     """
 
-    detection: DetectionConfig = field(
-        default_factory=lambda: DetectionConfig(suppression="cross-class", threshold=0.15)
-    )
+    detection: DetectionConfig = field(default_factory=lambda: DetectionConfig(suppression="any-class", threshold=0.3))
     masks: MaskConfig = field(default_factory=lambda: MaskConfig(sharp=True, smallest_part=0.1))
-    least: float = 0.15
+    least: float = 0.3
     """Score below which nothing is shown; with mask re-scoring the box's score times the mask's IoU."""
     most: int = 20
     """Objects in a picture."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= 1 or self.most < 1:
-            raise ValueError(f"least is {self.least} and most {self.most}; wanted are 0 to 1, and at least 1")
+            raise ValueError(f"least is {self.least} and most {self.most}; expected 0 to 1, and at least 1")
 
 
 PUBLISHED = FinderConfig(detection=DetectionConfig(), masks=MaskConfig(), least=0.0, most=100)

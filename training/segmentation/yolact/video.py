@@ -81,7 +81,7 @@ class FilmFinder:
                 frame becomes a key frame itself, as at a change of scene; None never looks, as published.
         """
         if every < 1 or (change is not None and not 0 <= change <= 2):
-            raise ValueError(f"every is {every} and change {change}; wanted are at least 1, and 0 to 2 or none")
+            raise ValueError(f"every is {every} and change {change}; expected at least 1, and 0 to 2 or none")
         if not isinstance(segmenter.network, Yolact):
             raise ValueError("films need the torch network: an exported one is for single pictures")
         _check(segmenter.network)
