@@ -23,7 +23,7 @@ from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.prior import uncentred
 from giraffe_hd.fast.reader import PoseReader, load_reader, reader_path
 from training.batched import rows
-from training.inversion import Inverted, OnProgress, Progress
+from training.invertible import Inverted, OnProgress, Progress
 from training.nn.layers import double
 from training.nn.volume import box_rays, render_object
 from training.resize import resized

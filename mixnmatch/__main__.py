@@ -29,7 +29,7 @@ from training.command import said
 from training.films import there_and_back
 from training.imaging.video import probe, read_film
 from training.interpolation import interpolate
-from training.inversion import InvertsPhotos
+from training.invertible import InvertsPhotos
 from training.objects import margin_of
 from training.pictures import FILMS, PixelBox, is_film, side_by_side, write_animation, write_sheet
 from training.resize import resized

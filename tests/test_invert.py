@@ -26,8 +26,8 @@ from training import __main__ as training
 from training.batched import rows
 from training.checkpoint import load_generator, makes_pictures, save_generator
 from training.codes_file import read_codes, weights_path, write_codes
-from training.inversion import Progress
 from training.inversion import invert as invert_any
+from training.invertible import Progress
 from training.metrics.inversion import psnr
 from training.nn.discriminator import Discriminator
 from training.nn.layers import MinibatchStddev
@@ -332,7 +332,10 @@ def test_poses_of_a_folder_are_written_as_a_table(folder, tmp_path):
     arguments = ["--data", str(folder), "--checkpoint", str(folder / "car.safetensors")]
     assert giraffe.main(["read-poses", *arguments, "--out", str(tmp_path / "poses.csv")]) == 0
     head, *lines = (tmp_path / "poses.csv").read_text().splitlines()
-    assert head == "file,rotation,elevation,scale,x,y,certainty" and [x.split(",")[0] for x in lines] == ["0.png", "1.png"]
+    assert head == "file,rotation,elevation,scale,x,y,certainty" and [x.split(",")[0] for x in lines] == [
+        "0.png",
+        "1.png",
+    ]
     assert all(math.isfinite(float(v)) for line in lines for v in line.split(",")[1:])
 
 

@@ -142,7 +142,7 @@ def test_vertices_have_the_colours_of_the_sides_that_show_them():
     seen = mesh.vertices[:, 2] > -0.1  # from below no camera looks
     np.testing.assert_allclose(colours[front & seen], [[1, 0, 0]] * (front & seen).sum(), atol=0.05)
     np.testing.assert_allclose(colours[back & seen], [[0, 0, 1]] * (back & seen).sum(), atol=0.05)
-    assert 0 <= colours.min() and colours.max() <= 1
+    assert colours.min() >= 0 and colours.max() <= 1
 
 
 def test_glb_files_hold_the_mesh_y_up_with_its_colours(tmp_path):

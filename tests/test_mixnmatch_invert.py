@@ -10,7 +10,7 @@ from mixnmatch.continuous.invert import InvertOptions, difference, invert
 from mixnmatch.continuous.stages import unfolded
 from training.checkpoint import save_generator
 from training.codes_file import read_codes, write_codes
-from training.inversion import InvertsPhotos
+from training.invertible import InvertsPhotos
 from training.pictures import to_pil
 
 SMALL = GeneratorConfig(

@@ -2,20 +2,19 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import PIL.Image
 import torch
 import tyro
-from torch import Tensor
 
 from training.checkpoint import load_generator, read_card
 from training.codes_file import write_codes
 from training.devices import pick_device
 from training.files import check_folder
+from training.invertible import Inverted, InvertsPhotos
 from training.objects import LOOSE, margin_of
 from training.pictures import Box, from_pil, open_picture, square_crop, write_sheet
 from training.segmentation.load import default_finder
@@ -27,51 +26,8 @@ Crop = Literal["auto", "object", "centre"]
 """How photos are cut: around the object, to the middle square, or as the generator's training pictures were."""
 
 
-class Progress(NamedTuple):
-    """How far an inversion has come."""
-
-    stage: str
-    """`pose` once what is read at once is there, then the names of stages."""
-    done: float
-    """Share of all steps, in [0, 1]."""
-    codes: Any
-    """A row a photo."""
-    loss: float
-    """Of the last step, not a number before the first."""
-
-
-OnProgress = Callable[[Progress], object]
-"""Called after the pose is read and after each step; the inversion ends early if it returns False."""
-
-
-class Inverted(NamedTuple):
-    """What an inversion found."""
-
-    codes: Any
-    """A row a photo."""
-    loss: float
-    finished: bool = True
-    """Whether no one ended it early."""
-    weights: Mapping[str, Tensor] = {}
-    """What sharpening made of some of the generator's weights, by name."""
-
-
-@runtime_checkable
-class InvertsPhotos(Protocol):
-    """A generator that finds the codes of photos."""
-
-    def invert(
-        self, photo: Image, *, progress: OnProgress | None = None, apart: bool = False, **options: Any
-    ) -> Inverted:
-        """Return the codes of photos of one object, or with `apart` of one object each, a row a photo.
-
-        Raises: ValueError where a file that it needs, or an option, is not there.
-        """
-        ...
-
-
 def invert(generator: Generator, photo: Image, **options: Any) -> Any:
-    """Return the codes of a photo, or of several photos of one object, already cut; see `InvertsPhotos`.
+    """Return the codes of a photo, or of several photos of one object, already cut; see `training.invertible`.
 
     Raises: ValueError for a generator that inverts no photos.
     """
@@ -165,16 +121,15 @@ def _fractions(path: Path, box: tuple[float, float, float, float]) -> Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Invert:
+class Invert(PhotoOptions):
     """Find the codes of a photo, or of several photos of one object: its pose, shape, look and background."""
 
     checkpoint: tyro.conf.Positional[Path]
     """A generator file, with its pose reader beside it where the family has one."""
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """Photos of one object."""
-    how: Annotated[PhotoOptions, tyro.conf.arg(name="")] = field()
 
     def run(self) -> None:
-        """Write the recipe; print what was found as one JSON line."""
+        """Write the recipes; print what was found as one JSON line."""
         with torch.no_grad():
-            print(json.dumps(self.how.write(self.checkpoint, self.photos)))
+            print(json.dumps(self.write(self.checkpoint, self.photos)))

@@ -27,7 +27,7 @@ from giraffe_hd.fast.prior import (
 )
 from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from training import types
-from training.inversion import Inverted, OnProgress
+from training.invertible import Inverted, OnProgress
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear, Mapping
 from training.nn.volume import ObjectMaps, box_rays, render_object
@@ -233,8 +233,10 @@ class Generator(types.Generator):
         return invert(self, reader, photo, which=which, turned=turned, options=chosen, progress=progress)
 
     def layer_styles(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the styles of the field, then those of the 2D renderer by the shape and by the look: `n layers dim`, or
-        `n dim` where all layers have the same."""
+        """Return the styles of the field, then those of the 2D renderer by the shape and by the look.
+
+        They are `n layers dim`, or `n dim` where all layers have the same.
+        """
         own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
         shape, look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
         return _styled(shape, own["shape"]), _styled(shape, own["look"]), _styled(look, own["look"])

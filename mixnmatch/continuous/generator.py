@@ -20,7 +20,7 @@ from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStag
 from mixnmatch.fast.stages import over
 from mixnmatch.photo_generator import PhotoGenerator
 from training.batched import fields_of
-from training.inversion import Inverted, OnProgress
+from training.invertible import Inverted, OnProgress
 from training.types import Image
 
 

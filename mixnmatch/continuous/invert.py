@@ -16,7 +16,7 @@ from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from training.batched import fields_of
-from training.inversion import Inverted, OnProgress, Progress
+from training.invertible import Inverted, OnProgress, Progress
 from training.types import Image, Mask
 
 

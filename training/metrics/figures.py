@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from training.metrics.inversion import flat
-
 if TYPE_CHECKING:
     from training.metrics.knobs import KnobReport
     from training.metrics.report import Report
@@ -143,7 +141,9 @@ def figures(report: "Report") -> dict[str, float]:
     found |= {f"lpips_diversity_{name}": value for name, value in report.diversity.items()}
     found |= report.distances
     if report.inversion is not None:
-        found |= flat(report.inversion)
+        found |= report.inversion.figures
+        for name, values in report.inversion.baselines.items():
+            found |= {f"{figure_name} ({name})": value for figure_name, value in values.items()}
     return {name: float(f"{value:.5g}") for name, value in found.items() if value is not None}
 
 

@@ -5,7 +5,6 @@ baselines stand beside the figures: the photo itself, unturned, and another car 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from training.codes_file import HasParts
 from training.data.cars.factors import Factors
 from training.data.cars.render import render, render_place
 from training.data.folder import PictureSet
-from training.inversion import InvertsPhotos
+from training.invertible import InvertsPhotos
 from training.metrics.masks import core, iou
 from training.metrics.regression import circle_fit
 from training.types import Generator, Image, Mask
@@ -222,9 +221,3 @@ def _repainted(factors: Factors) -> Factors:
 def _other_cars(factors: Factors) -> Factors:
     """Return the next car in each one's pose and place."""
     return _with_next(factors, ("mesh", "hue", "saturation", "value"))
-
-
-def flat(report: InversionReport) -> Mapping[str, float]:
-    """Return the figures, and the baselines' as `NAME (what is set beside it)`."""
-    beside = {f"{k} ({name})": v for name, values in report.baselines.items() for k, v in values.items()}
-    return report.figures | beside
