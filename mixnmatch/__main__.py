@@ -59,7 +59,7 @@ class Photos:
     boxes: Path | None = None
     """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; photos that it does not name are cut as `crop` says."""
     steps: int = 0
-    """Steps that optimise each photo's codes after it was read, for models of the continuous design: 40 bring its own
+    """Steps that optimise each photo's codes after it was read, for models of the continuous design: 60 bring its own
     colours and outline back."""
     size: int | None = None
     """Side of the pictures in pixels, to which the model's own are resized; the model's own if not given."""

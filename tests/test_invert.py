@@ -115,7 +115,7 @@ def test_a_reader_is_its_discriminator_at_the_typical_deviation():
     discriminator = Discriminator((8, 10), 6).eval()
     image = torch.rand(4, 3, 16, 16) * 2 - 1
     with torch.no_grad():
-        discriminator.mix.bias += torch.rand(10)
+        discriminator.get_parameter("mix.bias").add_(torch.rand(10))
         deviation = MinibatchStddev()(discriminator.maps(image)[-1])[:, -1].mean()
         wanted = discriminator(image)[1]
     state = discriminator.state_dict()
@@ -129,7 +129,7 @@ def test_a_reader_is_its_discriminator_at_the_typical_deviation():
 
 def test_a_reader_lies_beside_its_generator_and_is_no_generator(folder, generator):
     path = reader_path(folder / "car.safetensors")
-    assert path == folder / "readers" / "car.safetensors" and not makes_pictures(path)
+    assert path is not None and path == folder / "readers" / "car.safetensors" and not makes_pictures(path)
     assert load_reader(path).resolution == 16
     assert reader_path(folder / "other.safetensors") is None
     with pytest.raises(ValueError, match="expected a pose reader"):

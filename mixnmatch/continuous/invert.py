@@ -24,9 +24,9 @@ from training.types import Image, Mask
 class InvertOptions:
     """How long and how freely codes are optimised."""
 
-    steps: int = 40
+    steps: int = 60
     """Adam's."""
-    learning_rate: float = 0.05
+    learning_rate: float = 0.08
     """Adam's, of the codes of texture and background; those of shape and pose learn at `slower` of it."""
     slower: float = 0.3
     """A larger share follows the outline better, and leaves less that is general in the shape."""
