@@ -27,6 +27,15 @@ SMALL = GeneratorConfig(
 )  # fmt: skip
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Invert in two steps."""
+    whole = Generator.invert
+    monkeypatch.setattr(
+        Generator, "invert", lambda self, photo, **options: whole(self, photo, coarse=1, fine=1, **options)
+    )
+
+
 def test_psnr_is_that_of_numbers_from_0_to_1():
     a = torch.zeros(1, 3, 2, 2)
     b = a.clone()
@@ -52,6 +61,7 @@ def test_places_are_the_renders_without_their_cars():
     assert not torch.equal(place[~outside], drawn.image[~outside])
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_report_has_figures_and_both_baselines(tmp_path):
     torch.manual_seed(0)
     save_generator(tmp_path / "car.safetensors", Generator(SMALL))
@@ -59,8 +69,6 @@ def test_a_report_has_figures_and_both_baselines(tmp_path):
     PrepareCars(out=tmp_path / "cars", size=16, count=1, test=3, workers=1).run()
     pictures = PictureSet(tmp_path / "cars", DataConfig(size=16), "test")
     generator = load_generator(tmp_path / "car.safetensors")
-    few = generator.invert
-    generator.invert = lambda photo, **options: few(photo, coarse=1, fine=1, **options)
     found = measure_inversion(generator, pictures, n=3)
     assert found is not None and found.n == 3
     names = {f"novel_{turn}_{what}" for turn in (60, 120, 180) for what in ("object_psnr", "mask_iou")}
@@ -83,6 +91,7 @@ def test_a_report_has_figures_and_both_baselines(tmp_path):
     assert "Photos as codes" in page and "another car in the true pose" in page
 
 
+@pytest.mark.usefixtures("quick")
 def test_photo_sets_are_rebuilt_and_turned_there_and_back(tmp_path):
     torch.manual_seed(0)
     save_generator(tmp_path / "car.safetensors", Generator(SMALL))
@@ -91,8 +100,6 @@ def test_photo_sets_are_rebuilt_and_turned_there_and_back(tmp_path):
     pictures = PictureSet(tmp_path / "cars", DataConfig(size=16))
     pictures.factors.clear()
     generator = load_generator(tmp_path / "car.safetensors")
-    few = generator.invert
-    generator.invert = lambda photo, **options: few(photo, coarse=0, fine=1, **options)
     found = measure_inversion(generator, pictures, n=2)
     assert found is not None and np.isfinite(found.figures["closed_loop_120_object_psnr"])
     assert "novel_60_object_psnr" not in found.figures
