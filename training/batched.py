@@ -21,9 +21,12 @@ def repeat(codes: C, n: int) -> C:
 
 
 def stack(parts: Iterable[C]) -> C:
-    """Return the rows of several dataclasses of tensors as one."""
+    """Return the rows of several dataclasses of tensors as one. Raises: ValueError if some lack what others have."""
     parts = list(parts)
     columns = [fields_of(part) for part in parts]
+    for name in columns[0]:
+        if len({column[name] is None for column in columns}) > 1:
+            raise ValueError(f"some of these rows have {name} and some have none; give it to all or to none")
     joined = {k: torch.cat([c[k] for c in columns]) for k, v in columns[0].items() if v is not None}
     return replace(parts[0], **joined)  # type: ignore[type-var]
 

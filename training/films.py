@@ -48,8 +48,14 @@ def there_and_back(frames: Sequence[T]) -> list[T]:
 
 
 def codes_between(start: C, end: C, at: float) -> C:
-    """Return codes `at` of the way from `start` to `end`; fields that both have alike, or lack, stay."""
+    """Return codes `at` of the way from `start` to `end`; fields that both have alike, or lack, stay.
+
+    Styles that one of them lacks differ by nothing there.
+    """
     first, last = fields_of(start), fields_of(end)
+    for one, other in ((first, last), (last, first)):
+        if one.get("styles") is None and other.get("styles") is not None:
+            one["styles"] = torch.zeros_like(other["styles"])
     moved = [k for k, v in first.items() if isinstance(v, Tensor) and not torch.equal(v, last[k])]
     rows = interpolate({k: first[k] for k in moved}, {k: last[k] for k in moved}, at)
     return replace(start, **rows)  # type: ignore[type-var]
