@@ -52,7 +52,7 @@ class Generated:
 
 
 class Generator(types.Generator):
-    """Draw background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
+    """Background, then shape, then texture (MixNMatch Sec. 3; stages of FineGAN Sec. 3)."""
 
     family: ClassVar[str] = "mixnmatch_paper"
 
@@ -72,7 +72,7 @@ class Generator(types.Generator):
         self.extractor = FeatureExtractor(config) if config.feature_mode else None
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Layers:
-        """Draw the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
+        """Return the layers of `codes`; a `feature` from `shape_feature` replaces G_p(z, p) (feature mode, Sec. 3.4).
 
         Raises: ValueError for codes of other lengths than this generator's.
         """
@@ -132,13 +132,13 @@ class Generator(types.Generator):
             b=one_hot(b, config.n_backgrounds).to(self.device),
             p=one_hot(p, config.n_shapes).to(self.device),
             c=one_hot(c, config.n_textures).to(self.device),
-            z_background=z,  # one z for both, as in the paper; a field of its own, so that either can be replaced
+            z_background=z,  # equal to z, as in the paper; a field of its own, so that either can be replaced
         )
 
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with one factor read from a photo or drawn anew from a seed; see `training.types.Generator`.
+        """Return `codes` with one factor read from a photo or drawn from a seed; see `training.types.Generator`.
 
-        The background's layout goes with `background`; `pose` moves the object alone.
+        `background` sets b and z_background, `pose` z alone, so that a new pose leaves the background unchanged.
         """
         n, knob = len(codes.z), self.knob(name)
         factor = name.removesuffix("_seed")
@@ -152,10 +152,10 @@ class Generator(types.Generator):
         return with_factor(codes, factor, new)
 
     def encode(self, image: Image, factors: Sequence[str] = FACTORS) -> Codes:
-        """Read codes from photos: z within 4 of 0, and b, p and c as shares that sum to 1 (Sec. 3.2).
+        """Return E(x) of photos x: z in [-4, 4], and b, p and c as probabilities (Sec. 3.2).
 
-        Only the `factors` asked for are read, each by its own network; the others' codes are zero. A factor is a knob
-        (background, pose, shape, texture) or a code (z, b, p, c, z_background; one network reads z for both its uses).
+        Only `factors` are read, each by its own network; the other codes are zero. A factor is a knob (background,
+        pose, shape, texture) or a code (z, b, p, c, z_background; E_z reads both z and z_background).
         Raises: ValueError for pictures that are not 128 x 128, or an unknown factor.
         """
         _check_photo(image)
@@ -177,7 +177,7 @@ class Generator(types.Generator):
         return Codes(**codes, z_background=codes["z"])
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature h w"]:
-        """Read pose and shape of photos as the parent feature, for `forward(codes, feature)` (Sec. 3.4).
+        """Return S(x) of photos x, the parent feature for `forward(codes, feature)` (Sec. 3.4).
 
         Raises: ValueError for pictures that are not 128 x 128, or if this model has no feature extractor.
         """
@@ -191,7 +191,9 @@ class Generator(types.Generator):
         wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
         came = tuple(getattr(codes, k).shape[1] for k in CODES)
         if came != wanted:
-            raise ValueError(f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample this generator anew")
+            raise ValueError(
+                f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample codes from this generator"
+            )
 
 
 class Pyramid(nn.Module):
@@ -295,11 +297,11 @@ KNOBS = tuple(
         low=0,
         high=2**31 - 1,
         step=1,
-        help=f"Draws anew {factor.gives}.",
+        help=f"Samples {factor.gives}.",
     )
     for name, factor in FACTOR_TABLE.items()
 )
-"""In the order of a page: four photos, four seeds."""
+"""Four photo knobs, then four seed knobs, in the order in which the page shows them."""
 
 
 def _picture(name: str, value: Any, n: int) -> Image:
