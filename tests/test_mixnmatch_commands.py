@@ -249,4 +249,4 @@ def test_out_of_memory_is_one_sentence(checkpoint, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(Generator, "forward", full)
     assert main(["mix", "--checkpoint", checkpoint, "--out", str(tmp_path / "mix.png")]) == 2
-    assert capsys.readouterr().err.startswith("error: memory does not suffice; ")
+    assert capsys.readouterr().err.startswith("error: out of memory; ")

@@ -203,7 +203,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch, capsys, kind):
 
     monkeypatch.setattr(command, "train", full)
     assert command.main(["train"]) == 2
-    assert capsys.readouterr().err.startswith("error: memory does not suffice; train with a smaller --loop.batch")
+    assert capsys.readouterr().err.startswith("error: out of memory; train with a smaller --loop.batch")
     monkeypatch.setattr(command, "train", lambda _: torch.zeros(2**46, dtype=torch.uint8))
     assert command.main(["train"]) == 2
     monkeypatch.setattr(command, "train", lambda _: torch.zeros(2) @ torch.zeros(3))  # a fault of ours stays one
