@@ -78,8 +78,8 @@ ADVICE = {
     "settled": "settled",
     "nothing": "the mask is empty and the background draws everything; if this persists, raise the weight of the "
     "loss that keeps masks from vanishing, or make the background weaker (fewer channels)",
-    "everything": "the object draws the background too; if this persists, raise the weight of the loss that keeps masks "
-    "small, or give tighter boxes",
+    "everything": "the object draws the background too; if this persists, raise the weight of the loss that keeps "
+    "masks small, or give tighter boxes",
     "soft": "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier",
     "alike": "every sample has the same mask, so pose and shape have no effect; if this persists, check whether the "
     "objects in the photos all have the same pose, or raise the weight of the losses on poses and codes",
