@@ -42,7 +42,7 @@ def test_failing_masks_are_named(spoil, box, words):
     assert words in str(found)
 
 
-@pytest.mark.parametrize("name", ["giraffe-hd-photos-64", "giraffe-hd-paper-compcar-256", "mixnmatch-clothing-64"])
+@pytest.mark.parametrize("name", ["giraffe-hd-photos-64", "giraffe-hd-paper-compcar-256", "mixnmatch-kinds-64"])
 def test_advice_names_options_that_the_preset_has(name):
     config = preset(name)
     options = resolve(family_of(config.family).recipe).mask_advice

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from training.__main__ import main
 from training.checkpoint import load_model
 from training.data.prepare import COMMAND
-from training.registry import FAMILIES, preset, presets
+from training.registry import FAMILIES, RENAMED, preset, presets
 from training.upgrade import NETWORKS, renamed_fields, upgraded, upgraded_names, upgraded_options
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
@@ -108,3 +108,9 @@ def test_the_family_is_no_option(name, capsys):
         main(["train", name, "--help"])
     assert "--loop.images" in (text := capsys.readouterr().out)
     assert "--family" not in text
+
+
+def test_presets_of_earlier_versions_are_found_with_a_warning(caplog):
+    for old, new in RENAMED.items():
+        assert preset(old) == preset(new)
+        assert f"{old} is now called {new}" in caplog.text

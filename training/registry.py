@@ -4,11 +4,14 @@ A new model is one package and one entry of `FAMILIES`.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+
+log = logging.getLogger(__name__)
 
 
 class Official(NamedTuple):
@@ -80,8 +83,8 @@ FAMILIES: dict[str, Family] = {
         recipe="mixnmatch.fast.recipe:Recipe",
         presets={
             "mixnmatch-cars-64": "mixnmatch.fast.presets:CARS_64",
-            "mixnmatch-clothing-64": "mixnmatch.fast.presets:CLOTHING_64",
-            "mixnmatch-clothing-128": "mixnmatch.fast.presets:CLOTHING_128",
+            "mixnmatch-kinds-64": "mixnmatch.fast.presets:CLOTHING_64",
+            "mixnmatch-kinds-128": "mixnmatch.fast.presets:CLOTHING_128",
         },
     ),
     "mixnmatch_continuous": Family(
@@ -89,8 +92,8 @@ FAMILIES: dict[str, Family] = {
         config="mixnmatch.continuous.config:GeneratorConfig",
         recipe="mixnmatch.continuous.recipe:Recipe",
         presets={
-            "mixnmatch-photos-64": "mixnmatch.continuous.presets:CLOTHING_64",
-            "mixnmatch-photos-128": "mixnmatch.continuous.presets:CLOTHING_128",
+            "mixnmatch-clothing-64": "mixnmatch.continuous.presets:CLOTHING_64",
+            "mixnmatch-clothing-128": "mixnmatch.continuous.presets:CLOTHING_128",
         },
     ),
     "mixnmatch_paper": Family(
@@ -155,6 +158,9 @@ FAMILIES: dict[str, Family] = {
 }
 """Name of a family, as in generator files and configs -> its parts."""
 
+RENAMED = {"mixnmatch-photos-64": "mixnmatch-clothing-64", "mixnmatch-photos-128": "mixnmatch-clothing-128"}
+"""Presets of earlier versions -> what they are called now."""
+
 
 def presets() -> dict[str, str]:
     """Return every preset's name with the dotted name of its train config."""
@@ -190,6 +196,9 @@ def preset(name: str, data: Path | None = None) -> Any:
     A config that can be adapted has a method `suited`, which takes the content of `set.json`, or `for_folder`, which
     takes the folder.
     """
+    if name in RENAMED:
+        log.warning("the preset %s is now called %s; the old name goes with the next release", name, RENAMED[name])
+        name = RENAMED[name]
     config = resolve(look_up(presets(), name, "preset"))
     if data is not None and hasattr(config, "for_folder"):
         return config.for_folder(data)

@@ -22,8 +22,9 @@ MAX_SIDE = 30_000
 """Pictures with a longer side are refused: thin strips cost more than their number of pixels suggests."""
 STRIP = 1 << 20
 """Pixels converted at a time."""
-BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 18, "TIFF": 9, "PPM": 8}
-"""Approximate memory for decoding, in bytes a pixel; JPEG and PNG need only what Pillow stores."""
+BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 9, "TIFF": 9, "PPM": 8}
+"""Approximate memory for decoding, in bytes a pixel; JPEG and PNG need only what Pillow stores. HEIC of 12 and 24
+megapixels was measured at 7.7 and 7.1."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 T = TypeVar("T")
 ORIENTATION = 0x0112
