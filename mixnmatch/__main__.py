@@ -1,9 +1,8 @@
 """Commands: python -m mixnmatch mix | vary | grid | interpolate | video | split.
 
-Photos are cut as the model's training photos were: for models of objects the square around the object, which is given
-(`--box`), found by the bundled finder, before its backdrop, or by the model's own mask; for models of whole pictures
-the middle square.
-Nothing is squashed, no colour is changed.
+Photos are cropped as the model's training photos were. Models of objects take the square around the object, which is
+given (`--box`) or found (`--crop`); models of whole pictures take the centre square. The aspect ratio and the colours
+are kept.
 """
 
 import json
@@ -44,32 +43,33 @@ Mode = Literal["code", "feature"]
 
 @dataclass(frozen=True, kw_only=True)
 class Photos:
-    """How a command's photos are read."""
+    """Options of every command: the model, its photos, and the output."""
 
     checkpoint: Path
     """A MixNMatch generator file."""
     out: Path
-    """What to write; the ending says how."""
+    """The file to write; its ending decides the format."""
     crop: Crop = "auto"
-    """Where the object is in a photo without a box: where the bundled finder sees it, before its backdrop, under the
-    model's own mask, or in the centre; `auto`, for models that learned from objects, takes what the finder or the
-    backdrop tells for sure, and else the model's own mask."""
+    """How to find the object in a photo without a box: `finder` (the bundled network), `backdrop` (by colour, before a
+    plain background), `mask` (the model's own mask) or `centre`. `auto`, for models trained on objects, takes a
+    confident result of the finder or the backdrop, else the model's own mask."""
     box: Annotated[tuple[PixelBox, ...], tyro.conf.arg(metavar="X Y W H")] = ()
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None
-    """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; photos that it does not name are cut as `crop` says."""
+    """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; other photos are cropped by `crop`."""
     steps: int = 0
     """Steps that optimise each photo's codes after it was read, for models of the continuous design: 60 bring its own
     colours and outline back."""
     size: int | None = None
-    """Side of the pictures in pixels, to which the model's own are resized; the model's own if not given."""
+    """Side of the output pictures in pixels; by default the model's own."""
 
     def draws(self, generator: Generator) -> Any:
-        """Return what draws this command's pictures."""
+        """Return the generator at the output size."""
         return generator if self.size is None else generator.at(self.size)
 
     def cutter(self, paths: Sequence[Path]) -> Cutter:
-        """Return what reads this command's photos. Raises: ValueError for boxes that do not belong to them."""
+        """Return the reader of this command's photos. Raises: ValueError for a model without encoders, or unusable
+        boxes."""
         generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
         if not hasattr(generator, "encode"):
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which reads no photos")
@@ -83,9 +83,9 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix(Photos):
-    """Draw the background of one photo, the pose of another, the shape of a third, the texture of a fourth.
+    """Mix up to four photos: the background of one, the pose of another, the shape of a third, the texture of a fourth.
 
-    Sketches and cartoons do as well: `--mode feature --shape SKETCH` keeps their outline.
+    Sketches and cartoons also work: `--mode feature --shape SKETCH` keeps their outline.
     """
 
     background: Path | None = None
@@ -95,16 +95,16 @@ class Mix(Photos):
     shape: Path | None = None
     """Photo whose shape is taken."""
     texture: Path | None = None
-    """Photos; a factor without one is drawn from `seed`."""
+    """Photo whose texture is taken. Factors without a photo are sampled with `seed`."""
     mode: Mode = "code"
-    """Read the object by its codes, or keep the photo's outline by its features."""
+    """`code` reads pose and shape as codes; `feature` keeps the outline of the photo given as --shape."""
     layers: bool = False
-    """Write background, shape and masks too, as OUT-background.png and so on."""
+    """Also write the layers, as OUT-background.png, OUT-parent.png, OUT-mask.png and so on."""
     seed: int = 0
-    """Of what is not read from a photo."""
+    """Random seed of the factors without a photo."""
 
     def run(self) -> dict[str, Any]:
-        """Write the mix; return what was written."""
+        """Write the mix; return the files, photos and boxes."""
         photos = {name: path for name in FACTORS if (path := getattr(self, name)) is not None}
         if self.mode == "feature" and self.shape is None:
             raise ValueError("feature mode takes pose and shape from the photo given as --shape; got none")
@@ -133,19 +133,19 @@ class Mix(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Vary(Photos):
-    """Hold three factors of each photo and draw the fourth anew: a row a photo, the photo itself first."""
+    """Keep three factors of each photo and sample the fourth: one row a photo, the photo itself first."""
 
     photos: tuple[Path, ...]
     """Photos whose codes are varied."""
     factor: Factor = "texture"
-    """What varies; the other factors stay."""
+    """The factor that is sampled; the others are kept."""
     n: int = 7
-    """Draws a photo."""
+    """Samples for each photo."""
     seed: int = 0
-    """Of the codes that are drawn."""
+    """Random seed of the samples."""
 
     def run(self) -> dict[str, Any]:
-        """Write the rows; return what was written."""
+        """Write the rows; return the file, its layout and the boxes."""
         if self.n < 1:
             raise ValueError(f"--n is {self.n}; ask for at least 1 draw a photo")
         cut = self.cutter(self.photos)
@@ -163,20 +163,20 @@ class Vary(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Photos):
-    """Cross photos: each row keeps its photo, but takes one factor from the photo of the column.
+    """Combine every row photo with every column photo, which gives one or more factors.
 
-    Column photos are on top, row photos at the left.
+    Column photos are shown on top, row photos at the left.
     """
 
     rows: tuple[Path, ...]
-    """Photos, one a row."""
+    """Photos of the rows."""
     columns: tuple[Path, ...]
-    """Photos, one a column."""
+    """Photos of the columns."""
     take: tuple[Factor, ...] = ("texture",)
-    """What comes from the column's photo."""
+    """Factors taken from the column's photo."""
 
     def run(self) -> dict[str, Any]:
-        """Write the grid; return what was written."""
+        """Write the grid; return the file, its layout and the boxes."""
         cut = self.cutter([*self.rows, *self.columns])
         generator = cut.generator
         draws = self.draws(generator)
@@ -196,27 +196,27 @@ class Grid(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpolate(Photos):
-    """Interpolate between two photos, factor by factor: a row for each factor alone, then one for all of them at once.
+    """Interpolate between two photos: one row for each factor, then one for all of them together.
 
-    On a sheet a row goes from the first photo over `steps` pictures to the second; in a film all rows move, there and
-    back.
+    On a sheet a row shows the first photo, `steps` pictures and the second photo; a film plays all rows at once,
+    forward and back.
     """
 
     photos: Annotated[tuple[Path, Path], tyro.conf.Positional]
-    """From, and to."""
+    """The first and the second photo."""
     factor: tuple[Factor, ...] = ()
-    """What changes, all else staying the first photo's; all factors if not given."""
+    """Factors to interpolate, the others staying the first photo's; by default all."""
     steps: int = 8
-    """Pictures from end to end."""
+    """Pictures of a row, both ends included."""
     mode: Mode = "code"
     """In `feature` mode pose and shape are one factor, called shape."""
     fps: int = 12
     """Frames a second."""
     still: bool = False
-    """Write a sheet even where the ending could be a film's."""
+    """Write a sheet where the ending allows a film too (.webp)."""
 
     def run(self) -> dict[str, Any]:
-        """Write the rows; return what was written."""
+        """Write the rows; return the file, its layout and the boxes."""
         if self.steps < 2:
             raise ValueError(f"--steps is {self.steps}; an interpolation needs at least 2")
         if self.mode == "feature" and "pose" in self.factor:
@@ -244,7 +244,7 @@ class Interpolate(Photos):
     def _interpolated(
         self, generator: Any, start: Image, end: Image, factors: Sequence[str], places: Sequence[float]
     ) -> Float[Tensor, "places 3 side side"]:
-        """Return the pictures at `places` of the way along `factors`."""
+        """Return the pictures at `places`, from 0 (start) to 1 (end), of an interpolation of `factors`."""
         draws = self.draws(generator)
         a, b = generator.encode(start), generator.encode(end)
         a, b = (replace(c, z_background=c.z if c.z_background is None else c.z_background) for c in (a, b))
@@ -263,26 +263,26 @@ class Interpolate(Photos):
 
 @dataclass(frozen=True, kw_only=True)
 class Video(Photos):
-    """Draw a film: pose and shape from each frame of a reference film, background and texture from photos.
+    """Generate a film: pose and shape from each frame of a reference film, background and texture from photos.
 
-    All frames are cut alike: to the box given for the film, or to the object's in its first frame.
+    All frames are cropped to the same box: the one given for the film, or the object's in the first frame.
     """
 
     reference: Path
-    """A film of the object that moves, in any format that ffmpeg reads, or an animated picture."""
+    """A film of the moving object, in any format that ffmpeg reads, or an animated picture."""
     background: Path | None = None
     """Photo whose background is taken."""
     texture: Path | None = None
-    """Photos; a factor without one is read from the first frame."""
+    """Photo whose texture is taken. Factors without a photo are read from the first frame."""
     mode: Mode = "feature"
-    """In `code` mode the shape stays that of the first frame."""
+    """`feature` follows the outline of every frame; `code` keeps the shape of the first frame."""
     fps: float | None = None
-    """Frames a second; if not given, as many as the reference has."""
+    """Frames a second; by default the reference's."""
     most: int = 240
-    """Frames to read at most; a film that has more is cut, and that is said."""
+    """Largest number of frames to read; a longer film is cut there, with a warning."""
 
     def run(self) -> dict[str, Any]:
-        """Write the film; return what was written."""
+        """Write the film; return the file, its frames and the boxes."""
         if self.out.suffix.lower() not in FILMS or not is_film(self.out, fps=1 if self.fps is None else self.fps):
             raise ValueError(f"cannot write {self.out.name}: expected a name that ends in {', '.join(FILMS)}")
         given = [path for path in (self.background, self.texture) if path is not None]
@@ -293,35 +293,36 @@ class Video(Photos):
         for name in ("background", "texture"):
             if (path := getattr(self, name)) is not None:
                 still = generator.set(still, name, cut(path))
-        painted, draws = [], self.draws(generator)
+        pictures, draws = [], self.draws(generator)
         for part in frames.split(32):
             codes = repeat(still, len(part))
             if self.mode == "feature":
                 layers = draws(codes, feature=generator.shape_feature(part))
             else:
                 layers = draws(replace(codes, z=generator.encode(part, factors=("pose",)).z))
-            painted.append(layers.image)
-        write_animation(self.out, torch.cat(painted), fps=probe(self.reference).fps if self.fps is None else self.fps)
+            pictures.append(layers.image)
+        write_animation(self.out, torch.cat(pictures), fps=probe(self.reference).fps if self.fps is None else self.fps)
         return {"out": str(self.out), "frames": len(frames), "mode": self.mode, "boxes": cut.boxes}
 
 
 def film(path: Path, most: int) -> Iterator[PIL.Image.Image]:
-    """Go through the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
+    """Yield the frames of a film, at most `most`. Raises: ValueError if it cannot be read or has none."""
     for n, frame in enumerate(read_film(path)):
         if n == most:
-            log.warning("%s goes on after its first %d frames, which alone were read", path.name, most)
+            log.warning("%s has more than %d frames; only those were read", path.name, most)
             return
         yield PIL.Image.fromarray(frame)
 
 
 def as_picture(layer: torch.Tensor) -> Image:
-    """Return a layer of one or three channels as a picture; masks run from black to white."""
+    """Return a layer of one or three channels as a picture; masks become grey, 0 black and 1 white."""
     return layer if layer.shape[1] == 3 else layer.expand(-1, 3, -1, -1) * 2 - 1
 
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
+    """Run one command and print its result as a line of JSON; return 0, or 2 after an error, which is logged in one
+    sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     command = tyro.extras.subcommand_cli_from_dict(
         {"mix": Mix, "vary": Vary, "grid": Grid, "interpolate": Interpolate, "video": Video, "split": Split},

@@ -1,4 +1,4 @@
-"""What generators that read codes from photos share: a photo and a seed for each of the four factors."""
+"""Base class of the generators that read codes from photos, with the knobs for the four factors."""
 
 from abc import abstractmethod
 from dataclasses import replace
@@ -14,7 +14,7 @@ from training.types import Generator, Image, Knob, knob_seeds
 
 
 class PhotoGenerator(Generator):
-    """A generator whose knobs take a photo, or a seed, for background, pose, shape and texture."""
+    """A generator with a photo knob and a seed knob for each of background, pose, shape and texture."""
 
     @property
     def resolution(self) -> int:
@@ -57,14 +57,14 @@ class PhotoGenerator(Generator):
 
     @abstractmethod
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
-        """Return the codes of photos; those of factors not asked for are zeros."""
+        """Return E(x) of photos x (MixNMatch Sec. 3.2); codes of factors that are not asked for are zeros."""
 
     @abstractmethod
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature read from photos: pose and shape together, aligned with the pixels."""
+        """Return S(x) of photos x: pose and shape together, as a feature map aligned with the pixels (Sec. 3.4)."""
 
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
+        """Return `codes` with one factor read from a photo, or drawn from a seed, in every row.
 
         Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
         """

@@ -1,4 +1,4 @@
-"""Photos of people's own as MixNMatch reads them: the square around the object, at the generator's size."""
+"""Photos as input of MixNMatch: the square around the object, at the generator's size."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,30 +19,37 @@ Crop = Literal["auto", "finder", "backdrop", "mask", "centre"]
 
 
 class Cutter:
-    """Reads and cuts photos for one generator; remembers which boxes it took."""
+    """Reads and crops photos for one generator; keeps the boxes that it used."""
 
     def __init__(
         self, generator: Generator, margin: float | None, crop: Crop, known: Mapping[Path, tuple[float, ...]]
     ) -> None:
-        """Take a generator, the width it learned around objects (None: whole pictures), and boxes x y w h in pixels."""
+        """Set up for a generator.
+
+        Args:
+            generator: the model that will read the photos.
+            margin: side of its training crops over the object's box; None for whole pictures.
+            crop: how objects without a box are found.
+            known: boxes x y w h in pixels, by photo.
+        """
         self.generator, self.margin, self.known = generator, margin, known
         self.crop: Crop = crop
         self.boxes: dict[str, list[float] | None] = {}
-        """Box x y w h in pixels that each photo was cut to, None for the middle square; fit for `--boxes`."""
+        """Box x y w h in pixels used for each photo, None for the centre square; in the form that `--boxes` takes."""
 
     def __call__(self, path: Path) -> Image:
-        """Return a photo as the generator takes it. Raises: PictureError if it cannot be read."""
+        """Return a photo, cropped, as a batch of one. Raises: PictureError if it cannot be read."""
         picture = open_picture(path)
         return self._cut(picture, self._box(path, picture))
 
     def all(self, paths: Sequence[Path]) -> Image:
-        """Return photos as the generator takes them. Raises: ValueError if there are none."""
+        """Return photos, cropped, as one batch. Raises: ValueError if there are none."""
         if not paths:
             raise ValueError("got no photos; give at least one path")
         return torch.cat([self(path) for path in paths])
 
     def film(self, path: Path, frames: Iterable[PIL.Image.Image]) -> Image:
-        """Return the frames of a film, all cut to the box of the first."""
+        """Return the frames of a film as one batch, all cropped to the box of the first."""
         box, cut = None, []
         for i, frame in enumerate(frames):
             box = box if i else self._box(path, frame)
@@ -55,7 +62,7 @@ class Cutter:
         return from_pil(picture, self.generator.resolution).to(self.generator.device)
 
     def _box(self, path: Path, picture: PIL.Image.Image) -> Box | None:
-        """Return the object's box, None for the middle square. Raises: ValueError for a box outside the picture."""
+        """Return the object's box, None for the centre square. Raises: ValueError for a box outside the picture."""
         width, height = picture.size
         if path in self.known:
             x, y, w, h = self.known[path]
@@ -73,7 +80,7 @@ class Cutter:
         return box
 
     def _found(self, picture: PIL.Image.Image) -> Box | None:
-        """Return where `crop` finds the object."""
+        """Return the object's box by the method `crop`; None for the centre square."""
         if self.crop == "centre" or (self.crop == "auto" and self.margin is None):
             return None
         if self.crop != "mask":
@@ -83,7 +90,7 @@ class Cutter:
         return self._masked(picture) if self.crop in ("auto", "mask") else None
 
     def _masked(self, picture: PIL.Image.Image) -> Box | None:
-        """Return the box of the mask that the generator reads from the middle square; None if it is empty or full."""
+        """Return the box of the generator's own mask of the centre square; None if that mask is empty or full."""
         generator: Any = self.generator
         left, top, side = square_region(*picture.size, None)
         image = self._cut(picture, None)
@@ -100,7 +107,7 @@ class Cutter:
 
 
 def _finder(crop: Crop) -> SubjectFinder:
-    """Return what looks for objects: the bundled network where there is one, unless the backdrop is to tell."""
+    """Return the classical finder for `backdrop`, else the bundled network where there is one."""
     return load_finder("classical") if crop == "backdrop" else default_finder()
 
 
@@ -139,7 +146,7 @@ def _table(path: Path) -> dict[str, tuple[float, ...] | None]:
     wanted = 'expected JSON of the form {"photo.jpg": [x, y, width, height], ...}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content = content.get("boxes", content)  # what a command printed will do
+        content = content.get("boxes", content)  # the output of a command is accepted too
         return {name: None if box is None else _four(box) for name, box in content.items()}
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}; {wanted}") from error

@@ -250,7 +250,7 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(state, tmp_path
     assert found is not None
     assert (found[0]["images"], found[1]) == (0, [bad.name])
     assert "Type-check" not in caplog.text  # a fault of ours
-    assert f"{bad.name} cannot be used and was passed over: " in caplog.text
+    assert f"{bad.name} cannot be used and was skipped: " in caplog.text
     assert kind == "compressed" or peak() - before < 50_000
     save_state(tmp_path, 8, state | {"images": 8}, keep=1)
     assert [path.name[:16] for path in tmp_path.iterdir()] == ["state-0000000008"]

@@ -215,7 +215,7 @@ def test_a_lost_process_is_started_again_and_nothing_changes(two, squares, tmp_p
         children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         assert agent.wait(120) == 0, (tmp_path / "log").read_text()
-    assert "going on at" in (tmp_path / "log").read_text()
+    assert "resuming at" in (tmp_path / "log").read_text()
     one, other = (
         load_generator(run / "generator.safetensors").state_dict() for run in (two / "whole", tmp_path / "run")
     )

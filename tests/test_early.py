@@ -27,7 +27,7 @@ class Spoiled(Blocks):
 @pytest.mark.parametrize(
     ("spoil", "box", "words"),
     [
-        (torch.zeros_like, None, "nothing is object"),
+        (torch.zeros_like, None, "the mask is empty"),
         (torch.ones_like, None, "draws the background too"),
         (lambda mask: torch.nn.functional.pad(torch.ones(len(mask), 1, 8, 8), (8, 8, 8, 8)), None, "same mask"),
         (lambda mask: 0.5 * mask, None, "half-transparent"),

@@ -269,7 +269,7 @@ def test_a_run_begins_from_several_and_the_later_ones_win(config, pictures, tmp_
     assert_same(critics[0], critics[1])
     caplog.clear()
     train(short, pictures, tmp_path / "run", device="cpu", start_from=tmp_path / "first")
-    assert "--start-from is left out" in caplog.text
+    assert "--start-from is ignored" in caplog.text
 
 
 def test_a_run_is_not_gone_on_with_on_other_pictures(config, pictures, tmp_path, caplog):
@@ -288,7 +288,7 @@ def test_a_run_is_not_gone_on_with_on_other_pictures(config, pictures, tmp_path,
     train(longer, moved, tmp_path / "run", device="cpu")  # the same pictures at another place
     shutil.copy(other / "index.csv", moved / "index.csv")
     train(longer, moved, tmp_path / "run", device="cpu")
-    assert "is not the set it was" in caplog.text
+    assert "has changed since the run began" in caplog.text
 
 
 def test_a_run_that_only_another_machine_has_is_not_begun_anew(config, pictures, tmp_path, monkeypatch):
@@ -301,7 +301,7 @@ def test_a_run_that_only_another_machine_has_is_not_begun_anew(config, pictures,
 def test_a_finished_run_says_what_is_wanted(config, pictures, tmp_path, caplog):
     for _ in range(2):
         train(replace(config, loop=replace(config.loop, images=8)), pictures, tmp_path, device="cpu")
-    assert "has seen its 8 pictures; give more --loop.images" in caplog.text
+    assert "has seen its 8 pictures; give a larger --loop.images" in caplog.text
 
 
 def test_a_photo_that_rots_ends_the_run_in_one_sentence_and_loses_nothing(config, pictures, tmp_path, monkeypatch):

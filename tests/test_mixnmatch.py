@@ -14,7 +14,7 @@ from mixnmatch.fast.generator import Generator
 from mixnmatch.fast.pose import FOV, object_pose, placing, pose_features, uniform
 from mixnmatch.fast.presets import CARS_64, CLOTHING_64
 from mixnmatch.fast.recipe import Recipe
-from mixnmatch.fast.split_shape import two_means, wished
+from mixnmatch.fast.split_shape import style_changes, two_means
 from mixnmatch.fast.stages import over
 from training.batched import rows
 from training.checkpoint import load_generator, save_generator
@@ -658,7 +658,7 @@ def test_photos_wish_their_shape_towards_what_they_show(monkeypatch):
     monkeypatch.setattr(painter, "encode", lambda *_: codes)
     ends = painter.parent.embed.weight[:, :2].clone()
     painter.parent.embed.weight[:, :2] = ends.mean(1, keepdim=True)
-    moves = wished(recipe, photos, steps=10)
+    moves = style_changes(recipe, photos, steps=10)
     second = torch.arange(24) % 2 == 1
     along = moves @ (ends[:, 1] - ends[:, 0])
     assert ((along > 0) == second).sum() >= 22  # from some sides two shapes look alike

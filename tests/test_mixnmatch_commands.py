@@ -114,7 +114,7 @@ def test_video_follows_its_reference(checkpoint, pictures, tmp_path, capsys, cap
         assert getattr(painted, "n_frames", 1) > 1
         assert painted.info["duration"] == 100  # as fast as its reference
     assert main(["video", "--checkpoint", checkpoint, *arguments, "--most", "2", "--fps", "4"]) == 0
-    assert "goes on after its first 2 frames" in caplog.text
+    assert "has more than 2 frames" in caplog.text
     with PIL.Image.open(out) as painted:
         assert painted.info["duration"] == 250
 
@@ -249,4 +249,4 @@ def test_out_of_memory_is_one_sentence(checkpoint, tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(Generator, "forward", full)
     assert main(["mix", "--checkpoint", checkpoint, "--out", str(tmp_path / "mix.png")]) == 2
-    assert capsys.readouterr().err.startswith("error: memory does not suffice; ")
+    assert capsys.readouterr().err.startswith("error: out of memory; ")

@@ -60,7 +60,7 @@ def test_patch_critic_cells_see_what_the_box_weights_say(field):
 
 
 def test_patch_critic_of_another_field_is_refused():
-    with pytest.raises(ValueError, match="choose from"):
+    with pytest.raises(ValueError, match="expected one of"):
         PatchDiscriminator(8, 34)
 
 

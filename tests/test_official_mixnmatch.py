@@ -265,7 +265,7 @@ def test_unknown_files(tiny: list[Path], tmp_path: Path):
     odd = saved(tmp_path / "odd.pth", {"first.conv.weight": torch.ones(1)})
     refused([odd], out, r"odd\.pth holds none of MixNMatch's networks")
     refused([saved(tmp_path / "numbers.pth", {"first.0": 1})], out, "is no state dict")
-    refused([], out, "no file to import was named")
+    refused([], out, "got no file to import")
 
 
 def test_files_that_make_no_model(tiny: list[Path], tmp_path: Path):

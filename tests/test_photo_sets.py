@@ -169,7 +169,7 @@ def test_masks_without_photos_are_no_photos(source, caplog):
         saved(disc(i)[1], source / "masks" / f"other{i}.png")
     with caplog.at_level(logging.WARNING):
         assert len(prepared(source)) == 4
-    assert "4 masks fit no photo and were passed over" in caplog.text
+    assert "4 masks fit no photo and were skipped" in caplog.text
 
 
 def test_a_class_called_mask_is_a_class(source):
@@ -258,7 +258,7 @@ def test_masks_of_photos_turned_by_exif(source, caplog, orientation, stored):
         rows = prepared(source)
     if orientation < 5:
         assert [row["source"] for row in rows] == ["images/b.jpg"]
-        assert "a.jpg is turned by EXIF" in caplog.text
+        assert "a.jpg is rotated by EXIF" in caplog.text
     else:
         assert len(rows) == 2
         assert min(overlap(row) for row in rows) > 0.9
@@ -457,7 +457,7 @@ def test_a_prepared_set_is_a_source_and_none_inside_one(listed, tmp_path, caplog
         Prepare(source=plain, out=plain / f"set{_}", size=16).run()
     with caplog.at_level(logging.WARNING):
         assert len(prepared(plain)) == 1
-    assert "set0/ is a prepared set: passed over" in caplog.text
+    assert "set0/ is a prepared set: skipped" in caplog.text
 
 
 @pytest.mark.parametrize("change", ["utf-8-sig", "crlf", "semicolons", "cp1252"])

@@ -225,7 +225,7 @@ def test_an_unknown_segmenter_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="fewer than 32"):
+    with pytest.raises(ValueError, match="expected at least 32"):
         Evaluate(checkpoint=tmp_path / "a.safetensors", out=tmp_path, n=5).run()
 
 

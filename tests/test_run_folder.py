@@ -116,7 +116,7 @@ def test_a_generator_without_a_state_is_not_trained_over(run, pictures, tmp_path
     out.mkdir()
     shutil.copy(run / "generator.safetensors", out)
     before = (out / "generator.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"holds generator\.safetensors but no resume state .* --start-from .*run/gen"):
+    with pytest.raises(ValueError, match=r"holds generator\.safetensors but no resume state.* --start-from .*run/gen"):
         train(SHORT, pictures, out, device="cpu")
     assert [path.name for path in out.iterdir()] == ["generator.safetensors"]
     assert (out / "generator.safetensors").read_bytes() == before
@@ -203,7 +203,7 @@ def test_too_little_memory_is_one_sentence(monkeypatch, capsys, kind):
 
     monkeypatch.setattr(command, "train", full)
     assert command.main(["train"]) == 2
-    assert capsys.readouterr().err.startswith("error: memory does not suffice; train with a smaller --loop.batch")
+    assert capsys.readouterr().err.startswith("error: out of memory; train with a smaller --loop.batch")
     monkeypatch.setattr(command, "train", lambda _: torch.zeros(2**46, dtype=torch.uint8))
     assert command.main(["train"]) == 2
     monkeypatch.setattr(command, "train", lambda _: torch.zeros(2) @ torch.zeros(3))  # a fault of ours stays one

@@ -180,7 +180,7 @@ def test_prepare_finds_and_says_how_sure_it_was(source, tmp_path, caplog):
 def test_required_masks_may_be_found_ones(source, tmp_path):
     rows, about = made(source, tmp_path, require=("mask",))
     assert [row["source"] for row in rows] == ["a-large.png"]
-    assert all("none was found for sure" in sentence for sentence in about["left_out"])
+    assert all("none was found with confidence" in sentence for sentence in about["left_out"])
     rows, _ = made(source, tmp_path, require=("box",))
     assert [row["source"] for row in rows] == ["a-large.png", "c-quiet.png"]
 

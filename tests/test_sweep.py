@@ -190,7 +190,7 @@ def test_a_sweep_cut_off_is_gone_on_with_and_its_best_trial_is_never_stopped(tmp
             driver.kill()
         again = subprocess.run(command, stdout=log, stderr=log, env=env, timeout=480, check=False)
         assert again.returncode == 0, (tmp_path / "log").read_text()
-    assert "going on with the sweep" in (tmp_path / "log").read_text()
+    assert "resuming the sweep" in (tmp_path / "log").read_text()
     with (tmp_path / "out" / "results.csv").open() as file:
         seen = {row["pose_weight"]: int(row["images"]) for row in csv.DictReader(file)}
     assert seen["0.001"] == 960  # the best is never stopped; when the others are depends on who comes first

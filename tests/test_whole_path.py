@@ -75,7 +75,7 @@ def test_train_kill_go_on_draw_and_score(preset, cars, clothing, features, tmp_p
     assert states, "no state was written before the kill"
     second = subprocess.run(training, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stderr
-    assert "going on at" in second.stderr
+    assert "resuming at" in second.stderr
     generator = load_generator(tmp_path / "run" / "generator.safetensors")
     pictures = generator(generator.sample(4, torch.Generator().manual_seed(0))).image
     assert pictures.shape == (4, 3, 64, 64)

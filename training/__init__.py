@@ -1,3 +1,3 @@
-"""Ground floor: data, training loop, checkpoints and metrics that every generator shares."""
+"""Data, training loop, checkpoints and metrics shared by all models."""
 
 import training.runtime.threads  # noqa: F401 (before torch)

@@ -18,15 +18,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("training.metrics.report:Evaluate", "measure a generator's knobs and write report.json, report.html"),
     "sweep": (
         "training.sweep.command:Sweep",
-        "train many variants of a preset side by side, on Ray Tune; stop the bad ones early",
+        "train variants of a preset in parallel on Ray Tune; stop bad ones early",
     ),
     "segment": (
         "training.segmentation.command:COMMAND",
         "find objects in photos and films and cut them out; export and measure finders",
     ),
-    "publish": ("training.publish:Publish", "turn a run into a small generator file with a card"),
+    "publish": ("training.publish:Publish", "write a run as a small generator file with a card"),
     "invert": ("training.inversion:Invert", "find the codes of photos, for generators whose knobs turn"),
-    "import-official": ("training.official:ImportOfficial", "turn the authors' checkpoints into generator files"),
+    "import-official": ("training.official:ImportOfficial", "convert the authors' checkpoints to generator files"),
 }
 """Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""
 
@@ -34,7 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
 def usage() -> str:
     """Return the list of verbs and presets."""
     lines = ["usage: python -m training VERB ... (each answers --help)", ""]
-    lines += ["  train PRESET        learn a generator; on an existing run folder, go on"]
+    lines += ["  train PRESET        train a model; on an existing run folder, resume"]
     lines += [f"  {verb:<19} {text}" for verb, (_, text) in VERBS.items()]
     return "\n".join([*lines, "", "presets: " + ", ".join(presets())])
 
@@ -56,7 +56,7 @@ def train(arguments: list[str]) -> None:
         ],
         kw_only=True,
     )
-    Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; on an existing run, go on."
+    Train.__doc__ = f"Train {name} on the prepared set DATA in the run folder OUT; an existing run is resumed."
     args: Any = tyro.cli(Train, args=upgraded_options(rest, type(config)), prog=f"python -m training train {name}")
     from training.loop.train import train as run
 
@@ -64,13 +64,13 @@ def train(arguments: list[str]) -> None:
 
 
 def _without_family(config: type) -> Any:
-    """Return a config class whose family is no option: it is the preset's, though Tyro offers fields without init."""
+    """Return a config class without `family` among its options: the preset fixes it, but Tyro lists it."""
     config.__annotations__["family"] = Annotated[str, tyro.conf.Fixed, tyro.conf.Suppress]
     return config
 
 
 def _value(option: str, arguments: list[str]) -> Path | None:
-    """Return the path that an option is given; None if it is not there."""
+    """Return the path given to an option; None if the option is absent."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument == option and following:
             return Path(following)
@@ -80,7 +80,7 @@ def _value(option: str, arguments: list[str]) -> Path | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; return 0, or 2 after a mistake of the caller's, said in one sentence."""
+    """Run one command; return 0, or 2 after a user error, which is printed in one sentence."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

@@ -1,4 +1,4 @@
-"""Frozen dataclasses whose fields are tensors of one leading axis `n`, such as codes: take, repeat and join rows."""
+"""Index, repeat and concatenate dataclasses of tensors that share a leading axis `n`, such as codes."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,12 +16,12 @@ def rows(codes: C, index: Any) -> C:
 
 
 def repeat(codes: C, n: int) -> C:
-    """Return each row of a dataclass of tensors `n` times over, neighbours together."""
+    """Return each row of a dataclass of tensors repeated `n` times, as `repeat_interleave` does."""
     return replace(codes, **{k: v.repeat_interleave(n, 0) for k, v in fields_of(codes).items() if v is not None})  # type: ignore[type-var]
 
 
 def stack(parts: Iterable[C]) -> C:
-    """Return the rows of several dataclasses of tensors as one. Raises: ValueError if some lack what others have."""
+    """Return several dataclasses of tensors concatenated along `n`. Raises: ValueError if some lack what others have."""
     parts = list(parts)
     columns = [fields_of(part) for part in parts]
     for name in columns[0]:
@@ -32,5 +32,5 @@ def stack(parts: Iterable[C]) -> C:
 
 
 def fields_of(codes: Any) -> dict[str, Any]:
-    """Return a dataclass's fields by name, uncopied."""
+    """Return a dataclass's fields by name, without copying them."""
     return {name: getattr(codes, name) for name in codes.__dataclass_fields__}

@@ -1,4 +1,4 @@
-"""Networks built from a config that somebody else wrote: none grows far beyond the weights that come with it."""
+"""Limits for networks built from an untrusted config: none may be much larger than the weights in its file."""
 
 import math
 import threading
@@ -12,18 +12,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 SPARE_NUMBERS = 2**24
-"""Numbers that a network may compute for itself besides its weights, such as grids of pixels."""
+"""Tensor elements that a network may allocate besides its weights, such as grids of pixels."""
 SPARE_PARTS = 256
-"""Layers and weights that a network may have besides 8 for each tensor of its file."""
+"""Modules and parameters that a network may have besides 8 for each tensor of its file."""
 
 
 TOO_MUCH = "its config asks for far more layers or numbers than the file has"
 
 
 def check_numbers(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise ValueError if a whole number in a config, as JSON holds it, is larger than there are weights in `shapes`.
+    """Raise ValueError if an integer in a config, given as JSON, exceeds the number of weights in `shapes`.
 
-    Counts and sizes are not, and a list as long as such a number takes gigabytes before any layer is made.
+    No valid count or size does, and a list of that length would take gigabytes before any layer is built.
     """
     most = 2**16 + sum(math.prod(shape) for shape in shapes.values())
     waiting = [config]
@@ -36,11 +36,10 @@ def check_numbers(config: Any, shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 class Bounded(TorchFunctionMode):
-    """Refuse, by ValueError and before memory is taken, what goes far beyond tensors of `shapes`.
+    """Raise ValueError, before memory is allocated, for far more tensor elements or modules than `shapes` has.
 
-    Inside the block, in this thread, the numbers that are asked for are counted, and the layers that modules get: ten
-    million layers without weights take gigabytes too. The meta device would do for the numbers alone, but importing
-    what it needs takes seconds and 150 MB.
+    Inside the block, in this thread, tensor elements and modules are counted: ten million modules without weights take
+    gigabytes too. The meta device would suffice for the elements alone, but its imports take seconds and 150 MB.
     """
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -68,7 +67,7 @@ class Bounded(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call `func` if there is room for what it makes."""
+        """Call `func` if its result is within the limit."""
         kwargs = kwargs or {}
         made = _made(getattr(func, "__name__", ""), args, kwargs)
         if made is not None:
@@ -88,7 +87,7 @@ class Bounded(TorchFunctionMode):
 
 
 def _made(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
-    """Return how many numbers a function that makes tensors from sizes makes; None for any other function."""
+    """Return the number of elements that a tensor factory creates; None for any other function."""
     if name in ("empty", "zeros", "ones", "rand", "randn", "eye", "randperm"):
         return _product(kwargs.get("size", args))
     if name in ("new_empty", "new_zeros", "new_ones", "new_full"):
@@ -114,14 +113,14 @@ def _is_list(x: Any) -> bool:
 
 
 def _product(sizes: Any) -> int:
-    """Return the product of whole numbers and of those in lists."""
+    """Return the product of integers, nested lists included."""
     if _is_list(sizes):
         return math.prod(_product(size) for size in sizes)
     return max(0, int(sizes)) if isinstance(sizes, int) else 1
 
 
 def _read(args: Sequence[Any]) -> int:
-    """Return how many numbers a function may make of the tensors that it is given."""
+    """Return the number of elements that a function may create from its tensor arguments."""
     tensors = [part for arg in args for part in (arg if _is_list(arg) else (arg,)) if isinstance(part, Tensor)]
     if len(tensors) < 2:
         return sum(tensor.numel() for tensor in tensors)

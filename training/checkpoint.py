@@ -1,4 +1,4 @@
-"""Generator files and resume states: written whole or not at all, verified when read, no pickled code ever run.
+"""Generator files and resume states: written atomically, verified when read, without running pickled code.
 
 A generator file is safetensors: metadata holds `family`, `config` and `card` as JSON, `sha256` of its tensors, and
 `checksum`, which covers the other four.
@@ -36,7 +36,7 @@ MOST_CARD = 2**20
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, in one sentence a person can act on."""
+    """A checkpoint that cannot be read; the message says what to do, in one sentence."""
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -50,7 +50,7 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def checksum(metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of what a generator file says of itself, its tensors' hash among it."""
+    """Return the SHA-256 of a generator file's metadata, which includes the hash of its tensors."""
     return hashlib.sha256(json.dumps([metadata.get(name, "") for name in SUMMED]).encode()).hexdigest()
 
 
@@ -59,7 +59,7 @@ def save_generator(
 ) -> None:
     """Write `generator` to `path`; `dtype` stores its floating-point weights in that type (read back as float32).
 
-    `card` is what a person should know of the model: preset, data, images seen, figures, licence, command.
+    `card` describes the model for its users: preset, data, images seen, figures, licence, command.
     """
     write_whole(Path(path), generator_file(generator, card=card, dtype=dtype))
 
@@ -82,7 +82,7 @@ def generator_file(
 
 
 def tensors_sha256(content: bytes) -> str:
-    """Return what `generator_file` noted as the hash of its tensors."""
+    """Return the hash of the tensors that `generator_file` stored."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # safetensors' own
     return header["__metadata__"]["sha256"]
 
@@ -90,10 +90,10 @@ def tensors_sha256(content: bytes) -> str:
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return the model that a file holds, in evaluation mode on `device`, weights in float32.
 
-    No memory is taken for a config that asks for far more than the file's weights.
+    No memory is allocated for a config that needs far more than the file's weights.
 
-    Raises: CheckpointError for a file that is missing, cut short, damaged, of an unknown family, that asks for what
-    this version does not know, or whose weights are not finite.
+    Raises: CheckpointError for a file that is missing, truncated, damaged, of an unknown family, that needs a newer
+    version, or whose weights are not finite.
     """
     path = Path(path)
     with _open(path) as file:
@@ -125,7 +125,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
     """Return the generator that a file holds, as `load_model` does.
 
-    Raises: CheckpointError besides for a model that is no generator.
+    Raises: CheckpointError as `load_model` does, and for a model that is not a generator.
     """
     model = load_model(path, device)
     if not isinstance(model, Generator):
@@ -146,9 +146,10 @@ def _does_not_fit(path: Path, metadata: Mapping[str, str], error: Exception) -> 
 
 
 def _built(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    """Return the model of a file's config, its weights still to be read, if tensors of these `shapes` are those.
+    """Return the model of a file's config, its weights not yet loaded.
 
-    Raises: ValueError, RuntimeError or TypeError if they are not, before memory is taken for many more.
+    Raises: ValueError, RuntimeError or TypeError if `shapes` are not those of its weights, before memory is allocated
+    for many more.
     """
     family = family_of(metadata["family"])
     config_class = resolve(family.config)
@@ -173,7 +174,7 @@ def _no_number(name: str) -> float:
 
 
 def _unknown(said: Any, known: Any, prefix: str = "") -> list[str]:
-    """Return the names in `said`, JSON of a config, that the config read from it does not have."""
+    """Return the names in a config's JSON that the config class does not have."""
     if isinstance(said, dict) and isinstance(known, dict):
         strange = [f"{prefix}{name}" for name in said if name not in known]
         return strange + [x for n in said if n in known for x in _unknown(said[n], known[n], f"{prefix}{n}.")]
@@ -183,9 +184,9 @@ def _unknown(said: Any, known: Any, prefix: str = "") -> list[str]:
 
 
 def makes_pictures(path: str | Path) -> bool:
-    """Whether a model file holds a generator; nothing but its first lines is read.
+    """Whether a model file holds a generator; only its header is read.
 
-    A file that cannot be read, or is of an unknown family, counts as one, so that loading it says what is wrong.
+    A file that cannot be read, or is of an unknown family, counts as one, so that loading it reports the error.
     """
     try:
         with _open(Path(path)) as file:
@@ -196,10 +197,11 @@ def makes_pictures(path: str | Path) -> bool:
 
 
 def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:
-    """Return what a generator file says of itself: the card beside it (same stem, .json), if any and if `beside`, over
-    the one inside it. A card of other weights is passed over.
+    """Return a generator file's card: with `beside`, values of the .json of the same stem replace those inside the
+    file.
 
-    Raises: CheckpointError for a missing or damaged file, or a card that is none.
+    A .json that belongs to other weights is skipped, with a warning. Raises: CheckpointError for a missing or damaged
+    file, or an invalid card.
     """
     path = Path(path)
     with _open(path) as file:
@@ -211,14 +213,14 @@ def read_card(path: str | Path, *, beside: bool = True) -> dict[str, Any]:
         if theirs.get("sha256", metadata.get("sha256")) == metadata.get("sha256"):
             card |= theirs
         else:
-            log.warning("%s is the card of other weights than %s and was passed over", other.name, path.name)
+            log.warning("%s is the card of other weights than %s and was skipped", other.name, path.name)
     return card | {"family": metadata.get("family", ""), "sha256": metadata.get("sha256", "")}
 
 
 def read_card_beside(path: Path) -> dict[str, Any]:
-    """Return the card beside a generator file (same stem, .json), whichever weights it is of.
+    """Return the card beside a generator file (same stem, .json), without checking which weights it belongs to.
 
-    Raises: CheckpointError for a file that is no card.
+    Raises: CheckpointError for an invalid card.
     """
     other = path.with_suffix(".json")
     try:
@@ -230,7 +232,7 @@ def read_card_beside(path: Path) -> dict[str, Any]:
 
 
 def _card_of(text: str | bytes, where: str, name: str) -> dict[str, Any]:
-    """Return the card that JSON holds: an object, whose groups of values are objects too."""
+    """Return the card in a JSON text: an object whose groups of values are objects too."""
     try:
         card = json.loads(text)
         if not isinstance(card, dict):
@@ -260,7 +262,7 @@ def _open(path: Path) -> Any:
 
 
 def _metadata(file: Any, path: Path, *, warn: bool = True) -> dict[str, str]:
-    """Return an open file's metadata if its checksum holds; files of earlier versions have none."""
+    """Return an open file's metadata, its checksum verified; files of earlier versions have no checksum."""
     metadata = file.metadata() or {}
     if "checksum" in metadata:
         if metadata["checksum"] != checksum(metadata):
@@ -279,7 +281,7 @@ def save_state(folder: Path, images: int, state: dict[str, Any], *, keep: int = 
     content = buffer.getvalue()
     path = folder / f"state-{images:010d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
     for left in folder.glob(".state-*.part"):
-        left.unlink()  # what a kill has cut off; no one else writes here
+        left.unlink()  # left by a killed process; no other process writes here
     write_whole(path, content)
     others = sorted(other for other in folder.glob("state-*.pt") if other != path)
     for old in others[: max(0, len(others) - keep + 1)]:
@@ -290,19 +292,19 @@ def save_state(folder: Path, images: int, state: dict[str, Any], *, keep: int = 
 def newest_state(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     """Return the newest resume state in `folder` that can be read, and the names of newer ones that cannot.
 
-    A warning says why those are passed over: a checksum that does not hold, a compressed archive, a link, anything but
-    a run's state. None where there is no state at all. Raises: CheckpointError if there are states and none is whole.
+    A warning says why those are skipped: a wrong checksum, a compressed archive, a link, or anything but a run's state.
+    None where there is no state at all. Raises: CheckpointError if there are states and none can be read.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob("state-*.pt"), reverse=True):
         try:
             content = read_plain_file(path)
             if hashlib.sha256(content).hexdigest()[:16] != path.stem.rsplit("-", 1)[-1]:
-                raise ValueError("its checksum does not hold")
+                raise ValueError("its checksum is wrong")
             return _checked(read_state(content)), damaged
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            log.warning("%s cannot be used and was passed over: %s", path.name, reason)
+            log.warning("%s cannot be used and was skipped: %s", path.name, reason)
             damaged.append(path.name)
     if damaged:
         raise CheckpointError(f"no resume state in {folder} is whole ({', '.join(damaged)}); start in a new folder")
@@ -310,7 +312,7 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
 
 
 def _checked(state: Any) -> dict[str, Any]:
-    """Return `state` if it has the form that a run gives it; ValueError if not."""
+    """Return `state`. Raises: ValueError unless it has the form of a run's state."""
     if not isinstance(state, dict):
         raise ValueError(f"it holds {type(state).__name__}, not a run's state")
     for name, kind in (("index", int), ("images", int), ("networks", dict), ("average", dict), ("optimizers", dict)):

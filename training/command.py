@@ -1,16 +1,16 @@
-"""What the commands of all packages share: one command runs, and a mistake is said in one sentence."""
+"""Error handling shared by the commands of all packages: errors of the user are printed in one sentence."""
 
 import sys
 from collections.abc import Callable
 
 NO_MEMORY = (
-    "memory does not suffice; train with a smaller --loop.batch or a larger --loop.accumulate, measure or draw fewer "
+    "out of memory; train with a smaller --loop.batch or a larger --loop.accumulate, measure or draw fewer "
     "pictures at once (--batch, --n), or end other programs"
 )
 
 
 def said(run: Callable[[], object]) -> int:
-    """Run a command; return 0, or 2 after a caller's mistake or where memory does not suffice, said in one sentence."""
+    """Run a command; return 0, or 2 after a user error or out of memory, which is printed in one sentence."""
     try:
         run()
     except (ValueError, OSError, ArithmeticError) as error:
@@ -25,7 +25,7 @@ def said(run: Callable[[], object]) -> int:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory does not suffice."""
+    """Return whether `error` means that memory, the machine's or a GPU's, is exhausted."""
     if isinstance(error, MemoryError):
         return True
     from training.devices import out_of_memory  # a RuntimeError of torch's, which is there then

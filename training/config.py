@@ -1,4 +1,4 @@
-"""Settings of every run, whatever it trains: its length and what it writes, and how a prepared set becomes batches.
+"""Settings of every run: its length, what it writes, and how a prepared set becomes batches.
 
 This module imports nothing of ours, so that a model's config loads neither the loop nor a metric.
 """
@@ -9,40 +9,41 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopConfig:
-    """How long and how to train; what a run writes and when. Lengths are in real pictures seen."""
+    """Length of a run, batches, and what it writes when. Lengths are in real pictures seen."""
 
     images: int = 200_000
-    """Pictures to see in all, over every resumption."""
+    """Pictures to see in all, resumed parts included."""
     batch: int = 16
-    """Pictures a step, of all processes together."""
+    """Pictures a step, over all processes."""
     accumulate: int = 1
-    """Parts that each process takes its pictures of a step in, one after the other: less memory, more time."""
+    """Parts into which each process splits its batch (gradient accumulation); more parts take less memory, more
+    time."""
     seed: int = 0
-    """Of initial weights, the order of pictures and all random draws."""
+    """Random seed of initial weights, the order of pictures and all draws."""
     ema_half_life: int | None = None
-    """Pictures after which a weight's past counts half in the average generator; by default from the batch."""
+    """Half-life of the averaged generator in pictures; by default 10,000 for a batch of 32, in proportion."""
     ema_warm_up: float = 0.05
-    """The half-life is at most this share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
+    """Upper limit of the half-life as a share of the pictures seen so far (StyleGAN2-ADA Appendix C)."""
     bf16: bool = True
-    """Compute in bfloat16 where the recipe says it is safe; weights stay float32."""
+    """Compute in bfloat16 where the recipe allows it; weights stay float32."""
     log_every: int = 50
     """Steps between lines of the log."""
     grid_every: int = 5_000
     """Pictures between grids of samples in the run folder."""
     save_every: int = 5_000
-    """Pictures between resume states; more often loses less after a crash and writes more."""
+    """Pictures between resume states; a smaller value loses less after a crash and writes more."""
     keep: int = 3
     """Resume states kept."""
     figures_every: int = 0
-    """Pictures between short knob reports, in the log and in TensorBoard; 0 is never."""
+    """Pictures between short knob reports in the log and in TensorBoard; 0 writes none."""
     figures_n: int = 128
-    """Pictures for each of their fits."""
+    """Pictures for each fit of these reports; more is more precise and takes longer."""
     figures_distance: int = 0
-    """Pictures on either side for the Frechet distance to real ones among the figures, as `fd`; 0 leaves it out."""
+    """Pictures on either side for the Frechet distance `fd` in these reports; 0 leaves it out."""
     figures_features: Path | None = None
-    """The network for that distance instead of FID's Inception, as for `python -m training fid --features`."""
+    """Feature network for `fd` instead of FID's Inception, as in `python -m training fid --features`."""
     best_by: str | None = None
-    """Figure by which the best generator so far is kept as `best.safetensors`, such as rotation_error."""
+    """Figure, such as rotation_error, by which the best generator so far is kept as `best.safetensors`."""
 
     def __post_init__(self) -> None:
         for name in ("images", "batch", "accumulate", "log_every", "grid_every", "save_every", "keep"):
@@ -71,15 +72,15 @@ class DataConfig:
     size: int = 64
     """Side of the square pictures in pixels."""
     object_margin: float | None = None
-    """Side of the square around the object, in units of the box's longer side; None takes whole pictures."""
+    """Side of the square crop around the object, over the longer side of its box; None takes whole pictures."""
     scene: bool = False
-    """Add a square of the whole picture, for discriminators of backgrounds."""
+    """Also load the whole picture as a square, for background discriminators."""
     scene_size: int | None = None
     """Side of that square in pixels; None takes `size`."""
     flip: bool = True
-    """Mirror half of the pictures, with their boxes and masks."""
+    """Mirror half of the pictures left to right, with their boxes and masks."""
     jitter: float = 0.0
-    """Cut the picture, and its scene, at random from one this share larger; 0 cuts nothing."""
+    """Random crops: the picture, and its scene, are loaded larger by this share and cropped; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

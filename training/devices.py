@@ -1,18 +1,18 @@
-"""Which device to compute on, and what to say when its memory does not suffice."""
+"""Choice of the device, and detection of out-of-memory errors."""
 
 import torch
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`; without a name the GPU where there is one, else the CPU.
+    """Return the device called `name`; by default the GPU where there is one, else the CPU.
 
-    Raises: ValueError, in one sentence, for a device that this machine does not have.
+    Raises: ValueError for a device that this machine does not have.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type == "cuda":  # without touching one: under torchrun each process uses its own
+        if device.type == "cuda":  # without initialising CUDA: under torchrun each process uses its own GPU
             there = torch.cuda.device_count()
             if (device.index or 0) >= there:
                 raise RuntimeError(f"PyTorch finds {there or 'no'} CUDA device{'s' * (there != 1)} on this machine")
@@ -25,7 +25,7 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory, the machine's or a GPU's, does not suffice."""
+    """Return whether `error` means that memory, the machine's or a GPU's, is exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(

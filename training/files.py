@@ -1,4 +1,4 @@
-"""Files that survive a crash and folders that others gave away: whole writes, synced names, locks, safe reading."""
+"""Crash-safe files: atomic writes, synced folders, locks, and reading that follows no links."""
 
 import contextlib
 import errno
@@ -16,13 +16,13 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF)
-"""How filesystems answer that do not sync folders."""
+"""Errors of filesystems that cannot sync folders."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the entries of `folder`: the name of a new or renamed file then survives a power cut as its content does.
+    """Sync the entries of `folder`, so that a new or renamed file survives a power cut.
 
-    Filesystems that cannot do it are passed over. Raises: OSError where the disk fails.
+    Filesystems that do not support it are ignored. Raises: OSError where the disk fails.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -36,9 +36,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush every file and every folder under `folder`, and its own entries; links are not followed."""
+    """Sync every file and folder under `folder`, and `folder` itself; links are not followed."""
     paths = [Path(here) / name for here, _, names in os.walk(folder) for name in names]
-    with ThreadPoolExecutor(16) as pool:  # a disk syncs many at once in hardly more time than one
+    with ThreadPoolExecutor(16) as pool:  # many files sync in hardly more time than one
         list(pool.map(_sync_file, [path for path in paths if path.is_file() and not path.is_symlink()]))
     for here, _, _ in os.walk(folder):
         sync_folder(Path(here))
@@ -50,9 +50,9 @@ def _sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it that are missing, each with its name synced.
+    """Create `folder` and its missing parents, each synced.
 
-    Raises: OSError where one cannot be made, such as a file of that name.
+    Raises: OSError where one cannot be created, such as where a file has that name.
     """
     if folder.is_dir():
         return
@@ -63,9 +63,9 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a crash at any moment, sees the old file or the new one.
+    """Write `content` to `path` atomically: a reader, or a crash at any moment, leaves the old file or the new one.
 
-    A link at `path` is replaced, not followed. What killed writers of the same name left is removed.
+    A link at `path` is replaced, not followed. Temporary files of killed writers of `path` are removed.
     """
     make_folder(path.parent)
     _sweep_parts(path)
@@ -75,26 +75,26 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            part.replace(path)  # still locked: no other writer takes the part for a left-over
+            part.replace(path)  # still locked, so that no other writer removes it as a leftover
         sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
 def _new_part(path: Path) -> tuple[Path, int]:
-    """Return a new hidden file beside `path` and its descriptor, locked while its writer lives."""
+    """Return a new temporary file beside `path` and its descriptor, locked while this process lives."""
     while True:
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with contextlib.suppress(OSError):  # a filesystem without locks: parts of the living are not told from others
+        with contextlib.suppress(OSError):  # a filesystem without locks: leftovers cannot be told from files in use
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if part.exists():  # else a sweeper came between the two lines above
+        if part.exists():  # otherwise another process removed it between the two lines above
             return part, descriptor
         os.close(descriptor)
 
 
 def _sweep_parts(path: Path) -> None:
-    """Remove what writers of `path` that were killed have left beside it."""
+    """Remove the temporary files that killed writers of `path` left beside it."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with contextlib.suppress(OSError), opened_plain(part) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a living writer
@@ -103,9 +103,9 @@ def _sweep_parts(path: Path) -> None:
 
 @contextlib.contextmanager
 def opened_plain(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """Give a descriptor of an ordinary file; links, and pipes and devices that may block for ever, are refused.
+    """Yield a descriptor of a regular file.
 
-    Raises: OSError, also for what is no ordinary file.
+    Raises: OSError, also for links, and for pipes and devices, which might block forever.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -115,16 +115,16 @@ def opened_plain(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def read_plain_file(path: Path, most: int | None = None) -> bytes:
-    """Return the content of an ordinary file of at most `most` bytes; links, pipes and devices are not followed.
+    """Return the content of a regular file of at most `most` bytes.
 
-    Raises: OSError for a file that is missing, larger, or not an ordinary one.
+    Raises: OSError for a file that is missing, larger or not regular, and for links.
     """
     with opened_plain(path) as descriptor:
         size = os.fstat(descriptor).st_size
@@ -135,7 +135,7 @@ def read_plain_file(path: Path, most: int | None = None) -> bytes:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append `line` to a text file; what a kill left of a line before it is ended first.
+    """Append `line` to a text file; an incomplete last line, left by a killed process, is ended first.
 
     Raises: OSError, also where `path` is a link, a pipe or a device.
     """
@@ -148,9 +148,9 @@ def append_line(path: Path, line: str) -> None:
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:
-    """Make `folder`, of which `option` was given, and see that files can be written there, before any work.
+    """Create `folder`, the value of `option`, and check that files can be written there, before any work.
 
-    Raises: ValueError, in one sentence, if it is none or cannot be written to.
+    Raises: ValueError if it is not a folder or not writable.
     """
     try:
         make_folder(folder)
@@ -166,9 +166,10 @@ def check_folder(folder: Path, option: str = "--out") -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str, what: str) -> Iterator[None]:
-    """Keep `folder` to this process inside the block: `what` says who else may have it. A dead one leaves no lock.
+    """Lock `folder` for this process inside the block; `what` names the kind of process in messages.
 
-    Raises: ValueError if another process has it. Where the filesystem knows no locks, a warning takes their place.
+    The lock of a dead process does not count. On a filesystem without locks a warning is logged instead.
+    Raises: ValueError if another process holds the lock.
     """
     path = folder / name
     while True:
@@ -191,7 +192,7 @@ def locked(folder: Path, name: str, what: str) -> Iterator[None]:
             break
         if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
             break
-        os.close(descriptor)  # its last holder removed it in this moment
+        os.close(descriptor)  # its last holder removed it in the meantime
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -1,4 +1,4 @@
-"""Films and sheets of any generator: where a knob stands in each frame, codes in between, and what is written."""
+"""Films and sheets of any generator: knob values and codes of each frame, and writing of the pictures."""
 
 import math
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 
 def goes_round(knob: Knob) -> bool:
-    """Whether a knob's range, or what it may be turned to beyond it, is a full circle."""
+    """Whether a knob's range, the extended one included, is a full circle."""
     low, high = knob.extended_range or (knob.low, knob.high)
     return knob.kind == "angle" and high - low >= 360
 
 
 def knob_values(knob: Knob, frames: int, *, low: float | None = None, high: float | None = None) -> list[float]:
-    """Return the values of a knob in `frames` pictures, from `low` to `high` (its trained range if not given).
+    """Return the values of a knob in `frames` pictures, from `low` to `high` (by default its trained range).
 
-    On a full circle the frame after the last would be the first again.
+    On a full circle the end is left out, so that the film loops.
     """
     low, high = knob.low if low is None else low, knob.high if high is None else high
     steps = frames if knob.kind == "angle" and high - low == 360 else max(1, frames - 1)
@@ -35,7 +35,7 @@ def knob_values(knob: Knob, frames: int, *, low: float | None = None, high: floa
 
 
 def turn_offsets(frames: int, degrees: float = 360.0) -> list[float]:
-    """Return by how many degrees something is turned in each frame: once around, or to and fro within `degrees`."""
+    """Return the rotation of each frame in degrees: once around, or back and forth within `degrees`."""
     turns = [i / frames for i in range(frames)]
     if degrees >= 360:
         return [degrees * turn for turn in turns]
@@ -43,14 +43,14 @@ def turn_offsets(frames: int, degrees: float = 360.0) -> list[float]:
 
 
 def there_and_back(frames: Sequence[T]) -> list[T]:
-    """Return frames and the way back, without showing either end twice: a film that loops."""
+    """Return the frames forward and then backward, without repeating either end: a film that loops."""
     return [*frames, *frames[-2:0:-1]]
 
 
 def codes_between(start: C, end: C, at: float) -> C:
-    """Return codes `at` of the way from `start` to `end`; fields that both have alike, or lack, stay.
+    """Return codes interpolated from `start` (at 0) to `end` (at 1); equal fields, and fields that are None, are kept.
 
-    Styles that one of them lacks differ by nothing there.
+    Styles that one of them lacks are zeros there.
     """
     first, last = fields_of(start), fields_of(end)
     for one, other in ((first, last), (last, first)):

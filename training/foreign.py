@@ -1,4 +1,4 @@
-"""PyTorch files of others: tensors and plain values alone, and no larger in memory than on the disk."""
+"""Checks of untrusted PyTorch files: only tensors and plain values, and no larger in memory than on disk."""
 
 import argparse
 import io
@@ -20,9 +20,9 @@ DEEPEST = 32
 
 
 def check_archive(file: Path | io.BytesIO, size: int, *, sums: bool = True) -> None:
-    """Check that a file of `torch.save`, of `size` bytes, unpacks to no more than it is; with `sums`, that it is whole.
+    """Check that a `torch.save` archive of `size` bytes does not unpack to more; with `sums`, that its checksums hold.
 
-    Checkpoints are stored uncompressed; PyTorch itself looks neither at that nor at the archive's checksums.
+    Checkpoints are stored uncompressed; PyTorch itself checks neither that nor the archive's checksums.
 
     Raises: ValueError with the reason.
     """
@@ -37,9 +37,9 @@ def check_archive(file: Path | io.BytesIO, size: int, *, sums: bool = True) -> N
 
 
 def check_content(content: Any, size: int) -> None:
-    """Check what a file of `size` bytes was read to: few enough values, and tensors of no more bytes than it can hold.
+    """Check the content read from a file of `size` bytes: the number of values, and the size of the tensors.
 
-    A tensor may repeat one stored number a billion times; the first copy of it would take that memory.
+    A tensor of stride 0 may repeat one stored number a billion times; its first copy would take that memory.
 
     Raises: ValueError with the reason.
     """
@@ -56,7 +56,7 @@ def check_content(content: Any, size: int) -> None:
 
 
 def _values(content: Any) -> Iterator[tuple[Any, int]]:
-    """Go through `content` and all that it holds, each with its depth; what is held twice comes twice."""
+    """Yield `content` and all values in it, each with its depth; a value that is referenced twice comes twice."""
     waiting = [(content, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -70,13 +70,14 @@ def _values(content: Any) -> Iterator[tuple[Any, int]]:
 
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""What wrappers of networks, DataParallel's first, put before each key."""
+"""Prefixes that wrappers of networks, such as DataParallel, put before each key."""
 
 
 def tables(content: Any) -> list[tuple[str, Mapping[Any, Any]]]:
-    """Return the tables in what a file holds, as (name of the entry, table): itself and those within it, outer first.
+    """Return the dictionaries in a file's content as (name of the entry, dictionary): itself and nested ones, outer
+    first.
 
-    A prefix that all keys of a table have, such as `module.`, is left out.
+    A prefix that all keys of one have, such as `module.`, is removed.
     """
     found: list[tuple[str, Mapping[Any, Any]]] = []
     waiting = [("", content, 0)]
@@ -90,7 +91,7 @@ def tables(content: Any) -> list[tuple[str, Mapping[Any, Any]]]:
 
 
 def without_prefix(table: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Return `table` without the prefix that wrappers have put before all of its keys."""
+    """Return `table` without the prefix that a wrapper put before all of its keys."""
     for prefix in PREFIXES:
         if table and all(isinstance(key, str) and key.startswith(prefix) for key in table):
             return without_prefix({key.removeprefix(prefix): value for key, value in table.items()})
@@ -111,15 +112,15 @@ def python_numbers(content: Any) -> Any:
 
 
 def read_state(content: bytes) -> Any:
-    """Return what the bytes of a resume state hold, on the CPU.
+    """Return the content of a resume state, on the CPU.
 
-    Raises: ValueError, with the reason, for anything but a stored archive of tensors and plain values.
+    Raises: ValueError, with the reason, for anything but an uncompressed archive of tensors and plain values.
     """
     try:
         check_archive(io.BytesIO(content), len(content), sums=False)  # a state's name holds its checksum
         state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
         check_content(state, len(content))
-    except Exception as error:  # foreign bytes can fail in any way; whichever, the file is not one we read
+    except Exception as error:  # a damaged or hostile file may raise anything
         if out_of_memory(error):
             raise
         raise ValueError(str(error).strip().partition("\n")[0] or type(error).__name__) from error

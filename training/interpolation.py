@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: float) -> dict[str, Tensor]:
-    """Return the fields on the way from `start` (at 0) to `end` (at 1).
+    """Return the fields interpolated from `start` (at 0) to `end` (at 1).
 
-    Shares that sum to 1 go straight; the middle of two normal codes would be too short that way, so they go along an
-    arc. Raises: ValueError if `at` is no finite number.
+    Probabilities are interpolated linearly, normal codes by slerp, because their linear mean would be too short.
+    Raises: ValueError if `at` is not a finite number.
     """
     if not math.isfinite(at):
         raise ValueError(f"{at} is no place between two codes; expected a number from 0 to 1")
@@ -20,10 +20,10 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], at: floa
 
 
 def slerp(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Float[Tensor, "*n k"]:
-    """Return the point on the great circle from a to b, its length between theirs (Shoemake 1985)."""
+    """Return the spherical interpolation of directions, with the norm interpolated linearly (Shoemake 1985)."""
     here, there = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     angle = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).acos()[..., None]
-    # rows of one direction, of opposite ones, or of no length have no arc of their own
+    # rows of equal or opposite directions, or of zero length, have no unique arc
     straight = (angle.sin() < 1e-3) | (here * there == 0)
     sine = torch.where(straight, 1.0, angle.sin())
     length = torch.lerp(here, there, at)
@@ -33,5 +33,5 @@ def slerp(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Floa
 
 
 def are_shares(code: Tensor) -> bool:
-    """Whether each row is not negative and sums to 1."""
+    """Whether each row is non-negative and sums to 1."""
     return bool((code >= 0).all()) and bool(((code.sum(-1) - 1).abs() < 1e-3).all())

@@ -1,4 +1,4 @@
-"""Where the object of a photo is, found without any network, and how wide a generator wants it cut."""
+"""Segmentation of a photo's object by colour, without a network, and the crop margin of a generator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,38 +12,38 @@ from jaxtyping import Bool, Float
 from training.pictures import Box
 
 SIDE = 96
-"""Longer side at which photos are looked at, pixels."""
+"""Longer side in pixels to which photos are reduced."""
 RIM = 3
-"""Width of the rim, which is taken for background, pixels."""
+"""Width in pixels of the rim, which is assumed to be background."""
 NOISE = 25.0
-"""Variance that every colour has at least: 5 grey levels."""
+"""Smallest variance of a colour channel: a standard deviation of 5 grey levels."""
 SURE = 0.6
-"""Confidence from which a box is good: on the clothing photos, nine in ten reach it."""
+"""Confidence from which a box is reliable; 90 % of the clothing photos reach it."""
 LOOSE = 1.7
-"""Side of the square around a box that a person drew, over the box, for generators that learned from whole pictures."""
+"""Side of the crop around a given box, over the box, for generators trained on whole pictures."""
 WIDE: Box = (0.05, 0.05, 0.95, 0.95)
-"""Where the object is if nothing stands out."""
+"""The box if no object is found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What stands out from a photo's rim."""
+    """An object that differs in colour from the photo's rim."""
 
     box: Box
     confidence: float
-    """0 to 1: how clearly two groups of colours part, times how well two ways of parting them agree, less what touches
-    the rim."""
+    """0 to 1: separation of the two groups of colours, times the agreement of two segmentations, less the share that
+    touches the rim."""
     mask: Bool[np.ndarray, "h w"]
-    """What stands out, of a photo made small: its longer side is `SIDE` or less."""
+    """The object in the reduced photo, whose longer side is at most `SIDE`."""
 
 
 def segment_foreground(picture: PIL.Image.Image) -> Found | None:
-    """Return where one thing before a quiet background is; None if nothing stands out.
+    """Return the one object in front of a plain background; None if nothing stands out.
 
-    The rim's colours are taken as one normal distribution; pixels far from it (Mahalanobis distance, threshold by
-    Otsu's method) are a first mask. Inside and outside then each become a mixture of three normal distributions, and
-    the mask what is likelier inside, given also its neighbours (mean field of a Potts model): as GrabCut does (Rother
-    et al. 2004), without a graph.
+    The rim's colours are modelled as one normal distribution; pixels far from it (Mahalanobis distance, threshold by
+    Otsu's method) are a first mask. Inside and outside are then each modelled by a mixture of three normal
+    distributions, and a pixel is object if it is more likely inside, given its neighbours (mean field of a Potts
+    model): GrabCut (Rother et al. 2004) without the graph cut.
     """
     small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE))
@@ -65,7 +65,7 @@ def segment_foreground(picture: PIL.Image.Image) -> Found | None:
 
 
 def propose_box(picture: PIL.Image.Image) -> Box:
-    """Return a box around what differs from the photo's rim; the middle nine tenths if nothing stands out."""
+    """Return a box around what differs from the photo's rim; the central 90 % if nothing stands out."""
     found = segment_foreground(picture)
     if found is None:
         return WIDE if min(picture.size) >= 16 else (0.0, 0.0, 1.0, 1.0)
@@ -73,21 +73,21 @@ def propose_box(picture: PIL.Image.Image) -> Box:
 
 
 def box_of(mask: Bool[np.ndarray, "h w"]) -> Box:
-    """Return the box around what is true, as fractions; the mask must not be empty."""
+    """Return the bounding box of a mask, as fractions; the mask must not be empty."""
     height, width = mask.shape
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
 def margin_of(card: Mapping[str, Any]) -> float | None:
-    """Return how much wider than the object the pictures were that a generator learned from; None: whole pictures."""
+    """Return the side of a generator's training crops over the object's box; None for whole pictures."""
     data = card.get("config", {}).get("data", {})
     margin = data.get("object_margin", 1.5)
     return None if margin is None else float(margin) / (1 + float(data.get("jitter", 0)))
 
 
 def otsu(values: Float[np.ndarray, "h w"]) -> float:
-    """Return the threshold that best parts values into two groups (Otsu 1979)."""
+    """Return the threshold that best separates values into two groups (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=64)
     middles = (edges[:-1] + edges[1:]) / 2
     below, total = np.cumsum(counts), counts.sum()
@@ -130,7 +130,7 @@ def _patches(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
 def _refined(
     pixels: Float[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"], rim: Bool[np.ndarray, "h w"]
 ) -> Bool[np.ndarray, "h w"]:
-    """Return the mask that the colours inside and outside of `mask` make together, three times over."""
+    """Return the mask refined three times by the colour models inside and outside of it."""
     for _ in range(3):
         evidence = _log_density(pixels, pixels[mask]) - _log_density(pixels, pixels[~mask])
         evidence = 0.5 * evidence.clip(-8, 8) - 3.0 * rim
@@ -150,7 +150,7 @@ def _log_density(
 ) -> Float[np.ndarray, "h w"]:
     """Return the log density of colours under a mixture of `k` normal distributions; each is one cluster of `sample`.
 
-    Clusters are those of k-means, begun at colours evenly spread by brightness.
+    Clusters are those of k-means, initialised at colours evenly spread by brightness.
     """
     order = sample.sum(1).argsort()
     centres = sample[order[((np.arange(k) + 0.5) / k * len(sample)).astype(int)]]

@@ -1,6 +1,6 @@
-"""The authors' own checkpoints as generator files: python -m training import-official FILE... --out OUT.safetensors.
+"""Import of the authors' checkpoints: python -m training import-official FILE... --out OUT.safetensors.
 
-They are pickles. Only tensors and plain values are taken from them; code in them is never run.
+The files are pickles. Only tensors and plain values are read from them; code in them is never run.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from training.types import Model
 
 
 def _numpy_types() -> list[Any]:
-    """Return NumPy's scalars and arrays of numbers, under the names that its versions 1 and 2 give their makers."""
+    """Return NumPy's constructors of scalars and numeric arrays, under their names in versions 1 and 2."""
     made = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
     named = [(made[n], f"numpy.{core}.multiarray.{n}") for n in made for core in ("core", "_core")]
     kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdgFDSU"}
@@ -41,20 +41,20 @@ PLAIN: list[Any] = [
     *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
     *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
 ]
-"""Types beyond tensors, numbers, strings and containers of them that may occur in a file: settings of its training."""
+"""Types, besides tensors, numbers, strings and containers, that a file's training settings may contain."""
 
 PACKED = {
     b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!": "a rar archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
 }  # fmt: skip
-"""How archives begin, and what they are."""
+"""First bytes of archives, and their names."""
 
 
 def read_plain(path: Path) -> Any:
-    """Return what a file of `torch.save` holds, on the CPU; formats from PyTorch 0.4 on are read.
+    """Return the content of a `torch.save` file, on the CPU; formats from PyTorch 0.4 on are read.
 
-    Raises: ValueError for a file that is missing, cut short, no such file at all, or that holds anything but tensors
+    Raises: ValueError for a file that is missing, truncated, of another format, or that contains anything but tensors
     and plain values.
     """
     if not path.is_file():
@@ -68,7 +68,7 @@ def read_plain(path: Path) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True)
         check_content(content, size)
         return python_numbers(content)
-    except Exception as error:  # foreign bytes can fail in any way; whichever, the file is not one we read
+    except Exception as error:  # a damaged or hostile file may raise anything
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         if foreign is not None:
             raise ValueError(
@@ -80,7 +80,7 @@ def read_plain(path: Path) -> Any:
 
 
 def _check_kind(path: Path) -> None:
-    """Raise ValueError, with what to do, for what a download often yields in a checkpoint's place."""
+    """Raise ValueError for files that downloads often give instead of a checkpoint, such as web pages."""
     with path.open("rb") as file:
         start = file.read(512)
     kind = next((kind for mark, kind in PACKED.items() if start.startswith(mark)), None)
@@ -109,7 +109,7 @@ def _old_torch(path: Path) -> bool:
 
 
 def family_of(path: Path) -> str:
-    """Return the family whose official checkpoint a file is, by the keys in it; ValueError if it is none."""
+    """Return the family of an official checkpoint, by its keys. Raises: ValueError if it is not one."""
     content = read_plain(path)
     for family, official in officials().items():
         for _, table in tables(content):
@@ -124,9 +124,9 @@ def family_of(path: Path) -> str:
 
 
 def read_official(files: Sequence[Path]) -> Model:
-    """Return the generator that the authors' `files` hold, in evaluation mode on the CPU.
+    """Return the model in the authors' `files`, in evaluation mode on the CPU.
 
-    Raises: ValueError, in one sentence, for files that are damaged, hostile, unknown, mixed or incomplete.
+    Raises: ValueError for files that are damaged, hostile, unknown, of several models or incomplete.
     """
     families = {family_of(path): path for path in files}
     if len(families) != 1:
@@ -140,20 +140,21 @@ def read_official(files: Sequence[Path]) -> Model:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOfficial:
-    """Turn the authors' checkpoint into a generator file: one .pt of GIRAFFE HD, or G.pth E.pth EX.pth of MixNMatch."""
+    """Convert the authors' checkpoint to a generator file: one .pt of GIRAFFE HD, G.pth E.pth EX.pth of MixNMatch, or
+    one .pth of YOLACT."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """The authors' files, as they come."""
+    """The authors' files, unchanged."""
     out: Path
     """Where to write the generator, ending in .safetensors."""
 
     def run(self) -> None:
-        """Write the generator file, whole or not at all; print its family and sizes as one JSON line.
+        """Write the generator file atomically; print its family and sizes as one JSON line.
 
-        Raises: ValueError for files that cannot be imported; nothing is written then.
+        Raises: ValueError for files that cannot be imported.
         """
         if not self.files:
-            raise ValueError("no file to import was named; give the authors' checkpoint")
+            raise ValueError("got no file to import; give the authors' checkpoint")
         if self.out.suffix != ".safetensors":
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         check_folder(self.out.parent)

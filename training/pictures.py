@@ -1,4 +1,4 @@
-"""Between pictures as people have them and tensors as networks want them: reading, cropping, tiling, writing."""
+"""Conversion between picture files and tensors: reading, cropping, tiling, writing."""
 
 import os
 import tempfile
@@ -23,16 +23,16 @@ from training.types import Image
 __all__ = ["PictureError", "opened", "upright_rgb"]
 
 OF_UPLOADS = Limits(seconds=10.0, memory=300_000_000)
-"""What a photo that somebody sends may cost: 30 MB and 60 megapixels, so that a phone's 50 are taken."""
+"""Limits for uploads: 30 MB and 60 megapixels, as phones have up to 50."""
 OF_FILES = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
-"""What a photo on one's own disk may cost."""
+"""Limits for photos on the user's own disk."""
 MOST_MIRRORED = 2048
-"""Side of the largest square that is filled up with mirrored picture; what asks for a larger one is made smaller."""
+"""Largest side in pixels of a square that is padded by mirroring; for larger ones the picture is reduced."""
 FILMS = (".mp4", ".webp", ".gif")
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
-"""Endings of films, and of sheets of pictures; a .webp can be either."""
+"""File endings of films, and of sheets of pictures; a .webp can be either."""
 TIGHT = 1.15
-"""The least side of a square around an object, over the longer side of its box."""
+"""Smallest side of a crop around an object, over the longer side of its box."""
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
@@ -42,7 +42,7 @@ PixelBox = tuple[float, float, float, float]
 
 @runtime_checkable
 class Readable(Protocol):
-    """An open binary file, or whatever reads like one."""
+    """An open binary file, or an object with the same `read`."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, at most `size`."""
@@ -50,17 +50,17 @@ class Readable(Protocol):
 
 
 def to_uint8(image: Image) -> UInt8[Tensor, "n h w 3"]:
-    """Return pictures as bytes, on the CPU, channels last: -1 is 0, 1 is 255, what lies outside is clamped."""
+    """Return pictures as bytes, on the CPU, channels last: -1 becomes 0 and 1 becomes 255, with clamping."""
     return ((image.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def to_pil(image: Image) -> list[PIL.Image.Image]:
-    """Return pictures as Pillow's RGB pictures."""
+    """Return pictures as Pillow images, RGB."""
     return [PIL.Image.fromarray(picture) for picture in to_uint8(image).contiguous().numpy()]
 
 
 def from_pil(picture: PIL.Image.Image, size: int | None = None) -> Image:
-    """Return a picture as a batch of one; with `size`, its centre square, resized with antialiasing, never squashed."""
+    """Return a picture as a batch of one; with `size`, its centre square, resized with antialiasing."""
     picture = picture.convert("RGB")
     if size is not None:
         picture = square_crop(picture, None).resize((size, size), PIL.Image.Resampling.BICUBIC)
@@ -76,18 +76,18 @@ def open_picture(
     max_pixels: int | None = None,
     keep_pixels: int = 16_000_000,
 ) -> PIL.Image.Image:
-    """Return a picture as a person sees it: sRGB, upright, over white where transparent, the first frame if it moves.
+    """Return a picture as sRGB, upright, over white where transparent; the first frame of an animation.
 
-    It is decoded by a process of its own, within limits of time and memory.
+    It is decoded in a subprocess with limits on time and memory.
 
     Args:
         source: a file, its bytes, or an open binary file.
-        name: what to call it in messages; a file's own name (never its folder) if empty.
-        max_bytes: larger files are refused unread; by default 100 MB of files on disk and 30 MB of others.
-        max_pixels: larger pictures are refused undecoded; by default 150 and 60 megapixels.
-        keep_pixels: larger pictures are made smaller.
+        name: its name in messages; by default the file's name without its folder.
+        max_bytes: larger files are refused; by default 100 MB for files on disk and 30 MB for others.
+        max_pixels: larger pictures are refused; by default 150 and 60 megapixels.
+        keep_pixels: larger pictures are reduced.
 
-    Raises: PictureError for what is too large, cut short, or no picture.
+    Raises: PictureError for files that are too large, truncated, or not pictures.
     """
     limits = OF_FILES if isinstance(source, Path) else OF_UPLOADS
     limits = replace(
@@ -104,7 +104,7 @@ def open_picture(
 
 
 def square_region(width: int, height: int, box: Box | None, *, margin: float = 1.5) -> tuple[int, int, int]:
-    """Return left, top and side, in pixels, of the square that `square_crop` cuts; it may reach over the border."""
+    """Return left, top and side, in pixels, of the square of `square_crop`; it may extend beyond the picture."""
     if box is None:
         side = min(width, height)
         return (width - side) // 2, (height - side) // 2, side
@@ -112,13 +112,13 @@ def square_region(width: int, height: int, box: Box | None, *, margin: float = 1
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"box {box} is empty; expected x0 < x1 and y0 < y1 as fractions of the picture")
     longer = max(x1 - x0, y1 - y0)
-    # a mirrored border would show parts of the object again: rather give up surroundings than reach over it
+    # a mirrored border would repeat parts of the object, so a smaller margin is preferred
     side = max(1, round(min(margin * longer, max(min(width, height), TIGHT * longer))))
     return _inside(x0, x1, side, width), _inside(y0, y1, side, height), side
 
 
 def _inside(low: float, high: float, side: int, size: int) -> int:
-    """Return where a line of `side` starts that has low ... high in its middle, moved into 0 ... size if it fits."""
+    """Return the start of an interval of length `side` centred on [low, high], moved into [0, size] if it fits."""
     if side >= size:
         return (size - side) // 2
     return min(max(round((low + high - side) / 2), 0), size - side)
@@ -127,14 +127,14 @@ def _inside(low: float, high: float, side: int, size: int) -> int:
 def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
     """Return the square of side `margin * max(w, h)` around `box`; without a box, the largest in the middle.
 
-    Near a border the square moves inwards, and in a small picture it shrinks until it is just larger than the box; only
-    then it reaches over the border, where the picture is mirrored. Raises: ValueError if the box is empty.
+    Near a border the square is moved inwards, and in a small picture it is reduced to `TIGHT` times the box; if it
+    still extends beyond the picture, that is mirrored. Raises: ValueError if the box is empty.
     """
     left, top, side = square_region(*picture.size, box, margin=margin)
     width, height = picture.size
     if left >= 0 and top >= 0 and left + side <= width and top + side <= height:
         return picture.crop((left, top, left + side, top + side))
-    if side > MOST_MIRRORED:  # a small file may be a thin strip whose square is huge
+    if side > MOST_MIRRORED:  # a thin strip has a huge square
         small = [max(1, round(0.9 * MOST_MIRRORED / side * edge)) for edge in picture.size]
         return square_crop(picture.resize((small[0], small[1]), PIL.Image.Resampling.LANCZOS), box, margin=margin)
     pixels = np.asarray(picture)
@@ -143,18 +143,18 @@ def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.
 
 
 def _mirrored(start: int, length: int, size: int) -> Int[np.ndarray, " length"]:
-    """Return indices start ... start + length - 1 into a line of `size` that is mirrored at both ends, forever."""
+    """Return indices start ... start + length - 1 into a line of `size`, reflected at both ends periodically."""
     index = np.arange(start, start + length) % (2 * size)
     return np.where(index < size, index, 2 * size - 1 - index)
 
 
 def tile(image: Image, columns: int, *, gap: int = 2) -> PIL.Image.Image:
-    """Return pictures side by side, `columns` a row, on white, `gap` pixels apart."""
+    """Return pictures as a grid, `columns` a row, on white, `gap` pixels apart."""
     return tile_pictures(to_pil(image), len(image), columns, gap=gap)
 
 
 def tile_pictures(pictures: Iterable[PIL.Image.Image], n: int, columns: int, *, gap: int = 2) -> PIL.Image.Image:
-    """Return `n` pictures of one size, as they come, side by side as `tile` does."""
+    """Return `n` pictures of one size, from an iterable, as a grid like that of `tile`."""
     left = iter(pictures)
     first = next(left)
     width, height = first.size
@@ -167,7 +167,7 @@ def tile_pictures(pictures: Iterable[PIL.Image.Image], n: int, columns: int, *, 
 
 
 def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: int) -> Image:
-    """Return the frames of a film that shows several pictures at once, `columns` a row, on white."""
+    """Return the frames of a film that shows a grid of pictures, `columns` a row, on white."""
     n, cells = frames.shape[:2]
     empty = frames.new_ones(n, -cells % columns, *frames.shape[2:])
     grid = torch.cat([frames, empty], 1).unflatten(1, (-1, columns))  # (frames, rows, columns, 3, h, w)
@@ -175,7 +175,7 @@ def side_by_side(frames: Float[Tensor, "frames cells 3 height width"], columns: 
 
 
 def write_sheet(path: Path, image: Image, columns: int) -> None:
-    """Write pictures as one sheet. Raises: ValueError for an ending that no picture has."""
+    """Write pictures as one sheet. Raises: ValueError for an ending that is not in `SHEETS`."""
     if path.suffix.lower() not in SHEETS:
         raise ValueError(f"cannot write {path.name}: expected a name that ends in {', '.join(SHEETS)}")
     sheet = tile(image, columns)
@@ -184,9 +184,9 @@ def write_sheet(path: Path, image: Image, columns: int) -> None:
 
 
 def is_film(path: Path, *, fps: float, still: bool = False) -> bool:
-    """Return whether what goes to `path` is a film and not a sheet, before anything is drawn for it.
+    """Return whether the file `path` is to be a film and not a sheet, by its ending.
 
-    Raises: ValueError for an ending that neither has, or a film of no pace.
+    Raises: ValueError for an ending of neither, or an invalid frame rate.
     """
     kind = path.suffix.lower()
     film = kind in FILMS and not still
@@ -199,9 +199,9 @@ def is_film(path: Path, *, fps: float, still: bool = False) -> bool:
 
 
 def write_animation(path: Path, frames: Image, *, fps: float) -> None:
-    """Write pictures as a film; the name's ending says what kind: .mp4 (H.264), .webp or .gif, these two looping.
+    """Write pictures as a film in the format of the ending: .mp4 (H.264), .webp or .gif, the last two looping.
 
-    Raises: ValueError for another ending, no frames or no pace.
+    Raises: ValueError for another ending, no frames or an invalid frame rate.
     """
     kind = path.suffix.lower()
     if kind not in FILMS or not is_film(path, fps=fps):
@@ -215,7 +215,7 @@ def write_animation(path: Path, frames: Image, *, fps: float) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, with its ending; it becomes `path` only if nothing went wrong."""
+    """Yield a temporary path beside `path`, with its ending; it is renamed to `path` on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
@@ -224,7 +224,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp keeps others out; a result is an ordinary file
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private; a result has the usual permissions
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Turn a run into a bundled model: weights in half the space and a card that says what they are and how good."""
+"""Publishing of a run as a bundled model: weights in half precision, and a card with their origin and figures."""
 
 import json
 import logging
@@ -32,28 +32,28 @@ MOST_BYTES = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Write OUT (.safetensors) and its card (same stem, .json) from the average generator of a run.
+    """Write OUT (.safetensors) and its card (same stem, .json) from the averaged generator of a run.
 
-    If OUT is there, it is replaced; the knobs that the page begins with, `start` in its card, stay.
+    An existing OUT is replaced; the initial knobs of the page, `start` in its card, are kept.
     """
 
     run_dir: Path
-    """Folder that `train` filled."""
+    """The run folder of `train`."""
     out: Path
-    """For example checkpoints/giraffe-hd-cars-64.safetensors."""
+    """The file to write, such as checkpoints/giraffe-hd-cars-64.safetensors."""
     generator: str = "generator.safetensors"
-    """Which file of the run: its last average, or best.safetensors."""
+    """Which file of the run: its last averaged generator, or best.safetensors."""
     title: str
-    """What a person reads in the menu of checkpoints."""
+    """Title in the page's menu of models."""
     data: Path
     """The prepared set it was trained on; its set.json goes into the card."""
     command: str
-    """The training command, as typed."""
+    """The training command, for the card."""
     report: Path | None = None
     """report.json of `python -m training evaluate`, or `... segment evaluate`, on that file; its figures
     go into the card."""
     notes: str = ""
-    """What a user should know: what works, what does not."""
+    """Notes for users: what works, what does not."""
     licence: str = "CC0-1.0"
     """The licence that the card names."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -61,11 +61,11 @@ class Publish:
     reader: Path | None = None
     """The generator's pose reader, which goes into the folder `readers` beside OUT under OUT's name."""
     state: Path | None = None
-    """Folder, for this model alone, for the run's newest resume state in bfloat16: a copy of it is a run that can be
-    gone on with elsewhere, though not bit for bit. A state that is there is replaced."""
+    """Folder for the run's newest resume state in bfloat16, one for each model: a copy of it is a run that can be
+    resumed elsewhere, though not bit for bit. An existing state is replaced."""
 
     def run(self) -> None:
-        """Write both files, each whole or not at all; print the card."""
+        """Write both files atomically; print the card. Raises: ValueError for an unusable run, report or name."""
         if self.out.suffix != ".safetensors":
             raise ValueError(f"{self.out} is no name for a generator file; end it in .safetensors")
         if self.out.is_dir():
@@ -106,7 +106,7 @@ class Publish:
             raise CheckpointError(f"{self.run_dir} has no resume state; leave out --state")
         if self.state:
             check_folder(self.state, "--state")
-        # the card is inside too: a kill before the one beside it is written loses nothing
+        # the card is inside too, in case the process is killed before the one beside it is written
         content = generator_file(generator, card=card, dtype=DTYPES[self.dtype])
         if len(content) > MOST_BYTES:
             raise CheckpointError(
@@ -128,14 +128,16 @@ def _plain_card(path: Path) -> dict[str, Any]:
 
 
 def _figures_of(report: Mapping[str, Any], sha256: str) -> dict[str, Any]:
-    """Return the figures of a report: of a generator's, or of a finder's those of the model with this checksum."""
+    """Return the figures of a generator's report, or those of the model with this checksum in a finder's report."""
     named = [name for name, checksum in report.get("sha256_of", {}).items() if checksum == sha256]
     return report["models"][named[0]] if named else report.get("figures", {})
 
 
 def _start_of(out: Path) -> dict[str, Any]:
-    """Return the knobs that a published model begins with: those of the card beside it, whichever weights it is of, for
-    an earlier `publish` may have been killed between the two; else those of the card inside."""
+    """Return a published model's initial knobs: those of the card beside it, else of the card inside.
+
+    The card beside it may be of other weights, as an earlier `publish` may have been killed between the two files.
+    """
     for read, path in ((read_card_beside, out.with_suffix(".json")), (read_card, out)):
         if path.is_file():
             try:
@@ -156,7 +158,7 @@ def _halved(state: Any) -> Any:
 
 
 def _set_of(data: Path) -> dict[str, Any]:
-    """Return what the set says of itself, without paths of the machine it was made on."""
+    """Return the content of `set.json`, without paths of the machine on which it was made."""
     path, coco = data / "set.json", data / "train.json"
     if not path.is_file() and not coco.is_file():
         raise ValueError(f"{data} has no set.json; give the prepared set that the run was trained on")

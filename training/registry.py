@@ -1,6 +1,6 @@
-"""The families of models and their presets, resolved on demand: the only file that names them.
+"""The families of models and their presets, imported on demand: the only file that names them.
 
-A further model is one package and one entry of `FAMILIES`.
+A new model is one package and one entry of `FAMILIES`.
 """
 
 import json
@@ -15,35 +15,35 @@ log = logging.getLogger(__name__)
 
 
 class Official(NamedTuple):
-    """How the authors' own checkpoint of a family is known and read."""
+    """How the authors' checkpoint of a family is recognised and read."""
 
     marks: str
-    """Regular expression of a top-level key that its files have and those of others do not."""
+    """Regular expression of a top-level key that only its files have."""
     most: int
-    """Files that make one checkpoint, at most."""
+    """Largest number of files of one checkpoint."""
     reader: str
     """Dotted name of a function from these files to a generator."""
     preset: str
-    """A preset whose training pictures were cut as the authors' were."""
+    """A preset whose training pictures are cropped as the authors' were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """Dotted names, `package.module:name`, of what makes a family of models."""
+    """Dotted names, `package.module:name`, of the parts of a family of models."""
 
     model: str
     """The generator class, built from its config."""
     config: str
     """The config class of the generator."""
     recipe: str = ""
-    """The class that says how it learns, built from a train config and a device; empty where it is made of another
-    model's weights."""
+    """The recipe class, built from a train config and a device; empty where the model is made of another one's
+    weights."""
     presets: Mapping[str, str] = field(default_factory=dict)
     """Preset -> dotted name of a train config."""
     official: Official | None = None
     """The authors' checkpoints, for `python -m training import-official`."""
     makes_pictures: bool = True
-    """Whether the model is a generator; finders of objects are not."""
+    """Whether the model is a generator; object finders are not."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -160,7 +160,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
 }
-"""Name of a family, as generator files and configs give it -> what makes it."""
+"""Name of a family, as in generator files and configs -> its parts."""
 
 RENAMED = {"mixnmatch-photos-64": "mixnmatch-clothing-64", "mixnmatch-photos-128": "mixnmatch-clothing-128"}
 """Presets of earlier versions -> what they are called now."""
@@ -172,33 +172,33 @@ def presets() -> dict[str, str]:
 
 
 def officials() -> dict[str, Official]:
-    """Return how the authors' checkpoints are read, by the families that have such."""
+    """Return how the authors' checkpoints are read, for the families that have some."""
     return {name: family.official for name, family in FAMILIES.items() if family.official is not None}
 
 
 def family_of(name: str) -> Family:
-    """Return the family called `name`; ValueError that lists the known ones if there is none."""
+    """Return the family called `name`. Raises: ValueError that lists the known ones."""
     return look_up(FAMILIES, name, "family")
 
 
 def resolve(dotted: str) -> Any:
-    """Return the object that `package.module:name` names."""
+    """Import and return the object `package.module:name`."""
     module, _, name = dotted.partition(":")
     return getattr(import_module(module), name)
 
 
 def look_up(table: Mapping[str, Any], name: str, what: str) -> Any:
-    """Return `table[name]`; ValueError that lists the known names if it is not there."""
+    """Return `table[name]`. Raises: ValueError that lists the known names."""
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]
 
 
 def preset(name: str, data: Path | None = None) -> Any:
-    """Return the train config called `name`, as it suits the prepared set `data`, where one is given and says how.
+    """Return the train config called `name`, adapted to the prepared set `data` if one is given.
 
-    Such a config has a method `suited`, which takes what the set's `set.json` holds, or `for_folder`, which takes its
-    folder.
+    A config that can be adapted has a method `suited`, which takes the content of `set.json`, or `for_folder`, which
+    takes the folder.
     """
     if name in RENAMED:
         log.warning("the preset %s is now called %s; the old name goes with the next release", name, RENAMED[name])

@@ -1,4 +1,4 @@
-"""Maps and pictures brought to another side by Lanczos' filter."""
+"""Lanczos resampling of maps and pictures."""
 
 from functools import lru_cache
 
@@ -11,8 +11,8 @@ LOBES = 3
 
 @lru_cache(maxsize=32)
 def _weights(before: int, after: int) -> Float[Tensor, "after before"]:
-    """Return what each new row takes of the old ones: sinc(d) sinc(d / 3) of their distance d, wider where rows
-    become fewer."""
+    """Return the weights of the old rows in each new one: sinc(d) sinc(d / 3) of their distance d, widened for
+    reduction."""
     scale = before / after
     centre = (torch.arange(after) + 0.5) * scale - 0.5
     distance = (torch.arange(before)[None] - centre[:, None]) / max(scale, 1.0)
@@ -21,7 +21,7 @@ def _weights(before: int, after: int) -> Float[Tensor, "after before"]:
 
 
 def resized(x: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n c side side"]:
-    """Return maps at `side` by Lanczos' filter of three lobes, within the range that each row's numbers have."""
+    """Return maps resized to `side` by a three-lobed Lanczos filter, clamped to each row's range of values."""
     if x.shape[2:] == (side, side):
         return x
     rows, columns = (_weights(length, side).to(x.device) for length in x.shape[2:])

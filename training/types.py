@@ -29,12 +29,12 @@ KnobKind = Literal["range", "angle", "seed", "picture"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Knob:
-    """One control of a generator: what the page shows, what `Generator.set` takes and what the knob report measures."""
+    """One control of a generator: shown on the page, set by `Generator.set` and measured by the knob report."""
 
     name: str
-    """Key for `Generator.set`, also the name in recipes and reports."""
+    """Name for `Generator.set`, in saved recipes and in reports."""
     label: str
-    """What a person reads."""
+    """Name shown to users."""
     kind: KnobKind
     """`range` and `angle` (degrees) are numbers, `seed` a whole number that redraws a code, `picture` a photo."""
     unit: str = ""
@@ -45,7 +45,7 @@ class Knob:
     step: float = 0.01
     help: str = ""
     extended_range: tuple[float, float] | None = None
-    """How far a page lets it go; None: a little beyond the trained range."""
+    """Range that the page allows; None: a little beyond the trained range."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
@@ -60,9 +60,9 @@ class Knob:
 
 
 def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Return what knob `name` is turned to in each row: `value`, a number or as many as rows, as a tensor like `like`.
+    """Return the values of knob `name`, one number or one a row, as a tensor like `like`.
 
-    Raises: ValueError for what is no number, not finite, or neither one number nor one a row.
+    Raises: ValueError for values that are not numbers, not finite, or of another count.
     """
     n = len(like)
     if not isinstance(value, Real | np.ndarray | Tensor) or isinstance(value, bool):
@@ -76,9 +76,9 @@ def knob_numbers(name: str, value: Any, like: Float[Tensor, " n"]) -> Float[Tens
 
 
 def knob_seeds(name: str, value: Any, n: int) -> list[int]:
-    """Return the seeds that knob `name` is turned to: one for all `n` rows, or one a row.
+    """Return the seeds of knob `name` for `n` rows: one for all of them, or one a row.
 
-    Raises: ValueError for anything but a whole number from 0, or `n` of them.
+    Raises: ValueError for anything but an integer from 0, or `n` of them.
     """
     seeds = np.asarray(value.cpu() if isinstance(value, Tensor) else value).reshape(-1).tolist()
     numbers = all(isinstance(seed, int | float) and not isinstance(seed, bool) for seed in seeds)
@@ -90,15 +90,15 @@ def knob_seeds(name: str, value: Any, n: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instances:
-    """The objects of one picture, for networks that find objects."""
+    """The objects of one picture, as training targets of object finders."""
 
     box: Boxes
     label: Int[Tensor, " n"]
-    """Places in the network's classes."""
+    """Indices into the network's classes."""
     mask: Bool[Tensor, "n h w"]
     """At the picture's size."""
     crowd: Bool[Tensor, " n"]
-    """Which stand for many objects that are not told apart: nothing is learned there."""
+    """Whether an entry is a crowd of objects, which is excluded from the losses."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,22 +114,22 @@ class Batch:
     scene_box: Boxes | None = None
     """The object in `scene`."""
     mask: Mask | None = None
-    """The object's mask in `image`: for evaluation, and for recipes that say they need masks."""
+    """The object's mask in `image`: for evaluation, and for recipes that need masks."""
     index: tuple[int, ...] = ()
     """Positions of the pictures in their set."""
     previous: Image | None = None
-    """An earlier frame of the film that `image` is of; for flow, the frame that it leads to."""
+    """An earlier frame of the same film as `image`; with `flow`, the frame that the flow leads to."""
     flow: Float[Tensor, "n 2 h w"] | None = None
-    """Pixels, x then y, from each place in `image` to the same thing in `previous`."""
+    """Optical flow from `image` to `previous` in pixels, x then y."""
     instances: tuple[Instances, ...] | None = None
-    """The objects of each picture; None where the set has no such lists."""
+    """The objects of each picture; None where the set has no such annotations."""
 
 
 @runtime_checkable
 class TrainingSet(Protocol):
-    """Pictures that a recipe learns from. Same indices and same state of `rng`: same batch.
+    """Training pictures. The same indices and state of `rng` give the same batch.
 
-    One whose list of pictures is not the file `index.csv` in `path` names the file as `index`.
+    A set whose list of pictures is not the file `index.csv` in `path` has the file as its attribute `index`.
     """
 
     path: Path
@@ -137,20 +137,20 @@ class TrainingSet(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Return pictures as training sees them; the share of the batch that `rng` has."""
+        """Return a training batch; under torchrun this process's rows of it (`rng` knows its share)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Where training stands: what schedules and random draws of a step may depend on."""
+    """Progress of training: the input of schedules and random draws."""
 
     index: int
     """Steps done before this one."""
     images: int
     """Real pictures seen before this step."""
     rng: torch.Generator
-    """Seeded from the run's seed and `index`: a resumed run draws what an uninterrupted one would."""
+    """Seeded from the run's seed and `index`, so that a resumed run draws the same numbers."""
 
     def ramp(self, start: int, end: int) -> float:
         """Return 0 before `start` images, 1 after `end`, linear between."""
@@ -159,7 +159,7 @@ class Step:
 
 @dataclass(kw_only=True, slots=True)
 class Phase:
-    """One update of one network: which parameters learn, from which losses, how often."""
+    """One update of one network: its parameters, losses and schedule."""
 
     name: str
     network: nn.Module
@@ -172,9 +172,9 @@ class Phase:
     until: int | None = None
     """Active from `since` images up to, not including, `until`."""
     rate: Callable[[Step], float | Sequence[float]] | None = None
-    """Learning rates at a step over those that the optimizer was made with: one for all of its groups, or one each."""
+    """Factors on the optimizer's initial learning rates at a step: one for all groups, or one for each."""
     base_rates: tuple[float, ...] = field(init=False)
-    """The learning rates that the optimizer was made with: a resumed one only knows those of its last step."""
+    """The optimizer's initial learning rates; a resumed optimizer has only those of its last step."""
     max_norm: float | None = None
     """Gradients of a larger norm are scaled down to it; None leaves them."""
 
@@ -184,7 +184,7 @@ class Phase:
         self.base_rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def set_rates(self, step: Step, factor: float = 1.0) -> None:
-        """Give the optimizer its learning rates at `step`, each `factor` times."""
+        """Set the optimizer's learning rates for `step`, multiplied by `factor`."""
         share = 1.0 if self.rate is None else self.rate(step)
         shares = [share] * len(self.base_rates) if isinstance(share, int | float) else share
         for group, base, own in zip(self.optimizer.param_groups, self.base_rates, shares, strict=True):
@@ -203,7 +203,7 @@ T = TypeVar("T")
 
 
 class Model(nn.Module):
-    """A network that is trained, kept in files and read again by the name of its family."""
+    """A network that can be trained, saved, and loaded by the name of its family."""
 
     family: ClassVar[str]
     """Name in `training.registry.FAMILIES`."""
@@ -219,21 +219,21 @@ class Model(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
 
 class Generator(Model):
-    """Codes in, layers out; knobs name what a person can turn.
+    """A model from codes to layers, with knobs that change the codes.
 
     `Codes` and `Layers` are frozen dataclasses of tensors with a leading axis `n`; every `Layers` has `image`.
     """
 
     result_cache: ResultCache | None = None
-    """Set one on a generator that learns no more: parts of a picture that have not changed are then taken from it."""
+    """A cache, for a generator that is not trained: unchanged parts of a picture are taken from it."""
 
     def cached(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
-        """Return `function()`, which depends on `inputs` alone; from the cache, if there is one and it is there."""
+        """Return `function()`, which depends only on `inputs`, from the cache if possible."""
         if self.result_cache is None or self.training or torch.is_grad_enabled():
             return function()
         return self.result_cache(name, function, *inputs)
@@ -241,8 +241,8 @@ class Generator(Model):
     def at(self, resolution: int) -> "Generator":
         """Return this generator with the same weights, drawing pictures of another side.
 
-        A model that renders rays draws more of them, up to eight times as many a side; pictures of a side that it
-        cannot draw are resized by Lanczos' filter, and `sharp` is False where they are enlarged.
+        A model that renders rays renders up to eight times as many a side. Other sizes are made by Lanczos resampling,
+        and `sharp` is False if that enlarges.
 
         Raises: ValueError for a side that is not from 16 to 2048 pixels.
         """
@@ -252,12 +252,12 @@ class Generator(Model):
 
     @property
     def sharp(self) -> bool:
-        """Whether pictures are drawn at `resolution` or more pixels, not fewer and enlarged."""
+        """Whether pictures are rendered at `resolution` or more, not enlarged."""
         return True
 
     def copied(self, *, results: int, **attributes: Any) -> "Generator":
-        """Return a copy that shares all weights and has some attributes of its own, and a cache of its own, if there
-        is one, of `results`."""
+        """Return a copy that shares all weights, with `attributes` replaced and, if there is a cache, a new one of
+        `results` entries."""
         other = copy.copy(self)
         vars(other).pop("forward", None)  # a CUDA graph's, of this size
         other.result_cache = None if self.result_cache is None else ResultCache(results)
@@ -268,20 +268,20 @@ class Generator(Model):
     @property
     @abstractmethod
     def knobs(self) -> tuple[Knob, ...]:
-        """What can be turned, in the order a page shows it."""
+        """The knobs, in the order in which the page shows them."""
 
     @property
     def fixed_knobs(self) -> tuple[Knob, ...]:
-        """What training held still, at `low` and `high` alike, and can still be turned within `extended_range`."""
+        """Knobs that were constant in training (`low` equals `high`) but can be set within `extended_range`."""
         return ()
 
     @abstractmethod
     def sample(self, n: int, rng: torch.Generator) -> Any:
-        """Draw `n` codes from the prior, on this generator's device; `rng` lives on the CPU."""
+        """Draw `n` codes from the prior, on this generator's device; `rng` is a CPU generator."""
 
     @abstractmethod
     def set(self, codes: Any, name: str, value: Any) -> Any:
-        """Return `codes` with the knob `name` at `value`, in every row; all else is unchanged.
+        """Return `codes` with the knob `name` set to `value` in every row.
 
         `value` is a number in the knob's unit or a tensor `(n,)` of such numbers; for a seed a whole number, which
         draws the same code into every row; for a picture an `Image` of one row or of `n` rows.
@@ -290,7 +290,7 @@ class Generator(Model):
         """
 
     def knob(self, name: str) -> Knob:
-        """Return the knob called `name`; ValueError with the known names if there is none."""
+        """Return the knob called `name`. Raises: ValueError that lists the known names."""
         for knob in (*self.knobs, *self.fixed_knobs):
             if knob.name == name:
                 return knob
@@ -298,14 +298,14 @@ class Generator(Model):
 
 
 class Resized(Generator):
-    """A generator whose pictures and maps are brought to another side; all else is the generator's own."""
+    """A generator whose pictures and maps are resized; everything else is passed on to the generator."""
 
     def __init__(self, generator: Generator, side: int) -> None:
         super().__init__()
         self.generator, self.side = generator, side
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the generator has."""
+        """Return the generator's attribute."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -349,47 +349,47 @@ class Resized(Generator):
         return self.generator.set(codes, name, value)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Return the generator's layers, pictures and masks resized; what is a number a ray stays at the rays' side."""
+        """Return the generator's layers with pictures and masks resized; maps of rays keep their side."""
         layers = self.generator(*inputs, **options)
         drawn = {k: v for k, v in fields_of(layers).items() if k not in ("alpha", "depth")}
         return replace(layers, **{k: resized(v, self.side) for k, v in drawn.items()})
 
 
 class Recipe(Protocol):
-    """How a generator learns: networks, their phases, and what to show while training.
+    """How a model is trained: its networks, their phases, and pictures that show its progress.
 
-    A recipe may have `mask_advice`, names of the options that help against masks that are `nothing`, `everything`,
-    `soft` or `alike` (`training.early`).
+    A recipe may have `mask_advice`, the options that help against masks that are `nothing`, `everything`, `soft` or
+    `alike` (`training.loop.mask_check`).
     """
 
     generator: Generator
     networks: nn.ModuleDict
-    """Every network with weights to keep, the generator under 'generator'."""
+    """All networks to save, the generator under 'generator'."""
     average: Generator
-    """The running average of the generator; the run keeps it and hands it over before training."""
+    """The averaged generator, set by the run before training."""
 
     def phases(self) -> list[Phase]:
-        """Return the updates of one step, in order; built once, before training."""
+        """Return the phases of one step, in order; called once, before training."""
         ...
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Prepare what the phases of this step share, such as one forward pass of the generator."""
+        """Compute what the phases of this step share, such as one forward pass of the generator."""
         ...
 
     def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
-        """Return named rows of pictures, one (rows * 8, 3, h, w) batch each, that show how training stands."""
+        """Return named grids of pictures, (rows * 8, 3, h, w) each, that show the progress of training."""
         ...
 
 
 @runtime_checkable
 class AdaptsWeights(Protocol):
-    """A recipe that can begin from what another kind of network has learned."""
+    """A recipe that can be initialised from another kind of network."""
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights, named as in `networks` of the recipe that learned them, under the names of this one's."""
+        """Return another recipe's weights, by names in its `networks`, under the names of this recipe's."""
         ...
 
 
 def reads_outlines(generator: Any) -> bool:
-    """Whether a generator reads feature maps that keep photos' outlines; a published one may lack its extractor."""
+    """Whether a generator has feature mode, which keeps photos' outlines; a published one may lack its extractor."""
     return hasattr(generator, "shape_feature") and getattr(generator, "extractor", True) is not None

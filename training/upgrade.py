@@ -1,7 +1,7 @@
-"""Names of earlier versions, read as today's for one release: options, configs in files, networks of resume states.
+"""Names of earlier versions, accepted for one release: options, configs in files, networks of resume states.
 
-A config class lists its own in `RENAMED`, old -> new, and in `RETIRED` fields that are gone, each with the only value
-that is still built. This module imports nothing of ours.
+A config class lists renamed fields in `RENAMED`, old -> new, and removed ones in `RETIRED`, each with the only value
+that is still supported. This module imports nothing of ours.
 """
 
 import logging
@@ -25,9 +25,9 @@ NETWORKS: dict[str, str] = {
 
 
 def upgraded(said: Any, config: type, where: str = "") -> Any:
-    """Return JSON of a config with today's names of its fields, those inside it too; the log tells which changed.
+    """Return the JSON of a config with today's names of its fields, nested ones too; changes are logged.
 
-    What is no JSON object is returned as it is: reading the config will say what is wrong with it.
+    Anything but a JSON object is returned unchanged, and rejected when the config is read.
     """
     if not isinstance(said, Mapping):
         return said
@@ -47,7 +47,7 @@ def upgraded(said: Any, config: type, where: str = "") -> Any:
 def upgraded_options(arguments: Sequence[str], config: Any) -> list[str]:
     """Return a command line with today's names of options; a warning names each new one.
 
-    `config` is the class that has them; a union of commands has none of its own.
+    `config` is the class of the options; a union of commands has none.
     """
     names = {old.replace("_", "-"): new.replace("_", "-") for old, new in renamed_fields(config).items()}
     found = []
@@ -62,7 +62,7 @@ def upgraded_options(arguments: Sequence[str], config: Any) -> list[str]:
 
 
 def renamed_fields(config: Any, prefix: str = "") -> dict[str, str]:
-    """Return old -> new of all fields that a config and the configs inside it have renamed, as dotted names."""
+    """Return old -> new of all renamed fields of a config and its nested configs, as dotted names."""
     found = {f"{prefix}{old}": f"{prefix}{new}" for old, new in getattr(config, "RENAMED", {}).items()}
     for name, kind in configs_inside(config).items():
         found |= renamed_fields(kind, f"{prefix}{name}.")

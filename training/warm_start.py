@@ -1,4 +1,4 @@
-"""Begin from the weights of another run: of the same kind, at another size, or on other pictures."""
+"""Initialisation from the weights of another run, possibly of another size or on other pictures."""
 
 import re
 from collections import defaultdict
@@ -17,7 +17,7 @@ _ITEM = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 def load_weights(source: Path) -> dict[str, Tensor]:
     """Return the tensors of a run folder's newest state, discriminators included, or of a generator file.
 
-    Names are those of a recipe's networks. Raises: CheckpointError for what is neither or is damaged.
+    Names are those of a recipe's networks. Raises: CheckpointError if it is neither, or damaged.
     """
     if source.is_dir():
         found = newest_state(source)
@@ -31,7 +31,8 @@ def load_weights(source: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def copy_matching(network: nn.Module, theirs: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Copy each of `theirs` that fits into `network`; return how many of its numbers were taken, and how many it has.
+    """Copy each tensor of `theirs` that fits into `network`; return how many of its parameters were copied, and how
+    many it has.
 
     A list of layers longer or shorter than theirs is matched from the end at which more of its tensors have the same
     shape: generators grow at the last layer, discriminators at the first (progressive growing, Karras et al. 2018).

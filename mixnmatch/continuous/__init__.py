@@ -1,1 +1,1 @@
-"""MixNMatch for photos: codes are continuous and hold what a photo shows, not one of a few kinds."""
+"""MixNMatch for photos: the codes are continuous vectors and maps instead of one-hot classes."""

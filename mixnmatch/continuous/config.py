@@ -7,7 +7,7 @@ from training.nn.discriminator import check_levels
 from training.nn.projected_discriminator import ProjectedConfig
 
 CELLS = 8
-"""Cells along the side of codes that are maps."""
+"""Side of the codes that are maps, in cells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,17 +17,18 @@ class GeneratorConfig:
     resolution: int = 64
     """Side of the picture in pixels: 64 times a power of two."""
     shape_dim: int = 32
-    """Numbers of the shape code p."""
+    """Length of the shape code p."""
     texture_dim: int = 64
-    """Numbers of the texture code c that hold for the whole object."""
+    """Length of the global part of the texture code c, which applies to the whole object."""
     texture_channels: int = 12
-    """Channels of the texture's map in the object's own frame, `CELLS` a side: where a print is."""
+    """Channels of the local part of c, a map of `CELLS` x `CELLS` in the object's frame: where a print is."""
     background_channels: int = 32
-    """Channels of the background code b, a map of the picture, `CELLS` a side."""
+    """Channels of the background code b, a map of `CELLS` x `CELLS` over the picture."""
     feature_dim: int = 20
-    """Channels of the parent feature at half the picture's side: four of the mask, folded, then what it encloses."""
+    """Channels of the parent feature f at half the picture's side: four of the mask (pixel unshuffle), then the
+    shading."""
     shape_channels: tuple[int, ...] = (128, 96, 64, 48)
-    """Channels of the shape decoder at 4, 8, 16 and 32 cells of the object's frame."""
+    """Channels of the shape decoder at 4, 8, 16 and 32 cells a side of the object's frame."""
     texture_widths: tuple[int, int] = (64, 32)
     """Channels of the texture stage at half the picture's side and at the full side."""
     background_widths: tuple[int, ...] = (96, 72, 48, 24)
@@ -35,13 +36,13 @@ class GeneratorConfig:
     style_dim: int = 96
     """Length of the styles that modulate the convolutions."""
     encoder_widths: tuple[int, int, int] = (40, 64, 96)
-    """Channels of the encoders at half of what they read and each halving after."""
+    """Channels of the encoders at half of their input side and each halving after."""
     bank: int = 512
-    """Photos whose codes are kept for free samples: each factor is drawn from another photo."""
+    """Number of recent photos whose codes are kept: samples take each factor from one of them."""
 
     @property
     def code_sizes(self) -> dict[str, int]:
-        """Code -> how many numbers it has."""
+        """Length of each code, by name."""
         return {
             "z": 4,
             "b": self.background_channels * CELLS**2,
@@ -63,32 +64,32 @@ class LossConfig:
     """Weights of the losses."""
 
     image: float = 1.0
-    """The own discriminator's loss on mixes."""
+    """Adversarial loss of the recipe's own image discriminator on mixes."""
     pixels: float = 1.5
     """Multi-scale L1 between a photo and its reconstruction."""
     perceptual: float = 2.0
     """The same in the features of the pretrained network."""
     mask: float = 2.0
-    """Masks against the photo's: cross entropy and Dice."""
+    """Cross entropy and Dice of the predicted masks against the photo's."""
     pose: float = 2.0
-    """L1 of the box read from a photo, in half pictures and log sizes."""
+    """L1 of the pose z read from a photo: centre in half pictures, log of the half sizes."""
     patches: float = 1.0
-    """Discriminator of texture patches: those of a mix must look cut from the photo that gave the texture (Swapping
+    """Adversarial loss of texture patches: a mix's against those of the photo that gave the texture (Swapping
     Autoencoder, Park et al. 2020, Eq. 4)."""
     cycle: float = 0.5
-    """Shape and texture codes read from a mix against those it was made of."""
+    """Squared error of the shape and texture codes read from a mix."""
     shading: float = 0.3
-    """The shape's grey picture against the finished one without colour."""
+    """L1 of the parent's grey picture against the photo without colour, inside the mask."""
     code_size: float = 0.002
-    """Mean square of all codes, so that they stay comparable."""
+    """Mean square of all codes, which keeps their scale bounded."""
     r1_image: float = 0.1
     """Gamma of R1 of the image discriminator."""
     r1_patches: float = 1.0
-    """Gamma of the gradient penalties of the own and of the patch discriminator."""
+    """Gamma of R1 of the patch discriminator."""
     r1_every: int = 16
     """Steps between penalties."""
     augment: float = 0.3
-    """Chance of each augmentation (shift, colour, cutout) of what discriminators see."""
+    """Probability of each augmentation (shift, colour, cutout) of the discriminators' inputs."""
     n_patches: int = 4
     """Texture patches a picture."""
 
@@ -105,11 +106,11 @@ class TrainConfig:
     losses: LossConfig = field(default_factory=LossConfig)
     projected: ProjectedConfig = field(default_factory=lambda: ProjectedConfig(weight=1.0))
     learning_rate: float = 2e-3
-    """Adam's, betas (0, 0.99), of the generator and of both own discriminators."""
+    """Adam's, betas (0, 0.99), of the generator and of the image and patch discriminators."""
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     discriminator_channels: tuple[int, ...] = (48, 72, 112, 160)
-    """Channels of the own discriminator at half the picture's side and each halving after; the last level is 4 wide."""
+    """Channels of the image discriminator at half the picture's side and each halving after, down to 4 pixels."""
 
     def __post_init__(self) -> None:
         size = self.generator.resolution

@@ -10,17 +10,17 @@ from training.runtime.sharded_random import rand
 from training.types import Image, Mask
 
 PATCH = 16
-"""Side in pixels at which patches are seen."""
+"""Side in pixels to which patches are resampled."""
 
 
 def patches(image: Image, mask: Mask, count: int, rng: torch.Generator) -> Float[Tensor, "n count 3 p p"]:
-    """Return `count` square patches of each picture, an eighth to a quarter of its side, centred on its object.
+    """Return `count` square patches of each picture, with 1/8 to 1/4 of its side, around random points of its object.
 
     Gradients reach the picture, not the mask.
     """
     n, _, side, _ = image.shape
     outside = F.max_pool2d((mask.detach() <= 0.5).float(), 5, stride=1, padding=2)
-    weight = 1 - outside.flatten(1) + 1e-6  # centres lie inside the object, two pixels from its outline
+    weight = 1 - outside.flatten(1) + 1e-6  # centres lie inside the object, at least two pixels from its outline
     # Gumbel top-k: positions without replacement, by weight
     gumbel = -(-rand(n, side * side, rng=rng).clamp(1e-9, 1 - 1e-7).log()).log().to(image.device)
     index = (weight.log() + gumbel).topk(count, dim=1).indices
@@ -36,7 +36,7 @@ def patches(image: Image, mask: Mask, count: int, rng: torch.Generator) -> Float
 
 
 class PatchDiscriminator(nn.Module):
-    """Whether a patch was cut from the same texture as others were."""
+    """Classifies whether a patch has the same texture as reference patches."""
 
     def __init__(self, width: int = 40) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PatchDiscriminator(nn.Module):
         self.score = EqualLinear(128, 1)
 
     def vectors(self, cut: Float[Tensor, "n count 3 p p"]) -> Float[Tensor, "n count 128"]:
-        """Return what is seen of each patch."""
+        """Return a feature vector for each patch."""
         n, count = cut.shape[:2]
         x = F.pixel_unshuffle(cut.flatten(0, 1), 2).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
@@ -62,7 +62,7 @@ class PatchDiscriminator(nn.Module):
     def forward(
         self, cut: Float[Tensor, "n count 3 p p"], reference: Float[Tensor, "n count 128"]
     ) -> Float[Tensor, "n count"]:
-        """Return logits of patches, high where they look of one texture with the mean of the reference's vectors."""
+        """Return logits of patches, high where their texture matches the mean of the reference vectors."""
         seen = self.vectors(cut)
         mean = reference.mean(1, keepdim=True).expand_as(seen)
         return self.score(self.compare(torch.cat([seen, mean], 2)))[..., 0]

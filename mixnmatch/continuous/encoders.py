@@ -1,7 +1,7 @@
-"""Encoders: what a photo's background, pose, shape and texture are (MixNMatch Sec. 3.2, continuous codes here).
+"""Encoders E: x -> z, b, p, c (MixNMatch Sec. 3.2; continuous codes here) and S: x -> f (Sec. 3.4).
 
-Each sees only what its factor is made of: the background encoder no object, the shape encoders no colour, the texture
-encoder no outline.
+Each encoder's input is limited to its factor: the background encoder does not see the object, the shape encoders no
+colour, the texture encoder no outline.
 """
 
 from itertools import pairwise
@@ -17,30 +17,30 @@ from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
 SHAPE_SIDE = 48
-"""Side in pixels at which the shape encoder reads the object's frame."""
+"""Input side of the shape encoder in pixels."""
 TEXTURE_SIDE = 32
-"""The same of the texture encoder."""
+"""Input side of the texture encoder in pixels."""
 
 
 def small(image: Float[Tensor, "n c h w"], side: int = 64) -> Float[Tensor, "n c side side"]:
-    """Return pictures at the side that encoders read: larger ones are reduced by averaging."""
+    """Return pictures reduced to the encoders' input side by area averaging."""
     return image if image.shape[-1] == side else F.interpolate(image, size=(side, side), mode="area")
 
 
 def grey(image: Image) -> Float[Tensor, "n 1 h w"]:
-    """Return brightness of mean 0 and deviation 1 in each picture: no colour, no contrast."""
+    """Return the brightness of each picture, normalised to mean 0 and standard deviation 1."""
     x = image.float().mean(1, keepdim=True)
     x = x - x.mean((2, 3), keepdim=True)
     return x / (x.square().mean((2, 3), keepdim=True) + 0.01).sqrt()
 
 
 def bounded(code: Tensor) -> Tensor:
-    """Return a code within 4: 4 tanh(x / 4)."""
+    """Return 4 tanh(x / 4), which lies in (-4, 4)."""
     return 4 * torch.tanh(code.float() / 4)
 
 
 class Down(nn.Module):
-    """Convolutions that halve the side: pixels are folded first, then a pair of convolutions a level."""
+    """Convolutions that halve the side: a pixel unshuffle, then two convolutions a level."""
 
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Down(nn.Module):
 
 
 class BackgroundEncoder(nn.Module):
-    """A photo without its object to a map of codes; the hole is filled from around it."""
+    """E_b: a photo without its object to a map of codes; the hole is filled from its surroundings."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BackgroundEncoder(nn.Module):
         self.last = EqualConv2d(widths[-1], config.background_channels, 1)
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
-        """Return the code of what is outside the mask, which is widened by two pixels first."""
+        """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
         hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
         *_, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
         wide = self.around(self.wider(x))
@@ -80,7 +80,7 @@ class BackgroundEncoder(nn.Module):
 
 
 class ShapeEncoder(nn.Module):
-    """The grey object in its own frame to the shape code."""
+    """E_p: the grey object, cropped to its frame, to the shape code."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -91,13 +91,13 @@ class ShapeEncoder(nn.Module):
         self.code = EqualLinear(192, config.shape_dim)
 
     def forward(self, image: Image, z: Pose) -> Float[Tensor, "n p"]:
-        """Return the shape code of the object whose box is the pose `z`."""
+        """Return p, the shape code of the object whose box is the pose `z`."""
         *_, x = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
         return bounded(self.code(self.last(x.flatten(1).float())))
 
 
 class TextureEncoder(nn.Module):
-    """The object's own pixels in its frame to the texture code: what holds everywhere, then a coarse map."""
+    """E_c: the object's pixels, cropped to its frame, to the texture code: a global vector, then a coarse map."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class TextureEncoder(nn.Module):
         self.map = EqualConv2d(widths[-1], config.texture_channels, 1)
 
     def forward(self, image: Image, mask: Mask, z: Pose) -> Float[Tensor, "n c"]:
-        """Return the texture code of the pixels inside the mask, `z` the pose of its box."""
+        """Return c, the texture code of the pixels inside the mask, `z` the pose of its box."""
         solid = (small(mask) > 0.5).float()
         inside = cropped(solid, z, TEXTURE_SIDE)
         pixels = cropped(filled(small(image), solid), z, TEXTURE_SIDE)
@@ -124,8 +124,11 @@ class TextureEncoder(nn.Module):
 
 
 class Outline(nn.Module):
-    """A photo to its object's mask, box and parent feature. What the outline encloses is read without colour, from
-    near by: folds and seams."""
+    """S and E_z: a photo to its object's mask, box and parent feature.
+
+    The shading inside the outline (folds, seams) is read from the grey picture by convolutions of small receptive
+    field.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -137,7 +140,7 @@ class Outline(nn.Module):
         self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
-        """Return the parent feature, at half the picture's side, and the pose of the object's box."""
+        """Return f at half the picture's side, and z, the pose of the object's box."""
         coarse, deepest = self.mask(small(image))
         x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
         for conv in self.seams:
@@ -154,7 +157,7 @@ class Outline(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down by halves and up again to half of what is read."""
+    """A U-Net whose output has half the side of its input."""
 
     def __init__(self, channels: int, widths: tuple[int, ...], out_dim: int) -> None:
         super().__init__()
@@ -163,7 +166,7 @@ class UNet(nn.Module):
         self.last = EqualConv2d(widths[0], out_dim, 3)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n d h2 w2"], Float[Tensor, "n e h3 w3"]]:
-        """Return the map at half the side read, and the deepest map."""
+        """Return the output map, and the deepest map of the encoder."""
         *skips, deepest = self.down(x)
         y = deepest
         for conv, skip in zip(self.up, reversed(skips), strict=True):

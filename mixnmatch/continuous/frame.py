@@ -1,4 +1,4 @@
-"""The object's own frame: its box, a little widened, as coordinates from -1 to 1.
+"""The object's frame: coordinates in which its box, enlarged by `WIDENED`, is [-1, 1]^2.
 
 The pose is that box: z = (centre x, centre y, log half width, log half height), in half widths of the picture.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 from training.types import Boxes, Image, Mask
 
 WIDENED = 1.12
-"""The frame's sides over the box's: outlines need room."""
+"""Side of the frame over that of the box, so that soft outlines fit in."""
 SMALLEST = 0.08
-"""Least half side of a box, in half pictures."""
+"""Smallest half side of a box, in half pictures."""
 
 Pose = Float[Tensor, "n 4"]
 
@@ -26,10 +26,10 @@ def pose_of_boxes(boxes: Boxes) -> Pose:
 
 
 def pose_of_masks(mask: Mask, threshold: float = 0.5) -> Pose:
-    """Return the pose of the box around each mask: its rows and columns have at least a thirtieth
-    of the side in the object.
+    """Return the pose of the box around each mask.
 
-    A mask without any counts as the whole picture.
+    The box spans the rows and columns in which at least 1/30 of the side is object; without any it is the whole
+    picture.
     """
     solid = (mask[:, 0] > threshold).float()
     least = max(1.0, mask.shape[-1] / 30)
@@ -54,7 +54,7 @@ def _lines(side: int, like: Tensor) -> Float[Tensor, " side"]:
 
 
 def placed(map: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "n c side side"]:
-    """Return a map of the object's frame as the picture of `side` sees it; 0 outside the frame."""
+    """Return a map of the object's frame resampled into the picture of `side`; 0 outside the frame."""
     z, line = z.float(), _lines(side, z)
     half = _half(z)
     x = (line[None, :] - z[:, :1]) / half[:, :1]
@@ -64,7 +64,7 @@ def placed(map: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "
 
 
 def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "n c side side"]:
-    """Return what a picture shows of the object's frame, `side` cells a side; edges are repeated."""
+    """Return the object's frame cropped from a picture, at `side` x `side`; edges are repeated."""
     z, line = z.float(), _lines(side, z)
     half = _half(z)
     x = z[:, :1] + line[None, :] * half[:, :1]
@@ -74,10 +74,10 @@ def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor
 
 
 def filled(image: Image, mask: Mask) -> Image:
-    """Return pictures whose pixels outside the mask are the average of those inside near by: no outline shows."""
+    """Return pictures whose pixels outside the mask are replaced by averages of the nearest ones inside."""
     result = image * mask
     weight = mask
-    for cells in (8, 2, 1):  # from near to far: what is still empty takes the coarser average
+    for cells in (8, 2, 1):  # from fine to coarse: pixels that are still empty take the coarser average
         side = image.shape[-1]
         pooled = F.adaptive_avg_pool2d(image * mask, cells)
         share = F.adaptive_avg_pool2d(mask, cells)

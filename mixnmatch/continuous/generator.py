@@ -1,8 +1,8 @@
-"""MixNMatch for photos: background, pose, shape and texture are read from photos as continuous codes and drawn again.
+"""MixNMatch with continuous codes: background, pose, shape and texture are read from photos.
 
-Paper (MixNMatch Sec. 3): codes are one of a few learned kinds; here they hold what the photo shows. The pose is the
-object's box, the shape what its outline and folds are within that box, the texture its colours with a coarse map of
-where they are, the background a map of the photo with the object taken out.
+Paper (MixNMatch Sec. 3): b, p and c are one-hot classes; here they are vectors and maps. The pose z is the object's
+box, p its outline and folds inside that box, c its colours with a coarse map of where they are, b a map of the photo
+without the object. Symbols are those of `mixnmatch.fast.generator`; a single mask serves parent and child, C_m = P_m.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ from training.types import Image
 
 
 class Generator(PhotoGenerator):
-    """Four codes in, layers out; photos in, codes out."""
+    """Codes to layers (`forward`), photos to codes (`encode`) and photos to parent features (`shape_feature`)."""
 
     family: ClassVar[str] = "mixnmatch_continuous"
     config: GeneratorConfig
@@ -49,7 +49,7 @@ class Generator(PhotoGenerator):
     banked: Tensor
 
     def keep(self, codes: Codes) -> None:
-        """Keep the codes of photos for free samples, in place of the oldest ones."""
+        """Store the codes of photos for `sample`, replacing the oldest ones."""
         n = len(codes.z)
         rows = (int(self.banked) + torch.arange(n)) % self.config.bank
         for name in self.config.code_sizes:
@@ -58,7 +58,7 @@ class Generator(PhotoGenerator):
         self.banked += n
 
     def sample(self, n: int, rng: torch.Generator) -> Codes:
-        """Draw `n` codes, each factor from another of the photos last seen in training; before any, normal numbers."""
+        """Draw `n` codes, each factor from a random one of the stored photos; normal noise before there are any."""
         known = min(int(self.banked), self.config.bank)
         codes = {}
         for name, size in self.config.code_sizes.items():
@@ -69,7 +69,7 @@ class Generator(PhotoGenerator):
         return Codes(**codes)
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
-        """Return the codes of photos; those of factors not asked for are zeros.
+        """Return E(x) of photos x; codes of factors that are not asked for are zeros.
 
         With `steps`, they are optimised so that the photos' own colours and outlines come back.
 
@@ -128,7 +128,7 @@ class Generator(PhotoGenerator):
         return Codes(**codes)
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature read from photos: pose and shape together, aligned with the pixels.
+        """Return S(x) of photos x: pose and shape together, as a feature map aligned with the pixels.
 
         Raises: ValueError for pictures that are not squares of `resolution`.
         """
@@ -140,7 +140,8 @@ class Generator(PhotoGenerator):
         codes: Codes,
         feature: Float[Tensor, "n feature s s"] | None = None,
     ) -> Layers:
-        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
+        """Return the layers of `codes`; a `feature` from `shape_feature` replaces G_p(z, p) (feature mode, Sec.
+        3.4)."""
         if feature is None:
             z, feature = codes.z, self.cached("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
         else:
@@ -149,7 +150,7 @@ class Generator(PhotoGenerator):
         return self.composed(background, feature, z, codes.c)
 
     def composed(self, background: Image, feature: Tensor, z: Tensor, c: Tensor) -> Layers:
-        """Return the layers of a background and an object: its parent feature, its box and its texture."""
+        """Return the layers of a background B and an object given by f, z and c."""
         P_f, P_m = self.shape(feature)
         C_f = self.texture(feature, z, c)
         return Layers(

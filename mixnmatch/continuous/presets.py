@@ -17,4 +17,4 @@ CLOTHING_128 = replace(
     generator=replace(CLOTHING_64.generator, resolution=128),
     discriminator_channels=(32, 48, 72, 112, 160),
 )
-"""The same at 128 px; begins from the 64 px model with `--start-from`."""
+"""The same at 128 px, to be started from the 64 px model with `--start-from`."""

@@ -1,8 +1,8 @@
-"""How the MixNMatch with continuous codes learns: it reconstructs photos from their codes, and mixes them.
+"""Training of the MixNMatch with continuous codes: it reconstructs photos from their codes, and mixes them.
 
-Each step reconstructs every photo of the batch and draws one mix for each, whose background, pose, shape and texture
-are those of four different photos; half of both by codes, half by outline. Discriminators see the mixes; reconstruction
-says what each code has to hold.
+Each step reconstructs every photo of the batch and generates one mix for each, whose background, pose, shape and
+texture are those of four different photos; half of both in code mode, half in feature mode. The discriminators make
+mixes look real; reconstruction determines the content of each code.
 """
 
 from dataclasses import dataclass, replace
@@ -42,21 +42,20 @@ def mask_loss(mask: Mask, given: Mask) -> Scalar:
 
 
 def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feature s s"]:
-    """Return parent features whose masks pass no gradient: an outline learns from masks alone, not from what
-    discriminators would like it to be."""
+    """Return parent features whose mask channels pass no gradient, so that masks are trained by the mask loss alone."""
     return torch.cat([feature[:, :4].detach(), feature[:, 4:]], 1)
 
 
 @dataclass(kw_only=True, slots=True)
 class Shared:
-    """What the phases of one step have in common."""
+    """What `begin` computes once for all phases of a step."""
 
     codes: Codes
     """Read from the photos of the batch."""
     reconstruction: Layers
     mixes: Layers
     mixed: Codes
-    """The codes that the mixes are made of; the second half's z and p count for nothing, an outline stands for them."""
+    """The codes of the mixes; the second half uses a parent feature from a photo in place of its z and p."""
     texture_from: Tensor
     """Which photo gave each mix its texture."""
     pose: Pose
@@ -86,14 +85,14 @@ class Recipe:
         self.average: types.Generator
         self.shared: Shared
         self.seen: tuple[Image, Image]
-        """Photos and mixes as the discriminators see them."""
+        """Photos and mixes after augmentation: the input of the discriminators."""
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
     def phases(self) -> list[Phase]:
-        """Return the updates of one step: discriminators, their penalties every few steps, generator and encoders."""
+        """Return the phases of one step: discriminators, their lazy R1, then the generator with the encoders."""
         nets, every = self.networks, self.losses.r1_every
 
         config = self.config
@@ -115,7 +114,7 @@ class Recipe:
         return phases
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Read the photos' codes, reconstruct the photos and draw the mixes, once for all phases.
+        """Compute the photos' codes, the reconstructions and the mixes once for all phases.
 
         Raises: ValueError for a set without boxes or masks.
         """
@@ -126,7 +125,7 @@ class Recipe:
             )
         generator, image, mask = self.generator, batch.image, batch.mask
         n, z = len(image), pose_of_boxes(batch.box)
-        half = n // 2  # rows before it are drawn by codes, the others by outline
+        half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator), self.precision():
             outline, pose = generator.extractor(image)
@@ -143,7 +142,7 @@ class Recipe:
             told = outline_of(outline)
             feature = torch.cat([by_code[:half], told[half:], by_code[n:], told[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
-            behind = generator.background(codes.b)  # a mix has the same behind it as the photo it is from
+            behind = generator.background(codes.b)  # computed once: mixes use the photos' backgrounds
             layers = generator.composed(
                 torch.cat([behind, behind[background]]),
                 feature,
@@ -163,8 +162,10 @@ class Recipe:
         self.look(image, step)
 
     def look(self, image: Image, step: Step) -> None:
-        """Show photos, reconstructions and mixes to the projected discriminator: a photo and its reconstruction are
-        altered alike, so that their features can be compared."""
+        """Augment photos, reconstructions and mixes, and compute their features for the projected discriminator.
+
+        A photo and its reconstruction get the same augmentation, so that their features can be compared.
+        """
         now, chance = self.shared, self.losses.augment
         part, parts = shard_of(step.rng)
         seed = int(torch.randint(2**31, (), generator=step.rng))
@@ -178,17 +179,17 @@ class Recipe:
     # Discriminators
 
     def discriminate(self, image: Image) -> Float[Tensor, " n"]:
-        """Return the own discriminator's logits."""
+        """Return the image discriminator's logits."""
         with self.precision():
             return self.networks["discriminator"](image)[0]
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Photos against mixes."""
+        """Return the image discriminator's loss: photos against mixes."""
         real, fake = self.seen
         return {"loss": discriminator_loss(self.discriminate(real), self.discriminate(fake.detach()))}
 
     def penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the own discriminator."""
+        """Return R1 of the image discriminator on photos."""
         image = self.seen[0].detach().requires_grad_()
         logits, _ = self.networks["discriminator"](image)
         return {"penalty": self.losses.r1_image / 2 * r1_penalty(logits, image)}
@@ -198,7 +199,7 @@ class Recipe:
         return patches(image, mask, self.losses.n_patches, step.rng)
 
     def patch_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Patches of the photo that the others are from, against those of the mix that took its texture."""
+        """Return the patch discriminator's loss: patches of a photo against those of the mix with its texture."""
         net, now, given = self.patch_discriminator, self.shared, self.given(batch)
         with self.precision():
             reference = net.vectors(self.cut(*given, step))
@@ -207,7 +208,7 @@ class Recipe:
         return {"loss": discriminator_loss(real, fake)}
 
     def patch_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the patch discriminator on real patches."""
+        """Return R1 of the patch discriminator on real patches."""
         net, given = self.patch_discriminator, self.given(batch)
         reference = net.vectors(self.cut(*given, step)).detach()
         cut = self.cut(*given, step).detach().requires_grad_()
@@ -221,7 +222,7 @@ class Recipe:
     # Generator and encoders
 
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return all that the generator and the encoders learn from."""
+        """Return the losses of the generator and the encoders."""
         weights, now = self.losses, self.shared
         assert batch.mask is not None
         net = self.patch_discriminator
@@ -247,8 +248,10 @@ class Recipe:
         return terms
 
     def cycle(self) -> Tensor:
-        """Return how far codes read from the mixes are from those they were made of: shape of those by codes, and
-        texture without its map, which moves with the shape."""
+        """Return the squared error of codes read from the mixes: p for mixes in code mode, and the global part of c.
+
+        The map of c is left out, because it moves with the shape.
+        """
         now, half, size = self.shared, len(self.shared.mixed.z) // 2, self.config.generator.texture_dim
         image, mask, mixed = now.mixes.image, now.mixes.mask.detach(), now.mixed
         with self.precision():

@@ -1,4 +1,4 @@
-"""The stages of the generator: background, shape, texture (MixNMatch Fig. 2; stages of FineGAN Sec. 3)."""
+"""The three stages of the continuous MixNMatch: background, shape, texture (FineGAN Sec. 3)."""
 
 from itertools import pairwise
 
@@ -14,16 +14,16 @@ from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, Modula
 from training.types import Image, Mask
 
 OUTSIDE = 10.0
-"""Logit of the mask outside the object's frame, negative."""
+"""The mask's logit outside the object's frame is minus this."""
 
 
 def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
-    """Return the mask that a parent feature holds, at the picture's side."""
+    """Return P_m from the first four channels of f, at the picture's side (pixel shuffle)."""
     return F.pixel_shuffle(feature[:, :4].float(), 2)
 
 
 class BackgroundStage(nn.Module):
-    """The background code, a map, to the picture of what is behind the object: two convolutions a level."""
+    """G_b: b, a map, -> B, with two convolutions a level."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class BackgroundStage(nn.Module):
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
 
     def forward(self, b: Float[Tensor, "n b"]) -> Image:
-        """Return the background alone."""
+        """Return B in [-1, 1]."""
         x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
         for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
             x = first(x)
@@ -44,7 +44,7 @@ class BackgroundStage(nn.Module):
 
 
 class ShapeStage(nn.Module):
-    """The shape code to the object in its own frame, placed in the picture by the pose."""
+    """G_p: (z, p) -> f (`feature`), decoded in the object's frame and placed by the pose; f -> P_f, P_m (`forward`)."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -62,26 +62,27 @@ class ShapeStage(nn.Module):
     ellipse: Tensor
 
     def feature(self, z: Pose, p: Float[Tensor, "n p"]) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature at half the picture's side: the mask, folded by two, and what it encloses."""
+        """Return f at half the picture's side: the mask in four channels (pixel unshuffle), then the shading inside
+        it."""
         x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
         x = self.last(x).float()
         logit = 2 * x[:, :1] + self.ellipse
         inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side)
-        # logits are placed, not shares: between two cells the edge of the sum is as sharp as at one
+        # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
         mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side) - OUTSIDE))
         return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
-        """Return the shape's grey foreground and its mask."""
+        """Return P_f, grey, and P_m."""
         x = self.read(feature.contiguous(memory_format=torch.channels_last))
         grey = torch.tanh(double(self.shading(x)).float())
         return grey.expand(-1, 3, -1, -1), unfolded(feature)
 
 
 class TextureStage(nn.Module):
-    """The parent feature and the texture code to the object's picture."""
+    """G_c: (f, z, c) -> C_f."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class TextureStage(nn.Module):
         z: Pose,
         c: Float[Tensor, "n c"],
     ) -> Image:
-        """Return the object generated, also a little beyond its outline."""
+        """Return C_f in [-1, 1], defined at every pixel of the picture."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
         map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])

@@ -1,4 +1,4 @@
-"""Configs of the `fast` MixNMatch: its networks, its losses, and one train config for each bundled model."""
+"""Configs of the `fast` MixNMatch: its networks, its losses and its training."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -9,34 +9,34 @@ from training.nn.discriminator import check_levels
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseConfig:
-    """How the leading numbers of z move the object; the numbers after them are free and bend or shade it.
+    """How the leading numbers of z move the object; the numbers after them bend or shade it.
 
-    A uniform range is reached from the normal number through its distribution function, so that z stays N(0, I).
+    z stays N(0, I): the normal distribution function maps a number to a uniform one, which is scaled to its range.
     """
 
     kind: Literal["turn", "plane"] = "turn"
     """`turn`: a solid seen from all sides, z = (direction x, direction y, elevation, scale, shift x, shift y, free...).
-    `plane`: a flat thing seen from the front, z = (roll, scale, aspect, shift x, shift y, free...)."""
+    `plane`: a flat object seen from the front, z = (roll, scale, aspect, shift x, shift y, free...)."""
     elevation: tuple[float, float] = (10.0, 35.0)
     """`turn`: degrees above the horizon, uniform."""
     scale: tuple[float, float] = (0.52, 0.73)
     """Half length of the object as a share of half the picture's width, uniform."""
     proportions: tuple[float, float, float] = (1.0, 0.5, 0.5)
-    """`turn`: half the box of the object along its length, width and height, over half its length."""
+    """`turn`: half-extents of the object's box (length, width, height), in units of half its length."""
     shift_x: tuple[float, float] = (-0.2, 0.2)
     """Share of half the picture's width, right is positive, uniform."""
     shift_y: tuple[float, float] = (-0.12, 0.12)
     """Share of half the picture's height, down is positive, uniform."""
     roll: float = 10.0
-    """`plane`: degrees in the picture's plane, standard deviation."""
+    """`plane`: standard deviation of the rotation in the picture's plane, in degrees."""
     aspect: float = 0.1
     """`plane`: standard deviation of the logarithm of width over height."""
     bend: float = 0.1
-    """`plane`: largest shift of a point by the smooth bending that z drives, as a share of half the object's size."""
+    """`plane`: largest displacement of a point by the smooth bending, as a share of half the object's size."""
 
     @property
     def n_placing(self) -> int:
-        """How many leading numbers of z place the object."""
+        """How many leading numbers of z are the object's pose."""
         return 6 if self.kind == "turn" else 5
 
     def __post_init__(self) -> None:
@@ -53,38 +53,39 @@ class GeneratorConfig:
     """The generator, the encoders and the feature extractor of the `fast` MixNMatch."""
 
     RETIRED: ClassVar[dict[str, Any]] = {"extent": [1.0, 1.0, 1.0]}
-    """Fields that files of earlier versions may have, each with the only value that is built now."""
+    """Fields that files of earlier versions may have, each with the only value that this version supports."""
     resolution: int = 64
     """Side of the picture in pixels: a power of two, at least 32."""
     z_dim: int = 8
-    """Numbers of pose; the background's layout has as many of its own."""
+    """Length of the pose code z, and of the background's own z_background."""
     n_backgrounds: int = 20
-    """Kinds of background, N_b."""
+    """Backgrounds, N_b: the length of the code b."""
     n_shapes: int = 10
-    """Kinds of shape, N_p: the papers' parent categories."""
+    """Shapes, N_p: the length of the code p, the papers' parent categories."""
     n_textures: int = 40
-    """A multiple of `n_shapes`: tied codes give each shape its own run of textures."""
+    """Textures, N_c: the length of the code c; a multiple of `n_shapes`, as tied codes give each shape as many
+    textures."""
     pose: PoseConfig = field(default_factory=PoseConfig)
     field_dim: int = 64
-    """`turn`: width of the field that holds all solids, each by its own modulation."""
+    """`turn`: width of the feature field, which all shapes share and modulate."""
     field_depth: int = 3
     """`turn`: layers of that field before its density."""
     octaves: int = 4
     """`turn`: frequencies of the positional encoding (NeRF Eq. 4); more draw finer shapes."""
     density: float = 6.0
-    """`turn`: gain of the density; larger makes surfaces more opaque at the start."""
+    """`turn`: factor of the density; larger makes surfaces more opaque at initialisation."""
     samples: int = 10
     """`turn`: samples along each ray, all inside the object's box."""
     volume: tuple[int, int, int] = (1, 32, 32)
-    """`plane`: cells of a shape's own map: 1, down, right."""
+    """`plane`: cells of a shape's map: 1, rows, columns."""
     volume_dim: int = 24
-    """`plane`: channels of a shape's map beside its occupancy."""
+    """`plane`: channels of a shape's map, without its occupancy."""
     shape_noise: float = 0.5
-    """`plane`: how far shapes differ before training; what all have in common starts at 0.5."""
+    """`plane`: standard deviation of the shapes' differences at initialisation; their common part has 0.5."""
     occupancy_noise: float = 1.0
-    """`plane`: how far occupancy is from an ellipse before training, over the noise of the features."""
+    """`plane`: noise of the occupancy at initialisation, relative to that of the features; 0 starts from an ellipse."""
     mirror: bool = True
-    """Shapes are the same left and right."""
+    """Make shapes mirror-symmetric, left and right."""
     shape_dim: int = 64
     """`plane`: channels of the parent stage."""
     feature_dim: int = 32
@@ -92,27 +93,28 @@ class GeneratorConfig:
     texture_dim: int = 32
     """Channels of the child stage."""
     texture_doubled: int = 1
-    """The child's convolutions at half the picture's side; the others see the full side."""
+    """Convolutions of the child stage at half the picture's side; the rest run at the full side."""
     background_dim: int = 64
     """Channels of the background stage at 4 to 8 pixels."""
     style_dim: int = 64
     """Size of the code embeddings that modulate the convolutions."""
     encoder_dim: int = 32
-    """Channels of the encoders' shared trunk at half the side of what they read."""
+    """Channels of the encoders' shared trunk at half of `encoder_side`."""
     encoder_channels: tuple[int, ...] = ()
-    """Instead of a trunk of `encoder_dim`, one built as the image discriminator, whose weights it can begin with: its
-    channels at half the side of what it reads and each halving after."""
+    """Instead of `encoder_dim`: channels of a trunk built as the image discriminator's, at half of `encoder_side` and
+    each halving after; it can then be initialised from the discriminator."""
     one_shape: bool = False
-    """Read photos as the one likeliest shape instead of a blend; in training, reconstruct them with the better of two
-    candidates. Shapes then become cluster means."""
+    """Read photos as their one most likely shape instead of a blend; in training, reconstruct each with the better of
+    two shapes, so that shapes become cluster means."""
     texture_power: float = 1.0
-    """Raise the shares of textures read from photos to this power: blends of many textures have dull colours."""
+    """Power to which the texture probabilities of photos are raised; above 1 blends fewer textures, for stronger
+    colours."""
     encoder_side: int = 64
-    """Side at which the encoders read pictures; larger ones are reduced to it."""
+    """Side in pixels to which pictures are reduced for the encoders."""
 
     @property
     def code_sizes(self) -> dict[str, int]:
-        """Code -> how many numbers it has."""
+        """Length of each code, by name."""
         return {
             "z": self.z_dim,
             "b": self.n_backgrounds,
@@ -129,9 +131,7 @@ class GeneratorConfig:
         if self.n_textures % self.n_shapes:
             raise ValueError(f"n_textures {self.n_textures} must be a multiple of n_shapes {self.n_shapes}")
         if self.z_dim <= self.pose.n_placing:
-            raise ValueError(
-                f"z_dim {self.z_dim} must be above the {self.pose.n_placing} numbers that place the object"
-            )
+            raise ValueError(f"z_dim {self.z_dim} must be above the {self.pose.n_placing} numbers of the object's pose")
         if self.volume[0] != 1:
             raise ValueError(f"volume {self.volume} of a plane pose must be 1 cell deep")
         if self.texture_power <= 0:
@@ -165,39 +165,40 @@ class LossConfig:
     }
     """Names of earlier versions -> today's."""
     background: float = 2.0
-    """Adversarial loss of background patches, against real ones outside the boxes (paper: 10)."""
+    """L_b, adversarial loss of background patches, against real ones outside the boxes (paper: 10)."""
     background_class: float = 0.5
-    """Classification of background patches against object patches (paper: 1)."""
+    """L_b, classification of background patches against object patches (paper: 1)."""
     image: float = 1.0
-    """Adversarial loss of the whole picture."""
+    """L_c, adversarial loss of the whole picture (paper: 1)."""
     pose: tuple[float, float] = (0.0, 0.0)
     """Pose regression by the image discriminator, on whole pictures and on objects on a flat background (paper: none):
-    at the start, and at the end of `annealing_ramp`. Larger keeps the fronts of all shapes the same way round."""
+    before and after `annealing_ramp`. Larger values keep the front of all shapes at the same rotation."""
     pose_on_flat_background: float = 0.25
-    """Share of a batch whose pose is also read from the object on a flat background."""
+    """Share of a batch whose pose is also predicted from the object on a flat background."""
     condition_ramp: tuple[int, int] = (20_000, 40_000)
-    """With `pose`: pictures over which the discriminator comes to compare real and generated pictures of like pose."""
+    """With `pose`: pictures over which the discriminator's logit becomes conditional on the pose (PoF3D Sec. 3.3)."""
     shape_classification: tuple[float, float] = (0.3, 0.3)
-    """Classification of shape codes from the layers, at the start and at the end of `annealing_ramp` (paper: 1)."""
+    """L_p, classification of shape codes from the layers, before and after `annealing_ramp` (paper: 1)."""
     texture_classification: float = 0.5
-    """Classification of texture codes from the layers (paper: 1)."""
+    """L_c, classification of texture codes from the layers (paper: 1)."""
     background_classification: float = 0.5
     """Classification of background codes from the layers (paper: none)."""
     annealing_ramp: tuple[int, int] = (12_000, 20_000)
     """Pictures over which `pose` and `shape_classification` go from their first to their second weight; late, a large
     weight favours shapes that are easy to classify over shapes that look real."""
     pair: float = 0.2
-    """Adversarial loss of image-code pairs, of the encoders and the generator (paper: 1, an unbounded critic)."""
+    """L_bi, adversarial loss of image-code pairs, for the encoders and the generator (paper: 1, a Wasserstein
+    critic)."""
     pair_ramp: tuple[int, int] = (8_000, 20_000)
-    """Pictures over which the pair loss grows from nothing."""
+    """Pictures over which `pair` rises from 0."""
     code_z: float = 5.0
-    """Pose that the encoders read from pictures of free codes, against the one drawn (paper: 5)."""
+    """L_code, the encoders' error in z on pictures of free codes (paper: 5)."""
     code_b: float = 1.0
-    """The same for the background code (paper: 5)."""
+    """L_code, the same for b (paper: 5)."""
     code_p: float = 2.0
-    """The same for the shape code (paper: 10)."""
+    """L_code, the same for p (paper: 10)."""
     code_c: float = 2.0
-    """The same for the texture code (paper: 10)."""
+    """L_code, the same for c (paper: 10)."""
     code_to_generator: float = 0.05
     """Factor on the code losses' gradient into the generator (paper: 0)."""
     reconstruction: float = 3.0
@@ -205,20 +206,20 @@ class LossConfig:
     feature_matching: float = 0.0
     """The same in features of the image discriminator (paper: none; Larsen et al. 2016 Eq. 8)."""
     reconstruction_to_pose: float = 1.0
-    """Factor on these two terms' gradient into z; below 1 where pixels pull a rotation the wrong way round."""
+    """Factor on the gradient of these two terms into z; use less than 1 where they turn objects the wrong way round."""
     shape_assignment: float = 1.0
-    """With `one_shape`: the encoders' margin for the better of two shapes over the worse one (paper: none)."""
+    """With `one_shape`: logistic loss of the encoders for preferring the better of two shapes (paper: none)."""
     usage_balance: float = 1.0
-    """With `one_shape`: handicap of shapes that photos are often read as, in mean differences between two shapes for
-    each factor of e in usage; larger evens out how often each shape is used (paper: none)."""
+    """With `one_shape`: penalty on shapes that are used often, in mean differences between two shapes for each factor
+    of e in usage; larger makes all shapes equally used (paper: none)."""
     pose_distillation: float = 0.0
-    """With `pose`: the encoders' pose of photos against the image discriminator's reading of them (paper: none)."""
+    """With `pose`: squared error of the encoders' pose of photos to the image discriminator's (paper: none)."""
     reconstruction_since: int = 1_000
     """Pictures after which photos are reconstructed (`reconstruction`, `shape_assignment`)."""
     box_projection: float = 1.0
-    """Projections of the mask generated from a real picture's codes against that picture's box (paper: none)."""
+    """Projections of a reconstruction's mask against the photo's box (paper: none)."""
     shading_consistency: float = 0.5
-    """L1 of the shape's grey picture against the finished one without colour, inside the mask (paper: none)."""
+    """L1 of the parent's grey picture against the final one without colour, inside the mask (paper: none)."""
     r1_image: float | None = None
     """Gamma of R1 of the image discriminator; by default from size and batch, `training.nn.gan.r1_gamma`."""
     r1_background: float = 0.05
@@ -228,36 +229,38 @@ class LossConfig:
     r1_every: int = 16
     """Steps between gradient penalties (StyleGAN2 Sec. 3.1)."""
     area: float = 5.0
-    """Hinge that keeps the mask's share of the picture within `area_range`."""
+    """Hinge loss on masks whose share of the picture is outside `area_range` (paper: none)."""
     area_range: tuple[float, float] = (0.06, 0.45)
-    """Least and largest share of the picture that the object may fill."""
+    """Smallest and largest share of the picture that the mask may cover."""
     child_area: float = 1.0
-    """Hinge that keeps the texture's mask above half of the shape's."""
+    """Hinge loss on child masks smaller than half of the parent mask (paper: none)."""
     perimeter: float = 0.0
-    """Hinge that keeps the perimeter of the shape's mask, over the root of its area, below `perimeter_limit`; larger
-    gives masks fewer holes."""
+    """Hinge loss on parent masks whose perimeter over the root of the area exceeds `perimeter_limit`; larger gives
+    masks fewer holes (paper: none)."""
     perimeter_limit: float = 8.0
-    """Perimeter over the root of the area above which `perimeter` counts."""
+    """Perimeter over the root of the area above which `perimeter` applies; a disc has 4.5."""
     containment: float = 2.0
-    """Mask where no real box of the batch lies."""
+    """Share of the parent mask outside all real boxes of the batch (paper: none)."""
     binary: float = 1.0
-    """Half-transparent pixels of the mask."""
+    """Half-transparent pixels of the parent mask (paper: none)."""
     binary_ramp: tuple[int, int] = (8_000, 24_000)
-    """Pictures over which that loss grows from nothing; too early, it freezes a bad split."""
+    """Pictures over which `binary` rises from 0; too early, a wrong split into object and background becomes
+    permanent."""
     free_share: tuple[float, float] = (0.5, 1.0)
-    """Share of pictures generated from free codes, at the start and at the end of `free_ramp` (paper: 0)."""
+    """Share of pictures generated from free codes, before and after `free_ramp` (paper: 0)."""
     free_ramp: tuple[int, int] = (4_000, 20_000)
     """Pictures over which that share changes."""
     feature: float = 1.0
-    """L1 of the feature extractor on generated pictures (paper: 1)."""
+    """L_S, L1 error of the feature extractor on generated pictures (paper: 1)."""
     feature_discriminator: float = 0.02
-    """Adversarial loss of features extracted from photos (paper: 1 at a tenth of the learning rate)."""
+    """L_S, adversarial loss of features extracted from photos (paper: 1 at a tenth of the learning rate)."""
     feature_reconstruction: float = 0.5
     """Multi-scale L1 of real pictures against those generated from their extracted features (paper: none)."""
     augment: float = 0.0
-    """Chance of each augmentation (shift, colour, cutout) of what the discriminators of pictures see."""
+    """Probability of each augmentation (shift, colour, cutout) of the image and pair discriminators' inputs."""
     augment_target: float | None = None
-    """Adapts that chance to how sure the image discriminator is of real pictures: r_t, such as 0.6 (ADA)."""
+    """Target of r_t = E[sign D(x)], such as 0.6, to which that probability adapts (ADA Sec. 3.2); None keeps it
+    fixed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -278,9 +281,10 @@ class TrainConfig:
     learning_rate: float | None = None
     """Adam's, of the generator and the encoders, betas (0, 0.99); by default `training.nn.gan.learning_rate`."""
     discriminator_learning_rate: float | None = None
-    """Adam's, of the discriminators, by default as above."""
+    """Adam's, of the discriminators; by default `training.nn.gan.learning_rate`."""
     object_since: int = 0
-    """Pictures after which shapes and textures learn: those copied from another run wait for all that is new."""
+    """Pictures during which shapes and textures are frozen, so that new networks catch up with weights from another
+    run."""
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     discriminator_channels: tuple[int, ...] = (64, 96, 160, 224)
@@ -290,12 +294,12 @@ class TrainConfig:
     patch_field: int = 18
     """Side of the background discriminator's patches at 64 pixels: 18 or 10."""
     patch_shrink: float = 0.0
-    """Boxes count as object only within this share of their size nearer the centre; 0 is the whole box."""
+    """Share by which boxes are shrunk, about their centre, for the background discriminator; 0 takes the whole box."""
     feature_since: int = 16_000
-    """Pictures after which the second stage, feature mode, learns beside the first."""
+    """Pictures after which the second stage, feature mode, is trained along with the first."""
     first_stage_until: int | None = None
-    """Pictures after which the first stage stands still (paper: before the second begins; here None, they go together,
-    because the average generator then stays an average)."""
+    """Pictures after which the first stage is frozen (paper: before the second begins; here None, never, because the
+    averaged generator would otherwise stop being an average)."""
 
     def __post_init__(self) -> None:
         size, encoder = self.generator.resolution, self.generator.encoder_channels

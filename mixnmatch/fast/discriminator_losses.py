@@ -1,4 +1,4 @@
-"""Losses of the discriminators: background patches, pictures and their poses, image-code pairs, features."""
+"""Losses of the discriminators: D_b, D_c, the D_k of image-code pairs and D_f (symbols: `mixnmatch.fast.losses`)."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,10 @@ class DiscriminatorLosses(Context):
     """Phases in which discriminators learn; those called `..._penalty` are R1, due every few steps."""
 
     def scene(self, batch: Batch) -> tuple[Image, Tensor]:
-        """Return the real view for the background discriminator, and 1 for each of its cells that sees no object."""
+        """Return D_b's view of the photos, and 1 for each of its cells outside the box, else 0.
+
+        Raises: ValueError for a set without boxes.
+        """
         image, boxes = batch.image, batch.box
         if batch.scene is not None:
             image, boxes = batch.scene, batch.scene_box
@@ -36,7 +39,7 @@ class DiscriminatorLosses(Context):
         return image, discriminator.clear_of(shrunk(boxes, self.config.patch_shrink))
 
     def background_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Real patches outside the boxes against generated ones; background against object (MixNMatch Eq. 1)."""
+        """Return L_b of D_b: -log D_b(x) on patches outside the box, -log(1 - D_b(B)); background against object."""
         discriminator, weights = self.networks["background_discriminator"], self.losses
         image, clear = self.scene(batch)
         with self.precision():
@@ -49,7 +52,7 @@ class DiscriminatorLosses(Context):
         }
 
     def background_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 on the cells that see no object."""
+        """Return R1 of D_b on the patches outside the box."""
         image, clear = self.scene(batch)
         image = image.detach().requires_grad_()
         real, _ = self.networks["background_discriminator"](image)
@@ -57,7 +60,7 @@ class DiscriminatorLosses(Context):
         return {"penalty": self.losses.r1_background / 2 * r1_penalty(logits, image)}
 
     def image_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Real pictures against finished ones."""
+        """Return L_c of the image discriminator, -log D_c(x) - log(1 - D_c(G(y))), and its pose errors."""
         real, self.now.photo_pose = self.discriminate(batch.image, step)
         fake, read = self.discriminate(self.now.layers.image.detach(), step)
         if self.adaptive is not None:
@@ -68,7 +71,7 @@ class DiscriminatorLosses(Context):
         }
 
     def image_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the image discriminator."""
+        """Return R1 of the image discriminator on photos."""
         kinds = ("colour",) if self.reads_pose else KINDS
         image = augment(batch.image, self.chance, step.rng, kinds).detach().requires_grad_()
         gamma = self.losses.r1_image
@@ -78,24 +81,25 @@ class DiscriminatorLosses(Context):
         return {"penalty": gamma / 2 * r1_penalty(logits, image)}
 
     def pair_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """(real picture, its encoded code) against (generated picture, its drawn code) (MixNMatch Eq. 3)."""
+        """Return L_bi of the D_k: -log D_k(G(y), y_k) - log(1 - D_k(x, E_k(x))), mean over k (Sec. 3.2)."""
         discriminator = self.networks["pair_discriminator"]
         encoded = {name: code.detach() for name, code in self.encoded_codes().items()}
         with self.precision():
             real = discriminator(augment(batch.image, self.chance, step.rng), encoded, step.rng)
             fake = self.now.layers.image.detach()
             drawn = discriminator(augment(fake, self.chance, step.rng), self.generated_codes(), step.rng)
+        # these logits are high for generated pairs, so generated pairs take the place of real pictures
         return {"loss": discriminator_loss(drawn, real)}
 
     def pair_penalty(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """R1 of the pair discriminator on generated pairs."""
+        """Return R1 of the D_k on generated pairs, with respect to the picture and the codes."""
         image = self.now.layers.image.detach().requires_grad_()
         codes = {name: code.detach().requires_grad_() for name, code in self.generated_codes().items()}
         logits = self.networks["pair_discriminator"](image, codes, step.rng)
         return {"penalty": self.losses.r1_pair / 2 * r1_penalty(logits, image, *codes.values())}
 
     def feature_discriminator(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Generated features against those extracted from photos."""
+        """Return L_S of D_f: -log D_f(f) - log(1 - D_f(S(x))) (Sec. 3.4)."""
         discriminator = self.networks["feature_discriminator"]
         with self.precision():
             with torch.no_grad():

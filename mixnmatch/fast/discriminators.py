@@ -1,6 +1,7 @@
-"""Discriminators of background patches, of image-code pairs and of features; classifiers of codes from layers.
+"""Discriminators of background patches (D_b), image-code pairs (D_k) and features (D_f); code classifiers (D_p, D_c).
 
-No discriminator has batch norm: its gradient penalty is of single pictures (R1, Mescheder et al. 2018).
+D_c's real/fake head is a network of its own here, `training.nn.discriminator.Discriminator`. No discriminator has batch
+norm: R1 penalises the gradient of single pictures (Mescheder et al. 2018).
 """
 
 from typing import ClassVar
@@ -19,11 +20,11 @@ from training.types import Boxes, Image, Mask
 
 
 class PatchDiscriminator(nn.Module):
-    """Real or generated, and background or object, for patches of a picture of 64 pixels (the papers' D_b).
+    """D_b: classifies patches of a 64 px picture as real or generated, and as background or object (FineGAN Sec. 3).
 
     No padding: cell (i, j) of the map sees the pixels 2i to 2i + field - 1 and 2j to 2j + field - 1, and nothing else.
     A field of 18 is the papers' 27 % of the side; one of 10 still finds background beside objects that fill the
-    picture. Other sizes are brought to 64 first.
+    picture. Pictures of other sizes are resized to 64 px first.
     """
 
     side, stride = 64, 2
@@ -33,7 +34,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, dim: int, field: int = 18) -> None:
         super().__init__()
         if field not in self.KERNELS:
-            raise ValueError(f"patches of {field} pixels are not made; choose from {sorted(self.KERNELS)}")
+            raise ValueError(f"got patches of {field} pixels, expected one of {sorted(self.KERNELS)}")
         first, second, third, last = self.KERNELS[field]
         self.field = field
         self.cells = (self.side - field) // self.stride + 1
@@ -47,11 +48,11 @@ class PatchDiscriminator(nn.Module):
         self.head = EqualConv2d(2 * dim, 2, last, padding=0)
 
     def clear_of(self, boxes: Boxes) -> Float[Tensor, "n cells cells"]:
-        """Return 1 for the cells that see nothing of the object's box, 0 for the others."""
+        """Return 1 for the cells whose patch misses the object's box, 0 for the others."""
         return cell_weights(boxes, side=self.side, cells=self.cells, field=self.field, stride=self.stride)
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n cells cells"], Float[Tensor, "n cells cells"]]:
-        """Return two maps of logits: real or generated, background or object."""
+        """Return two maps of logits: high for real patches, high for background patches."""
         if image.shape[-1] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
         x = image.contiguous(memory_format=torch.channels_last)
@@ -62,10 +63,11 @@ class PatchDiscriminator(nn.Module):
 
 
 class PairDiscriminator(nn.Module):
-    """Encoded or generated, for pairs of a picture and one of its codes (MixNMatch Eq. 3).
+    """The D_k of L_bi: classify a picture with one of its codes as (G(y), y_k) or as (x, E_k(x)) (Sec. 3.2).
 
-    Paper: four discriminators of their own; here one trunk for the picture and, for each code, a projection
-    <phi(x), psi(code)> and terms of x and of the code alone. Noise on the codes hides that only drawn ones are one-hot.
+    Paper: four separate critics, scores high for (x, E_k(x)); here one trunk for the picture and, for each code, a
+    projection <phi(x), psi(code)> plus a term of x and one of the code, logits high for (G(y), y_k). Noise on the codes
+    hides that drawn ones are exactly one-hot.
     """
 
     NOISE = (0.5, 0.3)
@@ -81,7 +83,7 @@ class PairDiscriminator(nn.Module):
     def forward(
         self, image: Image, codes: dict[str, Float[Tensor, "n _"]], rng: torch.Generator
     ) -> Float[Tensor, "n codes"]:
-        """Return a logit for each picture and code, high where the pair looks generated."""
+        """Return D_k's logit for each picture and code, high where the pair looks generated; `rng` draws the noise."""
         features = self.trunk(F.avg_pool2d(image, 2))
         scores = []
         for name, code in codes.items():
@@ -93,10 +95,10 @@ class PairDiscriminator(nn.Module):
 
 
 class CodeClassifiers(nn.Module):
-    """Codes read from the layers: the info heads of FineGAN (its D_p and D_c), and one for the background.
+    """D_p and D_c's code head: classify p, c and, unlike the paper, b from the layers (FineGAN Sec. 3).
 
-    Shape is read from grey and mask, so that it can't be told by colour; all are read at half size, so that nothing can
-    be told by a pattern of single pixels.
+    p is classified from the grey object and its mask, so that colour cannot encode it; all inputs are halved, so that
+    patterns of single pixels cannot encode a class.
     """
 
     def __init__(self, config: GeneratorConfig, dim: int = 32) -> None:
@@ -111,9 +113,9 @@ class CodeClassifiers(nn.Module):
     def forward(
         self, relief: Float[Tensor, "n 1 h w"], mask: Mask, child: Image, background: Image
     ) -> tuple[Float[Tensor, "n n_shapes"], Float[Tensor, "n n_textures"], Float[Tensor, "n n_backgrounds"]]:
-        """Return logits of p, c and b from the object's relief and mask, the texture's foreground, the background.
+        """Return logits of p, c and b.
 
-        The foreground comes multiplied by its mask.
+        `relief` is the grey object (`losses.relief`), `child` the masked foreground C_f C_m, `background` the layer B.
         """
         seen = torch.cat([relief, 2 * mask - 1], 1)
         p = self.p(self.shape(F.avg_pool2d(seen, 2))).float()
@@ -122,7 +124,7 @@ class CodeClassifiers(nn.Module):
 
 
 class FeatureDiscriminator(nn.Module):
-    """Generated or extracted, for patches of the parent feature (the papers' D of the second stage)."""
+    """D_f: classifies patches of a parent feature as generated (f) or extracted from a photo (S(x)) (Sec. 3.4)."""
 
     def __init__(self, feature_dim: int, dim: int = 32) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Encoders: photos to codes (MixNMatch Sec. 3.2).
+"""Encoders E: x -> z, b, p, c, z_background (MixNMatch Sec. 3.2).
 
-Paper: four separate networks; here one trunk and a head for each factor, so that asking for one is cheap.
+Paper: four separate networks; here one trunk with a head for each code, which costs less.
 """
 
 import torch
@@ -16,7 +16,7 @@ from training.types import Image
 
 
 class Trunk(nn.Module):
-    """Convolutions from a picture to a vector: pixels are folded once, then the side halves down to 4."""
+    """Convolutions from a picture to a vector: one pixel unshuffle, then strided convolutions down to 4 x 4."""
 
     def __init__(self, side: int, dim: int, out_dim: int, *, channels: int = 3, most: int = 4) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Trunk(nn.Module):
 
 
 class Encoders(nn.Module):
-    """One trunk, heads for z, b, p, c and the background's layout."""
+    """E_z, E_b, E_p, E_c and one for z_background: a shared trunk and a linear head each."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Encoders(nn.Module):
         self.heads = nn.ModuleDict({name: EqualLinear(dim, size) for name, size in config.code_sizes.items()})
 
     def forward(self, image: Image) -> dict[str, Float[Tensor, "n _"]]:
-        """Return, by code, logits of b, p, c and values of z and z_background within 4 (paper: 4 tanh)."""
+        """Return, by code, the logits of b, p and c, and z and z_background as 4 tanh(v / 4) (paper: 4 tanh(v))."""
         if image.shape[-1] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
         x = self.trunk.vector(image) if isinstance(self.trunk, Features) else self.trunk(image)
@@ -70,7 +70,7 @@ class Encoders(nn.Module):
 
 
 def as_codes(raw: dict[str, Float[Tensor, "n _"]], factors: tuple[str, ...] = FACTORS) -> Codes:
-    """Return what the encoders say as codes: softmax over b, p and c; zeros for what is not in `factors`."""
+    """Return the encoders' output as codes: softmax over b, p and c; zeros for factors that are not in `factors`."""
 
     def of(name: str, factor: str) -> Tensor:
         if factor not in factors:

@@ -1,4 +1,4 @@
-"""Feature mode (MixNMatch Sec. 3.4): read the parent feature, pose and shape together, straight from a photo."""
+"""Feature mode (MixNMatch Sec. 3.4): S reads pose and shape together from a photo, as a feature map."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from training.types import Image
 
 
 class FeatureExtractor(nn.Module):
-    """A small U-Net from a picture to the parent feature, at half the picture's side."""
+    """S: a small U-Net from a photo x to f, the parent feature, at half the picture's side."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class FeatureExtractor(nn.Module):
         self.last = EqualConv2d(widths[0], out, 3)
 
     def forward(self, image: Image) -> Float[Tensor, "n feature s s"]:
-        """Return the feature; its first channel, the rough mask, is in [0, 1]."""
+        """Return S(x); its first channel, the coarse mask, is in [0, 1]."""
         x = leaky(self.fold(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
         skips = []
         for conv in self.down:

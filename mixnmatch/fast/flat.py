@@ -1,4 +1,4 @@
-"""A flat shape seen from the front: a map of features with an occupancy, which the pose bends, rolls and places."""
+"""A flat shape seen from the front: a learned map of features and occupancy, warped into the picture by the pose."""
 
 import math
 
@@ -13,8 +13,11 @@ from training.nn.layers import EqualLinear
 
 
 def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth height width"]:
-    """Return normal noise of 4 cells along each axis, enlarged to the volume: noise of single cells would stay in the
-    shapes as camouflage for the first 10,000 pictures. The occupancy's is weaker by `config.occupancy_noise`."""
+    """Return normal noise of 4 cells along each axis, interpolated to the volume.
+
+    Noise of single cells would remain visible in the shapes for the first 10,000 pictures. Channel 0, the occupancy, is
+    multiplied by `config.occupancy_noise`.
+    """
     coarse = [min(4, cells) for cells in config.volume]
     noise = torch.randn(n, config.volume_dim + 1, *coarse)
     noise[:, 0] *= config.occupancy_noise
@@ -22,9 +25,9 @@ def smooth_noise(n: int, config: GeneratorConfig) -> Float[Tensor, "n c depth he
 
 
 class Flat(nn.Module):
-    """(z, p) -> a flat shape as the camera sees it: how much of each cell it covers, and its features there.
+    """(z, p) -> the shape in the picture: its coverage of each cell, and its features.
 
-    Each shape is a map of features with an occupancy, learned directly, that the pose bends, rolls and places.
+    Each shape is a learned map of features and occupancy, which the pose bends, rolls, scales and moves.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -41,11 +44,11 @@ class Flat(nn.Module):
 
     @property
     def side(self) -> int:
-        """Cells along the side of the map this returns: half the picture's."""
+        """Side of the returned map in cells: half the picture's side."""
         return self.config.resolution // 2
 
     def volume(self, p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n c depth height width"]:
-        """Return each picture's shape at rest: occupancy first, then features."""
+        """Return each picture's shape before the pose is applied: occupancy in [0, 1], then features."""
         own = (p.float() @ self.own.flatten(1)).view(-1, *self.own.shape[1:])
         volume = self.common + own
         if self.config.mirror:
@@ -54,12 +57,12 @@ class Flat(nn.Module):
         return torch.cat([occupancy, volume[:, 1:]], 1)
 
     def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n c s s"]:
-        """Return the covered share in [0, 1] as the first channel, then the features."""
+        """Return the coverage in [0, 1] as the first channel, then the features, zero outside the shape."""
         with torch.autocast(z.device.type, enabled=False):  # positions need float32
             return self._placed(z.float(), self.volume(p))
 
     def _placed(self, z: Tensor, volume: Tensor) -> Tensor:
-        """Bend, roll, stretch and place a flat shape in the picture."""
+        """Warp shapes into the picture: bend, roll, scale and move."""
         size = uniform(z[:, 1], self.pose.scale)
         stretch = (self.pose.aspect * z[:, 2] / 2).exp()
         grid = self._place(z, (size * stretch)[:, None, None], (size / stretch)[:, None, None])
@@ -73,7 +76,7 @@ class Flat(nn.Module):
         return F.grid_sample(x, grid + bend.permute(0, 2, 3, 1), align_corners=False)
 
     def _place(self, z: Tensor, width: Tensor, height: Tensor) -> Tensor:
-        """Return, for each cell of the picture, its place in the object's frame of half `width` and half `height`."""
+        """Return the coordinates of each cell of the picture in the object's frame, [-1, 1] in its box."""
         line = ((torch.arange(self.side, device=z.device) + 0.5) / self.side) * 2 - 1
         x = line.view(1, 1, -1) - uniform(z[:, 3], self.pose.shift_x)[:, None, None]
         y = line.view(1, -1, 1) - uniform(z[:, 4], self.pose.shift_y)[:, None, None]

@@ -1,7 +1,16 @@
-"""The `fast` MixNMatch: draw a background, a shape, its texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
+"""The `fast` MixNMatch: background, then shape, then texture (MixNMatch Sec. 3, stages of FineGAN Sec. 3).
 
-Codes and stages are the papers'. The parts are ours: codes are embedded and modulate the convolutions instead of being
-copied over the picture, and a shape lives in a space of its own which the pose turns, tilts and places.
+Codes and stages are the papers'; the layers are ours: embedded codes modulate the convolutions instead of being
+repeated at every pixel, and a shape is a 3D field or a flat map that the pose z turns, tilts and places. Symbol ->
+where it is computed:
+
+    B = G_b(z_background, b), the background: `stages.BackgroundStage`
+    f = G_p(z, p), the parent feature: `stages.ParentStage.feature`; P_f, P_m: `stages.ParentStage.forward`
+    C_f, C_m from G_c(f, P_m, c): `stages.ChildStage`
+    P = P_m P_f + (1 - P_m) B, the parent image, and G(y) = C_m C_f + (1 - C_m) P: `forward`, `stages.over`
+    tied codes, p = floor(c N_p / N_c): `sample`
+    E: x -> z, b, p, c, z_background (Sec. 3.2): `encoders.Encoders`, `encode`
+    S: x -> f, in place of z and p (Sec. 3.4): `feature_extractor.FeatureExtractor`, `shape_feature`
 """
 
 from dataclasses import replace
@@ -22,7 +31,7 @@ from training.types import Image
 
 
 class Generator(PhotoGenerator):
-    """Four codes in, layers out; photos in, codes out."""
+    """Codes to layers (`forward`), photos to codes (`encode`) and photos to parent features (`shape_feature`)."""
 
     family: ClassVar[str] = "mixnmatch"
     config: GeneratorConfig
@@ -31,22 +40,22 @@ class Generator(PhotoGenerator):
         super().__init__()
         self.config = config
         self.background = BackgroundStage(config)  # (z_background, b) -> picture
-        self.parent = ParentStage(config)  # (z, p) -> feature -> foreground P_f, mask P_m
-        self.child = ChildStage(config)  # (feature, c) -> foreground C_f, mask C_m
+        self.parent = ParentStage(config)  # (z, p) -> f -> foreground P_f, mask P_m
+        self.child = ChildStage(config)  # (f, P_m, c) -> foreground C_f, mask C_m
         self.encoders = Encoders(config)  # picture -> z, b, p, c, z_background
-        self.extractor = FeatureExtractor(config)  # picture -> parent feature
+        self.extractor = FeatureExtractor(config)  # picture -> f
 
     def sample(self, n: int, rng: torch.Generator, tied: bool = False) -> Codes:
-        """Draw `n` codes from the prior: all free, or `tied`: the shape is the one its texture belongs to.
+        """Draw `n` codes from the prior: all independent, or with `tied` p = floor(c N_p / N_c) (FineGAN Sec. 3.2).
 
-        Tied textures belong to shapes in runs, p = floor(c / (N_c / N_p)) (FineGAN Sec. 3.2).
+        Paper: b = c when tied; here b is always independent.
         """
         config = self.config
         c = torch.randint(config.n_textures, (n,), generator=rng)
         p = torch.randint(config.n_shapes, (n,), generator=rng)
         if tied:
             p = c // (config.n_textures // config.n_shapes)
-        b = torch.randint(config.n_backgrounds, (n,), generator=rng)  # paper: b = c when tied; here free from the start
+        b = torch.randint(config.n_backgrounds, (n,), generator=rng)
         z, z_background = torch.randn(2, n, config.z_dim, generator=rng)
         return Codes(
             z=z.to(self.device),
@@ -57,19 +66,19 @@ class Generator(PhotoGenerator):
         )
 
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with a factor read from a photo, or drawn anew from a seed, in every row.
+        """Return `codes` with one factor read from a photo, or drawn from a seed, in every row.
 
         Raises: ValueError for an unknown name, pictures of the wrong size or number, or a seed that is not whole.
         """
         if codes.z_background is None:
-            codes = replace(codes, z_background=codes.z)  # as it is generated; a turn then leaves the background alone
+            codes = replace(codes, z_background=codes.z)  # as `forward` does; a new z then leaves the background alone
         return super().set(codes, name, value)
 
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
-        """Return the codes of photos: z, z_background real numbers, b, p, c shares that sum to 1; p, with `one_shape`,
-        as a single 1, and c by `texture_power` nearer to one.
+        """Return E(x) of photos x: z and z_background in [-4, 4], b, p, c as probabilities.
 
-        Only `factors` (of background, pose, shape, texture) are read; the others are zeros.
+        p is one-hot with `one_shape`; c is raised to `texture_power` and renormalised. Only `factors` (of background,
+        pose, shape, texture) are read; the others are zeros.
 
         Raises: ValueError for an unknown factor, or pictures that are not squares of `resolution`.
         """
@@ -83,7 +92,7 @@ class Generator(PhotoGenerator):
         return codes
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature read from photos: pose and shape together, aligned with the pixels.
+        """Return S(x) of photos x: pose and shape together, as a feature map aligned with the pixels.
 
         Raises: ValueError for pictures that are not squares of `resolution`.
         """
@@ -91,7 +100,8 @@ class Generator(PhotoGenerator):
         return self.extractor(image)
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature s s"] | None = None) -> Layers:
-        """Draw back to front; a `feature` from `shape_feature` takes the place of z and p (feature mode)."""
+        """Return the layers of `codes`; a `feature` from `shape_feature` replaces G_p(z, p) (feature mode, Sec.
+        3.4)."""
         z_background = codes.z if codes.z_background is None else codes.z_background
         background = self.cached("background", lambda: self.background(z_background, codes.b), z_background, codes.b)
         if feature is None:

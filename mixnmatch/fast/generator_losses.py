@@ -1,4 +1,5 @@
-"""Losses of the generator, the encoders and the code classifiers (MixNMatch Sec. 3), and of the feature extractor."""
+"""Losses of G, E, D_p and D_c's code head in the first stage, and of S in the second (symbols:
+`mixnmatch.fast.losses`)."""
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +31,10 @@ from training.types import Batch, Step
 
 
 class GeneratorLosses(Reconstruction):
-    """The two phases in which the generator and what reads photos learn."""
+    """The phases of the generator and the encoders (`first_stage`) and of the feature extractor (`second_stage`)."""
 
     def first_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return all that the generator, the encoders and the code classifiers learn from."""
+        """Return G's and E's side of L_b + L_p + L_c - L_bi + L_code, and the terms that the paper does not have."""
         weights, layers = self.losses, self.now.layers
         with self.precision():
             real, kind = self.networks["background_discriminator"](layers.background)
@@ -61,10 +62,10 @@ class GeneratorLosses(Reconstruction):
         return terms
 
     def code_classification(self, step: Step) -> dict[str, Tensor]:
-        """Return the cross entropies of p, c and b read from their layers."""
+        """Return -log D_p(p | grey object, mask), -log D_c(c | C_f C_m), the same for b, and `shading_consistency`."""
         weights, layers, codes = self.losses, self.now.layers, self.now.codes
         child = layers.image - (1 - layers.child_mask) * layers.parent  # the texture's foreground, masked
-        # paper: shape is read from the parent's foreground; the child's covers it, so here from what will be seen
+        # paper: p is classified from P_f P_m; C_f covers that, so here from the final picture in grey and the mask
         seen = jitter(torch.cat([relief(layers.image, layers.mask), layers.parent_mask, child], 1), step.rng)
         with self.precision():
             p, c, b = self.networks["code_classifiers"](
@@ -79,7 +80,8 @@ class GeneratorLosses(Reconstruction):
         }
 
     def masks(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return the losses against masks that are everywhere, nowhere, or half transparent."""
+        """Return the losses against masks that fill the picture, vanish, have holes or are half transparent (paper:
+        none)."""
         weights, layers = self.losses, self.now.layers
         terms = {
             "area": weights.area * area(layers.mask, weights.area_range),
@@ -92,7 +94,10 @@ class GeneratorLosses(Reconstruction):
         return terms
 
     def code_losses(self, step: Step) -> dict[str, Tensor]:
-        """Return the encoders' errors on pictures generated from free codes (MixNMatch Sec. 3.2)."""
+        """Return L_code: |E_z(G(y)) - z|^2 and -log E_k(y_k | G(y)) for k in b, p, c, on free codes y (Sec. 3.3).
+
+        Paper: L1 for z; here the square, summed over z and averaged over the free rows.
+        """
         weights, count = self.losses, self.now.free / shard_of(step.rng)[1]  # a share may hold one more or less
         if count == 0:
             return {}
@@ -122,7 +127,7 @@ class GeneratorLosses(Reconstruction):
     def pose_distillation(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the distance of the encoders' poses of photos to the image discriminator's.
 
-        Paper: none; here the discriminator, which learned poses from generated pictures, labels real ones.
+        Paper: none; here the discriminator, which learned poses from generated pictures, gives the targets for photos.
         """
         encoded, pose = self.now.encoded, self.config.generator.pose
         if not self.losses.pose_distillation or not self.reads_pose or encoded is None:
@@ -135,10 +140,10 @@ class GeneratorLosses(Reconstruction):
         }
 
     def second_stage(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """L1 to the features of generated pictures; on photos, features like those of generated ones (MixNMatch Eq. 5).
+        """Return L_S of S: |S(G(y)) - f| and -log D_f(S(x)) (Sec. 3.4), and the reconstruction of photos.
 
-        Paper: no more than that; here half of the photos are reconstructed from their features too, with the texture
-        and the background that the encoders read, and their masks are compared with the boxes.
+        Paper: L_S alone; here half of the photos are also reconstructed from S(x), with the texture and the background
+        that the encoders read, and their masks are compared with the boxes.
         """
         weights, generator, n = self.losses, self.generator, (batch.image.shape[0] + 1) // 2
         with self.precision():

@@ -1,4 +1,5 @@
-"""What a run shows of itself: samples with their layers, one factor varied a row, photos reconstructed and mixed."""
+"""Grids of pictures that a run writes: samples with their layers, one factor varied a row, photos reconstructed and
+mixed."""
 
 from dataclasses import replace
 

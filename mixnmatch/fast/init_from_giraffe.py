@@ -1,7 +1,7 @@
-"""Begin from the object, the renderer and the discriminator that a fast GIRAFFE HD has learned.
+"""Initialise a `fast` MixNMatch from the object, the renderer and the discriminator of a fast GIRAFFE HD.
 
-Both families look at a field in a box, style its renderer by a code and compare pictures of like pose, so that only the
-codes differ: MixNMatch's shapes and textures begin as the means of as many clusters of the other's styles.
+Both families render a field in a box, modulate its renderer by a style and condition their discriminator on the pose;
+only the codes differ. MixNMatch's shapes and textures start as the means of as many clusters of GIRAFFE HD's styles.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,17 @@ _OBJECT = {
     "discriminator.": "image_discriminator.",
 }
 _NEEDED = ("generator.field.", "generator.head.", "generator.object.", "generator.map_shape.", "generator.map_look.")
-"""Parts of a fast GIRAFFE HD that are used here."""
+"""Prefixes of the weights of a fast GIRAFFE HD that are needed here."""
 _RENDERER = ("first", "blocks.0.0", "blocks.0.1")
-"""Convolutions of the GIRAFFE HD's object renderer, in our order."""
+"""Convolutions of GIRAFFE HD's object renderer, in MixNMatch's order."""
 _POSE = (1, 0, 2, 3, 4, 5)
-"""Where our pose (cosine, sine, elevation, size, right, down) stands in theirs (sine, cosine, ..., right, up)."""
+"""Index into GIRAFFE HD's pose (sine, cosine, ..., right, up) of MixNMatch's (cosine, sine, elevation, size, right,
+down)."""
 
 
 def is_giraffe(theirs: Mapping[str, Tensor]) -> bool:
-    """Return whether these are the weights of a fast GIRAFFE HD. Raises: ValueError if they are only in part."""
+    """Return whether these are the weights of a fast GIRAFFE HD. Raises: ValueError if some of its parts are
+    missing."""
     found = {part: any(name.startswith(part) for name in theirs) for part in _NEEDED}
     if missing := [part.rstrip(".") for part, there in found.items() if not there]:
         if len(missing) == len(found):
@@ -41,9 +43,9 @@ def is_giraffe(theirs: Mapping[str, Tensor]) -> bool:
 
 
 def check_fit(ours: Mapping[str, Tensor], networks: nn.Module) -> None:
-    """Raise ValueError if weights made of a GIRAFFE HD's would be left out, for want of a place or of its shape.
+    """Raise ValueError if a weight taken from a GIRAFFE HD has no counterpart, or one of another shape.
 
-    The image discriminator's levels are matched by place (`training.warm_start`): it may look at larger pictures.
+    The image discriminator is not checked: `training.warm_start` matches its levels, as its pictures may be larger.
     """
     places = networks.state_dict()
     for name, tensor in ours.items():
@@ -61,10 +63,12 @@ def check_fit(ours: Mapping[str, Tensor], networks: nn.Module) -> None:
 def from_giraffe(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
     """Return a GIRAFFE HD's weights under the names, and in the order, of MixNMatch's networks.
 
-    What MixNMatch adds to its features and to its renderer's last layer begins without effect.
+    Weights that MixNMatch adds to the features and to the renderer's last layer are 0, so that they have no effect.
 
-    Theirs should double its rays once, as ours does, which weights do not tell: one with as many rays as pixels is
-    taken over too, and its objects look different at first. Raises: ValueError if their renderer has not one block.
+    The GIRAFFE HD should double its rays once, as MixNMatch does; the weights do not show whether it does. One with as
+    many rays as pixels is accepted, and its objects look different at first.
+
+    Raises: ValueError if its renderer has more or fewer blocks than one.
     """
     blocks = len({name.split(".")[3] for name in theirs if name.startswith("generator.object.blocks.")})
     if blocks != 1:
@@ -102,7 +106,8 @@ def from_giraffe(theirs: Mapping[str, Tensor], config: GeneratorConfig) -> dict[
 
 
 def encoder_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with which encoders begin as the image discriminator: what it sees of a picture by itself."""
+    """Return weights that initialise the encoders' trunk from the image discriminator, without its minibatch
+    deviation."""
     prefix, parts = "image_discriminator.", ("read.", "levels.", "mix.", "flat.")
     ours = {
         f"generator.encoders.trunk.{name.removeprefix(prefix)}": tensor
@@ -110,13 +115,13 @@ def encoder_weights(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith(prefix) and name.removeprefix(prefix).startswith(parts)
     }
     if (mix := ours.get("generator.encoders.trunk.mix.weight")) is not None:
-        channels = mix.shape[0]  # the last input is the batch's deviation
+        channels = mix.shape[0]  # the last input is the minibatch deviation
         ours["generator.encoders.trunk.mix.weight"] = mix[:, :channels] * (channels / mix.shape[1]) ** 0.5
     return ours
 
 
 def _styles(theirs: Mapping[str, Tensor], which: str, n: int) -> Float[Tensor, "n width"]:
-    """Return the means of `n` clusters among 4096 styles that their mapping network draws."""
+    """Return the means of `n` clusters of 4096 styles w from their mapping network."""
     prefix = f"generator.map_{which}."
     weights = {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
     width, z_dim = weights["1.weight"].shape
@@ -128,7 +133,7 @@ def _styles(theirs: Mapping[str, Tensor], which: str, n: int) -> Float[Tensor, "
 
 
 def _turn_pose(ours: dict[str, Tensor]) -> None:
-    """Bring the discriminator's pose into our order and our direction of down."""
+    """Reorder the discriminator's pose to MixNMatch's, where y points down."""
     if "image_discriminator.pose.weight" not in ours:
         return
     sign = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, -1.0])
@@ -139,12 +144,14 @@ def _turn_pose(ours: dict[str, Tensor]) -> None:
 
 
 def _see_opacity(ours: dict[str, Tensor]) -> None:
-    """Let the first convolution take the opacity, our feature's first channel, as an input of no weight."""
+    """Add an input of weight 0 to the first convolution, for the opacity in the feature's first channel."""
     prefix = "generator.child.convs.0."
     weight = ours[prefix + "weight"]
     channels = weight.shape[2]
     silent = torch.zeros_like(weight[:, :, :1])
-    grown = torch.cat([silent, weight], 2) * ((channels + 1) / channels) ** 0.5  # equalised: scaled by its inputs
+    grown = (
+        torch.cat([silent, weight], 2) * ((channels + 1) / channels) ** 0.5
+    )  # equalised learning rate: scaled by the number of inputs
     ours[prefix + "weight"] = grown
     modulation, bias = ours[prefix + "modulation.weight"], ours[prefix + "modulation.bias"]
     ours[prefix + "modulation.weight"] = torch.cat([torch.zeros_like(modulation[:1]), modulation])
@@ -152,12 +159,13 @@ def _see_opacity(ours: dict[str, Tensor]) -> None:
 
 
 def _last_layer(theirs: Mapping[str, Tensor], ours: dict[str, Tensor]) -> None:
-    """Put their 1 x 1 colours into the middle of our 3 x 3 colours and mask; the mask, at first, is the shape's."""
+    """Put their 1 x 1 colour weights into the centre of the 3 x 3 head; the mask's are 0, so that C_m starts as P_m's
+    share."""
     prefix = "generator.object.to_rgb."
     colours = theirs[prefix + "conv.weight"]
     _, _, channels, _, _ = colours.shape
     weight = torch.zeros(1, 4, channels, 3, 3)
-    weight[:, :3, :, 1, 1] = 3 * colours[..., 0, 0]  # equalised: 9 times the inputs
+    weight[:, :3, :, 1, 1] = 3 * colours[..., 0, 0]  # equalised learning rate: 9 times as many inputs
     ours["generator.child.head.weight"] = weight
     for name in ("weight", "bias"):
         ours[f"generator.child.head.modulation.{name}"] = theirs[prefix + f"conv.modulation.{name}"]

@@ -1,4 +1,4 @@
-"""What the leading numbers of z mean: where the object stands, how it is turned and how large it is."""
+"""The pose that the leading numbers of z encode: the object's place, rotation and size."""
 
 import math
 
@@ -16,15 +16,16 @@ RADIUS, FOV = 2.732, 20.0
 
 
 def uniform(z: Float[Tensor, "*n"], ends: tuple[float, float]) -> Float[Tensor, "*n"]:
-    """Return standard normal numbers as uniform ones between `ends`, through their distribution function."""
+    """Return low + (high - low) Phi(z): standard normal numbers mapped to uniform ones between `ends`."""
     low, high = ends
     return low + (high - low) * torch.special.ndtr(z)
 
 
 def object_pose(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> ObjectPose:
-    """Return camera and box of z = (direction x, direction y, elevation, scale, shift x, shift y, ...).
+    """Return camera and box (radians, world units) of z = (direction x, direction y, elevation, scale, shift x, shift
+    y, ...).
 
-    Ranges of size and place are shares of half the picture's width, measured in the plane through the origin.
+    Sizes and places in `pose` are shares of half the picture's width, measured in the plane through the origin.
     """
     half, still = half_width(RADIUS, FOV), torch.zeros_like(z[:, 0])
     across, down = uniform(z[:, 4], pose.shift_x), uniform(z[:, 5], pose.shift_y)
@@ -39,9 +40,9 @@ def object_pose(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> ObjectPose:
 
 
 def pose_features(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n z_dim"]:
-    """Return what of z can be seen: the direction of (z0, z1) without its length under a `turn`, all else as it is.
+    """Return the part of z that changes the picture: with `turn`, (z0, z1) normalised, as their length has no effect.
 
-    A direction is scaled to length sqrt(2), so that every entry has unit variance.
+    The direction is scaled to length sqrt(2), so that every entry has unit variance.
     """
     if pose.kind == "plane":
         return z
@@ -50,8 +51,7 @@ def pose_features(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor
 
 
 def placing(z: Float[Tensor, "n z_dim"], pose: PoseConfig) -> Float[Tensor, "n placed"]:
-    """Return the numbers of z that place the object, each in [-1, 1]: a direction as cosine and sine, the others by
-    their distribution function."""
+    """Return the pose in z as numbers in [-1, 1]: the direction as cosine and sine, the others as 2 Phi(z) - 1."""
     if pose.kind == "plane":
         return 2 * torch.special.ndtr(z[:, : pose.n_placing]) - 1
     return torch.cat([F.normalize(z[:, :2], dim=1), 2 * torch.special.ndtr(z[:, 2 : pose.n_placing]) - 1], 1)

@@ -32,7 +32,7 @@ CARS_64 = TrainConfig(
     discriminator_learning_rate=2e-3,
     feature_since=30_000,
 )
-"""Rendered cars at 64 px: solids, meant to begin with what a GIRAFFE HD has learned of them
+"""Rendered cars at 64 px: solids, to be initialised from a GIRAFFE HD of the same cars
 (`mixnmatch.fast.init_from_giraffe`)."""
 
 CLOTHING_64 = replace(
@@ -48,7 +48,7 @@ CLOTHING_64 = replace(
             kind="plane", scale=(0.8, 0.92), shift_x=(-0.06, 0.06), shift_y=(-0.06, 0.06), aspect=0.2, bend=0.2
         ),
         shape_noise=0.2,
-        occupancy_noise=0.3,  # at 1 the flat shapes start as lace, and its holes come to tell shapes apart
+        occupancy_noise=0.3,  # at 1 flat shapes start full of holes, which then distinguish the shapes
     ),
     losses=LossConfig(
         r1_image=0.1,
@@ -62,7 +62,7 @@ CLOTHING_64 = replace(
         reconstruction_since=500,
     ),
     feature_since=5_000,
-    patch_field=10,  # garments fill their photos: no patch of 18 pixels is clear of the box in nine photos of ten
+    patch_field=10,  # garments fill their photos: in 90 % of them every patch of 18 pixels meets the box
     patch_shrink=0.1,
 )
 

@@ -1,6 +1,6 @@
-"""How the `fast` MixNMatch learns (MixNMatch Sec. 3): discriminators; generator, encoders, classifiers; features.
+"""Training of the `fast` MixNMatch (MixNMatch Sec. 3): the networks, their phases and what a step draws.
 
-One forward pass of the generator and one of the encoders a step; every phase reads them.
+`begin` runs the generator and the encoders once a step, and all phases use the result.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ Losses = Callable[[Batch, Step], dict[str, Tensor]]
 
 
 def adam(module: nn.Module, learning_rate: float, apart: nn.Module | None = None) -> torch.optim.Optimizer:
-    """Return Adam over a module's parameters, those of `apart` in a group of their own, the last one."""
+    """Return Adam over a module's parameters; those of `apart` are in a second group."""
     last = [] if apart is None else list(apart.parameters())
     kept = {id(p) for p in last}
     groups = [{"params": [p for p in module.parameters() if id(p) not in kept]}]
@@ -87,10 +87,11 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         self.scalars: dict[str, Tensor] = {}
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return another run's weights under our names; of a GIRAFFE HD its object, renderer and discriminator.
+        """Return another run's weights under this recipe's names; of a GIRAFFE HD its object, renderer and
+        discriminator.
 
-        Encoders built as the discriminator begin with its weights, unless the run had encoders.
-        Raises: ValueError for a GIRAFFE HD in part, or of other sizes.
+        Encoders built as the discriminator are initialised from it, unless the run has encoders of its own.
+        Raises: ValueError for an incomplete GIRAFFE HD, or one of other sizes.
         """
         ours = dict(theirs)
         if is_giraffe(theirs):
@@ -99,7 +100,7 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         return ours if "generator.encoders.trunk.read.weight" in ours else ours | encoder_weights(ours)
 
     def phases(self) -> list[Phase]:
-        """Return the updates of one step: discriminators, the first stage, then the second stage beside or after it."""
+        """Return the phases of one step: discriminators with their R1, the first stage, the second stage."""
         config, weights, nets, generator = self.config, self.losses, self.networks, self.generator
         usual = learning_rate(config.generator.resolution)
         of_generator = usual if config.learning_rate is None else config.learning_rate
@@ -135,7 +136,7 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         return learning_rate(self.config.generator.resolution) if given is None else given
 
     def _with_r1(self, name: str, losses: Losses, penalty: Losses, *, since: int = 0) -> list[Phase]:
-        """Return a discriminator's update and its lazy penalty, which share an optimizer."""
+        """Return the phases of a discriminator's loss and of its lazy R1, which share an optimizer."""
         config, network = self.config, self.networks[name]
         common: dict[str, Any] = {
             "network": network,
@@ -150,16 +151,17 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         ]
 
     def _object(self) -> nn.ModuleList:
-        """Return what draws the object: shapes and textures."""
+        """Return the networks of the object: shapes and textures."""
         parent = self.generator.parent
         return nn.ModuleList([parent.space, parent.embed, self.generator.child])
 
     def _rates_with_object(self, rate: Callable[[Step], float]) -> Callable[[Step], tuple[float, float]]:
-        """Return the rates of all but the object, and of the object: nothing before `object_since`."""
+        """Return the factors of the learning rates of the other networks and of the object, which is 0 before
+        `object_since`."""
         return lambda step: (rate(step), 0.0 if step.images < self.config.object_since else rate(step))
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Draw codes, generate and encode the real pictures, once for all phases."""
+        """Draw codes y, and compute G(y) and E(x) once for all phases."""
         generator = self.generator
         codes, free, here = self.draw(batch.image.shape[0], step)
         learns = self.config.first_stage_until is None or step.images < self.config.first_stage_until
@@ -181,7 +183,8 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         )
 
     def on_flat_background(self, layers: Layers, step: Step) -> Image:
-        """Return the first objects of a batch on flat colours, as many as `pose_on_flat_background` says."""
+        """Return the first objects of a batch on random flat colours: the share `pose_on_flat_background` of the
+        batch."""
         if not self.reads_pose:
             return layers.image[:0]
         m = max(1, round(len(layers.image) * self.losses.pose_on_flat_background))
@@ -190,13 +193,13 @@ class Recipe(DiscriminatorLosses, GeneratorLosses):
         return layers.image[:m] + (1 - layers.mask[:m]) * (flat - layers.background[:m])
 
     def draw(self, n: int, step: Step) -> tuple[Codes, int, int]:
-        """Return `n` codes, every p, c and b about equally often, and the last rows of the whole batch free.
+        """Return `n` codes, how many rows of the global batch are free, and how many of those are among the `n`.
 
-        Also, how many rows of the whole batch are free, and how many of these are among the `n`.
+        Each p, c and b is drawn about equally often. The last rows of the global batch are free, the others tied.
         """
         config = self.config.generator
         low, high = self.losses.free_share
-        n *= shard_of(step.rng)[1]  # the whole batch is drawn, this share of it kept
+        n *= shard_of(step.rng)[1]  # draw the global batch; `local_rows` below keeps this process's rows
         free = round(n * (low + (high - low) * step.ramp(*self.losses.free_ramp)))
         codes = self.generator.sample(n, step.rng)
         c = balanced(n, config.n_textures, step.rng)

@@ -1,6 +1,6 @@
-"""Photos reconstructed from the codes read from them, and which of two shapes stands for each photo.
+"""Reconstruction of photos from their own codes, and the assignment of a shape to each photo.
 
-Paper: none of it; here the shortest way to codes that fit photos.
+Paper: none; here they make codes read from photos usable.
 """
 
 from dataclasses import replace
@@ -25,13 +25,12 @@ from training.types import Batch, Step
 
 
 class Reconstruction(Context):
-    """Losses of photos against what is drawn from their codes."""
+    """Losses of photos x against G(E(x))."""
 
     def reconstruction(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Return how far half of the real pictures are from what is generated from the codes read from them.
+        """Return the distances of x to G(E(x)) for half of the photos x, and of the mask to the photo's box.
 
-        Paper: none; here the shortest way to codes that fit photos. Inside the box the background learns nothing from
-        it, so that it can't draw the object; the mask is held against the box.
+        Paper: none. Inside the box no gradient reaches the background, so that it does not learn to draw the object.
         """
         weights, n = self.losses, (batch.image.shape[0] + 1) // 2
         image = batch.image[:n]
@@ -70,10 +69,11 @@ class Reconstruction(Context):
 
     @torch.no_grad()
     def best_shape(self, true: list[Tensor], codes: Codes, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the better and the worse of two shapes, drawn by the photos' shares, at reconstructing each photo, of
-        which the image discriminator sees `true`.
+        """Return the shape that reconstructs each photo better, and the one that does so worse, of two candidates.
 
-        Paper: none; here the encoders' classes and the generator's shapes settle as clusters and their means do.
+        Candidates are drawn by the photo's shape probabilities; `true` holds the image discriminator's features of the
+        photos, in which reconstructions are compared. Paper: none; here the encoders' classes and the generator's
+        shapes converge as in k-means, to clusters and their means.
         """
         pair = two_candidates(codes.p, step.rng)
         kinds = F.one_hot(pair, codes.p.shape[1]).float()

@@ -1,4 +1,4 @@
-"""A solid shape: a feature field in a box, looked at from where the pose says (GIRAFFE Sec. 3.1 and 3.2)."""
+"""A solid shape: a feature field in a box, rendered from the pose's camera (GIRAFFE Sec. 3.1, 3.2)."""
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from training.runtime.sharded_random import rand
 
 
 class Solid(nn.Module):
-    """(z, style) -> how much the shape covers of each cell of the picture, and its features there."""
+    """(z, style) -> the shape in the picture: its coverage of each cell, and its features."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Solid(nn.Module):
     def forward(
         self, z: Float[Tensor, "n z_dim"], style: Float[Tensor, "n style"], rng: torch.Generator | None = None
     ) -> Float[Tensor, "n feature s s"]:
-        """Return the covered share in [0, 1] as the first channel, then the features; 0 where no ray meets the box.
+        """Return the coverage in [0, 1] as the first channel, then the features; 0 where the ray misses the box.
 
         With `rng` the samples along the rays are jittered, as in training.
         """

@@ -1,7 +1,7 @@
-"""Tell apart two shapes that share the same photos: each comes to stand for a half of them.
+"""Split two shapes that photos are assigned to interchangeably, so that each stands for half of those photos.
 
-Two shapes that start alike stay alike, for no photo is reconstructed better with one of them. Where each photo would
-move its own shape says which halves there are: the moves' two clusters become the two shapes (vector
+Two equal shapes stay equal, because no photo is reconstructed better with one of them. Here each photo's own style is
+optimised to reconstruct it; the changes are grouped into two clusters, and each cluster's mean becomes a shape (vector
 quantisation by splitting, Linde, Buzo and Gray 1980).
 """
 
@@ -29,33 +29,34 @@ from training.upgrade import upgraded
 from training.warm_start import copy_matching, load_weights
 
 BATCH = 42
-"""Photos at a time."""
+"""Photos computed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Write a generator in which two shapes that share the same photos stand for a half of these each.
+    """Write a generator in which two shapes that share the same photos each stand for half of them.
 
-    Go on with it by `python -m training train ... --start-from SOURCES OUT`.
+    Continue training with `python -m training train ... --start-from SOURCES OUT`.
     """
 
     sources: tuple[Path, ...]
-    """Runs or files, as for `train --start-from`; the last says what is trained, and a run among them holds the image
-    discriminator."""
+    """Run folders or generator files, as for `train --start-from`. The last one's config is used; at least one must be
+    a run, which holds the image discriminator."""
     data: Path
-    """The prepared set whose photos say how shapes should differ."""
+    """The prepared set whose photos are split."""
     out: Path
     shapes: tuple[int, int]
-    """Which two, counted from 0: both are read from the same kinds of photos."""
+    """The two shapes, counted from 0, that are read from the same kind of photo."""
     photos: int = 168
-    """How many photos of theirs are looked at."""
+    """How many photos of these shapes are used."""
     steps: int = 10
-    """Steps of each photo's own shape."""
+    """Optimisation steps of each photo's style."""
 
     def run(self) -> dict[str, Any]:
-        """Write the generator; return what was done. Raises: ValueError for sources that don't suit."""
+        """Write the generator; return the shapes, photos per half and their distance. Raises: ValueError for unusable
+        sources."""
         if not self.sources:
-            raise ValueError("--sources names nothing; give the run or file whose shapes are split")
+            raise ValueError("--sources is empty; give the run or file whose shapes are split")
         config = config_of(self.sources[-1])
         pair = self.pair(config.generator.n_shapes)
         recipe = Recipe(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -69,7 +70,7 @@ class Split:
         recipe.networks.requires_grad_(False)
         photos = PictureSet(self.data, config.data)
         chosen = self.theirs(recipe.generator, photos, pair)
-        moves = wished(recipe, photos.get(chosen).image, steps=self.steps)
+        moves = style_changes(recipe, photos.get(chosen).image, steps=self.steps)
         halves, which = two_means(moves)
         embed = recipe.generator.parent.embed.weight
         embed[:, pair] = embed[:, pair].mean(1, keepdim=True) + halves.T.to(embed)
@@ -84,14 +85,14 @@ class Split:
         }
 
     def pair(self, n: int) -> Int[Tensor, "2"]:
-        """Return the two shapes. Raises: ValueError if they are one, or not among the `n` that there are."""
+        """Return the two shapes. Raises: ValueError unless they are two different ones of `n`."""
         a, b = self.shapes
         if a == b or not (0 <= a < n and 0 <= b < n):
             raise ValueError(f"--shapes {a} {b}: expected two different shapes of 0 to {n - 1}")
         return torch.tensor(self.shapes)
 
     def theirs(self, generator: Generator, photos: PictureSet, pair: Int[Tensor, "2"]) -> list[int]:
-        """Return photos that are read as one of `pair`. Raises: ValueError if there are too few to find halves."""
+        """Return the indices of photos that are read as one of `pair`. Raises: ValueError if there are fewer than 8."""
         found: list[int] = []
         for i in range(0, len(photos), BATCH):
             part = range(i, min(i + BATCH, len(photos)))
@@ -105,7 +106,7 @@ class Split:
 
 
 def config_of(source: Path) -> TrainConfig:
-    """Return how a run or a generator file was trained. Raises: ValueError if it has no solid shapes."""
+    """Return the train config of a run or a generator file. Raises: ValueError if its shapes are not solids."""
     path = source / "config.json"
     said = json.loads(path.read_bytes()) if path.is_file() else read_card(source).get("config", {})
     said = upgraded(said, TrainConfig)
@@ -118,8 +119,9 @@ def config_of(source: Path) -> TrainConfig:
 
 
 @torch.enable_grad()
-def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Float[Tensor, "n style"]:
-    """Return how far each photo moves the style of its shape to match the image discriminator's features of it."""
+def style_changes(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Float[Tensor, "n style"]:
+    """Return the change of each photo's shape style that best reconstructs it, in the image discriminator's
+    features."""
     generator = recipe.generator
     space = generator.parent.space
     assert isinstance(space, Solid)
@@ -143,7 +145,7 @@ def wished(recipe: Recipe, image: Image, *, steps: int, rate: float = 0.3) -> Fl
 
 
 def two_means(points: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "2 d"], Int[Tensor, " n"]]:
-    """Return the means of two clusters and which each point belongs to, begun at either side of the widest spread."""
+    """Return the two means of 2-means, initialised along the first principal axis, and each point's cluster."""
     apart = points - points.mean(0)
     _, _, widest = torch.linalg.svd(apart, full_matrices=False)
     side = apart @ widest[0] > 0

@@ -15,18 +15,18 @@ from training.types import Image, Mask
 
 
 def over(foreground: Image, mask: Mask, behind: Image) -> Image:
-    """Return mask * foreground + (1 - mask) * behind (FineGAN Eq. 1)."""
+    """Return P = P_m P_f + (1 - P_m) B, or the same of the child over P (FineGAN Sec. 3)."""
     return torch.lerp(behind, foreground, mask)
 
 
 class BackgroundStage(nn.Module):
-    """(z_background, b) -> picture of what is behind the object: style convolutions from 4 pixels up."""
+    """G_b: (z_background, b) -> B, by modulated convolutions from a learned 4 x 4 map up."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         dim = config.background_dim
         self.embed = EqualLinear(config.n_backgrounds, config.style_dim)
-        self.embed.scale = 1.0  # one code is on: its column is the embedding
+        self.embed.scale = 1.0  # of a one-hot code, whose column is the embedding
         self.mapping = EqualLinear(config.style_dim + config.z_dim, config.style_dim, activate=True)
         self.start = nn.Parameter(torch.randn(1, dim, 4, 4))
         widths, size = [dim], 4
@@ -38,7 +38,7 @@ class BackgroundStage(nn.Module):
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
 
     def forward(self, z: Float[Tensor, "n z_dim"], b: Float[Tensor, "n n_backgrounds"]) -> Image:
-        """Return the background alone."""
+        """Return B in [-1, 1]."""
         style = self.mapping(torch.cat([self.embed(b), z], 1))
         x = self.start.expand(z.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
@@ -47,14 +47,14 @@ class BackgroundStage(nn.Module):
 
 
 class ParentStage(nn.Module):
-    """(z, p) -> parent feature -> the shape's foreground and mask."""
+    """G_p: (z, p) -> f (`feature`), then the heads f -> P_f, P_m (`forward`)."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         style, n_placing = config.style_dim, config.pose.n_placing
         self.n_placing = n_placing
         self.embed = EqualLinear(config.n_shapes, style)
-        self.embed.scale = 1.0  # one code is on: its column is the embedding
+        self.embed.scale = 1.0  # of a one-hot code, whose column is the embedding
         self.free = EqualLinear(config.z_dim - n_placing, style)
         if config.pose.kind == "turn":
             self.space: Solid | Flat = Solid(config)
@@ -71,9 +71,9 @@ class ParentStage(nn.Module):
     def feature(
         self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"], rng: torch.Generator | None = None
     ) -> Float[Tensor, "n feature s s"]:
-        """Return the parent feature, half the picture's side; its first channel is the rough mask in [0, 1].
+        """Return f at half the picture's side; its first channel is a coarse mask in [0, 1].
 
-        `rng` jitters a solid's samples, as in training.
+        With `rng` the samples along a solid's rays are jittered, as in training.
         """
         style = self.embed(p) + self.free(z[:, self.n_placing :])
         if isinstance(self.space, Solid):
@@ -84,15 +84,15 @@ class ParentStage(nn.Module):
         return torch.cat([seen[:, :1].to(x.dtype), x], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
-        """Return the shape's foreground and mask: the rough mask, sharpened by what the feature adds."""
+        """Return P_f in [-1, 1], and P_m = sigmoid(12 (coarse - 1/2) + 4 tanh(correction))."""
         x = self.head(leaky(self.up(double(feature.contiguous(memory_format=torch.channels_last))))).float()
-        rough = double(feature[:, :1].float())
-        # paper: a foreground in colour; here grey, so that all colour of the object is the texture's
-        return torch.tanh(x[:, :1]).expand(-1, 3, -1, -1), torch.sigmoid(12 * (rough - 0.5) + 4 * torch.tanh(x[:, 1:]))
+        coarse = double(feature[:, :1].float())
+        # paper: P_f in colour; here grey, so that only the texture code gives the object's colours
+        return torch.tanh(x[:, :1]).expand(-1, 3, -1, -1), torch.sigmoid(12 * (coarse - 0.5) + 4 * torch.tanh(x[:, 1:]))
 
 
 class ChildStage(nn.Module):
-    """(parent feature, c) -> the texture's foreground and mask, the mask inside the shape's."""
+    """G_c with its heads: (f, P_m, c) -> C_f, C_m, with C_m <= P_m."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -109,20 +109,20 @@ class ChildStage(nn.Module):
     def forward(
         self, feature: Float[Tensor, "n feature s s"], parent_mask: Mask, c: Float[Tensor, "n n_textures"]
     ) -> tuple[Image, Mask]:
-        """Return the texture's foreground and its mask."""
+        """Return C_f in [-1, 1] and C_m in [0, 1]."""
         style = self.embed(c)
         x = feature.contiguous(memory_format=torch.channels_last)
         for i, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True)):
             x = styled(conv, bias, double(x) if i == self.doubled else x, style)
         x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
-        # paper: a mask of its own that may leave the shape; here a share of the shape's mask, mostly all of it at first
+        # paper: C_m is independent of P_m; here C_m = P_m sigmoid(.), so that a texture stays inside its shape
         return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)
 
 
 def styled(
     conv: nn.Module, bias: Float[Tensor, "1 c 1 1"], x: Float[Tensor, "n d h w"], style: Float[Tensor, "n style"]
 ) -> Float[Tensor, "n c h w"]:
-    """Return a modulated convolution with its bias and `leaky`, in the convolution's own precision."""
+    """Return leaky(conv(x, style) + bias), in the precision of the convolution."""
     y = conv(x, style)
     return leaky(y + bias.to(y.dtype))
 

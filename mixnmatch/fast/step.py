@@ -1,4 +1,4 @@
-"""What the phases of one training step share, and what every loss of the `fast` MixNMatch needs."""
+"""State that the phases of one training step share, and helpers for the losses of the `fast` MixNMatch."""
 
 from dataclasses import dataclass
 
@@ -20,25 +20,25 @@ from training.types import Image, Step
 
 @dataclass(kw_only=True, slots=True)
 class Shared:
-    """What the phases of one step have in common."""
+    """What `begin` computes once for all phases of a step."""
 
     codes: Codes
     free: int
-    """How many rows of the whole batch are free: its last ones; those before are tied."""
+    """How many rows of the global batch have free codes, its last ones; the others are tied."""
     free_here: int
-    """How many of them are in this share of the batch."""
+    """How many of them are in this process's batch."""
     feature: Tensor
     layers: Layers
     on_flat_background: Tensor
-    """The first generated objects on flat colours, for a share of the batch: nothing behind them tells their pose."""
+    """The first generated objects on flat colours, so that the background cannot reveal their pose."""
     encoded: dict[str, Tensor] | None
-    """What the encoders say of the real pictures; None before the pair discriminator needs it."""
+    """The encoders' output on the real pictures; None before the pair discriminator is trained."""
     photo_pose: Tensor | None = None
-    """What the image discriminator reads of their poses, once it has looked."""
+    """Poses of the real pictures as the image discriminator predicts them; None before its phase ran."""
 
 
 class Context:
-    """A run's networks and config, and what the phases of the step at hand have in common."""
+    """A run's networks and config, and the shared state of the current step."""
 
     config: TrainConfig
     losses: LossConfig
@@ -49,16 +49,16 @@ class Context:
     adaptive: AdaptiveChance | None
     shared: Shared | None
     scalars: dict[str, Tensor]
-    """Values for the log that are no losses."""
+    """Values for the log other than losses."""
 
     @property
     def reads_pose(self) -> bool:
-        """Whether the image discriminator reads the pose."""
+        """Whether the image discriminator predicts the pose."""
         return max(self.losses.pose) > 0
 
     @property
     def chance(self) -> float:
-        """Chance of each augmentation now."""
+        """Current probability of each augmentation."""
         return float(self.adaptive.chance) if self.adaptive else self.losses.augment
 
     @property
@@ -72,21 +72,22 @@ class Context:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
 
     def annealed(self, ends: tuple[float, float], step: Step) -> float:
-        """Return a weight on its way from its first value to its last one."""
+        """Return a weight at `step`: linear between its two values over `annealing_ramp`."""
         return ends[0] + (ends[1] - ends[0]) * step.ramp(*self.losses.annealing_ramp)
 
     def discriminate(self, image: Image, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the image discriminator's logits and poses of pictures; late enough, logits given the pose."""
-        kinds = ("colour",) if self.reads_pose else KINDS  # a shift would teach wrong places
+        """Return the image discriminator's logits (n,) and poses (n, n_placing); after `condition_ramp` logits given
+        the pose."""
+        kinds = ("colour",) if self.reads_pose else KINDS  # a shift would change the pose
         with self.precision():
             return self.networks["image_discriminator"](
                 augment(image, self.chance, step.rng, kinds), step.ramp(*self.losses.condition_ramp)
             )
 
     def pose_losses(self, read: Tensor, on_flat_background: Image, step: Step) -> dict[str, Tensor]:
-        """Return the errors of the poses read from finished pictures and from objects on flat colours.
+        """Return the squared errors of the poses predicted from G(y) and from objects on flat colours.
 
-        Paper: none; here what keeps the fronts of all shapes the same way round (InfoGAN Eq. 5 for the pose).
+        Paper: none; here they keep the front of all shapes at the same rotation (InfoGAN's mutual information, for z).
         """
         if not self.reads_pose:
             return {}
@@ -100,14 +101,14 @@ class Context:
         }
 
     def discriminator_features(self, image: Image) -> list[Tensor]:
-        """Return what the image discriminator sees of pictures, at a half, a quarter and an eighth of their size."""
+        """Return the image discriminator's feature maps at a half, a quarter and an eighth of the pictures' side."""
         discriminator = self.networks["image_discriminator"]
         assert isinstance(discriminator, Discriminator)
         with self.precision():
             return discriminator.maps(image)[:3]
 
     def generated_codes(self) -> dict[str, Tensor]:
-        """Return the drawn codes as the pair discriminator and the encoders' losses see them."""
+        """Return the drawn codes y in the form that the pair discriminator takes."""
         codes, pose = self.now.codes, self.config.generator.pose
         assert codes.z_background is not None
         return {
@@ -119,7 +120,7 @@ class Context:
         }
 
     def encoded_codes(self) -> dict[str, Tensor]:
-        """Return the codes of the real pictures in the same form."""
+        """Return the codes E(x) of the real pictures in the same form."""
         assert self.now.encoded is not None
         codes = as_codes(self.now.encoded)
         assert codes.z_background is not None

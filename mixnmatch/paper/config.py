@@ -1,4 +1,4 @@
-"""Sizes and schedule of the published MixNMatch (Sec. 3 and 4)."""
+"""Configs of the published MixNMatch (Sec. 3 and 4): its networks, its losses and its training."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -15,11 +15,11 @@ class GeneratorConfig:
     n_textures: int = 200
     """N_c: textures, the child categories."""
     n_backgrounds: int = 200
-    """N_b, equal to N_c in the paper: with tied codes each texture has its background."""
+    """N_b: backgrounds; equal to N_c in the paper, where tied codes give each texture its own."""
     z_dim: int = 100
     """Length of the pose code z."""
     width: int = 64
-    """Channel multiple of G: 8 widths at 4 x 4, half a width at 128 x 128."""
+    """Channel unit of G: 8 times this at 4 x 4, half of it at 128 x 128."""
     encoder_width: int = 64
     """Channels after the first layer of each encoder."""
     extractor_width: int = 32
@@ -38,33 +38,33 @@ class GeneratorConfig:
 
     @property
     def feature_dim(self) -> int:
-        """Channels of the parent feature, the map between the shape and the texture stage."""
+        """Channels of f, the parent feature."""
         return self.width // 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
-    """Weights of the terms that the published program sums; all others are 1."""
+    """Weights of the published program's loss terms (symbols: `mixnmatch.paper.losses`); all others are 1."""
 
     background: float = 10
-    """Real against fake of background patches, in D_b and in G."""
+    """L_b: real against generated background patches, in D_b and in G."""
     gradient_penalty: float = 10
-    """WGAN-GP's penalty, on each of the eight gradients of the pair discriminators."""
+    """L_bi: WGAN-GP's penalty, on each of the eight gradients of the D_k."""
     z: float = 5
-    """Reading back z (L1), then b, p and c (cross entropy), from pictures of free codes."""
+    """L_code: L1 error of E_z on pictures of free codes."""
     b: float = 5
-    """Reading back b, the background code (cross entropy)."""
+    """L_code: cross entropy of E_b."""
     p: float = 10
-    """Reading back p, the shape code (cross entropy)."""
+    """L_code: cross entropy of E_p."""
     c: float = 10
-    """Reading back c, the texture code (cross entropy)."""
+    """L_code: cross entropy of E_c."""
     feature: float = 1
-    """Reading back the parent feature (L1), second stage."""
+    """L_S: L1 error of S on generated pictures, second stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How the published model learns: 600 epochs of the first stage, 400 of the second, batches of 12."""
+    """Training of the published model: 600 epochs of the first stage, 400 of the second, batches of 12."""
 
     RENAMED: ClassVar[dict[str, str]] = {
         "feature_critic_rate": "feature_discriminator_rate",
@@ -80,11 +80,11 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     first_stage: int
-    """Pictures of the first stage; the second goes on from there to `loop.images`."""
+    """Pictures of the first stage; the second lasts from there to `loop.images`."""
     learning_rate: float = 2e-4
     """Adam's, of every network but the feature discriminator."""
     feature_discriminator_rate: float = 2e-5
-    """Adam's, of the discriminator of features."""
+    """Adam's, of the feature discriminator D_f."""
     beta1: float = 0.5
     """Adam's decay of the mean gradient."""
     beta2: float = 0.999
@@ -92,20 +92,20 @@ class TrainConfig:
     discriminator_width: int = 64
     """Channels after the first layer of D_b and D_c; D_p has half."""
     pair_width: int = 16
-    """Channels after the first layer of each pair discriminator."""
+    """Channels after the first layer of each pair critic D_k."""
     feature_discriminator_width: int = 32
-    """Channels after the first layer of the discriminator of features."""
+    """Channels after the first layer of the feature discriminator D_f."""
     soft_shapes: float = 0.2
-    """Share of second-stage batches whose shape codes are soft, as those read from photos are."""
+    """Share of second-stage batches with soft shape codes, like those that E_p reads from photos."""
     box_where_unknown: tuple[float, float, float, float] = (0.3, 0.3, 0.7, 0.7)
-    """Box of the object in sets without boxes, as fractions of the scene: D_b then takes the patches along the border
-    for background. The published program stops at such sets."""
+    """Object box x0 y0 x1 y1 for sets without boxes, as fractions of the scene: patches outside it count as background.
+    The published program stops at such sets."""
     free_share: float = 0.0
-    """Share of G's pictures drawn with untied b and p once warmed up; 0 in the paper, where G sees tied codes only."""
+    """Share of G's pictures with untied b and p, after `free_full`; 0 in the paper, where G sees tied codes only."""
     free_start: int = 500_000
-    """Pictures at which the share begins to grow."""
+    """Pictures at which `free_share` begins to rise from 0."""
     free_full: int = 1_000_000
-    """Pictures at which the share begins to grow, and at which it is whole."""
+    """Pictures at which `free_share` is reached."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.free_share <= 1:

@@ -1,6 +1,7 @@
-"""Discriminators of the published MixNMatch: D_b, D_p and D_c (FineGAN Sec. 3), and the critics of image-code pairs.
+"""Discriminators of the published MixNMatch: D_b, D_p and D_c (FineGAN Sec. 3), and the critics D_k of image-code
+pairs.
 
-All return logits; the published program's sigmoids are part of the losses here.
+All return logits; the published program's sigmoids are part of `mixnmatch.paper.losses`.
 """
 
 from collections.abc import Mapping
@@ -18,18 +19,18 @@ from training.runtime.sharded_random import randn
 from training.types import Image
 
 VIEW = 126
-"""Side of what patch discriminators see: the patches below cover it exactly."""
+"""Input side of the patch discriminators in pixels: the cells below cover it exactly."""
 PATCH, STRIDE, CELLS = 34, 4, 24
 """A patch discriminator's cell k sees pixels [4k, 4k + 34] of its view; 24 cells a side."""
 
 
 def view(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 126 126"]:
-    """Return maps or pictures at the size that patch discriminators see, the corners kept in place."""
+    """Return maps or pictures resized to the input size of the patch discriminators (bilinear, corners aligned)."""
     return F.interpolate(x, (VIEW, VIEW), mode="bilinear", align_corners=True)
 
 
 class PatchTrunk(nn.Sequential):
-    """Three convolutions without padding or norm, so that a cell depends on its patch alone."""
+    """Three convolutions without padding or norm, so that each cell depends only on its own patch."""
 
     def __init__(self, in_dim: int, width: int) -> None:
         super().__init__(
@@ -43,7 +44,7 @@ class PatchTrunk(nn.Sequential):
 
 
 class BackgroundDiscriminator(nn.Module):
-    """D_b: is a patch real, and is it background (FineGAN Sec. 3)?"""
+    """D_b: classifies patches as real or generated, and as background or object (FineGAN Sec. 3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,9 +59,9 @@ class BackgroundDiscriminator(nn.Module):
 
 
 class ParentDiscriminator(nn.Module):
-    """D_p: from which shape code was this foreground generated?
+    """D_p: classifies the shape code p of the parent's masked foreground (InfoGAN's Q).
 
-    The published D_p has a real/fake head too, which no loss uses; it is left out.
+    The published D_p also has a real/fake head, which no loss uses; it is omitted here.
     """
 
     def __init__(self, width: int, n_codes: int) -> None:
@@ -75,7 +76,8 @@ class ParentDiscriminator(nn.Module):
 
 
 class ChildDiscriminator(ParentDiscriminator):
-    """D_c: from which texture code was this foreground generated? And, on the same trunk: is this picture real?"""
+    """D_c: classifies the texture code c of the child's masked foreground and, on the same trunk, real or generated
+    pictures."""
 
     def __init__(self, width: int, n_codes: int) -> None:
         super().__init__(width, n_codes)
@@ -87,13 +89,14 @@ class ChildDiscriminator(ParentDiscriminator):
 
 
 class PairCritic(nn.Module):
-    """Was the code read from the photo, or the picture generated from the code (Sec. 3.2)?
+    """D_k: scores a picture with one of its codes, high for (x, E_k(x)), low for (G(y), y_k) (Sec. 3.2).
 
-    No norms: it is a Wasserstein critic with a penalty on each row's gradient.
+    A Wasserstein critic without batch norm: the gradient penalty is computed for each row on its own.
     """
 
     NOISE = (0.5, 0.3, 0.3)
-    """Standard deviations added after each layer of the code, always: one-hot codes must not be known by exactness."""
+    """Standard deviation of the noise after each layer of the code, also in evaluation: without it a critic separates
+    drawn codes from read ones by their being exactly one-hot."""
 
     def __init__(self, code_dim: int, width: int) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class PairCritic(nn.Module):
         self.joint = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.LeakyReLU(0.2), nn.Linear(2 * dim, 1))
 
     def forward(self, image: Image, code: Float[Tensor, "n dim"], rng: torch.Generator) -> Float[Tensor, " n"]:
-        """Return a score, high for photos with the code that was read; the noise comes from `rng`, on the CPU."""
+        """Return D_k of each pair; `rng`, on the CPU, draws the noise on the code."""
         for layer, std in zip(self.code, self.NOISE, strict=True):
             code = F.leaky_relu(layer(code), 0.2)
             code = code + std * randn(*code.shape, rng=rng).to(code)
@@ -115,12 +118,12 @@ class PairCritic(nn.Module):
 
 
 class PairCritics(nn.ModuleDict):
-    """A pair critic for each of z, b, p and c."""
+    """The D_k of L_bi, k in z, b, p, c: one critic for each code (Sec. 3.3)."""
 
     def __init__(self, config: GeneratorConfig, width: int) -> None:
         dims = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
         super().__init__({k: PairCritic(dim, width) for k, dim in zip(CODES, dims, strict=True)})
 
     def forward(self, image: Image, codes: Mapping[str, Tensor], rng: torch.Generator) -> Float[Tensor, ""]:
-        """Return the sum of the four critics' mean scores of the pictures, each with its code."""
+        """Return sum_k mean D_k(image, codes_k)."""
         return torch.stack([self[k](image, codes[k], rng).mean() for k in CODES]).sum()

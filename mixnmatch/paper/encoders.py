@@ -1,4 +1,4 @@
-"""Encoders E of the published MixNMatch (Sec. 3.2): a network a factor reads its code from a photo."""
+"""Encoders E of the published MixNMatch (Sec. 3.2): four networks, one for each code."""
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,11 @@ from training.types import Image
 CODES = ("z", "b", "p", "c")
 """Pose, background, shape, texture."""
 Z_RANGE = 4.0
-"""Codes z that are read lie within this of 0: four standard deviations of the prior."""
+"""Bound of |E_z(x)|: four standard deviations of the prior."""
 
 
 class Encoders(nn.Module):
-    """E_z, E_b, E_p and E_c, alike but for their last layer and sharing nothing: each can be asked alone."""
+    """E_z, E_b, E_p and E_c: the same layers but for the last, no shared weights; each can be evaluated alone."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class Encoders(nn.Module):
         self.model_c = _encoder(config.encoder_width, config.n_textures)
 
     def forward(self, image: Image, factor: str) -> Float[Tensor, "n dim"]:
-        """Return what is read of one factor from 128 px pictures: z itself, or the logits of b, p or c."""
+        """Return one encoder's output for 128 px pictures: z = 4 tanh(.), or the logits of b, p or c."""
         code = getattr(self, f"model_{factor}")(image).flatten(1)
         return Z_RANGE * torch.tanh(code) if factor == "z" else code
 
     def code(self, image: Image, factor: str) -> Float[Tensor, "n dim"]:
-        """Return the code as G takes it: z, or b, p or c as shares that sum to 1."""
+        """Return E_k(x) as G takes it: z, or the softmax over b, p or c."""
         read = self(image, factor)
         return read if factor == "z" else read.softmax(1)
 

@@ -1,4 +1,5 @@
-"""Feature mode of the published MixNMatch (Sec. 3.4): pose and shape read together, pixel by pixel, as a map."""
+"""Feature mode of the published MixNMatch (Sec. 3.4): S reads pose and shape together from a photo, as a feature
+map."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from training.types import Image
 
 
 class FeatureExtractor(nn.Module):
-    """U-Net S from a photo to the parent feature that G would have generated it from."""
+    """S: a U-Net from a photo x to f, the parent feature that G would generate x from."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -32,7 +33,7 @@ class FeatureExtractor(nn.Module):
         self.last = nn.Sequential(ResBlock(config.feature_dim), ResBlock(config.feature_dim))
 
     def forward(self, image: Image) -> Float[Tensor, "n feature h w"]:
-        """Return the parent feature of 128 px pictures."""
+        """Return S(x) for 128 px pictures."""
         x = self.first(image)
         skips: list[Tensor] = []
         for down in (self.down1, self.down2, self.down3, self.down4, self.down5):
@@ -45,7 +46,7 @@ class FeatureExtractor(nn.Module):
 
 
 class FeatureDiscriminator(nn.Module):
-    """Tells parent features of G from those read from photos, patch by patch."""
+    """D_f: classifies patches of a parent feature as generated (f) or read from a photo (S(x))."""
 
     def __init__(self, config: GeneratorConfig, width: int) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class FeatureDiscriminator(nn.Module):
         self.real = nn.Conv2d(4 * width, 1, 4)
 
     def forward(self, feature: Float[Tensor, "n feature h w"]) -> Float[Tensor, "n 1 cells cells"]:
-        """Return a logit a patch, high for G's own features."""
+        """Return a logit for each patch, high for generated features."""
         return self.real(self.trunk(view(feature)))
 
 

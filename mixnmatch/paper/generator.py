@@ -1,8 +1,15 @@
 """Generator of the published MixNMatch (Sec. 3), with the encoders and the feature extractor that read its codes.
 
-Three stages, back to front (FineGAN Sec. 3): B = G_b(z, b); F = G_p(z, p), P_f and P_m heads on F; C_f and C_m heads on
-G_c(F, c). The picture is P = P_m P_f + (1 - P_m) B, then C_m C_f + (1 - C_m) P. `Generator.generate` is that, line by
-line. Encoders E: x -> z, b, p, c (Sec. 3.2); the feature extractor S: x -> F (Sec. 3.4) stands in for z and p.
+Three stages, back to front (FineGAN Sec. 3). Symbol -> where it is computed; `Generator.generate` has one line for
+each:
+
+    B = G_b(z, b), the background: `BackgroundStage`, then `Generator.background_image`
+    f = G_p(z, p), the parent feature: `ParentStage`; P_f, P_m, its foreground and mask: `parent_image`, `parent_mask`
+    C_f, C_m, the child's foreground and mask, from G_c(f, c): `ChildStage`, then `child_image`, `child_mask`
+    P = P_m P_f + (1 - P_m) B, the parent image, and G(y) = C_m C_f + (1 - C_m) P: `over`
+    tied codes, p = floor(c N_p / N_c) and b likewise: `tie`, `Generator.sample`
+    E_z, E_b, E_p, E_c: x -> z, b, p, c (Sec. 3.2): `encoders.Encoders`, `Generator.encode`
+    S: x -> f, in place of z and p (Sec. 3.4): `feature_extractor.FeatureExtractor`, `Generator.shape_feature`
 
 Attributes carry the names of the authors' checkpoints: those of `G.pth` as they are, those of `E.pth` under `encoders`,
 those of `EX.pth` under `extractor`.
@@ -33,11 +40,11 @@ SIZE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated:
-    """A picture's layers and what training and the second stage need besides."""
+    """A picture's layers, and the intermediate results that the losses need."""
 
     layers: Layers
     feature: Float[Tensor, "n feature h w"]
-    """F, the parent feature: what the shape stage hands to the texture stage."""
+    """f, the parent feature: what the parent stage passes to the child stage."""
     parent_foreground: Image
     """P_f."""
     child_foreground: Image
@@ -45,7 +52,7 @@ class Generated:
 
 
 class Generator(types.Generator):
-    """Draw background, then shape, then texture (MixNMatch Sec. 3; stages from FineGAN Sec. 3)."""
+    """Background, then shape, then texture (MixNMatch Sec. 3; stages of FineGAN Sec. 3)."""
 
     family: ClassVar[str] = "mixnmatch_paper"
 
@@ -65,20 +72,20 @@ class Generator(types.Generator):
         self.extractor = FeatureExtractor(config) if config.feature_mode else None
 
     def forward(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Layers:
-        """Draw the codes; with `feature`, in feature mode: pose and shape come from it and not from z and p.
+        """Return the layers of `codes`; a `feature` from `shape_feature` replaces G_p(z, p) (feature mode, Sec. 3.4).
 
         Raises: ValueError for codes of other lengths than this generator's.
         """
         return self.generate(codes, feature).layers
 
     def generate(self, codes: Codes, feature: Float[Tensor, "n feature h w"] | None = None) -> Generated:
-        """Return what `forward` returns, and the steps in between."""
+        """Return the layers, as `forward` does, with f, P_f and C_f. Raises: ValueError as `forward`."""
         self._check(codes)
         z_background = codes.z if codes.z_background is None else codes.z_background
         background = self.background_image(self.background_stage(z_background, codes.b))
-        shape = self.parent_stage(codes.z, codes.p) if feature is None else feature
-        P_f, P_m = self.parent_image(shape), self.parent_mask(shape)
-        child = self.child_stage(shape, codes.c)
+        f = self.parent_stage(codes.z, codes.p) if feature is None else feature
+        P_f, P_m = self.parent_image(f), self.parent_mask(f)
+        child = self.child_stage(f, codes.c)
         C_f, C_m = self.child_image(child), self.child_mask(child)
         parent = over(P_f, P_m, background)
         layers = Layers(
@@ -89,10 +96,10 @@ class Generator(types.Generator):
             parent_mask=P_m,
             child_mask=C_m,
         )
-        return Generated(layers=layers, feature=shape, parent_foreground=P_f, child_foreground=C_f)
+        return Generated(layers=layers, feature=f, parent_foreground=P_f, child_foreground=C_f)
 
     def stages(self) -> nn.ModuleList:
-        """Return the networks that draw: all but those that read photos."""
+        """Return the networks of G alone, without the encoders and the feature extractor."""
         read = {"encoders", "extractor"}
         return nn.ModuleList([network for name, network in self.named_children() if name not in read])
 
@@ -109,8 +116,8 @@ class Generator(types.Generator):
     def sample(self, n: int, rng: torch.Generator, tied: bool = True) -> Codes:
         """Draw `n` codes: z standard normal, the rest one-hot.
 
-        Tied, each texture has one shape and one background, c determining p and b, as in the paper's training; else all
-        are independent.
+        With `tied`, c determines p and b (`tie`), as in the paper's training of G; otherwise all are independent, as in
+        the paper's training of E (Sec. 3.3).
         """
         config = self.config
         z = torch.randn(n, config.z_dim, generator=rng).to(self.device)
@@ -125,13 +132,13 @@ class Generator(types.Generator):
             b=one_hot(b, config.n_backgrounds).to(self.device),
             p=one_hot(p, config.n_shapes).to(self.device),
             c=one_hot(c, config.n_textures).to(self.device),
-            z_background=z,  # one z for both, as in the paper; a field of its own, so that either can be replaced
+            z_background=z,  # equal to z, as in the paper; a field of its own, so that either can be replaced
         )
 
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with one factor read from a photo or drawn anew from a seed; see `training.types.Generator`.
+        """Return `codes` with one factor read from a photo or drawn from a seed; see `training.types.Generator`.
 
-        The background's layout goes with `background`; `pose` moves the object alone.
+        `background` sets b and z_background, `pose` z alone, so that a new pose leaves the background unchanged.
         """
         n, knob = len(codes.z), self.knob(name)
         factor = name.removesuffix("_seed")
@@ -145,10 +152,10 @@ class Generator(types.Generator):
         return with_factor(codes, factor, new)
 
     def encode(self, image: Image, factors: Sequence[str] = FACTORS) -> Codes:
-        """Read codes from photos: z within 4 of 0, and b, p and c as shares that sum to 1 (Sec. 3.2).
+        """Return E(x) of photos x: z in [-4, 4], and b, p and c as probabilities (Sec. 3.2).
 
-        Only the `factors` asked for are read, each by its own network; the others' codes are zero. A factor is a knob
-        (background, pose, shape, texture) or a code (z, b, p, c, z_background; one network reads z for both its uses).
+        Only `factors` are read, each by its own network; the other codes are zero. A factor is a knob (background,
+        pose, shape, texture) or a code (z, b, p, c, z_background; E_z reads both z and z_background).
         Raises: ValueError for pictures that are not 128 x 128, or an unknown factor.
         """
         _check_photo(image)
@@ -170,7 +177,7 @@ class Generator(types.Generator):
         return Codes(**codes, z_background=codes["z"])
 
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature h w"]:
-        """Read pose and shape of photos as the parent feature, for `forward(codes, feature)` (Sec. 3.4).
+        """Return S(x) of photos x, the parent feature for `forward(codes, feature)` (Sec. 3.4).
 
         Raises: ValueError for pictures that are not 128 x 128, or if this model has no feature extractor.
         """
@@ -184,11 +191,13 @@ class Generator(types.Generator):
         wanted = (config.z_dim, config.n_backgrounds, config.n_shapes, config.n_textures)
         came = tuple(getattr(codes, k).shape[1] for k in CODES)
         if came != wanted:
-            raise ValueError(f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample this generator anew")
+            raise ValueError(
+                f"got codes z, b, p, c of lengths {came}, expected {wanted}; sample codes from this generator"
+            )
 
 
 class Pyramid(nn.Module):
-    """From a code to a map: 4 x 4, then twice the size five times, with the channels of `dims`."""
+    """A code to a map: 4 x 4, then doubled five times to 128 x 128; `dims` are the channels at each size."""
 
     def __init__(self, code_dim: int, dims: Sequence[int]) -> None:
         super().__init__()
@@ -208,7 +217,7 @@ class Pyramid(nn.Module):
 
 
 class BackgroundStage(Pyramid):
-    """Background: (z, b) -> what it is generated from."""
+    """G_b without its head: (z, b) -> the map that B is computed from."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         w = config.width
@@ -220,7 +229,7 @@ class BackgroundStage(Pyramid):
 
 
 class ParentStage(Pyramid):
-    """Shape and pose: (z, p) -> parent feature. p enters at 4 x 4 and again at full size."""
+    """G_p: (z, p) -> f, the parent feature. p enters at 4 x 4 and again at full size."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         w, dim = config.width, config.feature_dim
@@ -229,12 +238,12 @@ class ParentStage(Pyramid):
         self.residual = nn.Sequential(*(ResBlock(dim) for _ in range(3)))
 
     def forward(self, z: Float[Tensor, "n z_dim"], p: Float[Tensor, "n n_shapes"]) -> Float[Tensor, "n feature h w"]:
-        """Return the parent feature, from which P_f and P_m are generated."""
+        """Return f, the input of the heads P_f and P_m and of the child stage."""
         return self.residual(self.jointConv(self.grow(torch.cat([z, p], 1)), p))
 
 
 class ChildStage(nn.Module):
-    """Texture: (parent feature, c) -> what C_f and C_m are generated from. c enters when the shape is there already."""
+    """G_c: (f, c) -> the input of the heads C_f and C_m. c enters after the shape, so that it cannot change it much."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -263,12 +272,12 @@ class Head(nn.Module):
 
 
 def over(foreground: Image, mask: Mask, behind: Image) -> Image:
-    """Return mask * foreground + (1 - mask) * behind."""
+    """Return P = P_m P_f + (1 - P_m) B, or the same of the child over P (FineGAN Sec. 3)."""
     return mask * foreground + (1 - mask) * behind
 
 
 def tie(c: Int[Tensor, " n"], n_textures: int, n_groups: int) -> Int[Tensor, " n"]:
-    """Return the group of each texture: neighbours together, floor(c * n_groups / n_textures)  (FineGAN Sec. 3)."""
+    """Return each texture's group, floor(c n_groups / n_textures): neighbouring textures share one (FineGAN Sec. 3)."""
     return c * n_groups // n_textures
 
 
@@ -288,11 +297,11 @@ KNOBS = tuple(
         low=0,
         high=2**31 - 1,
         step=1,
-        help=f"Draws anew {factor.gives}.",
+        help=f"Samples {factor.gives}.",
     )
     for name, factor in FACTOR_TABLE.items()
 )
-"""In the order of a page: four photos, four seeds."""
+"""Four photo knobs, then four seed knobs, in the order in which the page shows them."""
 
 
 def _picture(name: str, value: Any, n: int) -> Image:

@@ -54,7 +54,8 @@ class Halve(nn.Conv2d):
 
 
 def trunk(width: int, *multiples: int) -> nn.Sequential:
-    """Return convolutions of a picture, each halving its size, to `width * multiple` channels, normed but the first."""
+    """Return convolutions of a picture that each halve its size, to `width * multiple` channels; batch norm after all
+    but the first."""
     layers: list[nn.Module] = [Halve(3, width * multiples[0]), nn.LeakyReLU(0.2)]
     for before, after in pairwise(multiples):
         layers += leaky_block(Halve(width * before, width * after), width * after)
@@ -62,7 +63,7 @@ def trunk(width: int, *multiples: int) -> nn.Sequential:
 
 
 class ResBlock(nn.Module):
-    """x + f(x): a gated convolution, then a plain one; nothing after the sum."""
+    """x + h(x), h a gated convolution and a plain one; no activation after the sum."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -74,11 +75,11 @@ class ResBlock(nn.Module):
 
 
 class JointBlock(nn.ModuleList):
-    """Gated convolution of a map joined with a code that stands in every pixel, without laying the code out.
+    """Gated convolution of a map concatenated with a code repeated at every pixel, without building that tensor.
 
-    The convolution of channels that are constant over the picture is a bias per pixel: the sum of the taps that fall
-    inside. So the map alone is convolved and `code_bias` is added: the same function at a fraction of the work (of G's
-    multiplications a third were on the 200 constant channels of the texture code).
+    Convolving channels that are constant over the picture gives a bias per pixel: the sum of the taps that fall inside.
+    So only the map is convolved and `code_bias` is added, which gives the same result for less work (a third of G's
+    multiplications were on the 200 constant channels of the texture code).
     """
 
     def __init__(self, map_dim: int, code_dim: int, out_dim: int, *, code_first: bool) -> None:
@@ -99,7 +100,7 @@ class JointBlock(nn.ModuleList):
 def code_bias(
     code: Float[Tensor, "n code"], weight: Float[Tensor, "out code 3 3"], h: int, w: int
 ) -> Float[Tensor, "n out h w"]:
-    """Return the 3 x 3 convolution, padded with zeros, of `code` laid out over h x w pixels.
+    """Return the 3 x 3 convolution, padded with zeros, of `code` repeated over h x w pixels.
 
     bias[y, x] = sum over taps (i, j) of [row y + i - 1 inside] [column x + j - 1 inside] (weight[:, :, i, j] code).
     """

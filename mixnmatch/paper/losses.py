@@ -1,19 +1,23 @@
 """Losses of the published MixNMatch (Sec. 3) and of FineGAN (Sec. 3), each a mean over the batch.
 
-x is a photo, y = (z, b, p, c) a draw from the prior, G(y) its picture with layers B, P_f, P_m, C_f, C_m, and E(x) the
-codes read from x. Symbol -> where it is computed (weights in `LossConfig`, phases in `Recipe`):
+x is a photo, y = (z, b, p, c) a draw from the prior, G(y) its picture with layers B, P_f, P_m, C_f, C_m, f the parent
+feature (the symbols of `mixnmatch.paper.generator`), and E(x) the codes read from x. Symbol -> where it is computed;
+methods are those of `mixnmatch.paper.recipe.Recipe`, names in quotes are the terms that they return:
 
     L_b    -log D_b(x) on patches outside the box, -log(1 - D_b(B)); patches classified as background or object
-           `background_discriminator_loss`; G's side: `as_real` in `Recipe.generator_losses`
+           (FineGAN Sec. 3): `background_discriminator_loss`; G: `generator_losses`, "background_..."
     L_p    -log D_p(p | P_f P_m): shape codes read from the parent's masked foreground; `generator_losses`, "shape"
-    L_c    -log D_c(c | C_f C_m): texture codes, "texture"; and D_c(x) against D_c(G(y)): `as_real`, `as_fake`
-    L_bi   sum over k in z, b, p, c of D_k(G(y), y_k) - D_k(x, E_k(x)): pairs of image and code, Wasserstein, by the
-           critics of `PairCritics`; their gradient penalty: `gradient_penalty`
-    L_code |E_z(G(y)) - z| and -log E_k(y_k | G(y)) for k in b, p, c, on free codes y: `code_losses`
-    L_S    |S(G(y)) - F(y)|, F the parent feature, and D_F(F(y)) against D_F(S(x)): the second stage (Sec. 3.4),
-           `Recipe.extractor_losses`, `Recipe.feature_discriminator_losses`
+    L_c    -log D_c(c | C_f C_m): texture codes; `generator_losses`, "texture";
+           -log D_c(x) - log(1 - D_c(G(y))): `child_discriminator_losses`; G: `generator_losses`, "image_real"
+    L_bi   sum over k in z, b, p, c of D_k(G(y), y_k) - D_k(x, E_k(x)) (Sec. 3.2; one D_k a code, Sec. 3.3): pairs of
+           image and code; `pair_critics_losses`, by the critics of `PairCritics`, with the penalty `gradient_penalty`;
+           G and E minimise the negative: `generator_losses`, "pairs_read", "pairs_fake"
+    L_code |E_z(G(y)) - z| and -log E_k(y_k | G(y)) for k in b, p, c, on free codes y (Sec. 3.3): `code_losses`
+    L_S    |S(G(y)) - f| and -log D_f(f) - log(1 - D_f(S(x))): the second stage (Sec. 3.4);
+           `extractor_losses`, `feature_discriminator_losses`
 
-Discriminators give logits; -log sigmoid(x) = softplus(-x) is the published binary cross entropy.
+G and E minimise their side of L_b + L_p + L_c - L_bi + L_code, weighted by `LossConfig`. D_b, D_p, D_c, D_f give
+logits: softplus(-x) = -log sigmoid(x) is the published binary cross entropy. The D_k of L_bi are Wasserstein critics.
 """
 
 from collections.abc import Mapping
@@ -32,12 +36,12 @@ from training.types import Boxes, Image
 
 
 def as_real(logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Return the mean of -log sigmoid(logits): the loss of a discriminator, or of G, for taking these for fake."""
+    """Return mean -log sigmoid(logits): -log D(x) of a discriminator on real inputs, -log D(G(y)) of the generator."""
     return F.softplus(-logits).mean()
 
 
 def as_fake(logits: Float[Tensor, "..."]) -> Float[Tensor, ""]:
-    """Return the mean of -log(1 - sigmoid(logits)): the loss of a discriminator for taking these for real."""
+    """Return mean -log(1 - sigmoid(logits)): -log(1 - D(G(y))) of a discriminator on generated inputs."""
     return F.softplus(logits).mean()
 
 
@@ -62,10 +66,11 @@ def background_discriminator_loss(
     background: Float[Tensor, "n 1 24 24"],
     cells: Float[Tensor, "n 1 24 24"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return D_b's two losses, L_b: real background patches against fake ones, background against object patches.
+    """Return D_b's two terms of L_b, with w = `cells`, 1 on patches outside the box:
 
-    `real` and `background` are its logits of the photo, `cells` says which of them are background. A batch without any
-    background patch has no real term.
+    sum w -log D_b(x) / sum w + mean -log(1 - D_b(B)), and the cross entropy of w under D_b's classes, mean over
+    patches. `real` and `background` are its logits of the photo, `fake` those of the generated background B. In a batch
+    without background patches the first sum is 0.
     """
     of_real = batch_mean((cells * F.softplus(-real)).mean()) / batch_mean(cells.mean()).clamp(min=1 / cells.numel())
     return of_real + as_fake(fake), F.binary_cross_entropy_with_logits(background, cells)
@@ -77,11 +82,11 @@ def gradient_penalty(
     fake: tuple[Image, Mapping[str, Tensor]],
     rng: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Return WGAN-GP's penalty at random mixes of real and fake pairs: sum of mean (|gradient| - 1)^2.
+    """Return the penalty of L_bi: sum_k mean (|grad_x D_k| - 1)^2 + mean (|grad_y D_k| - 1)^2 (WGAN-GP, Gulrajani et
+    al. 2017).
 
-    The sum is over the four critics, for the picture and for the code of each. Each row of the picture and of each code
-    is mixed at its own place. Every critic is given the same pictures as a tensor of its own, so that one call yields
-    all eight gradients.
+    The gradients are taken at t real + (1 - t) fake, t uniform for each row of the picture and of each code. Every
+    critic gets its own copy of the pictures, so that one call of autograd yields all eight gradients.
     """
 
     def mix(a: Tensor, b: Tensor) -> Tensor:
@@ -98,8 +103,9 @@ def gradient_penalty(
 
 
 def code_losses(read: Mapping[str, Tensor], codes: Codes) -> dict[str, Float[Tensor, ""]]:
-    """Return how far the codes read from pictures are from those they were generated from (Sec. 3.2).
+    """Return the terms of L_code by code: mean |E_z(G(y)) - z|, and mean -log E_k(y_k | G(y)) for b, p and c (Sec.
+    3.3).
 
-    L1 for z; cross entropy for b, p and c, of which `read` holds logits.
+    `read` holds E_z's values and the logits of the other encoders.
     """
     return {k: F.l1_loss(read[k], codes.z) if k == "z" else F.cross_entropy(read[k], getattr(codes, k)) for k in CODES}

@@ -1,7 +1,7 @@
 """The authors' checkpoints of MixNMatch, `G.pth`, `E.pth` and `EX.pth`, as a generator of the `paper` family.
 
 They are state dicts of the generator, the encoders and the feature extractor, with `module.` before each key. All sizes
-are read from the shapes of the weights: the files do not say for which set they were trained.
+are read from the shapes of the weights, as the files do not name the set they were trained on.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from training.official import read_plain
 @dataclass(frozen=True, slots=True)
 class _Kind:
     mark: str
-    """A key that its file alone has."""
+    """A key that only this file has."""
     prefix: str
-    """What our keys have before the authors'."""
+    """Prefix of our keys before the authors'."""
 
 
 _KINDS = {
@@ -36,8 +36,8 @@ _FILES = "MixNMatch's G.pth, E.pth and EX.pth"
 def read(*paths: Path) -> Generator:
     """Return the generator that the files hold, in any order; without `EX.pth`, one without feature mode.
 
-    Raises: ValueError for a file that is damaged or of another kind, one too many or missing, or files that do not
-    belong together.
+    Raises: ValueError for a file that is damaged or of another kind, for a duplicate or missing file, or for files of
+    different models.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for path in paths:
@@ -60,7 +60,7 @@ def read(*paths: Path) -> Generator:
 
 
 def _state_dicts(path: Path) -> list[dict[str, Tensor]]:
-    """Return the tables of tensors in a file: itself, or what other programs wrapped it in, such as `state_dict`."""
+    """Return the state dicts in a file: the file itself, or an entry such as `state_dict`."""
     found = [
         {str(key): tensor for key, tensor in table.items()}
         for _, table in tables(read_plain(path))
@@ -96,11 +96,11 @@ def _config(found: Mapping[str, Mapping[str, Tensor]]) -> GeneratorConfig:
 
 
 def _checked(state: dict[str, Tensor], config: GeneratorConfig) -> dict[str, Tensor]:
-    """Return `state` if it is what a generator of this config needs, as float32; ValueError if not."""
-    with torch.device("meta"):  # shapes only: nothing is allocated for a file that does not fit
+    """Return `state` in float32. Raises: ValueError unless it is exactly what a generator of this config needs."""
+    with torch.device("meta"):  # shapes only: no memory is allocated for a file that does not fit
         wanted = Generator(config).state_dict()
     for key in wanted.keys() - state.keys():
-        if key.endswith("num_batches_tracked"):  # programs before PyTorch 0.4.1 did not count; a trained model does not
+        if key.endswith("num_batches_tracked"):  # PyTorch before 0.4.1 did not store it; evaluation does not use it
             state[key] = torch.zeros((), dtype=torch.long)
     missing, surplus = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     if missing or surplus:

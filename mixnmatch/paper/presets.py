@@ -1,4 +1,4 @@
-"""How the published MixNMatch is trained on CUB-200-2011, Stanford Dogs and Stanford Cars (Sec. 4)."""
+"""Presets of the published MixNMatch for CUB-200-2011, Stanford Dogs and Stanford Cars (Sec. 4)."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def published(n_pictures: int, generator: GeneratorConfig) -> TrainConfig:
         ),
         data=DataConfig(
             size=128,
-            object_margin=1.5,  # authors: cut off at the picture's border and then no square; here moved inside
+            object_margin=1.5,  # authors: clipped at the picture's border, then not square; here moved inside
             scene=True,
             scene_size=126,
             jitter=0.1875,  # 76 / 64: objects of 152 px cut to 128, scenes of 149 (shorter side) cut to 126

@@ -1,8 +1,8 @@
 """How the published MixNMatch learns: a first stage of codes (Sec. 3.2, 3.3), a second of features (Sec. 3.4).
 
-Each phase minimises the sum that the published program minimises, in the same order, with the same networks learning.
-Two defects of that program are not copied: it went on from the averaged weights after every epoch, where here the
-training loop keeps the average apart; and it stopped at sets without boxes.
+Each phase minimises the sum that the published program minimises, in the same order, for the same networks; the symbols
+are those of `mixnmatch.paper.losses`. Two defects of that program are not copied: it continued from the averaged
+weights after every epoch, where here the training loop keeps the average apart; and it stopped at sets without boxes.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class FirstStage:
     fake: Generated
     """G(y)."""
     read: dict[str, Tensor]
-    """E(x) of the real pictures x: z, and b, p, c as shares."""
+    """E(x) of the real pictures x: z, and b, p, c after softmax."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +52,9 @@ class SecondStage:
     image: Image
     """G(y) for free codes y."""
     feature: Float[Tensor, "n feature h w"]
-    """The parent feature it was generated from."""
+    """f, the parent feature it was generated from."""
     read: Float[Tensor, "n feature h w"]
-    """What the extractor reads from the real pictures."""
+    """S(x) of the real pictures x."""
 
 
 class Recipe:
@@ -84,14 +84,14 @@ class Recipe:
                 initialise(network)
         self.networks.to(device)
         self.average: Generator = self.generator
-        """The averaged generator, once the training loop hands it over: the second stage goes on from it."""
+        """The averaged generator, set by the training loop; the second stage starts from it."""
         self._first: FirstStage | None = None
         self._second: SecondStage | None = None
 
     def phases(self) -> list[Phase]:
         """Return D_b, D_c, the pair critics and G with E; then the feature discriminator and the feature extractor."""
         end = self.config.first_stage
-        # D_p and the code head of D_c learn with G and E: they only read the codes of what G generated.
+        # D_p and the code head of D_c learn with G and E: they classify generated layers only.
         D_c = nn.ModuleList([self.child_discriminator.trunk, self.child_discriminator.real])
         G_and_E = nn.ModuleList(
             [self.generator.stages(), self.generator.encoders, self.parent_discriminator, self.child_discriminator.code]
@@ -154,7 +154,7 @@ class Recipe:
         return sampled(lambda whole: self.generator.sample(whole, step.rng, tied=tied), n, step.rng)
 
     def _first_codes(self, n: int, step: Step) -> Codes:
-        """Return tied codes; of `free_share` of the rows, once warmed up, b and p are drawn for themselves."""
+        """Return tied codes; after `free_start`, a share of the rows (`free_share`) has independent b and p."""
         config = self.config
         codes = self._sample(n, step, tied=True)
         share = config.free_share * step.ramp(config.free_start, config.free_full)
@@ -165,14 +165,14 @@ class Recipe:
         return replace(codes, b=torch.where(row, free.b, codes.b), p=torch.where(row, free.p, codes.p))
 
     def _second_codes(self, n: int, step: Step) -> Codes:
-        """Return free codes; now and then a whole batch has soft ones for the shape, as codes read from photos are."""
+        """Return free codes; in a share of batches (`soft_shapes`) p is a softmax of noise, soft as E_p's output is."""
         codes = self._sample(n, step, tied=False)
         if torch.rand((), generator=step.rng) >= self.config.soft_shapes:
             return codes
         return replace(codes, p=randn(*codes.p.shape, rng=step.rng).softmax(1).to(codes.p))
 
     def background_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """D_b: real background patches or generated ones; background patches or others (FineGAN Sec. 3)."""
+        """Return L_b of D_b: real against generated background patches; background against object ones."""
         scene, box = (batch.image, batch.box) if batch.scene is None else (batch.scene, batch.scene_box)
         cells = background_cells(self._boxes(scene, box))
         real, background = self.background_discriminator(scene)
@@ -181,7 +181,7 @@ class Recipe:
         return {"real": self.config.losses.background * of_real, "background": of_background}
 
     def child_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Child discriminator: real pictures or generated ones."""
+        """Return L_c of D_c's real/fake head: -log D_c(x) - log(1 - D_c(G(y)))."""
         fake = self.first.fake.layers.image.detach()
         return {
             "real": as_real(self.child_discriminator.realness(batch.image)),
@@ -189,7 +189,7 @@ class Recipe:
         }
 
     def pair_critics_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Pair critics, L_bi: (x, E(x)) or (G(y), y), for each code; WGAN with gradient penalty (Sec. 3.2)."""
+        """Return L_bi of the critics: sum_k D_k(G(y), y_k) - D_k(x, E_k(x)), and the gradient penalty (Sec. 3.2)."""
         first = self.first
         real = (batch.image, {k: code.detach() for k, code in first.read.items()})
         fake = (first.fake.layers.image.detach(), fields_of(first.codes))
@@ -201,7 +201,7 @@ class Recipe:
         }
 
     def generator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Generator and encoders: codes can be read from layers, layers look real, pairs cannot be told apart."""
+        """Return G's and E's side of L_b + L_p + L_c - L_bi + L_code; D_p and D_c's code head minimise L_p, L_c too."""
         first, weights, G = self.first, self.config.losses, self.generator
         codes, fake, layers = first.codes, first.fake, first.fake.layers
         with torch.no_grad():
@@ -224,7 +224,7 @@ class Recipe:
         }
 
     def feature_discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Feature discriminator: parent features of G, or read from real pictures (Sec. 3.4)."""
+        """Return L_S of D_f: -log D_f(f) - log(1 - D_f(S(x))), f of generated pictures, x real ones (Sec. 3.4)."""
         second = self.second
         return {
             "fake": as_real(self.feature_discriminator(second.feature)),
@@ -232,7 +232,7 @@ class Recipe:
         }
 
     def extractor_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Feature extractor: G's own features from G's pictures, and such as G might have from real ones (Sec. 3.4)."""
+        """Return L_S of S: |S(G(y)) - f| and -log D_f(S(x)), x real pictures (Sec. 3.4)."""
         second = self.second
         assert self.generator.extractor is not None
         back = F.l1_loss(self.generator.extractor(second.image), second.feature)
@@ -240,7 +240,7 @@ class Recipe:
 
     @torch.no_grad()
     def grids(self, generator: Generator, batch: Batch) -> dict[str, Image]:
-        """Return generated layers of tied and of free codes, and real pictures rendered anew and mixed, eight a row."""
+        """Return layers of tied and of free codes, and reconstructed and mixed photos, eight pictures a row."""
         rng = torch.Generator().manual_seed(0)
         pictures = {"tied": _rows(generator.sample(8, rng), generator)}
         pictures["free"] = _rows(generator.sample(8, rng, tied=False), generator)
@@ -283,7 +283,7 @@ class Recipe:
 
 
 def _masked(foreground: Image, mask: Mask) -> Image:
-    """Return what a discriminator of codes sees: mid-grey where the layer is clear."""
+    """Return the input of D_p and D_c's code head: the foreground times its mask, grey where the mask is 0."""
     return foreground * mask
 
 

@@ -1,1 +1,1 @@
-"""Pictures to learn from: prepared folders, rendered cars, and the commands that make both."""
+"""Training data: prepared folders, rendered cars, composites, and the commands that make them."""

@@ -1,4 +1,4 @@
-"""The account of a prepared set: what was paired, passed over, left out, found suspicious, in exact counts."""
+"""The summary of a prepared set: exact counts of photos that were paired, skipped, left out or suspicious."""
 
 import logging
 import re
@@ -13,23 +13,23 @@ from training.data.tables import texts
 
 log = logging.getLogger(__name__)
 NAMED = 10
-"""Photos that are left out for one kind of reason and named."""
+"""Photos left out for the same reason that are named in the log; more are only counted."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """What became of each photo of a source."""
+    """The result for each photo of a source."""
 
     reading: Reading
     finder: str = ""
-    """Name of what looked for objects; "" if nothing did."""
+    """Name of the object finder; "" if none was used."""
     written: list[Written] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """One sentence a photo."""
+    """One sentence for each photo that was left out."""
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str, result: Written | str) -> None:
-        """Count one photo; name it if it is left out."""
+        """Count one photo; log its name if it is left out."""
         if not isinstance(result, str):
             self.written.append(result)
             return
@@ -50,12 +50,12 @@ class Account:
         return [one.row["file"] for one in self.written if one.odd]
 
     def masks_among_photos(self) -> list[Written]:
-        """Return photos that look like masks, if most of the set does not; else none: then it shows drawings."""
+        """Return photos that look like masks; none if most of the set does, because then it consists of drawings."""
         alike = [one for one in self.written if MASK_LIKE in one.odd]
         return alike if 2 * len(alike) < len(self.written) else []
 
     def drop(self, one: Written, why: str) -> None:
-        """Take a photo out of the set after all."""
+        """Remove a photo that was already counted."""
         self.written.remove(one)
         self.add(one.row["source"], f"{one.row['source']}: {why}")
 
@@ -83,7 +83,7 @@ class Account:
         }
 
     def _finder(self) -> dict[str, Any]:
-        """Return how many objects the finder was sure of, was not, and how many boxes had to come from elsewhere."""
+        """Return counts of the finder's confident, unconfident and missing results."""
         if not self.finder:
             return {}
         boxes = Counter(row["box_from"] for row in self.rows)
@@ -91,7 +91,7 @@ class Account:
         return {"name": self.finder, **{k: boxes[k] for k in (FOUND, UNSURE, BACKDROP, MIDDLE)}, "masks": masks}
 
     def _twice(self) -> tuple[int, int]:
-        """Return how many pictures are there more than once, and how many of these in two splits."""
+        """Return how many pictures are duplicates, and how many of these are in different splits."""
         splits: dict[bytes, list[str]] = {}
         for one in self.written:
             splits.setdefault(one.digest, []).append(one.row["split"])
@@ -100,7 +100,7 @@ class Account:
 
 
 def reason_of(name: str, sentence: str) -> str:
-    """Return the kind of reason in a sentence about one photo: without its name and numbers."""
+    """Return the kind of reason in a sentence about one photo: the sentence without name and numbers."""
     text = sentence.replace(name, "", 1).lstrip(": ")
     text = re.sub(r"mask \S+\.\w+", "mask", text)
     text = re.split(r"[;(]", text)[0]
@@ -108,7 +108,7 @@ def reason_of(name: str, sentence: str) -> str:
 
 
 def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
-    """Show the account as one table; what asks for a look is a warning."""
+    """Log the summary as one table; what needs attention is a warning."""
     log.info("%s: %d photos in the source", out, counts["photos"])
     for name, words in (
         ("finder", _finder_words(counts["finder"])),
@@ -116,7 +116,7 @@ def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
         ("labels", texts((f"{n} {label or 'without'}" for label, n in counts["labels"].items()), 8)),
         ("boxes", _words(counts["boxes"])),
         ("masks", _words(counts["masks"])),
-        ("passed over", _words(counts["passed_over"])),
+        ("skipped", _words(counts["passed_over"])),
         ("noted", _words(counts["noted"])),
     ):
         if words:
@@ -129,7 +129,7 @@ def show(out: str, counts: dict[str, Any], said: Sequence[str]) -> None:
 
 
 def _finder_words(counts: dict[str, Any]) -> str:
-    """Return what the finder did, if it was needed."""
+    """Return the finder's counts as text; "" if it was not used."""
     if not any(counts.get(name) for name in (FOUND, UNSURE, BACKDROP, MIDDLE, "masks")):
         return ""
     fell = counts[BACKDROP] + counts[MIDDLE]

@@ -1,4 +1,4 @@
-"""Pictures without objects to paste onto: views of environment maps, patches of photos, and drawn patterns."""
+"""Backgrounds to paste objects onto: views of environment maps, patches of photos, and generated patterns."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .coco import CocoSet
 
 Picture = UInt8[np.ndarray, "h w 3"]
 MOST_ENLARGED = 3.0
-"""Times that a patch of a photo is enlarged at most; smaller patches are mirrored first."""
+"""Largest factor by which a patch of a photo is enlarged; smaller patches are mirrored first."""
 
 
 def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "map_h map_w 3"]]:
@@ -27,9 +27,9 @@ def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "map_h map_w 
 def view(radiance: Float[np.ndarray, "map_h map_w 3"], size: tuple[int, int], rng: np.random.Generator) -> Picture:
     """Return what a camera sees of an environment, width x height `size`.
 
-    It looks any way around, about level, 60 to 110 degrees wide, and exposes by the median.
+    Its azimuth is random, its view about level, 60 to 110 degrees wide, and its exposure set by the median.
     """
-    width, height = max(1, size[0] // 2), max(1, size[1] // 2)  # the maps hold no finer detail
+    width, height = max(1, size[0] // 2), max(1, size[1] // 2)  # the maps have no finer detail
     azimuth, pitch, roll = rng.uniform(0, 2 * math.pi), rng.normal(-0.15, 0.3), rng.normal(0, 0.05)
     reach = math.tan(math.radians(rng.uniform(60, 110)) / 2)
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height) * height / width)
@@ -50,7 +50,7 @@ def view(radiance: Float[np.ndarray, "map_h map_w 3"], size: tuple[int, int], rn
 
 
 def any_photo(photos: Sequence[CocoSet], rng: np.random.Generator) -> tuple[CocoSet, int]:
-    """Return the set and the place of a photo, each as likely as any other."""
+    """Return the set and the index of a photo, drawn uniformly over all photos."""
     place = int(rng.integers(sum(len(found) for found in photos)))
     for found in photos:
         if place < len(found):
@@ -84,13 +84,13 @@ def patch(photos: Sequence[CocoSet], size: tuple[int, int], rng: np.random.Gener
 
 
 def pattern(size: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """Return a drawn ground, width x height `size`: one colour that fades, cloudy noise, stripes or tiles."""
+    """Return a generated background, width x height `size`: a gradient, smooth noise, stripes or tiles."""
     width, height = size
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, height / width, height))
     turn = rng.uniform(0, 2 * math.pi)
     along, across = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
     first, second = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
-    if rng.random() < 0.4:  # quiet backdrops are common: nearly one colour, often light
+    if rng.random() < 0.4:  # plain backdrops are common: nearly one colour, often light
         first = rng.uniform(120, 255) + rng.normal(0, 12, 3)
         second = first + rng.normal(0, 20, 3)
     kind = int(rng.integers(4))
@@ -110,7 +110,7 @@ def pattern(size: tuple[int, int], rng: np.random.Generator) -> Picture:
 
 
 def cloud(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Return smooth random values in [0, 1] whose detail falls with its scale, as in photos of ground."""
+    """Return fractal noise in [0, 1]: amplitude falls with frequency, as in photos of ground."""
     width, height = size
     total, weight = np.zeros((height, width)), rng.uniform(0.4, 0.8)
     for octave in range(2, 8):
@@ -126,7 +126,7 @@ def background(
     photos: Sequence[CocoSet],
     rng: np.random.Generator,
 ) -> Picture:
-    """Return a picture without objects, of one of the kinds that there are sources for."""
+    """Return a picture without objects, of a random kind among those with sources."""
     kind = rng.random()
     if kind < 0.45 and maps:
         return view(maps[int(rng.integers(len(maps)))], size, rng)

@@ -1,7 +1,7 @@
-"""Pictures with masks in COCO's instances JSON: read and checked, and written.
+"""Pictures with masks in COCO's instances JSON: reading with checks, and writing.
 
-Photos are not turned by their EXIF mark, as COCO's own tools do not; where the JSON gives the size of the turned photo,
-it is turned, since its masks were drawn on it so.
+Photos are not rotated by their EXIF orientation, as in COCO's own tools, unless the JSON gives the size of the rotated
+photo, because then its masks were drawn on that.
 """
 
 import json
@@ -22,16 +22,16 @@ from .mask_codes import MaskError, check, decode, to_polygons, to_rle
 log = logging.getLogger(__name__)
 
 SLACK = 2.0
-"""Pixels that a box may reach out of its picture; many listings round."""
+"""Pixels by which a box may exceed its picture, because of rounding."""
 MAX_PIXELS = 150_000_000
 """Pictures above this are refused."""
 BOMBS = (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning)
 ORIENTATION = 0x0112
-"""EXIF mark that says how a photo is turned."""
+"""EXIF tag of a photo's orientation."""
 
 
 class CocoError(ValueError):
-    """A COCO file that cannot be used, in one sentence that names the annotation."""
+    """A COCO file that cannot be used; the message names the annotation."""
 
 
 class CocoPicture(NamedTuple):
@@ -42,14 +42,14 @@ class CocoPicture(NamedTuple):
     """x0 y0 x1 y1 in pixels, inside the picture."""
     masks: Bool[np.ndarray, "n h w"]
     labels: Int[np.ndarray, " n"]
-    """Places in `CocoSet.categories`."""
+    """Indices into `CocoSet.categories`."""
     crowd: Bool[np.ndarray, " n"]
-    """Objects that stand for many: neither found nor missed."""
+    """Crowd annotations: they count neither as found nor as missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class CocoObject:
-    """One annotation, its mask still in COCO's form."""
+    """One annotation, its mask still encoded."""
 
     id: int | str
     box: tuple[float, float, float, float]
@@ -61,21 +61,21 @@ class CocoObject:
 
 @dataclass(frozen=True, slots=True)
 class CocoImage:
-    """One picture of the list."""
+    """One entry of the list of pictures."""
 
     id: int | str
     path: Path
     name: str
-    """As the list gives it."""
+    """File name as in the list."""
     width: int
     height: int
     objects: tuple[CocoObject, ...]
 
 
 class CocoSet:
-    """The pictures of one COCO instances JSON, those without objects too.
+    """The pictures of one COCO instances JSON, including those without objects.
 
-    Ids may start anywhere and have gaps; labels are places in `categories`, which are sorted by their ids.
+    Ids may start anywhere and have gaps; labels are indices into `categories`, sorted by id.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class CocoSet:
         )
 
     def _picture(self, folder: Path, entry: dict[str, Any], objects: list[CocoObject]) -> CocoImage:
-        """Return one picture of the list, whose file is there."""
+        """Return one entry of the list. Raises: CocoError if its file is missing."""
         name = entry["file_name"]
         path = folder / name
         if not path.is_file():
@@ -144,7 +144,7 @@ class CocoSet:
 def find_split(folder: Path, split: str) -> CocoSet:
     """Return a split of a folder: SPLIT.json, annotations/instances_SPLIT*.json, or SPLIT/_annotations.coco.json.
 
-    Raises: CocoError that says where was looked.
+    Raises: CocoError that names the paths that were tried.
     """
     names = [f"{split}.json", f"annotations/{split}.json", f"{split}/_annotations.coco.json"]
     found = [folder / name for name in names if (folder / name).is_file()]
@@ -156,7 +156,7 @@ def find_split(folder: Path, split: str) -> CocoSet:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the JSON's three lists. Raises: CocoError where it is no COCO instances JSON."""
+    """Return the JSON's content with its three lists. Raises: CocoError if it is not a COCO instances JSON."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -190,7 +190,7 @@ def _categories(entries: Iterable[dict[str, Any]], name: str) -> dict[Any, str]:
 
 
 def _images(entries: Iterable[dict[str, Any]], name: str) -> dict[Any, dict[str, Any]]:
-    """Return id -> entry. Raises: CocoError for sizes and file names that cannot be."""
+    """Return id -> entry. Raises: CocoError for invalid sizes and file names."""
     found: dict[Any, dict[str, Any]] = {}
     for entry in entries:
         key, file = entry["id"], entry.get("file_name")
@@ -209,7 +209,7 @@ def _images(entries: Iterable[dict[str, Any]], name: str) -> dict[Any, dict[str,
 
 
 def _folder_of(annotations: Path, listed: Mapping[Any, dict[str, Any]]) -> Path:
-    """Return the folder that the pictures lie in: the first near the JSON that holds the first of them."""
+    """Return the folder of the pictures: the first one near the JSON that contains the first picture."""
     here = annotations.parent
     split = annotations.stem.removeprefix("instances_")
     places = (here / "images", here, here / split, here.parent / split, here.parent / "images", here.parent)
@@ -251,7 +251,7 @@ def _object(
 
 
 def _box(box: Any, width: int, height: int, name: str) -> tuple[float, float, float, float]:
-    """Return x0 y0 x1 y1, moved into the picture by at most `SLACK`. Raises: CocoError."""
+    """Return x0 y0 x1 y1, clipped to the picture by at most `SLACK`. Raises: CocoError."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)
     if not numbers or not all(abs(v) < 1e6 for v in box):
         raise CocoError(f"{name} has the box {box!r}, expected four numbers x, y, width, height")
@@ -287,7 +287,7 @@ def _pixels(picture: CocoImage) -> UInt8[np.ndarray, "h w 3"]:
 
 
 class CocoWriter:
-    """Collects pictures and objects, and writes them as one COCO instances JSON; ids count from 1."""
+    """Collects pictures and objects, and writes them as one COCO instances JSON; ids start at 1."""
 
     def __init__(self, categories: Sequence[str], **info: Any) -> None:
         self.categories, self.info = tuple(categories), info
@@ -311,7 +311,7 @@ class CocoWriter:
         crowd: bool = False,
         **more: Any,
     ) -> None:
-        """Add an object with the mask's own box and area; `more` becomes fields of the annotation.
+        """Add an object; box and area are those of the mask, `more` are further fields of the annotation.
 
         Raises: ValueError for an empty mask or an unknown label.
         """
@@ -334,7 +334,7 @@ class CocoWriter:
         )
 
     def merge(self, other: "CocoWriter") -> None:
-        """Add another's pictures and objects, under ids of this one. Raises: ValueError for other categories."""
+        """Add another writer's pictures and objects, renumbered. Raises: ValueError for other categories."""
         if other.categories != self.categories:
             raise ValueError(f"got the categories {other.categories}, expected {self.categories}")
         images, objects = len(self.images), len(self.annotations)
@@ -343,10 +343,10 @@ class CocoWriter:
             self.annotations.append({**item, "id": item["id"] + objects, "image_id": item["image_id"] + images})
 
     def content(self) -> dict[str, Any]:
-        """Return what the JSON holds."""
+        """Return the content of the JSON."""
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.categories)]
         return {"info": self.info, "images": self.images, "annotations": self.annotations, "categories": categories}
 
     def write(self, path: Path) -> None:
-        """Write the JSON whole."""
+        """Write the JSON atomically."""
         write_whole(path, (json.dumps(self.content(), ensure_ascii=False) + "\n").encode())

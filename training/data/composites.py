@@ -1,7 +1,7 @@
-"""Scenes of several objects pasted onto photos and environments, with the exact mask of what is seen of each.
+"""Synthetic scenes of several objects pasted onto backgrounds, with the exact mask of the visible part of each.
 
-Dwibedi et al. 2017 (cut, paste and learn) and Ghiasi et al. 2021 (copy-paste) are the idea: networks learn to find
-objects from scenes whose masks are known because they were made.
+After Dwibedi et al. 2017 (cut, paste and learn) and Ghiasi et al. 2021 (simple copy-paste): training data for object
+finders whose masks are known by construction.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from .coco import CocoSet
 from .cutouts import Cutout, blob, cut_out, turned
 
 SHAPES = ((320, 320), (320, 320), (320, 240), (240, 320), (320, 180), (214, 320))
-"""Widths and heights of scenes for a longer side of 320; squares are the most."""
+"""Widths and heights of scenes for a longer side of 320; squares are the most frequent."""
 LEAST_AREA = 60
-"""Pixels below which what is seen is no object any more."""
+"""Visible pixels below which an object is not annotated."""
 LEAST_INSIDE = 0.6
 """Share of an object that must lie in the picture."""
 TURNS = {"car": 5.0, "cat": 12.0, "dog": 12.0, "fruit": 180.0}
-"""Degrees that an object is turned by at most; others 25."""
+"""Largest rotation of an object in degrees, by label; 25 for others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneOptions:
-    """How scenes are made."""
+    """Options of `make_scene`."""
 
     side: int = 320
     """Longer side of the pictures, pixels."""
@@ -39,21 +39,21 @@ class SceneOptions:
     empty: float = 0.06
     """Share of scenes without any object."""
     on_photos: float = 0.25
-    """Share of scenes whose ground is a photo that keeps its own objects."""
+    """Share of scenes whose background is a photo with its own objects."""
     mosaics: float = 0.12
-    """Share of scenes put together from four such photos."""
+    """Share of scenes whose background is a mosaic of four such photos."""
     shadow: float = 0.5
-    """Share of objects that throw a shadow."""
+    """Share of objects that cast a shadow."""
     least_seen: float = 0.2
-    """Share of an object that must be seen in the end; a place that would hide more is not taken."""
+    """Share of every object that must stay visible; a placement that hides more is rejected."""
     crowded: float = 0.6
-    """Share of objects, after the first, that are put where they are partly hidden."""
+    """Share of objects, after the first, that are placed so that they overlap others."""
     distractors: float = 0.25
-    """Share of scenes with things that are no object."""
+    """Share of scenes with distractors: shapes that are not objects."""
 
 
 class SceneObject(NamedTuple):
-    """What is seen of one object of a scene."""
+    """The visible part of one object of a scene."""
 
     mask: Bool[np.ndarray, "h w"]
     label: str
@@ -69,7 +69,7 @@ class Scene(NamedTuple):
 
 @dataclass(slots=True)
 class _Layer:
-    """One pasted thing: a patch, and its corner's row and column on the canvas, outside which it may lie in part."""
+    """One pasted patch, and the row and column of its corner on the canvas; it may partly lie outside."""
 
     colour: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"]
@@ -80,20 +80,20 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What scenes are made from."""
+    """Objects and backgrounds that scenes are made from."""
 
     objects: Sequence[CocoSet]
     photos: Sequence[CocoSet]
-    """Photos that serve as ground: whole, with their objects, or a part without."""
+    """Photos used as background: whole, with their objects, or a part without objects."""
     maps: Sequence[Float[np.ndarray, "h w 3"]]
     names: Sequence[str] = ()
-    """Of the sets in `objects`, for the record."""
+    """Names of the sets in `objects`, for the annotations."""
     erode: Sequence[float] = ()
-    """Pixels taken off the edges of each set's objects; 1 where empty."""
+    """Pixels by which each set's masks are eroded; 1 where empty."""
     _places: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
 
     def places(self) -> dict[str, list[tuple[int, int, int]]]:
-        """Return label -> where its objects are: set, picture, object; gathered once."""
+        """Return the objects of each label as (set, picture, object); computed once."""
         if not self._places:
             for s, found in enumerate(self.objects):
                 for i, picture in enumerate(found.pictures):
@@ -103,7 +103,7 @@ class Sources:
         return self._places
 
     def draw(self, rng: np.random.Generator) -> Cutout:
-        """Return an object; a label is drawn as often as the root of how many it has."""
+        """Return a random object; the probability of a label is proportional to the root of its number of objects."""
         places = self.places()
         labels = list(places)
         weights = np.sqrt([len(places[label]) for label in labels])
@@ -125,7 +125,7 @@ def make_scene(sources: Sources, options: SceneOptions, rng: np.random.Generator
     ground, behind = _ground((width, height), sources, options, empty, rng)
     layers: list[_Layer] = []
     n = 0 if empty else int(rng.integers(options.least, options.most + 1))
-    seen = np.ones((height, width), bool)  # where nothing lies in front yet
+    seen = np.ones((height, width), bool)  # pixels that no object covers yet
     base = [(item.mask, int(item.mask.sum())) for item in behind]
     if rng.random() < options.distractors:
         _place_blob(layers, seen, base, rng)
@@ -137,7 +137,7 @@ def make_scene(sources: Sources, options: SceneOptions, rng: np.random.Generator
 
 
 def _length(size: tuple[int, int], n: int, rng: np.random.Generator) -> float:
-    """Return an object's longer side in pixels: the more objects, the smaller."""
+    """Return a random longer side of an object in pixels, smaller for scenes with more objects."""
     low, high = {0: (0.2, 0.8), 1: (0.25, 1.15), 2: (0.22, 0.9)}.get(n, (0.16, 0.7))
     return float(min(size) * np.exp(rng.uniform(np.log(low), np.log(high))))
 
@@ -145,7 +145,7 @@ def _length(size: tuple[int, int], n: int, rng: np.random.Generator) -> float:
 def _ground(
     size: tuple[int, int], sources: Sources, options: SceneOptions, empty: bool, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "h w 3"], list[SceneObject]]:
-    """Return what lies behind everything, and the objects already in it."""
+    """Return the background, and the objects already in it."""
     kind = rng.random()
     if not empty and sources.photos and kind < options.on_photos:
         return _photo(size, sources.photos, rng)
@@ -210,7 +210,8 @@ def _place(
     least_seen: float = 0.35,
     rng: np.random.Generator,
 ) -> None:
-    """Add an object behind those in `layers`, where enough of it and of the ground's objects is seen; or nowhere."""
+    """Add an object behind those in `layers`, if a placement leaves enough of it and of the background's objects
+    visible."""
     most = TURNS.get(item.label, 25.0)
     degrees = 0.0 if item.ends else float(rng.uniform(-most, most))
     mirror = rng.random() < 0.5
@@ -240,7 +241,7 @@ def _place_blob(
     base: list[tuple[Bool[np.ndarray, "h w"], int]],
     rng: np.random.Generator,
 ) -> None:
-    """Add a thing that is no object."""
+    """Add a distractor."""
     height, width = seen.shape
     side = int(min(height, width) * rng.uniform(0.15, 0.5))
     share = cloud((side, side), rng)[..., None]
@@ -252,14 +253,15 @@ def _place_blob(
 def _corner(
     shape: tuple[int, ...], seen: Bool[np.ndarray, "h w"], ends: set[str], crowded: bool, rng: np.random.Generator
 ) -> tuple[int, int]:
-    """Return row and column of an object's corner; sides that its photo cut go to the picture's side."""
+    """Return row and column of an object's corner; an object truncated by its photo is placed at the picture's
+    border."""
     size = np.array(seen.shape)
     middle = rng.uniform(0.08, 0.92, 2) * size
     taken = np.argwhere(~seen)
     if crowded and len(taken):
         middle = taken[int(rng.integers(len(taken)))] + rng.normal(0, 0.35, 2) * shape
     row, column = np.round(middle - np.array(shape) / 2).astype(int).tolist()
-    over = 7  # the rim of a cut-out lies outside
+    over = 7  # the cut-out's rim is placed outside
     if "bottom" in ends:
         row = seen.shape[0] - shape[0] + over
     elif "top" in ends:
@@ -285,7 +287,7 @@ def _overlap(
 def _recoloured(
     colours: UInt8[np.ndarray, "h w 3"], alpha: Float[np.ndarray, "h w"], rng: np.random.Generator
 ) -> Float[np.ndarray, "h w 3"]:
-    """Return an object's colours in another light: brighter or darker, of another contrast, warmer or colder."""
+    """Return an object's colours with random brightness, contrast and colour temperature."""
     mean = colours[alpha > 0.5].mean(0, dtype=np.float32)
     contrast, gain = rng.uniform(0.75, 1.25), rng.uniform(0.7, 1.25) * np.exp(rng.normal(0, 0.06, 3))
     table = np.arange(256, dtype=np.float32)[:, None]
@@ -300,7 +302,7 @@ def _painted(
     options: SceneOptions,
     rng: np.random.Generator,
 ) -> Scene:
-    """Paint layers back to front, and take from each object's mask what lies in front of it."""
+    """Composite layers back to front, and remove from each object's mask what covers it."""
     picture = ground.astype(np.float32)
     harmony = np.float32(rng.uniform(0, 0.35))
     objects = list(behind)
@@ -309,7 +311,7 @@ def _painted(
         inside = layer.alpha[patch] > 0.5
         light = ground[canvas][inside].mean() - layer.colour[patch][inside].mean()
         colour, alpha = layer.colour + harmony * np.float32(light), layer.alpha
-        if rng.random() < 0.5:  # softer, as if a little out of focus; never so much that its edge moves
+        if rng.random() < 0.5:  # slightly out of focus, without moving its edge
             sigma = float(rng.uniform(0.3, 1.1))
             alpha, colour = _blurred(alpha, sigma), np.stack([_blurred(colour[..., c], sigma) for c in range(3)], -1)
         if rng.random() < options.shadow:
@@ -324,7 +326,7 @@ def _painted(
 
 
 def _darken(picture: Float[np.ndarray, "h w 3"], layer: _Layer, rng: np.random.Generator) -> None:
-    """Throw an object's shadow on what is behind it: its outline, moved and blurred."""
+    """Darken the picture by an object's shadow: its mask, moved and blurred."""
     extent = float(np.sqrt((layer.alpha > 0.5).sum()))
     sigma = rng.uniform(0.02, 0.1) * extent + 0.5
     rim = int(2.5 * sigma) + 1
@@ -336,12 +338,12 @@ def _darken(picture: Float[np.ndarray, "h w 3"], layer: _Layer, rng: np.random.G
 
 
 def _blurred(values: Float[np.ndarray, "h w"], sigma: float) -> Float[np.ndarray, "h w"]:
-    """Return values blurred by a normal distribution, cut at 2.5 standard deviations."""
+    """Return values blurred by a Gaussian, truncated at 2.5 standard deviations."""
     return scipy.ndimage.gaussian_filter(values, sigma, truncate=2.5)
 
 
 def _developed(picture: Float[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Return bytes of a scene as one camera sees it: one exposure, one blur, one noise."""
+    """Return a scene as bytes, with exposure, blur and noise applied to the whole picture."""
     if rng.random() < 0.2:
         sigma = float(rng.uniform(0.3, 0.9))
         picture = np.stack([_blurred(picture[..., c], sigma) for c in range(3)], -1)
@@ -353,6 +355,6 @@ def _developed(picture: Float[np.ndarray, "h w 3"], rng: np.random.Generator) ->
 
 
 def only(options: SceneOptions, least: int, most: int) -> SceneOptions:
-    """Return options for measuring: `least` to `most` objects in every scene, a third of each seen at least, on grounds
-    without any."""
+    """Return options for evaluation: `least` to `most` objects in every scene, at least a third of each visible, on
+    backgrounds without objects."""
     return replace(options, least=least, most=most, empty=0.0, on_photos=0.0, mosaics=0.0, least_seen=0.35, crowded=0.5)

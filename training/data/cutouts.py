@@ -1,4 +1,4 @@
-"""Objects cut out of masked photos, ready to be pasted: colours without a rim of what was behind, and soft edges."""
+"""Objects cut out of masked photos for pasting: soft edges, and colours without a rim of the old background."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import scipy.ndimage
 from jaxtyping import Bool, Float, UInt8
 
 RIM = 6
-"""Pixels around an object that carry its colours, so that resizing mixes in nothing else."""
+"""Pixels around an object that get its colours, so that resizing mixes in no background."""
 MOST_ENLARGED = 2.2
-"""Times that an object is enlarged at most; beyond it looks washed out."""
+"""Largest factor by which an object is enlarged; beyond it becomes blurred."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,9 +22,9 @@ class Cutout:
     alpha: Float[np.ndarray, "h w"]
     label: str
     source: str
-    """Which photo of which set it is from."""
+    """The set and the photo it is from."""
     ends: tuple[str, ...] = ()
-    """Sides where its photo cut it off: left, top, right, bottom."""
+    """Sides on which its photo truncates it: left, top, right, bottom."""
 
 
 def cut_out(
@@ -35,10 +35,10 @@ def cut_out(
     *,
     erode: float = 1.0,
 ) -> Cutout | None:
-    """Return an object of a photo; None if less than 16 pixels across or in crumbs.
+    """Return an object of a photo; None if it is smaller than 16 pixels or in small fragments.
 
-    `erode`: pixels taken off its edge, which hand-made and automatic masks draw a little outside. Sides that the photo
-    cuts are not eroded.
+    `erode`: pixels by which its mask is eroded, as manual and automatic masks tend to be too large. Sides on which the
+    photo truncates the object are not eroded.
     """
     main = _largest(mask)
     if main is None:
@@ -66,7 +66,7 @@ def cut_out(
 def _without_rim(
     inside: Bool[np.ndarray, "h w"], shape: tuple[int, int], ends: tuple[str, ...]
 ) -> Bool[np.ndarray, "h w"]:
-    """Return a padded mask whose rim is kept only on the sides that the photo cuts: there, no edge is eroded."""
+    """Return a padded mask, extended only on the sides where the photo truncates it, so that those are not eroded."""
     kept = inside.copy()
     height, width = shape
     if "left" not in ends:
@@ -83,7 +83,7 @@ def _without_rim(
 def turned(
     item: Cutout, longer: float, degrees: float, mirror: bool
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
-    """Return an object's colours and alpha, mirrored, turned, and with `longer` pixels on its longer side."""
+    """Return an object's colours and alpha, mirrored, rotated, and resized to `longer` pixels on its longer side."""
     colour, alpha = PIL.Image.fromarray(item.colour), PIL.Image.fromarray(item.alpha)
     if mirror:
         colour = colour.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
@@ -99,7 +99,7 @@ def turned(
 
 
 def blob(rng: np.random.Generator, colours: UInt8[np.ndarray, "h w 3"]) -> Cutout:
-    """Return a thing that is no object: a random closed shape filled with a picture's colours."""
+    """Return a distractor: a random closed shape filled with a picture's colours."""
     height, width = colours.shape[:2]
     y, x = np.mgrid[:height, :width]
     angle = np.arctan2(y - height / 2, x - width / 2)
@@ -127,7 +127,7 @@ def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"] | None:
 
 
 def _ends(mask: Bool[np.ndarray, "h w"]) -> list[str]:
-    """Return the sides of the photo that an object reaches along a fifth of its extent or more."""
+    """Return the sides of the photo that an object touches along a fifth of its extent or more."""
     wide, high = mask.any(0).sum(), mask.any(1).sum()
     reach = {
         "left": mask[:, :2].any(1).sum() / high,

@@ -1,4 +1,4 @@
-"""A prepared folder of pictures as batches: decoded once into memory, cropped, mirrored, with boxes, masks and factors.
+"""Batches from a prepared folder: pictures decoded once into memory, cropped, mirrored, with boxes, masks and factors.
 
 A prepared set is a folder with `images/`, optional `masks/<stem>.png`, `index.csv` and `set.json` (how it was made).
 `index.csv` has the columns file, split, label, width, height, x0, y0, x1, y1 (pixels; the last four empty where no box
@@ -25,11 +25,11 @@ from training.runtime.sharded_random import rand
 from training.types import Batch, Boxes, Image
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
-"""Columns that every index has."""
+"""Columns required in every index."""
 NO_FACTORS = {*COLUMNS, "finder_confidence"}
-"""Columns of numbers that are not factors of the pictures."""
+"""Numeric columns that are not factors of the pictures."""
 MEMORY = 2 << 30
-"""Sets of more decoded bytes than this are decoded batch by batch."""
+"""Sets with more decoded bytes than this are decoded batch by batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """One picture, ready to be cut: bytes, boxes as fractions."""
+    """One decoded picture before cropping: bytes, boxes as fractions."""
 
     image: UInt8[Tensor, "3 side side"]
     box: Float[Tensor, "4"]
@@ -57,14 +57,14 @@ class _Decoded:
 class PictureSet:
     """The pictures of one split of a prepared folder.
 
-    Same indices and same state of `rng`: same batch. A picture without a box in a set that has boxes counts as all
-    object: its box is the whole picture.
+    The same indices and state of `rng` give the same batch. In a set with boxes, a picture without one gets the whole
+    picture as its box.
     """
 
     def __init__(self, path: Path, config: DataConfig, split: str | None = "train", *, memory: int = MEMORY) -> None:
         """Read the index and, if they fit in `memory` bytes, the pictures of `split` (None: of every split).
 
-        Raises: ValueError that names what is missing: the folder, the index, a column, the split, a picture.
+        Raises: ValueError for a missing folder, index, column, split or picture.
         """
         self.path = path
         self.config = config
@@ -73,12 +73,12 @@ class PictureSet:
         self.has_boxes = any(row.box is not None for row in rows)
         self.has_masks = all((path / "masks" / f"{Path(row.file).stem}.png").is_file() for row in rows)
         self.label_names: tuple[str, ...] = tuple(sorted({row.label for row in rows}))
-        """What the numbers in `labels` stand for."""
+        """Names of the numbers in `labels`."""
         number = {name: i for i, name in enumerate(self.label_names)}
         self.labels: Int[Tensor, " n"] = torch.tensor([number[row.label] for row in rows])
-        """The label of each picture, as its place in `label_names`."""
+        """The label of each picture, as an index into `label_names`."""
         self.factors: dict[str, Tensor] = columns
-        """Further columns of the index that hold numbers only, by name, float64 `(n,)`; NaN where one is empty."""
+        """Further numeric columns of the index by name, float64 `(n,)`; NaN where a cell is empty."""
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pictures")
         self._memory: list[_Decoded] | None = None
         if len(rows) * _bytes_a_picture(config, self.has_masks) <= memory:
@@ -93,19 +93,19 @@ class PictureSet:
         return tuple(row.file for row in self._rows)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Return pictures as training sees them: cut and mirrored at random; the share of the batch that `rng` has."""
+        """Return a training batch: randomly cropped and mirrored; under torchrun this process's rows of it."""
         n = len(indices)
         flip = rand(n, rng=rng) < 0.5 if self.config.flip else torch.zeros(n, dtype=torch.bool)
-        place = rand(n, 4, rng=rng)  # where to cut the picture (x, y) and its scene (x, y)
+        place = rand(n, 4, rng=rng)  # crop offsets (x, y) of the picture and of its scene
         return self._assemble(indices, flip, place)
 
     def get(self, indices: Sequence[int]) -> Batch:
-        """Return pictures as evaluation sees them: cut in the middle, not mirrored."""
+        """Return an evaluation batch: cropped in the centre, not mirrored."""
         n = len(indices)
         return self._assemble(indices, torch.zeros(n, dtype=torch.bool), torch.full((n, 4), 0.5))
 
     def batches(self, n: int | None = None, size: int = 64) -> Iterator[Batch]:
-        """Go through the set once, without randomness: all of it, or `n` pictures evenly spread over it.
+        """Yield the set once as evaluation batches: all of it, or `n` pictures evenly spread over it.
 
         Raises: ValueError if it has fewer than `n`.
         """
@@ -121,9 +121,9 @@ class PictureSet:
         return torch.cat([batch.image for batch in self.batches(n)])
 
     def _assemble(self, indices: Sequence[int], flip: Bool[Tensor, " n"], place: Float[Tensor, "n 4"]) -> Batch:
-        """Return a batch; `place` in [0, 1] says where in the larger picture the square is cut."""
+        """Return a batch; `place` in [0, 1] is the relative offset of the crop in the larger picture."""
         if len(indices) == 0:
-            raise ValueError("a batch of no pictures was asked for; give at least one index")
+            raise ValueError("got a batch of no pictures; give at least one index")
         indices = [int(i) for i in indices]
         if self._memory is not None:
             decoded = [self._memory[i] for i in indices]
@@ -187,17 +187,18 @@ class PictureSet:
 
 
 def _scene_size(config: DataConfig) -> int:
-    """Return the side of the scenes that training sees."""
+    """Return the side of the scenes in training batches."""
     return config.scene_size or config.size
 
 
 def _stored_side(size: int, config: DataConfig) -> int:
-    """Return the (shorter) side at which pictures are kept to be cut to `size`: larger by the jitter."""
+    """Return the (shorter) side at which pictures are stored before they are cropped to `size`: larger by the
+    jitter."""
     return int(size * (1 + config.jitter))
 
 
 def _bytes_a_picture(config: DataConfig, masks: bool) -> int:
-    """Return about how many bytes a decoded picture takes."""
+    """Return the approximate size of a decoded picture in bytes."""
     of_scene = config.scene * _stored_side(_scene_size(config), config) ** 2 * 4
     return _stored_side(config.size, config) ** 2 * (4 if masks else 3) + of_scene
 
@@ -240,7 +241,7 @@ def _mirror(pixels: UInt8[Tensor, "n channels h w"], flip: Bool[Tensor, " n"]) -
 
 
 def _float(pixels: UInt8[Tensor, "n 3 h w"], flip: Bool[Tensor, " n"]) -> Image:
-    """Return bytes as pictures in [-1, 1]."""
+    """Return bytes as float pictures in [-1, 1]."""
     return _mirror(pixels, flip).float().div_(127.5).sub_(1)
 
 
@@ -272,7 +273,7 @@ def _lines_of(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         raise ValueError(
             f"{index} lacks the column {', '.join(missing)}; prepare the set again, or save it in UTF-8 with commas"
         )
-    if separator != ",":  # a spreadsheet's, whose numbers may have decimal commas
+    if separator != ",":  # from a spreadsheet, whose numbers may have decimal commas
         rows = [[v.replace(",", ".") if DECIMAL_COMMA.fullmatch(v) else v for v in row] for row in rows]
     return [dict(zip_longest(names, row[: len(names)], fillvalue="")) for row in rows], names
 

@@ -1,7 +1,7 @@
-"""How published data sets lie on disk: CUB-200-2011, Stanford Dogs and Cars, CompCars, FFHQ, AFHQ.
+"""Layouts of published data sets: CUB-200-2011, Stanford Dogs and Cars, CompCars, FFHQ, AFHQ.
 
-A listing that is missing or lacks a column stops everything, with a ValueError that names the file; what is wrong with
-single photos comes out when they are read.
+A listing that is missing or lacks a column raises ValueError with the file's name; faults of single photos are reported
+when they are read.
 """
 
 import csv
@@ -131,7 +131,7 @@ def afhq(source: Path, reading: Reading) -> list[Photo]:
 
 
 def _number(text: str, table: Path, name: str) -> float:
-    """Return a number of a listing; ValueError that names the file."""
+    """Return a number of a listing. Raises: ValueError that names the file."""
     try:
         return float(text)
     except ValueError:
@@ -147,7 +147,7 @@ def _numbered(path: Path, values: int) -> dict[str, list[str]]:
         if line.strip():
             number, *rest = line.split(maxsplit=values)
             if len(rest) != values:
-                raise ValueError(f"{path}: the line {line!r} lacks values; wanted a number and {values} more")
+                raise ValueError(f"{path}: the line {line!r} lacks values; expected a number and {values} more")
             table[number] = rest
     return table
 
@@ -164,7 +164,7 @@ def _largest_box(annotation: Path) -> PixelBox:
 
 
 def _matlab(path: Path, variable: str) -> dict[str, Any]:
-    """Return the variables of a .mat file; ValueError if `variable` is not one of them."""
+    """Return the variables of a .mat file. Raises: ValueError if `variable` is not one of them."""
     try:
         content = scipy.io.loadmat(path)
     except Exception as error:  # a damaged file raises whatever its reader met
@@ -175,12 +175,12 @@ def _matlab(path: Path, variable: str) -> dict[str, Any]:
 
 
 def _has_labels(path: Path) -> bool:
-    """Whether a better file lies beside a test listing: the one with labels."""
+    """Whether the version of a test listing that has labels exists beside it."""
     return (path.parent / f"{path.stem}_withlabels.mat").is_file()
 
 
 def _cars_matlab(path: Path) -> Iterator[tuple[str, str, str, PixelBox]]:
-    """Go through a listing of Stanford Cars: file, split, label, box."""
+    """Yield file, split, label and box of a listing of Stanford Cars."""
     annotations = _matlab(path, "annotations")["annotations"].ravel()
     names = annotations.dtype.names or ()
     file = "relative_im_path" if "relative_im_path" in names else "fname"
@@ -196,17 +196,17 @@ def _cars_matlab(path: Path) -> Iterator[tuple[str, str, str, PixelBox]]:
 
 
 def _cars_csv(path: Path) -> Iterator[tuple[str, str, str, PixelBox]]:
-    """Go through a listing of Stanford Cars without a header: file, x0, y0, x1, y1, class."""
+    """Yield the same of a listing of Stanford Cars without a header: file, x0, y0, x1, y1, class."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         for number, line in enumerate(csv.reader(file)):
             if number == 0 and len(line) > 1 and not line[1].strip().lstrip("-").isdigit():
                 continue  # some copies have a header
             if len(line) < 6:
-                raise ValueError(f"{path} lacks a column in line {number + 1}; wanted file, x0, y0, x1, y1, class")
+                raise ValueError(f"{path} lacks a column in line {number + 1}; expected file, x0, y0, x1, y1, class")
             x0, y0, x1, y1 = (_number(text, path, line[0]) for text in line[1:5])
             yield line[0], _cars_split(path.name), line[5], (x0, y0, x1, y1)
 
 
 def _cars_split(name: str) -> str:
-    """Return the split that a file's or folder's name tells."""
+    """Return the split in the name of a file or folder."""
     return "test" if "test" in name else "train"

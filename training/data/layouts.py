@@ -1,7 +1,7 @@
-"""How sources lie on disk: each layout is a function from a folder to the photos that it lists.
+"""Layouts of source folders: each layout is a function from a folder to the photos in it.
 
-A listing that is missing or lacks a column stops everything, with a ValueError that names the file; what is wrong with
-single photos comes out when they are read.
+A listing that is missing or lacks a column raises ValueError with the file's name; faults of single photos are reported
+when they are read.
 """
 
 from dataclasses import replace
@@ -29,17 +29,17 @@ from training.imaging.decoders import DECODERS
 from training.imaging.read import PictureError
 
 MASK_FRACTIONS = (0.05, 0.9)
-"""Masks that cover less or more than this, by a listing of our clothing photos, were not found well."""
+"""Smallest and largest share of the photo that a good mask covers, by `mask_fraction` of the clothing photos."""
 LABEL_COLUMNS = ("label", "class", "garment", "category", "species", "breed", "kind")
-"""Columns of a table that are taken for labels if nobody says which, the first that is there."""
+"""Columns that may hold the labels unless `--label` names one; the first one present is used."""
 OWN = {"file", "split", "label", "mask", "width", "height", "source", "box_from", "x0", "y0", "x1", "y1"} | {
     "mask_from", "finder_label", "finder_confidence"
 }  # fmt: skip
-"""Columns that a prepared set has of its own, or that are read otherwise."""
+"""Columns that a prepared set writes itself, or that have another use."""
 
 
 def detect(source: Path) -> str:
-    """Return the name of the layout that a folder has; `plain` if it looks like no other."""
+    """Return the name of a folder's layout; `plain` if no other matches."""
     for name, marks in MARKS.items():
         if all(any(source.glob(mark)) for mark in marks):
             if name == "table" and {"garment", "mask_fraction"} <= set(read_table(source / "index.csv").columns):
@@ -51,8 +51,8 @@ def detect(source: Path) -> str:
 def table(source: Path, reading: Reading) -> list[Photo]:
     """List a folder with `index.csv`: file, and optionally split, label, a box, mask; prepared sets are such folders.
 
-    Photos lie in `images/` or where `file` says, masks in `masks/` under the same stem or where `mask` says. Empty
-    boxes and masks are unknown ones; further columns are kept.
+    Photos are in `images/` or at the path in `file`, masks in `masks/` under the same stem or at the path in `mask`.
+    Empty boxes and masks are unknown; further columns are kept.
     """
     listing = read_table(source / "index.csv", ("file",))
     for sentence in listing.said:
@@ -84,12 +84,12 @@ def table(source: Path, reading: Reading) -> list[Photo]:
         photos.append(replace(photo, path=path, mask=mask, problem=photo.problem or problem or missing))
     if unlisted := sorted(set(files) - taken):
         reading.passed_over[f"not in {listing.path.name}"] += len(unlisted)
-        reading.say(f"{len(unlisted)} pictures are not in {listing.path.name} and were passed over: {texts(unlisted)}")
+        reading.say(f"{len(unlisted)} pictures are not in {listing.path.name} and were skipped: {texts(unlisted)}")
     return photos
 
 
 def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: str, reading: Reading) -> Photo:
-    """Return what a line tells of its photo; where that lies is still to be found."""
+    """Return the photo that a line describes, its file not yet located."""
     name = line["file"]
     width, height = line.get("width", ""), line.get("height", "")
     return Photo(
@@ -106,7 +106,7 @@ def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: s
 
 
 def _label_column(listing: Table, reading: Reading) -> str:
-    """Return the column of labels: the one asked for, else the first that bears a usual name; "" for none."""
+    """Return the column of labels: the one of `--label`, else the first with a usual name; "" for none."""
     if reading.label is not None:
         asked = reading.label.strip().lower()
         if asked not in listing.columns:
@@ -122,7 +122,7 @@ def _label_column(listing: Table, reading: Reading) -> str:
 
 
 def _found(names: Names, written: str, listing: Table) -> tuple[str, str]:
-    """Return the file that a listing means, or its own word and why that is none."""
+    """Return the file that a listing names and "", or the name as written and why it cannot be used."""
     found = names.find(written)
     if len(found) == 1:
         return next(iter(found)), ""
@@ -132,7 +132,7 @@ def _found(names: Names, written: str, listing: Table) -> tuple[str, str]:
 
 
 def _named_mask(written: str, names: Names, files: dict[str, Path]) -> tuple[Path | None, str]:
-    """Return where the mask lies that a line names (None: it names none), and what is wrong with that."""
+    """Return the path of the mask that a line names (None if it names none), and what is wrong with it."""
     if not written:
         return None, ""
     found = names.find(written)
@@ -142,7 +142,7 @@ def _named_mask(written: str, names: Names, files: dict[str, Path]) -> tuple[Pat
 
 
 def _look(path: Path, name: str) -> bool | None:
-    """Return whether a picture looks like a mask, None if it cannot be read."""
+    """Return whether a picture looks like a mask; None if it cannot be read."""
     try:
         return DECODERS.is_mask(path, name, LIMITS)
     except PictureError:
@@ -150,15 +150,15 @@ def _look(path: Path, name: str) -> bool | None:
 
 
 def clothing(source: Path, reading: Reading) -> list[Photo]:
-    """List our clothing photos: a table with the columns garment and mask_fraction, which tells the bad masks."""
+    """List the clothing photos: a table with the columns garment and mask_fraction, by which bad masks are rejected."""
     label = "garment" if reading.label is None else reading.label
-    return table(source, replace(reading, label=label, bad_masks=True))  # what is noticed is shared
+    return table(source, replace(reading, label=label, bad_masks=True))  # the notes are shared
 
 
 def whole(source: Path, reading: Reading) -> list[Photo]:
-    """List every picture under a folder, labelled by its own folder: CelebA-HQ, LSUN as pictures, or any other.
+    """List every picture under a folder, labelled by its parent folder: CelebA-HQ, LSUN as pictures, or any other.
 
-    Folders train, test, val and their like decide the splits.
+    Folders named train, test, val or similar define the splits.
     """
     if any(source.glob("**/data.mdb")):
         raise ValueError(f"{source} holds a database (data.mdb), not pictures; export its pictures into a folder first")
@@ -185,7 +185,7 @@ def whole(source: Path, reading: Reading) -> list[Photo]:
 def _with_yolo(photos: list[Photo], reading: Reading) -> list[Photo]:
     """Return photos with the largest box of their YOLO label files (class, centre, size in fractions) if they have any.
 
-    Such a file lies beside its photo, or in `labels/` where the photo lies in `images/`.
+    Such a file is beside its photo, or in `labels/` if the photo is in `images/`.
     """
     boxes = {photo.name: box for photo in photos if (box := _yolo_box(photo.path)) is not None}
     if not boxes:
@@ -234,15 +234,15 @@ MARKS: dict[str, tuple[str, ...]] = {
     "compcars": ("image/", "label/"),
     "afhq": ("train/cat/",),
 }
-"""What a folder must hold to be taken for a layout; Stanford Cars is next, where it lies in several ways."""
+"""Files that a folder must have for a layout; Stanford Cars, which has several variants, is checked next."""
 MARKS |= {"cars": ("**/cars_*annos*.mat",)}
 
 
 def with_boxes(photos: list[Photo], source: Path, path: Path, reading: Reading) -> list[Photo]:
     """Return photos with the boxes (and splits and labels, where it has them) of a CSV: file, x0, y0, x1, y1.
 
-    Files are named from `source`; a line whose file is not there becomes a photo with a problem. Of several lines of
-    one photo, the largest box is taken and said.
+    File names are relative to `source`; a line whose file is missing becomes a photo with a problem. Of several lines
+    of one photo the largest box is taken, with a note.
     """
     listing = read_table(path, ("file",))
     boxes, fractions = boxes_of(listing, reading.box_form)
@@ -276,6 +276,6 @@ def _area(box: PixelBox | None) -> float:
 
 
 def _with_line(photo: Photo, line: dict[str, str], box: PixelBox | None, fractions: bool) -> Photo:
-    """Return a photo with what its line of a boxes CSV says."""
+    """Return a photo with the box, split and label of its line in a boxes CSV."""
     split, label = known_split(line.get("split", "")), line.get("label")
     return replace(photo, split=split or photo.split, label=label or photo.label, box=box, fractions=fractions)

@@ -1,4 +1,4 @@
-"""Masks as COCO stores them: run lengths, column by column, plain or packed into a string; and polygons."""
+"""COCO's encodings of masks: column-major run lengths, plain or packed into a string, and polygons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Integer
 from .polygons import trace
 
 MAX_PIXELS = 150_000_000
-"""Masks above this are refused undecoded."""
+"""Masks with more pixels are refused without decoding."""
 
 
 class MaskError(ValueError):
-    """A mask that cannot be read, in words that follow the annotation's name."""
+    """A mask that cannot be read; the message continues a sentence that starts with the annotation's name."""
 
 
 def run_lengths(mask: Bool[np.ndarray, "h w"]) -> list[int]:
-    """Return lengths of runs, column-major, the first of zeros (it may be 0)."""
+    """Return the lengths of runs, column-major, beginning with zeros (that length may be 0)."""
     flat = mask.ravel(order="F")
     if flat.size == 0:
         return [0]
@@ -36,7 +36,7 @@ def from_run_lengths(counts: Sequence[int] | Integer[np.ndarray, " runs"], size:
 
 
 def pack(counts: Sequence[int]) -> str:
-    """Return runs as COCO's string: differences to the run two before, 5 bits a character from '0' on."""
+    """Return runs as COCO's string: differences to the run two before, 5 bits a character, starting at '0'."""
     letters = []
     for i, count in enumerate(counts):
         value = int(count) - (int(counts[i - 2]) if i > 2 else 0)
@@ -49,7 +49,7 @@ def pack(counts: Sequence[int]) -> str:
 
 
 def unpack(text: str) -> Integer[np.ndarray, " runs"]:
-    """Return the runs of COCO's string. Raises: MaskError for other characters, or a string cut short."""
+    """Return the runs of COCO's string. Raises: MaskError for other characters, or a truncated string."""
     bits = np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.int64) - 48
     if len(bits) == 0 or bits.min() < 0 or bits.max() > 63:
         raise MaskError("has a run-length string that no COCO tool writes")
@@ -74,10 +74,10 @@ def to_rle(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
 
 
 def to_polygons(mask: Bool[np.ndarray, "h w"], tolerance: float = 0.0) -> list[list[float]]:
-    """Return a mask as COCO's polygons [x, y, x, y, ...]; holes are joined to their outline by a cut of no width.
+    """Return a mask as COCO's polygons [x, y, x, y, ...]; holes are joined to their outline by a cut of zero width.
 
-    `tolerance`: pixels that an outline may leave the mask's edge by, to have fewer points; 0 is exact: filling the
-    polygons gives the mask back.
+    `tolerance`: pixels by which an outline may deviate from the mask's edge, to have fewer points; with 0, filling the
+    polygons reproduces the mask.
     """
     return [polygon.reshape(-1).tolist() for polygon in trace(mask, tolerance)]
 
@@ -120,7 +120,7 @@ def decode(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def check(segmentation: Any, size: tuple[int, int]) -> None:
-    """Raise MaskError if `segmentation` is none for a picture of height, width `size`; fills nothing."""
+    """Raise MaskError if `segmentation` is invalid for a picture of height, width `size`, without decoding it."""
     if not isinstance(segmentation, dict):
         _polygons(segmentation)
         return

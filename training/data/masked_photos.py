@@ -1,4 +1,4 @@
-"""Photos with a mask each, as prepared sets hold them, made a COCO folder: `prepare masked`."""
+"""`prepare masked`: converts photos with one mask each to a COCO folder."""
 
 import csv
 import json
@@ -19,27 +19,27 @@ from .writing import whole_folder
 log = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("species", "garment", "label", "class")
-"""Columns of index.csv that a label is looked for in, in this order."""
+"""Columns of index.csv that may hold the label, in this order."""
 LEAST, MOST = 0.01, 0.95
-"""Shares of the picture beyond which a mask is taken for a failed one."""
+"""Smallest and largest share of the picture that a usable mask covers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareMasked:
-    """Make a COCO folder (train.json, validation.json, images) of photos that have a mask each."""
+    """Make a COCO folder (train.json, validation.json, images) from photos with one mask each."""
 
     source: Path
     """A folder with index.csv (file, split, and a label), images/ and masks/ (PNG of the photo's name)."""
     out: Path
     """The folder to make."""
     label: str | None = None
-    """One label for all photos; else that of the column."""
+    """One label for all photos; by default that of the column."""
     label_column: str | None = None
-    """Column of index.csv that holds the label; else the first there of species, garment, label, class."""
+    """Column of index.csv that holds the label; by default the first present of species, garment, label, class."""
     every: int = 1
-    """Take every n-th photo of each split, for films whose neighbours are near copies."""
+    """Take every n-th photo of each split, for frames of films, where neighbours are nearly equal."""
     licence: str = ""
-    """Credit and licence of the photos, kept in the set."""
+    """Credit and licence of the photos, stored in the set."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -78,12 +78,12 @@ class PrepareMasked:
         return found[0]
 
     def _files(self, row: Mapping[str, str]) -> tuple[Path, Path]:
-        """Return where a photo and its mask are."""
+        """Return the paths of a photo and its mask."""
         name = Path(row["file"])
         return self.source / "images" / name, self.source / "masks" / name.with_suffix(".png").name
 
     def _add(self, writer: CocoWriter, folder: Path, row: Mapping[str, str], column: str) -> bool:
-        """Copy one photo and add its mask; return whether it could be used."""
+        """Copy one photo and add its mask; return False if the mask cannot be used."""
         name = row["file"]
         photo, file = self._files(row)
         if not photo.is_file() or not file.is_file():

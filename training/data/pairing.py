@@ -1,4 +1,4 @@
-"""Which pictures of a folder are masks, and of which photos: by their names where those tell, else by their looks."""
+"""Finds the masks among the pictures of a folder and their photos: by name, else by content."""
 
 import re
 import unicodedata
@@ -14,15 +14,15 @@ MASK_WORDS = {
     "mask", "masks", "segmentation", "segmentations", "segmentationclass", "segmentationobject", "seg", "segs",
     "matte", "mattes", "alpha", "alphas", "gt", "groundtruth", "silhouette", "silhouettes", "trimap", "trimaps",
 }  # fmt: skip
-"""Words in names of files and folders that tell of masks."""
+"""Words in the names of files and folders of masks."""
 PHOTO_WORDS = PHOTO_FOLDERS | {"color", "colour", "jpegs"}
-HOW = "a mask lies in masks/ under the name that its photo has in images/, as PNG, 255 on the object"
+HOW = "a mask belongs in masks/ under the name that its photo has in images/, as PNG, 255 on the object"
 LOOKS = 8
-"""Pictures of a kind that are looked at before all of it are taken for masks."""
+"""Pictures of a folder that are checked before all of its pictures count as masks."""
 MOST_KINDS = 12
-"""Pairs of folders that are compared by what they show."""
+"""Most pairs of folders that are compared by content."""
 SHARED = 0.8
-"""Share of names that two folders have in common, from which one may hold the masks of the other."""
+"""Share of common names from which one folder may hold the masks of another."""
 
 Look = Callable[[Path, str], bool | None]
 """Whether a picture looks like a mask; None if it cannot be read."""
@@ -37,7 +37,7 @@ def words(text: str) -> list[str]:
 
 
 def names_mask(name: str) -> bool:
-    """Whether a file's place tells that it is a mask."""
+    """Whether a file's path names it a mask."""
     place = PurePosixPath(name)
     if any(set(words(part)) & MASK_WORDS for part in place.parts[:-1]):
         return True
@@ -46,7 +46,7 @@ def names_mask(name: str) -> bool:
 
 
 def key_of(name: str) -> Key:
-    """Return what a photo's place and its mask's have in common."""
+    """Return the part of the path that a photo and its mask share."""
     place = PurePosixPath(name)
     folders = []
     for part in place.parts[:-1]:
@@ -70,7 +70,7 @@ def pair(
 ) -> tuple[list[tuple[Path, str]], dict[str, Path]]:
     """Return the photos among pictures, and the mask of each photo that has one.
 
-    What is called a mask but fits no photo is passed over if it looks like one, and said.
+    A file that is named a mask but fits no photo is skipped, with a note, if it looks like one.
     """
     paths = {name: path for path, name in files}
     seen: dict[str, bool | None] = {}
@@ -98,7 +98,7 @@ def pair(
         reading.say(f"{len(single)} pictures are named as masks are but look like photos: {texts(single)}")
         rest, single = [name for name in paths if name in set(rest) | set(single)], []
     if single:
-        reading.say(f"{len(single)} masks fit no photo and were passed over: {texts(single)}; {HOW}")
+        reading.say(f"{len(single)} masks fit no photo and were skipped: {texts(single)}; {HOW}")
         reading.passed_over["mask without a photo"] += len(single)
     more = _by_looks([name for name in rest if name not in masks], looks)
     if more:
@@ -112,7 +112,7 @@ def pair(
 
 
 def _by_name(photos: Sequence[str], called: Sequence[str], reading: Reading) -> dict[str, str]:
-    """Return the masks that bear their photos' names: photo -> mask."""
+    """Return the masks that have their photos' names: photo -> mask."""
     of_key: dict[Key, list[str]] = defaultdict(list)
     masks_of_key: dict[Key, list[str]] = defaultdict(list)
     for name in photos:
@@ -134,7 +134,7 @@ def _by_name(photos: Sequence[str], called: Sequence[str], reading: Reading) -> 
 
 
 def _by_looks(names: Sequence[str], looks: Callable[[Sequence[str]], float]) -> dict[str, str]:
-    """Return masks in folders, or with endings, whose name does not tell it: photo -> mask."""
+    """Return the masks in folders, or with suffixes, whose names do not say so: photo -> mask."""
     slots: dict[tuple, list[tuple[str, str]]] = defaultdict(list)
     sizes: dict[tuple, int] = defaultdict(int)
     for name in names:

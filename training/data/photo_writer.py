@@ -1,4 +1,4 @@
-"""One photo of a source becomes one picture of a prepared set: decoded under limits, checked, resized, written."""
+"""Writes one photo of a source into a prepared set: decoded within limits, checked, resized."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -18,10 +18,10 @@ from training.pictures import Box
 from training.segmentation.subject import Subject, SubjectFinder
 
 LIMITS = Limits(max_bytes=100_000_000, max_pixels=150_000_000, seconds=60.0, memory=1_000_000_000)
-"""Photos beyond these are left out."""
+"""Limits of photos; larger ones are left out."""
 SLACK, CUT_OFF = 2, 0.1
-"""A box may reach out of its picture by so many pixels, since listings round, or by this share of the picture, since
-objects are cut off; it is clipped."""
+"""Pixels (rounding of listings) and share of the picture (truncated objects) by which a box may exceed its picture; it
+is clipped."""
 CORNERS = ("x0", "y0", "x1", "y1")
 RIM = 0.03
 """Width of the rim over the shorter side."""
@@ -29,14 +29,14 @@ RIM = 0.03
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A photo that is in the set."""
+    """A photo that was written."""
 
     row: dict[str, Any]
-    """Its line of the index."""
+    """Its row of the index."""
     odd: tuple[str, ...]
-    """What makes it suspicious."""
+    """Reasons why it is suspicious."""
     noted: tuple[str, ...]
-    """What else was done with it."""
+    """Other notes, such as a rotation by EXIF."""
     digest: bytes
     """Of its pixels."""
 
@@ -50,14 +50,14 @@ class PhotoWriter:
     margin: float
     quality: int
     finder: SubjectFinder | None
-    """What looks for objects where no box or no mask is known; None: nothing does."""
+    """Finder for photos without a known box or mask; None uses none."""
     mask_share: tuple[float, float]
     mask_rim: float
     require: tuple[str, ...] = ()
-    """`box`, `mask`: photos of which neither the source nor the finder gives it are left out."""
+    """`box`, `mask`: photos for which neither the source nor the finder gives it are left out."""
 
     def write(self, place: int, photo: Photo) -> Written | str:
-        """Write one photo and its mask; return its line of the index, or what is wrong with it."""
+        """Write one photo and its mask; return its entry, or why it cannot be used."""
         if photo.problem:
             return f"{photo.name}: {photo.problem}"
         try:
@@ -99,13 +99,13 @@ class PhotoWriter:
         elif min(size) < self.size / 2:
             odd.append("photo under half the pictures' size")
         if shown.orientation != 1 and origin == "listing" and not photo.fractions:
-            noted.append("turned by EXIF: its box is taken as one of the upright photo")
+            noted.append("rotated by EXIF: its box is taken as one of the upright photo")
         values = _resized_values(photo.values, shown.size, size)
         row |= {"source": photo.name, "box_from": origin} | located.columns | values
         return Written(row=row, odd=tuple(odd), noted=tuple(noted), digest=hashlib.sha256(kept.tobytes()).digest())
 
     def _mask(self, photo: Photo, shown: Decoded) -> tuple[PIL.Image.Image | None, list[str]]:
-        """Return a photo's mask, upright. Raises: PictureError if it cannot be read with certainty."""
+        """Return a photo's mask, upright. Raises: PictureError if it cannot be read or is ambiguous."""
         if photo.mask is None:
             return None, []
         try:
@@ -115,7 +115,7 @@ class PhotoWriter:
         return stood_up(mask, shown, photo.name)
 
     def _box(self, photo: Photo, shown: Decoded, mask: PIL.Image.Image | None) -> tuple[PixelBox | None, str]:
-        """Return the box in pixels of the photo in its file, and where it comes from."""
+        """Return the known box, in pixels of the photo as stored, and its origin."""
         box = inside(photo, shown.size)
         if box is not None:
             return box, "listing"
@@ -131,9 +131,9 @@ class PhotoWriter:
     def _found(
         self, photo: Photo, shown: Decoded, mask: PIL.Image.Image | None, box: PixelBox | None, origin: str
     ) -> "Located":
-        """Return where the object is, what the source does not tell being looked for.
+        """Return the object's box and mask: the source's where known, else the finder's.
 
-        Raises: PictureError if what is required is neither known nor found.
+        Raises: PictureError if a required one is neither known nor found.
         """
         mask_from = "" if mask is None else "source"
         if self.finder is None:
@@ -153,7 +153,7 @@ class PhotoWriter:
         return Located(mask=mask, box=box, box_from=origin, columns=told)
 
     def _box_of(self, subject: Subject | None, size: tuple[int, int]) -> tuple[PixelBox, str]:
-        """Return the box of what was found, in pixels, and the name of where it comes from."""
+        """Return the box of a found object in pixels, and its origin."""
         assert self.finder is not None
         if subject is None or (not subject.sure and subject.origin == "backdrop"):
             (x0, y0, x1, y1), origin = WIDE, MIDDLE
@@ -164,32 +164,32 @@ class PhotoWriter:
         return (x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]), origin
 
     def _check_required(self, photo: Photo, mask: PIL.Image.Image | None, origin: str) -> None:
-        """Raise PictureError for a photo without what is required: a box or mask that is known, or surely found."""
+        """Raise PictureError for a photo without a required box or mask that is known or found with confidence."""
         if "mask" in self.require and mask is None:
-            raise PictureError(f"{photo.name}: it has no mask, which was required, and none was found for sure")
+            raise PictureError(f"{photo.name}: it has no mask, which was required, and none was found with confidence")
         if "box" in self.require and origin in DOUBTS:
-            raise PictureError(f"{photo.name}: it has no box, which was required, and none was found for sure")
+            raise PictureError(f"{photo.name}: it has no box, which was required, and none was found with confidence")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """Where a photo's object is, and who says so."""
+    """A photo's object, and the origin of its box and mask."""
 
     mask: PIL.Image.Image | None
-    """Of the photo's proportions."""
+    """At the photo's aspect ratio."""
     box: PixelBox | None
-    """In pixels of the photo in its file."""
+    """In pixels of the photo as stored."""
     box_from: str
     """`listing`, `mask`, one of the next four names, or "" where no box is known."""
     columns: dict[str, str] = field(default_factory=dict)
-    """Of the index: where the mask comes from, and what the finder said of the object."""
+    """Columns of the index: origin of the mask, and the finder's label and confidence."""
 
 
 FOUND, UNSURE, BACKDROP, MIDDLE = "found", "unsure", "backdrop", "middle"
-"""Where a box that the source does not give comes from: an object that the finder is sure of; one that it is not;
-what stands out from the backdrop, where the network is not sure; the middle of the photo, where nothing is found."""
+"""Origins of boxes that the source does not give: a confident result of the finder; one below the threshold; what
+stands out from the backdrop, where the network is not confident; the centre of the photo, where nothing is found."""
 DOUBTS = {UNSURE: "the finder is not sure of the object", MIDDLE: "no object was found: the middle is taken"}
-"""Boxes that a person should look at -> why."""
+"""Origins of boxes that should be checked by eye -> why."""
 MASK_LIKE = "looks like a mask, two flat colours"
 
 
@@ -198,7 +198,7 @@ def _as_fractions(box: PixelBox, size: tuple[int, int]) -> Box:
 
 
 def stood_up(mask: Decoded, shown: Decoded, name: str) -> tuple[PIL.Image.Image, list[str]]:
-    """Return a mask as its upright photo stands. Raises: PictureError if it fits in no way, or in two."""
+    """Return a mask in the orientation of its upright photo. Raises: PictureError if no orientation fits, or two do."""
     picture, noted = mask.picture, []
     turned = TURNS.get(shown.orientation)
     if mask.orientation in TURNS:
@@ -214,13 +214,13 @@ def stood_up(mask: Decoded, shown: Decoded, name: str) -> tuple[PIL.Image.Image,
             same = picture.size == other.size and _overlap(picture, other) > 0.97
             if not same:
                 raise PictureError(
-                    f"{name} is turned by EXIF, and its mask {mask.size[0]} x {mask.size[1]} fits both ways; "
+                    f"{name} is rotated by EXIF, and its mask {mask.size[0]} x {mask.size[1]} fits both ways; "
                     "save the photo upright"
                 )
             size = shown.size
         elif fits_stored:
             picture, size = other, (mask.size if shown.orientation < 5 else (mask.size[1], mask.size[0]))
-            noted.append("turned by EXIF, and its mask with it")
+            noted.append("rotated by EXIF, and its mask with it")
         else:
             size = mask.size
     if not _alike(size, shown.size):
@@ -232,7 +232,7 @@ def stood_up(mask: Decoded, shown: Decoded, name: str) -> tuple[PIL.Image.Image,
 
 
 def _alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes have the same proportions, to a pixel of the smaller."""
+    """Whether two sizes have the same aspect ratio, to a pixel of the smaller one."""
     small, large = sorted((size, other))
     return abs(large[0] * small[1] - large[1] * small[0]) <= max(large)
 
@@ -244,7 +244,7 @@ def _overlap(one: PIL.Image.Image, two: PIL.Image.Image) -> float:
 
 
 def odd_mask(mask: np.ndarray, share: tuple[float, float], rim: float) -> list[str]:
-    """Return what makes a mask suspicious: how much of the picture it covers, and how much of its rim."""
+    """Return why a mask is suspicious: the share of the picture, or of its rim, that it covers; empty if it is not."""
     odd = []
     covered = mask.mean()
     if covered < share[0]:
@@ -260,7 +260,7 @@ def odd_mask(mask: np.ndarray, share: tuple[float, float], rim: float) -> list[s
 
 
 def inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
-    """Return a photo's box; PictureError if it is empty or reaches out of the picture by more than is cut off."""
+    """Return a photo's box, clipped. Raises: PictureError if it is empty or exceeds the picture by too much."""
     if photo.box is None:
         return None
     width, height = size
@@ -287,8 +287,8 @@ def inside(photo: Photo, size: tuple[int, int]) -> PixelBox | None:
 
 
 def kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin: float) -> tuple[int, int]:
-    """Return the size to keep a photo at: never enlarged, the short side half as long again as the pictures wanted, or
-    longer if the square around the object would be smaller than those, up to three times."""
+    """Return the size to store a photo at: never enlarged; the short side 1.5 times the training size, or up to 3 times
+    if the crop around the object would otherwise be smaller than the training size."""
     short = min(size)
     scale = 1.5 * wanted / short
     if box is not None:
@@ -299,7 +299,7 @@ def kept_size(size: tuple[int, int], box: PixelBox | None, wanted: int, margin: 
 
 
 def _resized_values(values: dict[str, str], size: tuple[int, int], kept: tuple[int, int]) -> dict[str, str]:
-    """Return further columns of a listing; further boxes, such as head_x0 ... head_y1, follow the photo's new size."""
+    """Return further columns of a listing; further boxes, such as head_x0 ... head_y1, are scaled to the new size."""
     result = dict(values)
     for last in [name for name in values if name.endswith("_x0")]:
         prefix = last.removesuffix("x0")

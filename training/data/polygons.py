@@ -1,17 +1,17 @@
-"""Outlines of masks: traced along the edges of pixels, holes joined to them, with fewer points if wished."""
+"""Outlines of masks: traced along pixel edges, holes joined to them, optionally simplified."""
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 Outline = Float[np.ndarray, "_ 2"]
-"""Corners x, y of a closed line, pixel edges at whole numbers; any number of them."""
+"""Corners x, y of a closed line; pixel edges are integers."""
 
 
 def trace(mask: Bool[np.ndarray, "h w"], tolerance: float = 0.0) -> list[Outline]:
     """Return the outlines of a mask's 4-connected parts, the largest first.
 
-    A hole becomes part of its outline by a cut of no width, which the even-odd rule does not see. `tolerance`: pixels
-    that an outline may leave the mask's edge by; outlines that shrink to nothing are left out.
+    A hole is joined to its outline by a cut of zero width, which does not change the even-odd fill. `tolerance`: pixels
+    by which an outline may deviate from the mask's edge; outlines that vanish are left out.
     """
     loops = [simplified(loop, tolerance) for loop in _loops(mask)]
     sized = [(area(loop), loop) for loop in loops if len(loop) >= 3]
@@ -35,7 +35,7 @@ def area(loop: Outline) -> float:
 
 
 def simplified(loop: Outline, tolerance: float) -> Outline:
-    """Return a closed line with the points left out that lie within `tolerance` (Douglas and Peucker 1973)."""
+    """Return a closed line without the points that lie within `tolerance` of it (Douglas and Peucker 1973)."""
     if tolerance <= 0 or len(loop) < 5:
         return loop
     far = int(np.square(loop - loop[0]).sum(1).argmax())

@@ -28,7 +28,7 @@ from training.segmentation.subject import SubjectFinder
 log = logging.getLogger(__name__)
 
 FALLEN = "(held out)"
-"""Split of photos that their names alone hold out, until it is sure that others are left to train on."""
+"""Provisional split of photos held out by their names, until it is known that training photos remain."""
 
 Views = Literal["all-sides", "front", "flat"]
 LayoutName = Literal[
@@ -38,57 +38,57 @@ LayoutName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Make a training set from a folder of photos: read, checked and resized, with boxes and masks where known."""
+    """Make a training set from a folder of photos: checked and resized, with boxes and masks where known."""
 
     source: Path
     """The folder with the photos."""
     out: Path
     """The folder to make."""
     size: int = 64
-    """Side of the pictures to train on; photos are kept larger than this, so that objects can be cut out."""
+    """Side of the training pictures in pixels; photos are stored larger, so that objects can be cropped."""
     layout: LayoutName = "auto"
-    """How the source lies on disk; `auto` looks."""
+    """Layout of the source folder; `auto` detects it."""
     boxes: Path | None = None
-    """A CSV of boxes with the columns file, x0, y0, x1, y1, files named from `source`; split and label may follow. A
-    plain folder's own boxes.csv is used unasked."""
+    """A CSV of boxes with the columns file (relative to `source`), x0, y0, x1, y1 and optionally split and label. A
+    plain folder's own boxes.csv is used by default."""
     box_form: BoxForm = "auto"
-    """What the numbers of a table's boxes are: corners in pixels, corners as fractions of the photo, `yolo` (centre,
-    width and height as fractions) or `xywh` (corner, width and height in pixels). `auto` goes by the names of the
-    columns and refuses what is not certain."""
+    """Format of a table's boxes: corners in `pixels`, corners as `fractions` of the photo, `yolo` (centre, width and
+    height as fractions) or `xywh` (corner, width and height in pixels). `auto` decides by the names of the columns and
+    refuses ambiguous tables."""
     box_prefix: str = ""
-    """Which boxes of an index.csv to take, where it has several: `head_` takes head_x0, head_y0, head_x1, head_y1."""
+    """Prefix of the columns of the boxes, where an index.csv has several: `head_` takes head_x0, ..., head_y1."""
     label: str | None = None
-    """Column of an index.csv that holds the labels; else label, class, garment, category, species, breed or kind."""
+    """Column of an index.csv that holds the labels; by default label, class, garment, category, species, breed or
+    kind."""
     only: tuple[str, ...] = ()
-    """Keep photos of these labels and no others."""
+    """Labels to keep; by default all."""
     require: tuple[Literal["box", "mask"], ...] = ()
     """Leave out photos without a known box, or without a mask: training uses masks only if all photos have one."""
     suspicious_masks: Literal["keep", "leave-out"] = "keep"
-    """What to do with photos whose mask is suspicious by the next two."""
+    """Whether to keep photos whose mask is suspicious by `mask_share` or `mask_rim`."""
     mask_share: tuple[float, float] = (0.1, 0.7)
-    """A mask that covers less or more than these shares of its picture is suspicious."""
+    """Smallest and largest share of the picture that a mask covers; others are suspicious."""
     mask_rim: float = 0.15
-    """A mask that covers more than this share of its picture's rim is suspicious."""
+    """Largest share of the picture's rim that a mask covers; others are suspicious."""
     find_boxes: bool = True
-    """In a folder of photos or a table, look for the object of each photo that has no box or no mask; where none is
-    found, the middle of the photo is taken. The table at the end counts each case."""
+    """In a folder of photos or a table, find the object of each photo without a box or a mask; where none is found,
+    take the centre of the photo. The table at the end counts each case."""
     finder: str = ""
-    """What looks: a YOLACT checkpoint, an .onnx file, or `classical`, which takes what stands out from a quiet backdrop
-    and gives boxes only. If not given, the bundled network, and `classical` where there is none."""
+    """The object finder: a YOLACT checkpoint, an .onnx file, or `classical`, which segments by colour and gives boxes
+    only. By default the bundled network, and `classical` where there is none."""
     finder_label: tuple[str, ...] = ()
-    """Labels of the finder that count; without any, the largest object that it is sure of."""
+    """Labels of the finder to accept; by default all, of which the largest confident object is taken."""
     finder_sure: float = 0.5
-    """Score from which an object that a network finds is used without marking it; only such objects give masks."""
+    """Score from which a network's object counts as confident; only such objects give masks, others mark the photo."""
     held_out: float = 0.1
-    """Share of the photos to keep for testing, where the source has no splits."""
+    """Share of the photos to hold out for testing, where the source has no splits."""
     margin: float = 1.5
-    """Side of the square that will be cut around an object, over the longer side of its box."""
+    """Side of the crop around an object, over the longer side of its box."""
     views: Views | None = None
-    """How the objects stand before the camera, for generators of scenes in 3D: seen from all sides (vehicles,
-    furniture), from the front and a little aside (faces), or flat (garments, posters). Asked at a terminal; else
-    all-sides is taken."""
+    """Views of the objects, which set the range of a rotation knob: from all sides (vehicles, furniture), from the
+    front and a little aside (faces), or flat (garments, posters). By default asked at a terminal, else all-sides."""
     quality: int = 95
-    """Of the JPEG files written."""
+    """JPEG quality of the photos written, 1 to 100."""
 
     def __post_init__(self) -> None:
         low, high = self.mask_share
@@ -103,9 +103,9 @@ class Prepare:
             )
 
     def run(self) -> None:
-        """Write the set; photos that cannot be used are named, counted and left out.
+        """Write the set; photos that cannot be used are logged, counted and left out.
 
-        Raises: ValueError, with nothing written, if the source or a listing cannot be used or no photo can.
+        Raises: ValueError, before anything is written, if the source, a listing or all photos cannot be used.
         """
         if not self.source.is_dir():
             raise ValueError(f"{self.source} is not a folder; give the folder that holds the photos")
@@ -136,7 +136,8 @@ class Prepare:
         report(self.out, account.rows, len(account.left_out), layout)
 
     def _sort_out(self, folder: Path, account: Account) -> None:
-        """Take out of the set what looks like a mask, and suspicious masks if that is wanted; keep photos to train."""
+        """Remove pictures that look like masks and, with `suspicious_masks`, photos of suspicious ones; set the
+        splits."""
         for one in account.masks_among_photos():
             account.drop(one, "it looks like a mask, not like a photo")
         if self.suspicious_masks == "leave-out":
@@ -172,7 +173,7 @@ class Prepare:
         return counts
 
     def _photos(self, layout: str, reading: Reading) -> list[Photo]:
-        """Return the photos of the source that are wanted. Raises: ValueError if there are none."""
+        """Return the photos of the source with the labels in `only`. Raises: ValueError if there are none."""
         photos = LAYOUTS[layout](self.source, reading)
         table = self.source / "boxes.csv"
         boxes = table if self.boxes is None and layout == "plain" and table.is_file() else self.boxes
@@ -195,17 +196,17 @@ class Prepare:
         return [p if p.split else replace(p, split=_drawn_split(p.name, self.held_out)) for p in photos]
 
     def _looks(self, layout: str) -> bool:
-        """Whether objects are looked for in photos of a layout."""
+        """Whether a finder is used for a layout."""
         return self.find_boxes and layout in ("plain", "table", "clothing")
 
     def _finder(self, layout: str) -> SubjectFinder | None:
-        """Return what looks for objects, None if nothing does. Raises: ValueError."""
+        """Return the finder; None if none is used. Raises: ValueError if it cannot be loaded."""
         if not self._looks(layout):
             return None
         return load_finder(self.finder, self.finder_label, sure=self.finder_sure)
 
     def _written(self, folder: Path, photos: list[Photo], finder: SubjectFinder | None) -> Iterator[Written | str]:
-        """Write photos, several at a time; give for each its line of the index, or what is wrong with it."""
+        """Write photos in parallel; yield each one's entry, or why it cannot be used."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         writer = PhotoWriter(
             folder=folder,
@@ -218,7 +219,7 @@ class Prepare:
             require=self.require,
         )
         with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
-            for start in range(0, len(photos), 1000):  # so that a long list is not held as so many tasks
+            for start in range(0, len(photos), 1000):  # so that a long list does not become as many pending tasks
                 numbers = range(start, min(start + 1000, len(photos)))
                 for result in pool.map(lambda i: writer.write(i, photos[i]), numbers):
                     bar.update()
@@ -226,18 +227,18 @@ class Prepare:
 
 
 def _drawn_split(name: str, held_out: float) -> str:
-    """Return the split of a photo of which nothing tells it."""
+    """Return the split of a photo that the source gives none."""
     return "train" if split_of(name, held_out) == "train" else FALLEN
 
 
 def _lacks(photo: Photo, name: str) -> str:
-    """Return why a photo that lacks its box or mask has to be left out; "" if it has it."""
+    """Return why a photo without its box or mask is left out; "" if it has it."""
     known = photo.mask is not None or (name == "box" and photo.box is not None)
     return "" if known else f"it has no {name}, which was required"
 
 
 def _advice(counts: dict[str, Any]) -> Iterator[str]:
-    """Give what a person should do about a set's counts."""
+    """Yield advice on a set's counts."""
     masks = counts["masks"]
     if masks["with"] and masks["without"]:
         yield (
@@ -254,7 +255,7 @@ def _advice(counts: dict[str, Any]) -> Iterator[str]:
 
 
 def _asked_views() -> Views:
-    """Ask how the objects stand; where nobody can answer, say what is taken."""
+    """Ask for the views at a terminal; otherwise log the default."""
     if not sys.stdin.isatty():
         log.info("views: all-sides; give --views front or flat if no photo shows the object's back")
         return "all-sides"
@@ -280,4 +281,4 @@ COMMAND = (
     | Annotated[PrepareMasked, tyro.conf.subcommand("masked")]
     | Annotated[PrepareComposites, tyro.conf.subcommand("composites")]
 )
-"""What `python -m training prepare` offers."""
+"""Commands of `python -m training prepare`."""

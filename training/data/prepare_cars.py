@@ -27,12 +27,12 @@ from training.data.cars.render import render_bytes
 from training.data.writing import report, whole_folder, write_index
 
 CHUNK = 50
-"""Pictures that a worker renders at a time."""
+"""Pictures in one job of a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareCars:
-    """Render cars with every factor, box and mask known; the same arguments always give the same pictures."""
+    """Render cars with all factors, boxes and masks known; the same arguments always give the same pictures."""
 
     out: Path
     """The folder to make."""
@@ -41,13 +41,13 @@ class PrepareCars:
     count: int = 20_000
     """Training pictures."""
     test: int = 3_000
-    """Test pictures, drawn apart: they are the same for every `count`."""
+    """Test pictures; they do not depend on `count`."""
     seed: int = 0
-    """Of the factors that are drawn; the same seed renders the same set."""
+    """Random seed of the factors."""
     shadow: bool = False
-    """Draw a soft shadow on the ground; it belongs to neither object nor background, which makes learning harder."""
+    """Draw a soft shadow on the ground, which is part of neither mask nor background and makes training harder."""
     workers: int = 0
-    """Processes that render; 0 takes one a core."""
+    """Worker processes; 0 takes one for each core."""
 
     def __post_init__(self) -> None:
         if self.size < 8 or self.count < 1 or self.test < 0 or self.seed < 0 or self.workers < 0:
@@ -84,7 +84,7 @@ class PrepareCars:
         report(self.out, rows, 0, "rendered")
 
     def _made(self) -> dict[str, Any]:
-        """Return what `set.json` says."""
+        """Return the content of `set.json`."""
         prior = {
             "rotation": ROTATION,
             "elevation": ELEVATION,
@@ -107,7 +107,7 @@ class PrepareCars:
 
 
 def _render_job(job: tuple[PrepareCars, Path, int, int, int]) -> list[dict[str, Any]]:
-    """Render some pictures of a stream into a folder; return their lines of the index."""
+    """Render some pictures of a stream into a folder; return their rows of the index."""
     command, folder, stream, start, n = job
     factors = sample_factors(n, seed=command.seed, start=start, stream=stream)
     rows = []

@@ -1,4 +1,4 @@
-"""`prepare composites`: scenes made of cut-outs, and the photos themselves, as one COCO folder to train a finder on."""
+"""`prepare composites`: synthetic scenes of cut-out objects, and optionally photos, as a COCO folder."""
 
 import json
 import logging
@@ -24,9 +24,9 @@ from .writing import whole_folder
 log = logging.getLogger(__name__)
 
 CHUNK = 50
-"""Scenes that a worker makes at a time."""
+"""Scenes in one job of a worker."""
 KEPT_MAP = 6
-"""Every 6th environment serves the validation scenes only."""
+"""Every 6th environment is used for validation scenes only."""
 SPLITS = ("train", "validation")
 
 
@@ -42,25 +42,25 @@ class PrepareComposites:
     out: Path
     """The folder to make: train.json, validation.json, images."""
     photos: tuple[Path, ...] = ()
-    """COCO folders whose photos serve as ground, and stand in the training set themselves."""
+    """COCO folders whose photos are used as backgrounds, and added to the training set."""
     environments: Path | None = None
-    """A folder of .npz environment maps (`radiance`, linear, equirectangular) to serve as ground."""
+    """A folder of .npz environment maps (`radiance`, linear, equirectangular) to use as backgrounds."""
     count: int = 10_000
-    """Training scenes, beside the photos."""
+    """Training scenes, in addition to the photos."""
     held_out: int = 500
     """Validation scenes, of 2 to 5 objects each."""
     side: int = 320
     """Longer side of the scenes, pixels."""
     erode: tuple[float, ...] = ()
-    """Pixels to take off the edge of each set's objects, one a set; 1 if not given."""
+    """Pixels by which to erode the masks of each set in `objects`, one value a set; by default 1."""
     whole_photos: bool = True
-    """Put the photos themselves into the training set too."""
+    """Add the photos of `photos` to the training set."""
     quality: int = 92
-    """Of the JPEG files written."""
+    """JPEG quality of the pictures written, 1 to 100."""
     seed: int = 0
-    """Of all random draws; the same seed makes the same set."""
+    """Random seed; the same seed makes the same set."""
     workers: int = 0
-    """Processes; 0 takes one a core."""
+    """Worker processes; 0 takes one for each core."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.held_out < 0 or self.side < 64 or self.seed < 0 or not 1 <= self.quality <= 100:
@@ -93,7 +93,7 @@ class PrepareComposites:
         print(json.dumps({"out": str(self.out), "labels": labels, **counts}))
 
     def _made(self, jobs: list[Any]) -> list[CocoWriter]:
-        """Return what the jobs give, in their order."""
+        """Return the results of the jobs, in order."""
         workers = self.workers or os.cpu_count() or 1
         made = []
         with tqdm(total=sum(job[-1] for job in jobs), unit="scenes", disable=None) as bar:
@@ -129,7 +129,7 @@ class PrepareComposites:
 
 @cache
 def _sources(command: PrepareComposites, split: str) -> Sources:
-    """Return what scenes of a split are made from; read once a process."""
+    """Return the objects and backgrounds of a split's scenes; read once a process."""
     objects = [find_split(folder, split) for folder in command.objects]
     photos: list[CocoSet] = [find_split(folder, split) for folder in command.photos]
     maps = {} if command.environments is None else read_environments(command.environments)
@@ -139,7 +139,7 @@ def _sources(command: PrepareComposites, split: str) -> Sources:
 
 
 def _scenes(job: tuple[PrepareComposites, tuple[str, ...], Path, str, int, int]) -> CocoWriter:
-    """Make some scenes of a split and write their pictures; return the list of them."""
+    """Make some scenes of a split and write their pictures; return their annotations."""
     command, labels, folder, split, start, n = job
     options = SceneOptions(side=command.side)
     if split == "validation":

@@ -1,4 +1,4 @@
-"""Sheets that show what was read of a set: squares around objects, their boxes and masks drawn."""
+"""Contact sheets of a prepared set: crops around objects with boxes and masks drawn."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ BOX, MASK, ODD = (230, 30, 30), (30, 200, 60), (255, 150, 0)
 
 
 def write_sheet(folder: Path, rows: Sequence[dict[str, Any]], odd: Sequence[str], margin: float) -> None:
-    """Write `sheet.jpg` into a prepared set: 32 of its pictures as training cuts them, up to 8 of them of `odd`."""
+    """Write `sheet.jpg` into a prepared set: 32 crops as in training, up to 8 of them from `odd`, framed."""
     strange = [row for row in rows if row["file"] in set(odd)]
     others = [row for row in rows if row["file"] not in set(odd)]
     n = min(len(strange), 8) if others else len(strange)

@@ -1,4 +1,4 @@
-"""Sources of photos on disk: what lies in a folder, how names in listings find their files, and what was noticed."""
+"""Source folders of photos: listing of pictures, matching of names in listings to files, and notes for the user."""
 
 import hashlib
 import os
@@ -16,26 +16,26 @@ SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".ppm"
 }  # fmt: skip
 RAW = {".heic", ".heif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"}
-"""Photos that mostly cannot be read: they are named, not passed over without a word."""
+"""Endings of photo formats that mostly cannot be read; such files are reported, not skipped silently."""
 SPLITS = {
     "train": "train", "training": "train", "trn": "train",
     "val": "validation", "valid": "validation", "validation": "validation", "dev": "validation",
     "test": "test", "testing": "test", "tst": "test", "held_out": "test", "holdout": "test",
 }  # fmt: skip
-"""What folders and tables call the parts of a set -> what we call them."""
+"""Names of splits in folders and tables -> names in prepared sets."""
 PHOTO_FOLDERS = {"images", "image", "imgs", "img", "photos", "photo", "pictures", "jpegimages", "rgb", "jpg", "png"}
-"""Folders whose name tells only that photos lie in them: no label."""
+"""Names of folders that are not labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photo:
-    """One photo of a source and what is known about it."""
+    """One photo of a source and its known properties."""
 
     path: Path
     name: str
-    """Its place in the source, for people."""
+    """Path relative to the source, for messages."""
     split: str = ""
-    """"" if nothing tells it."""
+    """"" if unknown."""
     label: str = ""
     box: PixelBox | None = None
     """x0 y0 x1 y1 in pixels, y down."""
@@ -43,16 +43,16 @@ class Photo:
     """Whether the box is in fractions of the photo instead."""
     mask: Path | None = None
     size: tuple[int, int] | None = None
-    """Width and height that the listing tells."""
+    """Width and height in the listing."""
     values: dict[str, str] = field(default_factory=dict)
     """Further columns of the listing."""
     problem: str = ""
-    """Why it has to be left out, if the listing already tells."""
+    """Why it cannot be used, if that is known from the listing."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Reading:
-    """How a source is to be read, and what was noticed on the way."""
+    """Options for reading a source, and the notes made while doing so."""
 
     held_out: float = 0.1
     """Share of the photos to hold out for testing where the source has no splits."""
@@ -62,14 +62,14 @@ class Reading:
     """Prefix of the columns of a table that hold the boxes."""
     box_form: BoxForm = "auto"
     bad_masks: bool = False
-    """Whether the column mask_fraction of a table tells which masks are bad."""
+    """Whether the column mask_fraction of a table marks bad masks."""
     said: list[str] = field(default_factory=list)
-    """Sentences for the person who prepares, in order."""
+    """Notes for the user, in order."""
     passed_over: Counter[str] = field(default_factory=Counter)
-    """What lies in the source and is no photo of the set: reason -> count."""
+    """Files in the source that are not photos of the set: reason -> count."""
 
     def say(self, sentence: str) -> None:
-        """Keep a sentence, once."""
+        """Add a note, unless it was added before."""
         if sentence not in self.said:
             self.said.append(sentence)
 
@@ -79,10 +79,10 @@ Layout = Callable[[Path, Reading], list[Photo]]
 
 
 def pictures(folder: Path, reading: Reading) -> list[tuple[Path, str]]:
-    """Return the pictures under a folder in order of their names, each with its place in the folder.
+    """Return the pictures under a folder, sorted by name, each with its path relative to the folder.
 
     Linked folders are followed, each folder once. Hidden files, prepared sets and other files are counted in `reading`.
-    Raises: ValueError if `folder` is none.
+    Raises: ValueError if `folder` is not a folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected one with pictures")
@@ -96,7 +96,7 @@ def _walk(folder: Path, place: str, seen: set[str], found: list[tuple[Path, str]
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
-        reading.say(f"{place or folder}: this folder cannot be read ({error.strerror}) and was passed over")
+        reading.say(f"{place or folder}: this folder cannot be read ({error.strerror}) and was skipped")
         return
     for entry in entries:
         name, path = f"{place}{entry.name}", folder / entry.name
@@ -111,15 +111,15 @@ def _walk(folder: Path, place: str, seen: set[str], found: list[tuple[Path, str]
             else:
                 reading.passed_over[f"{kind or 'no ending'}, no picture"] += 1
         elif entry.is_symlink():
-            reading.say(f"{name} is a link to {path.readlink()}, which is not there: passed over")
+            reading.say(f"{name} is a link to {path.readlink()}, which is not there: skipped")
             reading.passed_over["link to nothing"] += 1
         else:
-            reading.say(f"{name} is neither a file nor a folder: passed over")
+            reading.say(f"{name} is neither a file nor a folder: skipped")
             reading.passed_over["no file"] += 1
 
 
 def _is(entry: os.DirEntry[str], test: str) -> bool:
-    """Ask an entry what it is; what cannot be asked, as links in circles, is nothing."""
+    """Return the result of a test such as `is_dir`; False where it fails, as for circular links."""
     try:
         return bool(getattr(entry, test)())
     except OSError:
@@ -127,14 +127,14 @@ def _is(entry: os.DirEntry[str], test: str) -> bool:
 
 
 def _enter(path: Path, name: str, seen: set[str], found: list[tuple[Path, str]], reading: Reading) -> None:
-    """Walk a folder below the first, if it is none of a prepared set and was not walked before."""
+    """Walk a subfolder, unless it is a prepared set or was walked before."""
     if (path / "index.csv").is_file() and (path / "set.json").is_file():
-        reading.say(f"{name}/ is a prepared set: passed over")
+        reading.say(f"{name}/ is a prepared set: skipped")
         reading.passed_over["prepared set"] += 1
         return
     real = os.path.realpath(path)
     if real in seen or any(Path(real) in Path(other).parents for other in seen):
-        reading.say(f"{name}/ is a link to a folder that is in the source already: passed over")
+        reading.say(f"{name}/ is a link to a folder that is in the source already: skipped")
         reading.passed_over["folder linked again"] += 1
         return
     seen.add(real)
@@ -142,20 +142,20 @@ def _enter(path: Path, name: str, seen: set[str], found: list[tuple[Path, str]],
 
 
 def split_of(name: str, held_out: float) -> str:
-    """Return the split of a photo from its name alone: it stays there when others come or go."""
+    """Return the split of a photo by a hash of its name, so that other photos do not change it."""
     place = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
     return "test" if place < held_out else "train"
 
 
 def known_split(word: str) -> str:
-    """Return what we call a part of a set; a word that we do not know as it is."""
+    """Return the name of a split in prepared sets; unknown words are returned unchanged."""
     return SPLITS.get(word.strip().lower(), word.strip())
 
 
 def split_depth(names: Iterable[str]) -> int | None:
-    """Return which part of the photos' places names their splits (0: the first folder), None if no part does.
+    """Return the depth of the folders that name the splits (0: the first folder); None if there are none.
 
-    It does if all folders there bear names of splits; a folder `train` beside `car` and `ship` is a label.
+    All folders at that depth must have names of splits; a folder `train` beside `car` and `ship` is a label.
     """
     folders = [PurePosixPath(name).parts[:-1] for name in names]
     for depth in range(max((len(parts) for parts in folders), default=0)):
@@ -168,7 +168,7 @@ def split_depth(names: Iterable[str]) -> int | None:
 
 
 def label_of(name: str, depth: int | None) -> str:
-    """Return the label that a photo's own folder tells, "" where the folder is a split or tells nothing."""
+    """Return a photo's label, the name of its folder; "" where that is a split or not a label."""
     folders = [part for i, part in enumerate(PurePosixPath(name).parts[:-1]) if i != depth]
     while folders and folders[-1].lower() in PHOTO_FOLDERS:
         folders.pop()
@@ -176,7 +176,7 @@ def label_of(name: str, depth: int | None) -> str:
 
 
 class Names:
-    """Finds the files that a listing means, however it writes their names."""
+    """Finds the files that a listing names, in spite of differences in spelling."""
 
     def __init__(self, names: Iterable[str], root: Path) -> None:
         """Take the names of the files, relative to `root`."""
@@ -191,7 +191,7 @@ class Names:
                 self.endings.setdefault("/".join(parts[i:]), set()).add(name)
 
     def find(self, written: str) -> set[str]:
-        """Return the files that a name may mean: one if it is certain, none, or several."""
+        """Return the files that match a name: one, none, or several if it is ambiguous."""
         if written in self.exact:
             return {written}
         for root in (str(self.root), str(self.root.absolute()), os.path.realpath(self.root)):
@@ -200,17 +200,17 @@ class Names:
         key = plain(written)
         if found := self.alike.get(key):
             return found
-        if found := self.endings.get(key):  # the listing names a part of the way
+        if found := self.endings.get(key):  # the listing has a part of the path
             return found
         parts = key.split("/")
-        for i in range(1, len(parts)):  # or more than the way from the source
+        for i in range(1, len(parts)):  # or more than the path from the source
             if found := self.alike.get("/".join(parts[i:])):
                 return found
         return set()
 
 
 def plain(name: str) -> str:
-    """Return a name without what programs write differently: slashes, case, Unicode form, spaces around."""
+    """Return a name normalised: slashes, case, Unicode form, surrounding spaces."""
     name = unicodedata.normalize("NFC", name.strip().strip("\"'").strip()).replace("\\", "/")
     name = re.sub(r"^(file://|[a-zA-Z]:)", "", name)
     parts = [part.strip() for part in name.split("/") if part.strip() not in ("", ".")]
@@ -218,5 +218,5 @@ def plain(name: str) -> str:
 
 
 def several(found: set[str]) -> str:
-    """Return files that one name may mean, for a sentence."""
+    """Return the files that match one name, for a message."""
     return texts(sorted(found))

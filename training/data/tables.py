@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV of any program, their columns, and the boxes that they hold."""
+"""CSV tables written by any program: their columns, and the boxes in them."""
 
 import codecs
 import csv
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 MAX_BYTES = 200_000_000
-"""Tables beyond this are refused: no list of photos is so long."""
+"""Larger tables are refused."""
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_path", "path", "photo")
-"""Names that the column of files goes by; the first is ours."""
+"""Accepted names of the file column; the first is that of prepared sets."""
 BoxForm = Literal["auto", "pixels", "fractions", "yolo", "xywh"]
-"""Corners in pixels; corners as fractions of the photo; centre, width, height as fractions; corner, width, height in
-pixels."""
+"""Corners in pixels; corners as fractions of the photo; centre, width and height as fractions; corner, width and height
+in pixels."""
 Corners = tuple[float, float, float, float]
 BOX_COLUMNS: tuple[tuple[tuple[str, str, str, str], BoxForm], ...] = (
     (("x0", "y0", "x1", "y1"), "pixels"),
@@ -29,7 +29,7 @@ BOX_COLUMNS: tuple[tuple[tuple[str, str, str, str], BoxForm], ...] = (
     (("cx", "cy", "w", "h"), "yolo"),
     (("x_center", "y_center", "width", "height"), "yolo"),
 )
-"""Names that the columns of a box go by, ours first, and the form that they tell."""
+"""Accepted names of the columns of a box, and the format that they imply; the first are those of prepared sets."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
@@ -37,14 +37,14 @@ THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table's lines by column name; names are lower case, values without spaces around."""
+    """A table's lines by column name; names are lower case, values stripped."""
 
     path: Path
     columns: tuple[str, ...]
     lines: list[dict[str, str]]
     separator: str
     said: tuple[str, ...] = ()
-    """What a person should know about how it was read."""
+    """Notes for the user on how it was read."""
 
     def number(self, text: str, name: str) -> float:
         """Return a number, with a decimal comma too. Raises: ValueError that names the table and the line of `name`."""
@@ -54,12 +54,12 @@ class Table:
         return value
 
     def numeric(self, column: str) -> bool:
-        """Whether a column holds numbers, and where not, nothing."""
+        """Whether all values of a column are numbers or empty."""
         texts = [line[column] for line in self.lines if line[column]]
         return bool(texts) and all(number(text, commas=self.separator != ",") is not None for text in texts)
 
     def box_columns(self, prefix: str = "") -> tuple[tuple[str, str, str, str], BoxForm] | None:
-        """Return the four columns of boxes and their form by their names; None if the table has none."""
+        """Return the four columns of boxes and the format that their names imply; None if there are none."""
         for names, form in BOX_COLUMNS:
             a, b, c, d = (prefix + name for name in names)
             if {a, b, c, d} <= set(self.columns):
@@ -68,7 +68,7 @@ class Table:
 
 
 def read_table(path: Path, wanted: Sequence[str] = ()) -> Table:
-    """Return a CSV as spreadsheets and people save it: any usual separator, UTF-8, UTF-16 or Windows-1252.
+    """Return a CSV with any usual separator, in UTF-8, UTF-16 or Windows-1252.
 
     Raises: ValueError that names the file if it is missing, cannot be read as a table, or lacks a column of `wanted`.
     """
@@ -85,16 +85,16 @@ def read_table(path: Path, wanted: Sequence[str] = ()) -> Table:
 
 
 def read_rows(path: Path, columns: str) -> tuple[list[list[str]], str, list[str]]:
-    """Return the rows of a CSV of whatever program, the first its header, their separator, and what to say about it.
+    """Return the rows of a CSV, header first, their separator, and notes for the user.
 
-    Raises: ValueError that names the file, and the `columns` wanted, if it is missing or no table.
+    Raises: ValueError that names the file and the expected `columns` if it is missing or not a table.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a CSV with the columns {columns}")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has more than {MAX_BYTES // 1_000_000} MB; expected a CSV with the columns {columns}")
     text, said = _text(path)
-    if re.match(r'"?sep=.', text, re.IGNORECASE):  # Excel's own first line
+    if re.match(r'"?sep=.', text, re.IGNORECASE):  # a first line that Excel writes
         text = text.partition("\n")[2]
     head = next((line for line in text.splitlines() if line.strip()), "")
     separator = max(SEPARATORS, key=lambda mark: (_looks_right(head, mark), head.count(mark)))
@@ -111,13 +111,13 @@ def read_rows(path: Path, columns: str) -> tuple[list[list[str]], str, list[str]
 
 
 def _looks_right(head: str, separator: str) -> bool:
-    """Whether a header parts into names we know."""
+    """Whether a header splits into known names."""
     names = {name.strip().strip("\"'").strip().lower() for name in head.split(separator)}
     return bool(names & set(FILE_COLUMNS)) and len(names) > 1
 
 
 def _text(path: Path) -> tuple[str, list[str]]:
-    """Return a file's text, and what to say about its encoding."""
+    """Return a file's text, and notes on its encoding."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data[:200].count(0) > len(data[:200]) // 4:
         marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -133,7 +133,7 @@ def _text(path: Path) -> tuple[str, list[str]]:
 
 
 def _header(names: list[str], path: Path) -> list[str]:
-    """Return the names of columns, that of the files under our own name."""
+    """Return the names of the columns, with the file column renamed to `file`."""
     if "file" not in names:
         known = [name for name in names if name in FILE_COLUMNS]
         if len(known) == 1:
@@ -145,7 +145,7 @@ def _header(names: list[str], path: Path) -> list[str]:
 
 
 def _line(names: list[str], row: list[str], number: int, path: Path) -> dict[str, str]:
-    """Return a line by column; what lies beyond the header must be empty."""
+    """Return a line by column; values beyond the header must be empty."""
     if any(value.strip() for value in row[len(names) :]):
         raise ValueError(
             f"{path}: line {number} has {len(row)} values, the header {len(names)}; put values that hold the separator "
@@ -156,9 +156,9 @@ def _line(names: list[str], row: list[str], number: int, path: Path) -> dict[str
 
 
 def number(text: str, *, commas: bool) -> float | None:
-    """Return a finite number, None where the text is none; a decimal comma counts where it is certain.
+    """Return a finite number, or None if the text is not one; a decimal comma is accepted where it is unambiguous.
 
-    With `commas` a comma is always decimal; else 1,234 might be a thousand and counts as no number.
+    With `commas` a comma is always decimal; otherwise 1,234 might be a thousand, and None is returned.
     """
     text = text.strip()
     if NUMBER.fullmatch(text) is None:
@@ -172,7 +172,7 @@ def number(text: str, *, commas: bool) -> float | None:
 def boxes_of(table: Table, form: BoxForm = "auto", prefix: str = "") -> tuple[list[Corners | None], bool]:
     """Return each line's box as corners x0 y0 x1 y1 (None: all four empty), and whether they are fractions.
 
-    Raises: ValueError if the table has no boxes, or if their form is not certain and `form` does not tell it.
+    Raises: ValueError if the table has no boxes, or if their format is ambiguous and `form` is `auto`.
     """
     found = table.box_columns(prefix)
     if found is None:
@@ -199,7 +199,7 @@ def boxes_of(table: Table, form: BoxForm = "auto", prefix: str = "") -> tuple[li
 
 
 def _four(table: Table, line: Mapping[str, str], columns: Sequence[str]) -> Corners | None:
-    """Return the four numbers of a line's box, None if all four are empty."""
+    """Return the four numbers of a line's box; None if all are empty."""
     texts = [line[column] for column in columns]
     if all(text.lower() in ("", "nan", "none", "null") for text in texts):
         return None
@@ -208,7 +208,7 @@ def _four(table: Table, line: Mapping[str, str], columns: Sequence[str]) -> Corn
 
 
 def _not_reversed(boxes: Sequence[Corners], path: Path) -> None:
-    """Refuse a table most of whose boxes end before they begin: their numbers mean something else."""
+    """Raise ValueError if most boxes have x1 < x0 or y1 < y0: their numbers are not corners."""
     wrong = sum(not (x0 < x1 and y0 < y1) for x0, y0, x1, y1 in boxes)
     if len(boxes) >= 4 and wrong > len(boxes) / 4:
         raise ValueError(
@@ -218,7 +218,7 @@ def _not_reversed(boxes: Sequence[Corners], path: Path) -> None:
 
 
 def _corners(box: Corners, form: BoxForm) -> Corners:
-    """Return a box of a form as its corners."""
+    """Return a box in the format `form` as its corners."""
     a, b, c, d = box
     if form == "yolo":
         return a - c / 2, b - d / 2, a + c / 2, b + d / 2
@@ -228,6 +228,6 @@ def _corners(box: Corners, form: BoxForm) -> Corners:
 
 
 def texts(values: Iterable[str], limit: int = 3) -> str:
-    """Return a few values for a sentence."""
+    """Return the first values for a message, and how many more there are."""
     values = list(values)
     return ", ".join(values[:limit]) + (f" and {len(values) - limit} more" if len(values) > limit else "")

@@ -1,4 +1,4 @@
-"""A prepared set written whole: it appears under its name when it is complete, or not at all."""
+"""Atomic writing of prepared sets: the folder appears when it is complete, or not at all."""
 
 import contextlib
 import csv
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 LAST = "index.csv"
 """The file that makes a folder a prepared set."""
 PARTS = {"images", "masks", "set.json", "sheet.jpg", LAST}
-"""What a prepared set holds."""
+"""Files and folders of a prepared set."""
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `out`; it becomes `out` only if nothing went wrong, else it is removed.
+    """Yield a temporary folder beside `out`, which is renamed to `out` on success and removed on an error.
 
-    A link to an empty folder is filled where it leads. An empty mount point cannot give way to another folder: its set
-    is made inside it and moved up when it is complete, `index.csv` last. What killed commands left is removed.
+    A link to an empty folder is followed. An empty mount point cannot be replaced: the set is made inside it and moved
+    up when it is complete, `index.csv` last. Leftovers of killed commands are removed.
 
-    Raises: ValueError, before any work, if `out` is there already and is not an empty folder, or leads nowhere.
+    Raises: ValueError, before any work, if `out` exists and is not an empty folder, or is a broken link.
     """
     named = f"{out}, a link to {out.resolve()}," if out.is_symlink() else str(out)
     if out.is_symlink() and not out.exists():
@@ -48,7 +48,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     temporary, lock = _new_folder(out if inside else out.parent, f".{out.name}-")
     try:
         yield temporary
-        temporary.chmod(0o755)  # mkdtemp keeps others out; a set is an ordinary folder
+        temporary.chmod(0o755)  # mkdtemp makes it private; a set has the usual permissions
         sync_tree(temporary)
         if inside or not _gave_way(temporary, out):
             _move_up(temporary, out)
@@ -63,15 +63,15 @@ def _new_folder(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # a filesystem without locks: nothing is swept there either
+        with contextlib.suppress(OSError):  # a filesystem without locks: leftovers are not removed there either
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # else a sweeper came between the lines above
+        if folder.exists():  # otherwise another process removed it between the lines above
             return folder, lock
         os.close(lock)
 
 
 def _sweep(out: Path) -> None:
-    """Remove what commands for `out` left that were killed: hidden folders, and a set that was half moved up."""
+    """Remove leftovers of killed commands for `out`: hidden folders, and a set that was moved up in part."""
     hidden = f".{glob.escape(out.name)}-" + "?" * 8
     swept = [_remove_if_left(folder) for folder in out.parent.glob(hidden)]
     if out.is_dir():
@@ -86,7 +86,7 @@ def _sweep(out: Path) -> None:
 
 
 def _remove_if_left(folder: Path) -> bool:
-    """Remove a hidden folder of ours whose command is dead; return whether it was one."""
+    """Remove a hidden folder whose command is dead; return whether it was one."""
     try:
         if folder.is_symlink() or not {entry.name for entry in folder.iterdir()} <= PARTS:
             return False
@@ -94,7 +94,7 @@ def _remove_if_left(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by a living command
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # locked by a running command
         shutil.rmtree(folder)
     except OSError:
         return False
@@ -104,14 +104,14 @@ def _remove_if_left(folder: Path) -> bool:
 
 
 def _cannot_give_way(out: Path) -> bool:
-    """Return whether no other folder can be put in the place of the empty folder `out`."""
+    """Return whether the empty folder `out` cannot be replaced by a rename, as a mount point."""
     return out.is_mount() or any(out.iterdir()) or not os.access(out.parent, os.W_OK | os.X_OK)
 
 
 def _gave_way(temporary: Path, out: Path) -> bool:
-    """Rename `temporary` to `out`, where an empty folder gives way; return whether that was possible.
+    """Rename `temporary` to `out`, replacing an empty folder; return whether that was possible.
 
-    A folder bound from the same disk is a mount point too, and only the renaming shows it.
+    A bind mount from the same disk is a mount point too, which only the rename reveals.
     """
     try:
         temporary.replace(out)
@@ -123,7 +123,7 @@ def _gave_way(temporary: Path, out: Path) -> bool:
 
 
 def _move_up(temporary: Path, out: Path) -> None:
-    """Move what `temporary` holds into `out`, `index.csv` last; take it back if that fails."""
+    """Move the content of `temporary` into `out`, `index.csv` last; undo it if that fails."""
     moved = []
     try:
         for entry in sorted(temporary.iterdir(), key=lambda entry: entry.name == LAST):
@@ -138,7 +138,7 @@ def _move_up(temporary: Path, out: Path) -> None:
 
 
 def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> None:
-    """Write `index.csv`, its columns those of the first row, and `set.json`, which says how the set was made."""
+    """Write `index.csv`, with the columns of the first row, and `set.json`, which records how the set was made."""
     names = [*COLUMNS, *(name for name in rows[0] if name not in COLUMNS)]
     with (folder / "index.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names, restval="")
@@ -149,7 +149,7 @@ def write_index(folder: Path, rows: Sequence[Mapping[str, Any]], made: Mapping[s
 
 
 def report(out: Path, rows: list[dict[str, Any]], left_out: int, layout: str) -> None:
-    """Tell people and programs what came of it."""
+    """Log the result, and print it as a line of JSON."""
     splits = Counter(row["split"] for row in rows)
     said = ", ".join(f"{n} {split}" for split, n in splits.items())
     log.info("%s: %s; %d left out; layout: %s", out, said, left_out, layout)

@@ -1,1 +1,1 @@
-"""Pictures of people, read with care."""
+"""Reading and writing of pictures and films, untrusted files included."""

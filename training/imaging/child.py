@@ -1,4 +1,4 @@
-"""The process that decodes pictures for `decoders`: one job after another from its input, until that ends."""
+"""The subprocess that decodes pictures for `decoders`: it handles jobs from its input, one by one, until that ends."""
 
 import contextlib
 import json
@@ -15,16 +15,17 @@ from training.imaging.read import Limits, PictureError, decode, frames
 from training.runtime.malloc import trim
 
 LITTLE = 40_000_000
-"""What takes no more memory than this is decoded without asking."""
+"""Pictures that need less memory, in bytes, are decoded without asking the parent."""
 SPARE = 160_000_000
-"""Memory that a job may take beside what its picture needs."""
+"""Memory, in bytes, that a job may take besides its picture's."""
 
 
 def main() -> None:
-    """Answer jobs. A job is a header and perhaps bytes; an answer first what it needs, then, once allowed, pixels."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    """Answer jobs: a job is a header and optionally bytes; the answer is the memory needed and, once allowed,
+    pixels."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which ends this process
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # nothing that a library prints may get between
+    sys.stdout = sys.stderr  # libraries must not print into the answers
     base = _address_space()
     while (job := _received(source)) is not None:
         data = source.read(job.pop("bytes", 0))
@@ -74,7 +75,7 @@ def _done(
 
 
 def _read(job: dict[str, Any], limits: Limits) -> bytes:
-    """Return the bytes of a job's file, one more than the limit at most."""
+    """Return the bytes of a job's file, at most one more than the limit."""
     name, path = job["name"], os.fsdecode(bytes.fromhex(job["path"]))
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -106,7 +107,7 @@ def _answer(sink: BinaryIO, answer: dict[str, Any], pixels: bytes = b"") -> None
 
 
 def _address_space() -> int:
-    """Return how many bytes of addresses this process has now; 0 where that cannot be told."""
+    """Return the size of this process's address space in bytes; 0 where it is unknown."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -114,7 +115,7 @@ def _address_space() -> int:
 
 
 def _limit_time(seconds: float) -> None:
-    """Let the system end this process some time after a job's own limit: its parent may be gone by then."""
+    """Let the system kill this process some time after the job's limit, in case its parent is gone."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
@@ -123,7 +124,7 @@ def _limit_time(seconds: float) -> None:
 
 
 def _limit_memory(most: int | None) -> None:
-    """Bound this process's addresses, None: no more; where the system knows no such bound, leave it."""
+    """Limit this process's address space (None: remove the limit), where the system supports it."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

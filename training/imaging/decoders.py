@@ -1,4 +1,4 @@
-"""Decode pictures of strangers in processes of their own, which a limit of time ends and a limit of memory bounds."""
+"""Decodes untrusted pictures in subprocesses with limits on time and memory."""
 
 import atexit
 import contextlib
@@ -24,10 +24,10 @@ from training.imaging.read import Decoded, Limits, PictureError
 ROOT = Path(__file__).parent.parent.parent
 START = "import sys; sys.path[:0] = [{root!r}]; from training.imaging.child import main; main()"
 MOST_ANSWER = 1 << 31
-"""No answer is longer, bytes."""
+"""Longest answer in bytes."""
 ENDS = "{name} cannot be decoded: this program is about to end."
 IDLE_SECONDS = 20.0
-"""A process that has had nothing to decode for so long is ended: each keeps some 40 MB."""
+"""Idle time after which a subprocess is ended: each takes about 40 MB."""
 
 
 class _EndedError(Exception):
@@ -35,9 +35,9 @@ class _EndedError(Exception):
 
 
 class Clock:
-    """What is left of a child's time for one picture: seconds of its processor, and four times as many of ours.
+    """The time left for one picture: a limit in seconds of the child's CPU time, and four times that in wall time.
 
-    Where other programs have the processor, a picture is not refused for that.
+    So a picture is not refused because other programs use the CPU.
     """
 
     def __init__(self, pid: int, seconds: float) -> None:
@@ -46,14 +46,14 @@ class Clock:
         self.began, self.used = time.monotonic(), self._used()
 
     def left(self) -> float:
-        """Return about how many seconds are left."""
+        """Return the seconds left, approximately."""
         passed, used = time.monotonic() - self.began, self._used()
         if used is None or self.used is None:
             return self.seconds - passed
         return min(self.seconds - (used - self.used), 4 * self.seconds - passed)
 
     def _used(self) -> float | None:
-        """Return the processor's seconds that the child has had; None where the system does not tell."""
+        """Return the child's CPU time in seconds; None where it is unknown."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
             return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -62,7 +62,7 @@ class Clock:
 
 
 class Child:
-    """One process that decodes, and the pipe to it."""
+    """One decoding subprocess and the pipe to it."""
 
     def __init__(self) -> None:
         """Start it."""
@@ -81,7 +81,7 @@ class Child:
         for pipe in (self.source, self.sink):
             os.set_blocking(pipe.fileno(), False)
             if hasattr(fcntl, "F_SETPIPE_SZ"):
-                with contextlib.suppress(OSError):  # a larger pipe: fewer changes between the processes
+                with contextlib.suppress(OSError):  # a larger pipe needs fewer context switches
                     fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
 
     def send(self, data: bytes, until: Clock) -> None:
@@ -125,12 +125,12 @@ class Child:
         self.send(data, until)
 
     def answer(self, until: Clock) -> tuple[dict[str, Any], bytes]:
-        """Return the next answer and its pixels."""
+        """Return the next answer and its pixels. Raises: _EndedError."""
         head = json.loads(self.receive(struct.unpack("<I", self.receive(4, until))[0], until))
         return head, self.receive(min(int(head["bytes"]), MOST_ANSWER), until)
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         with contextlib.suppress(OSError):
             self.process.kill()
         for pipe in (self.sink, self.source):
@@ -140,10 +140,10 @@ class Child:
 
 
 class Decoders:
-    """Some processes that decode, started when they are needed and kept; together they keep to a limit of memory."""
+    """A pool of decoding subprocesses, started on demand, with a common limit on memory."""
 
     def __init__(self, n: int | None = None) -> None:
-        """Take how many run at a time; None: one a core, at most 8."""
+        """Set the number of subprocesses; None takes one for each core, at most 8."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.n = n or min(8, cores)
         self._free, self._all = list[Child](), set[Child]()
@@ -154,24 +154,24 @@ class Decoders:
         atexit.register(self.close)
 
     def photo(self, source: Path | bytes, name: str, limits: Limits) -> Decoded:
-        """Return a photo as a person sees it. Raises: PictureError in one sentence."""
+        """Return a photo as sRGB, upright. Raises: PictureError."""
         return self._decoded("photo", source, name, limits)
 
     def mask(self, source: Path | bytes, name: str, limits: Limits) -> Decoded:
-        """Return a mask, 255 on the object. Raises: PictureError in one sentence."""
+        """Return a mask, 255 on the object. Raises: PictureError."""
         return self._decoded("mask", source, name, limits)
 
     def is_mask(self, source: Path | bytes, name: str, limits: Limits) -> bool:
-        """Whether a file looks like a mask. Raises: PictureError if it is no picture."""
+        """Whether a file looks like a mask. Raises: PictureError if it is not a picture."""
         return bool(self._done("look", source, name, limits)[0]["mask"])
 
     def frames(
         self, source: Path, name: str, limits: Limits, *, patience: float
     ) -> Iterator[tuple[PIL.Image.Image, float]]:
-        """Yield the frames of an animated picture, upright, RGB, and for how many milliseconds each is shown.
+        """Yield the frames of an animated picture, upright, RGB, and each one's duration in milliseconds.
 
-        A process of its own decodes them: whoever takes them one by one holds up no photo. `limits.seconds` is for
-        all frames, `patience` for one. Raises: PictureError.
+        A separate subprocess decodes them, so that a slow consumer does not block photos. `limits.seconds` applies to
+        all frames, `patience` to each. Raises: PictureError.
         """
         with self._changed:
             if self._closed:
@@ -202,7 +202,7 @@ class Decoders:
             self._drop(child)
 
     def close(self) -> None:
-        """End all processes at once and start no more; what waits for them gets a PictureError."""
+        """Kill all subprocesses and start no more; pending jobs raise PictureError."""
         if self._owner != os.getpid():
             return
         with self._changed:
@@ -227,7 +227,7 @@ class Decoders:
         return Decoded(picture=picture, size=size, orientation=int(answer["orientation"]))
 
     def _done(self, kind: str, source: Path | bytes, name: str, limits: Limits) -> tuple[dict[str, Any], bytes]:
-        """Have one of the processes do a job; return its answer."""
+        """Run a job in one of the subprocesses; return its answer."""
         data = source if isinstance(source, bytes) else b""
         if len(data) > limits.max_bytes:
             raise PictureError(
@@ -255,7 +255,7 @@ class Decoders:
         return answer, pixels
 
     def _exchange(self, child: Child, job: dict[str, Any], data: bytes, limits: Limits) -> tuple[dict[str, Any], bytes]:
-        """Send a job and return its answer; in between, allow it what it needs when there is room."""
+        """Send a job and return its answer, granting the memory that it asks for when it is available."""
         until = Clock(child.process.pid, limits.seconds)
         child.ask(job, data, until)
         answer, pixels = child.answer(until)
@@ -272,7 +272,7 @@ class Decoders:
 
     @contextmanager
     def _room(self, need: int, memory: int) -> Iterator[None]:
-        """Wait until so many bytes find room in `memory`."""
+        """Wait until `need` bytes of `memory` are free, and reserve them inside the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._used + need <= memory)
             self._used += need
@@ -285,9 +285,9 @@ class Decoders:
 
     @contextmanager
     def _child(self, name: str) -> Iterator[Child]:
-        """Give one of the processes, when one is free. Raises: PictureError once they are closed."""
+        """Yield a free subprocess, waiting for one. Raises: PictureError after `close`."""
         with self._changed:
-            if self._owner != os.getpid():  # a copy of the parent: the processes are not its own
+            if self._owner != os.getpid():  # after a fork: the subprocesses belong to the parent
                 self._owner, self._free, self._all, self._used, self._busy = os.getpid(), [], set(), 0, 0
                 self._sweeping = False
             self._changed.wait_for(lambda: self._busy < self.n or self._closed)
@@ -318,7 +318,7 @@ class Decoders:
                 self._changed.notify_all()
 
     def _sweep_later(self) -> None:
-        """Have idle processes ended in a while, unless that is under way. With the lock."""
+        """Schedule the end of idle subprocesses, unless that is scheduled already. The lock must be held."""
         if not self._sweeping and not self._closed:
             self._sweeping = True
             timer = threading.Timer(IDLE_SECONDS, self._sweep)
@@ -326,7 +326,7 @@ class Decoders:
             timer.start()
 
     def _sweep(self) -> None:
-        """End the processes that have been idle for long."""
+        """End the subprocesses that have been idle for `IDLE_SECONDS`."""
         with self._changed:
             self._sweeping = False
             until = time.monotonic() - 0.9 * IDLE_SECONDS
@@ -339,7 +339,7 @@ class Decoders:
             child.end()
 
     def _drop(self, child: Child) -> None:
-        """End a process that is not to be used again."""
+        """Kill a subprocess and remove it from the pool."""
         with self._changed:
             self._all.discard(child)
             if child in self._free:
@@ -348,4 +348,4 @@ class Decoders:
 
 
 DECODERS = Decoders()
-"""Those of this program."""
+"""The pool of this process."""

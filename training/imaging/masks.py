@@ -1,6 +1,6 @@
-"""Masks as people save them, read as what they mean: grey, bits, numbers of classes, palettes, alpha. Imports no torch.
+"""Reads masks in any common encoding: grey, bits, class numbers, palettes, alpha. Imports no torch.
 
-0 is background and 255 the object in what comes out; what could mean two things is refused.
+The result has 0 for the background and 255 for the object; ambiguous files are refused.
 """
 
 import math
@@ -15,15 +15,15 @@ from training.imaging.read import BYTES_A_PIXEL, Decoded, Limits, PictureError, 
 
 WANTED = "expected 0 for the background and 255 for the object"
 VOID = 255
-"""Number that lists of classes give to the border around objects."""
+"""Class number of the border around objects (Pascal VOC)."""
 KEPT_PIXELS = 4_000_000
-"""Larger masks are made smaller before they are read."""
+"""Masks with more pixels are reduced before they are read."""
 SURE = 0.97
-"""Share of pixels near black or white from which a picture is taken for a mask."""
+"""Share of pixels near black or white from which a picture counts as a mask."""
 
 
 def decode_mask(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]) -> Decoded:
-    """Return the mask in a file's bytes as grey, 255 on the object. Raises: PictureError if it is not certain."""
+    """Return the mask in a file's bytes as grey, 255 on the object. Raises: PictureError if it is ambiguous."""
 
     def read() -> Decoded:
         picture = _loaded(data, name, limits, allowed)
@@ -34,7 +34,7 @@ def decode_mask(data: bytes, name: str, limits: Limits, allowed: Callable[[int],
 
 
 def _loaded(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]) -> PIL.Image.Image:
-    """Return a picture as it lies in its file."""
+    """Return a picture in its stored mode and orientation."""
     picture = header(data, name, limits)
     pixels = picture.width * picture.height
     allowed(pixels * BYTES_A_PIXEL.get(picture.format or "", 5) + 32 * min(pixels, KEPT_PIXELS))
@@ -43,7 +43,7 @@ def _loaded(data: bytes, name: str, limits: Limits, allowed: Callable[[int], Non
 
 
 def _small(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a picture no larger than masks are read at; no values are mixed."""
+    """Return a picture of at most `KEPT_PIXELS` pixels, reduced without interpolation."""
     scale = math.sqrt(KEPT_PIXELS / (picture.width * picture.height))
     if scale >= 1:
         return picture
@@ -57,7 +57,7 @@ def look(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None])
 
 
 def meaning(picture: PIL.Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
-    """Return 0 ... 255, how much of the object each pixel is. Raises: PictureError if it is not certain."""
+    """Return the object's share of each pixel, 0 to 255. Raises: PictureError if the encoding is ambiguous."""
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         alpha = np.asarray(picture.getchannel("A"))
@@ -72,7 +72,7 @@ def meaning(picture: PIL.Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def _with_alpha(picture: PIL.Image.Image, alpha: UInt8[np.ndarray, "h w"], name: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the mask of a picture with transparency: its alpha, unless its colours tell another."""
+    """Return the mask of a picture with transparency: its alpha, if its colours do not encode another one."""
     rgb = np.asarray(picture.convert("RGB"))
     seen = rgb[alpha > 127]
     if seen.size and (seen == seen[0]).all():
@@ -89,7 +89,7 @@ def _with_alpha(picture: PIL.Image.Image, alpha: UInt8[np.ndarray, "h w"], name:
 
 
 def _palette(picture: PIL.Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the mask of a picture with a palette: by its colours if they differ, else by its numbers."""
+    """Return the mask of a picture with a palette: by its colours if they are distinct, else by its indices."""
     numbers = np.asarray(picture)
     colours = np.asarray(picture.convert("RGB"))
     used = np.unique(numbers)
@@ -100,7 +100,7 @@ def _palette(picture: PIL.Image.Image, name: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def _colours(rgb: UInt8[np.ndarray, "h w 3"], name: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the mask of a picture in colours: grey as it is, else what is not black."""
+    """Return the mask of a colour picture: its grey values if it is grey, else all that is not black."""
     apart = rgb.max(-1).astype(int) - rgb.min(-1)
     if (apart > 24).mean() < 0.002:
         return _levels(rgb.max(-1), name)
@@ -119,7 +119,7 @@ def _colours(rgb: UInt8[np.ndarray, "h w 3"], name: str) -> UInt8[np.ndarray, "h
 
 
 def _levels(values: np.ndarray, name: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the mask of one channel, whatever its numbers run to."""
+    """Return the mask of one channel of any range."""
     values = np.nan_to_num(values.astype(np.float32))
     low, high = float(values.min()), float(values.max())
     if low < 0 or (low == high):
@@ -151,7 +151,7 @@ def _levels(values: np.ndarray, name: str) -> UInt8[np.ndarray, "h w"]:
 
 
 def looks_like_mask(picture: PIL.Image.Image) -> bool:
-    """Whether a picture is two flat colours, as masks are, and no photo."""
+    """Whether a picture consists of two flat colours, as masks do."""
     small = picture.resize(
         tuple(max(1, math.ceil(side / max(1, max(picture.size) // 128))) for side in picture.size),  # type: ignore[arg-type]
         PIL.Image.Resampling.NEAREST,
@@ -178,6 +178,6 @@ def looks_like_mask(picture: PIL.Image.Image) -> bool:
 
 
 def _two_levels(values: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether nearly all values are near 0 or near 255, and both are there."""
+    """Whether nearly all values are near 0 or near 255, and both occur."""
     dark, light = (values < 40).mean(), (values > 215).mean()
     return bool(dark + light >= SURE and min(dark, light) > 0.003)

@@ -1,8 +1,7 @@
-"""One picture file as a person sees it: sRGB, upright, over white, no larger than asked.
+"""Decodes one picture file to sRGB, upright, over white, no larger than asked for.
 
-This imports no torch, so that a process starts in a moment. Files come from anywhere: what they may cost is bounded
-before they are decoded, and `decoders` runs this in a process of its own, whose time and memory can be ended from
-outside.
+It imports no torch, so that subprocesses start fast. Files are untrusted: their size is checked before they are
+decoded, and `decoders` runs this in a subprocess with limits on time and memory.
 """
 
 import io
@@ -18,13 +17,13 @@ import PIL.ImageCms
 import PIL.ImageOps
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "HEIF")
-"""What is read; nothing here starts another program, as EPS would. HEIF needs the package pillow-heif."""
+"""Formats that are read; none of them starts another program, as EPS would. HEIF needs the package pillow-heif."""
 MAX_SIDE = 30_000
-"""Pictures with a longer side are refused: a thin strip costs more than its pixels."""
+"""Pictures with a longer side are refused: thin strips cost more than their number of pixels suggests."""
 STRIP = 1 << 20
-"""Pixels that are converted at a time."""
+"""Pixels converted at a time."""
 BYTES_A_PIXEL = {"WEBP": 16, "AVIF": 18, "HEIF": 9, "TIFF": 9, "PPM": 8}
-"""Memory that decoding takes in other formats than JPEG and PNG, about; those take what Pillow keeps. HEIC of 12 and 24
+"""Approximate memory for decoding, in bytes a pixel; JPEG and PNG need only what Pillow stores. HEIC of 12 and 24
 megapixels was measured at 7.7 and 7.1."""
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 T = TypeVar("T")
@@ -38,51 +37,51 @@ TURNS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""How a picture is stood upright, by the orientation that its EXIF tells."""
+"""Transposition that makes a picture upright, by its EXIF orientation."""
 
 
 class PictureError(ValueError):
-    """A picture that cannot be used, in one sentence for the person who chose it."""
+    """A picture that cannot be used; the message is one sentence for its user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a picture may cost."""
+    """Limits on decoding a picture."""
 
     max_bytes: int = 30_000_000
-    """Larger files are refused unread."""
+    """Larger files, in bytes, are refused without reading them."""
     max_pixels: int = 60_000_000
-    """Larger pictures are refused undecoded."""
+    """Pictures with more pixels are refused without decoding them."""
     keep_pixels: int = 16_000_000
-    """Larger pictures are made smaller."""
+    """Pictures with more pixels are reduced."""
     keep_short: int = 0
-    """Pictures whose shorter side is twice this or more are made smaller, to no less than this; 0: they are not."""
+    """Pictures whose shorter side is at least twice this are reduced, to no less than this; 0 reduces none."""
     max_scans: int = 100
-    """JPEG files with more are refused; cameras and programs write ten or so, and each costs as much as a picture."""
+    """JPEG files with more scans are refused: usual files have about ten, and each costs as much as a picture."""
     seconds: float = 20.0
-    """Decoding that takes longer is given up."""
+    """Time limit of decoding."""
     memory: int = 400_000_000
-    """Bytes that all pictures may take that are decoded at a time."""
+    """Bytes for all pictures that are decoded at the same time."""
 
     def said(self) -> str:
-        """Return the limits for a sentence."""
+        """Return the limits as text for messages."""
         return f"the limit is {self.max_bytes // 1_000_000} MB and {self.max_pixels // 1_000_000} megapixels"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """A picture that was read."""
+    """A decoded picture."""
 
     picture: PIL.Image.Image
-    """RGB or L, upright, perhaps made smaller."""
+    """RGB or L, upright, possibly reduced."""
     size: tuple[int, int]
     """Width and height of the upright picture in the file."""
     orientation: int = 1
-    """How it had to be turned, as EXIF tells it; 1 is not at all."""
+    """EXIF orientation; 1 is upright."""
 
 
 def opened(source: object) -> PIL.Image.Image:
-    """Return a picture of one of `FORMATS`, whatever its name says: Pillow starts other programs for others, as EPS."""
+    """Return a picture, opened only if its content is one of `FORMATS`: for EPS Pillow would start another program."""
     PIL.Image.init()
     return PIL.Image.open(source, formats=[f for f in FORMATS if f in PIL.Image.OPEN])  # type: ignore[arg-type]
 
@@ -90,8 +89,8 @@ def opened(source: object) -> PIL.Image.Image:
 def decode(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None] = lambda need: None) -> Decoded:
     """Return the picture in a file's bytes; its first frame if it moves.
 
-    `allowed` is told about how many bytes decoding will take, before it begins. Raises: PictureError for what is too
-    large, cut short, or no picture.
+    `allowed` is called with the approximate memory for decoding, in bytes, before it begins. Raises: PictureError for
+    files that are too large, truncated, or not pictures.
     """
     return guarded(data, name, limits, lambda: _decode(data, name, limits, allowed))
 
@@ -99,7 +98,7 @@ def decode(data: bytes, name: str, limits: Limits, allowed: Callable[[int], None
 def frames(
     data: bytes, name: str, limits: Limits, allowed: Callable[[int], None]
 ) -> Iterator[tuple[PIL.Image.Image, float]]:
-    """Yield the frames of an animated picture as `upright_rgb` gives them, and for how many milliseconds each is shown.
+    """Yield the frames of an animated picture, upright, RGB, and each one's duration in milliseconds.
 
     Raises: PictureError.
     """
@@ -109,14 +108,14 @@ def frames(
 
         def read(place: int = place) -> tuple[PIL.Image.Image, float]:
             picture.seek(place)
-            picture.load()  # a WebP tells its pace only then
+            picture.load()  # a WebP has its duration only then
             return upright_rgb(picture.copy()), float(picture.info.get("duration", 0) or 0)
 
         yield guarded(data, name, limits, read)
 
 
 def guarded(data: bytes, name: str, limits: Limits, read: Callable[[], T]) -> T:
-    """Run a reader; whatever it raises becomes one sentence."""
+    """Run a reader; whatever it raises becomes a PictureError of one sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # damaged EXIF and the like do not stop a picture
@@ -145,7 +144,7 @@ def is_heif(data: bytes) -> bool:
 
 
 def header(data: bytes, name: str, limits: Limits) -> PIL.Image.Image:
-    """Return a picture, its pixels not yet decoded. Raises: PictureError for what is beyond the limits."""
+    """Return a picture whose pixels are not decoded yet. Raises: PictureError if it exceeds the limits."""
     if len(data) > limits.max_bytes:
         raise PictureError(
             f"{name} is a file of more than {limits.max_bytes} bytes; {limits.said()}, please choose a smaller one."
@@ -162,13 +161,13 @@ def header(data: bytes, name: str, limits: Limits) -> PIL.Image.Image:
         )
     if picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > limits.max_scans:
         raise PictureError(
-            f"{name} is a JPEG file of more than {limits.max_scans} scans, which takes long; please save it anew."
+            f"{name} is a JPEG file of more than {limits.max_scans} scans, which takes too long; please save it again."
         )
     return picture
 
 
 def _register_heif() -> None:
-    """Let Pillow read HEIC if somebody installed what that takes."""
+    """Let Pillow read HEIC if pillow-heif is installed."""
     try:
         import pillow_heif  # type: ignore[import-not-found]
     except ImportError:
@@ -208,7 +207,7 @@ def upright_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _factor(size: tuple[int, int], limits: Limits) -> int:
-    """Return by what whole number a picture's sides are divided."""
+    """Return the integer by which a picture's sides are divided."""
     factor = max(1, math.ceil(math.sqrt(size[0] * size[1] / limits.keep_pixels)))
     if limits.keep_short:
         factor = max(factor, min(size) // limits.keep_short)
@@ -216,12 +215,12 @@ def _factor(size: tuple[int, int], limits: Limits) -> int:
 
 
 def _stored_bytes(mode: str) -> int:
-    """Return how many bytes Pillow keeps a pixel."""
+    """Return the bytes that Pillow stores for a pixel."""
     return {"1": 1, "L": 1, "P": 1}.get(mode, 2 if mode.startswith("I;16") else 4)
 
 
 def orientation_of(picture: PIL.Image.Image) -> int:
-    """Return how EXIF says that a picture has to be turned; 1 where it says nothing sensible."""
+    """Return a picture's EXIF orientation; 1 where it is missing or invalid."""
     try:
         value = int(picture.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF raises what its reader met
@@ -244,7 +243,7 @@ def _srgb(picture: PIL.Image.Image, factor: int) -> PIL.Image.Image:
 
 
 def _sixteen_bits(picture: PIL.Image.Image) -> Callable[[PIL.Image.Image], PIL.Image.Image]:
-    """Return what makes 8 bits a sample of 16 or of numbers; Pillow itself would clip them."""
+    """Return a conversion of 16-bit or float samples to 8 bits; Pillow itself would clip them."""
     mode = picture.mode
     if not (mode.startswith("I") or mode == "F"):
         return lambda strip: strip
@@ -263,7 +262,7 @@ def _sixteen_bits(picture: PIL.Image.Image) -> Callable[[PIL.Image.Image], PIL.I
 
 
 def _profile(picture: PIL.Image.Image) -> PIL.ImageCms.ImageCmsTransform | None:
-    """Return what takes a picture's colours to sRGB; None where they are that, or where its profile is damaged."""
+    """Return the transform from a picture's colour profile to sRGB; None without a usable profile."""
     data = picture.info.get("icc_profile")
     mode = picture.mode
     if not data and mode != "LAB":
@@ -272,7 +271,7 @@ def _profile(picture: PIL.Image.Image) -> PIL.ImageCms.ImageCmsTransform | None:
         mode = "L"
     elif mode not in ("L", "CMYK", "LAB"):
         mode = "RGB"
-    for taken in dict.fromkeys((mode, "RGB")):  # grey pictures bear profiles of colours too
+    for taken in dict.fromkeys((mode, "RGB")):  # grey pictures may have colour profiles
         try:
             own = PIL.ImageCms.ImageCmsProfile(io.BytesIO(data) if data else PIL.ImageCms.createProfile("LAB"))
             if data and "srgb" in (PIL.ImageCms.getProfileDescription(own) or "").lower():

@@ -1,7 +1,7 @@
-"""Films: one reader, of files from anywhere, within limits, and one writer of frames as they come. Imports no torch.
+"""Films: a reader of untrusted files within limits, and a streaming writer. Imports no torch.
 
-Videos are ffmpeg's, which opens nothing but its file and runs within limits of time and memory; animated pictures (GIF,
-WebP, PNG, AVIF) are read by a decoder's process, over white where they are transparent.
+ffmpeg reads videos; it opens only that file and runs with limits on time and memory. Animated pictures (GIF, WebP, PNG,
+AVIF) are read by a decoding subprocess, over white where they are transparent.
 """
 
 import contextlib
@@ -26,57 +26,57 @@ from training.imaging.read import Limits, PictureError
 T = TypeVar("T")
 Pixels = UInt8[np.ndarray, "h w 3"]
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,ogg,flv"
-"""Containers that are read; none of them names other files, as play lists do."""
+"""Containers that are read; none of them refers to other files, as playlists do."""
 READ = "an MP4, WebM, MOV, AVI or GIF"
 PIPE = 1 << 20
 MOST_ANIMATION = 200_000_000
-"""Bytes of an animated picture, which is read whole."""
+"""Largest animated picture in bytes; it is read into memory."""
 LEAST_SHOWN = 20
-"""Milliseconds that each picture of a .gif or .webp is shown at least; players take less for 100."""
+"""Shortest duration of a frame of a .gif or .webp in milliseconds; players treat shorter ones as 100."""
 UNTOLD = 100
-"""Milliseconds for which players show a picture that says less than LEAST_SHOWN."""
+"""Milliseconds for which players show a frame that is shorter than LEAST_SHOWN."""
 FINE, FAST = ("-qp", "5"), ("-preset", "ultrafast", "-tune", "fastdecode", "-crf", "23")
-"""Ways to write H.264: as good as the frames are, or fast."""
+"""Options of H.264: high quality, or fast."""
 
 
 class FilmError(ValueError):
-    """A film that cannot be used, in one sentence."""
+    """A film that cannot be used; the message is one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmLimits:
-    """What a film may cost."""
+    """Limits on reading a film."""
 
     max_bytes: int = 20_000_000_000
-    """Larger files are refused unread."""
+    """Larger files, in bytes, are refused without reading them."""
     max_side: int = 4096
     """Films with a longer side are refused."""
     max_pixels: int = 4096 * 4096
     """Films with more pixels a frame are refused."""
     max_frames: int = 200_000
-    """Longer films end there."""
+    """Longer films are cut there."""
     patience: float = 60.0
     """Seconds to wait for a frame."""
     seconds: float = 86_400.0
-    """Processor seconds for the whole film."""
+    """CPU seconds for the whole film."""
     memory: int = 4_000_000_000
-    """Bytes of addresses that ffmpeg may take."""
+    """Address space of ffmpeg in bytes."""
     threads: int = 0
-    """Of ffmpeg; 0: as many as it likes."""
+    """Threads of ffmpeg; 0 lets it decide."""
 
 
 OF_FILES = FilmLimits()
-"""What a film on one's own disk may cost."""
+"""Limits for files on the user's own disk."""
 OF_UPLOADS = FilmLimits(
     max_bytes=10_000_000, max_pixels=1920 * 1088, max_frames=600, patience=15.0, seconds=30.0, memory=600_000_000,
     threads=1,
 )  # fmt: skip
-"""What a film that somebody sends may cost; decoders round sides up to 16."""
+"""Limits for uploads; decoders round sides up to multiples of 16."""
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """What a film is like."""
+    """Properties of a film."""
 
     width: int
     height: int
@@ -84,7 +84,7 @@ class Film:
 
 
 def probe(path: Path, limits: FilmLimits = OF_FILES) -> Film:
-    """Return a film's size, upright, and pace. Raises: FilmError if it is no film, or too large."""
+    """Return a film's upright size and frame rate. Raises: FilmError if it is not a film, or too large."""
     if not path.is_file():
         raise FilmError(f"there is no film at {path}: the file does not exist; give {READ}")
     if path.stat().st_size > limits.max_bytes:
@@ -113,15 +113,15 @@ def read_film(
     seconds: float | None = None,
     square: int | None = None,
 ) -> Iterator[Pixels]:
-    """Yield the frames of a film, upright, RGB, at a steady pace.
+    """Yield the frames of a film, upright, RGB, at a constant frame rate.
 
     Args:
-        limits: what it may cost.
-        fps: frames a second; the film's own if not given.
-        seconds: where to end; the film's end if not given.
-        square: side in pixels of the centre squares to yield; whole frames if not given.
+        limits: on size, time and memory.
+        fps: frames a second; by default the film's own.
+        seconds: where to stop; by default the film's end.
+        square: side in pixels of the centre squares to yield; by default whole frames.
 
-    Raises: FilmError for what is no film, beyond the limits, or has no frame.
+    Raises: FilmError for files that are not films, exceed the limits, or have no frames.
     """
     film, count = probe(path, limits), 0
     pace = film.fps if fps is None else fps
@@ -135,7 +135,7 @@ def read_film(
 
 
 def is_animation(path: Path) -> bool:
-    """Whether a file's first bytes are those of a picture that may move."""
+    """Whether a file's first bytes are those of a format of animated pictures."""
     try:
         with path.open("rb") as file:
             head = file.read(12)
@@ -171,7 +171,7 @@ def _centre(frame: Pixels, side: int) -> Pixels:
 
 
 def _frames(path: Path, limits: FilmLimits) -> Generator[tuple[Pixels, float], None, None]:
-    """Yield the pictures of an animation with the seconds that each is shown."""
+    """Yield the frames of an animation with their durations in seconds."""
     allowed = Limits(
         max_bytes=min(limits.max_bytes, MOST_ANIMATION), max_pixels=limits.max_pixels, seconds=limits.seconds
     )
@@ -183,7 +183,7 @@ def _frames(path: Path, limits: FilmLimits) -> Generator[tuple[Pixels, float], N
 
 
 def _probed_animation(path: Path, limits: FilmLimits) -> Film:
-    """Return what an animation is like; its pace is that of most of its first pictures."""
+    """Return an animation's properties; its frame rate is the most frequent one of its first frames."""
     with contextlib.closing(_frames(path, limits)) as frames:
         first = list(islice(frames, 8))
     if not first:
@@ -195,7 +195,7 @@ def _probed_animation(path: Path, limits: FilmLimits) -> Film:
 
 
 def _animation(path: Path, film: Film, fps: float, limits: FilmLimits) -> Iterator[Pixels]:
-    """Yield an animation's frames at a steady pace: what is shown for long comes several times."""
+    """Yield an animation's frames at a constant rate: frames of long duration are repeated."""
     end, made = 0.0, 0
     with contextlib.closing(_frames(path, limits)) as frames:
         for frame, shown in frames:
@@ -211,7 +211,7 @@ def _animation(path: Path, film: Film, fps: float, limits: FilmLimits) -> Iterat
 
 
 def _reading(path: Path, limits: FilmLimits) -> list[str]:
-    """Return how ffmpeg reads a film and opens nothing but its file: play lists could name others."""
+    """Return ffmpeg's input options, which let it open only this file: playlists could refer to others."""
     safe = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-max_pixels", str(limits.max_pixels)]
     threads = ["-threads", str(limits.threads)] if limits.threads else []
     source = [*safe, *threads, "-i", f"file:{path}", "-map", "0:v:0", "-an"]
@@ -219,7 +219,7 @@ def _reading(path: Path, limits: FilmLimits) -> list[str]:
 
 
 def _video(path: Path, film: Film, fps: float, limits: FilmLimits, square: int | None) -> Iterator[Pixels]:
-    """Yield a video's frames at a steady pace."""
+    """Yield a video's frames at a constant rate."""
     shape = (film.height, film.width, 3) if square is None else (square, square, 3)
     scale = [] if square is None else ["-vf", f"crop='min(iw,ih)':'min(iw,ih)',scale={square}:{square}"]
     threads = ["-filter_threads", "1"] if limits.threads else []
@@ -232,7 +232,7 @@ def _video(path: Path, film: Film, fps: float, limits: FilmLimits, square: int |
 
 @contextlib.contextmanager
 def _ffmpeg(command: list[str], limits: FilmLimits) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run ffmpeg within limits of time and memory; end it when the block ends."""
+    """Run ffmpeg with limits on time and memory; kill it when the block ends."""
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, bufsize=0, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
         try:
@@ -243,7 +243,7 @@ def _ffmpeg(command: list[str], limits: FilmLimits) -> Iterator["subprocess.Pope
 
 
 def _bound(process: int, limits: FilmLimits) -> None:
-    """Let the system end a process that takes too long or too much, where it can."""
+    """Set a process's limits on CPU time and memory, where the system supports them."""
     with contextlib.suppress(ImportError, AttributeError, ValueError, OSError):
         import resource
 
@@ -252,7 +252,7 @@ def _bound(process: int, limits: FilmLimits) -> None:
 
 
 def _read(process: "subprocess.Popen[bytes]", size: int, limits: FilmLimits, name: str) -> bytes:
-    """Return the next `size` bytes that a process writes, fewer at its end. Raises: FilmError if it takes too long."""
+    """Return the next `size` bytes of a process's output, fewer at its end. Raises: FilmError on a timeout."""
     assert process.stdout is not None
     data, handle, until = bytearray(), process.stdout.fileno(), time.monotonic() + limits.patience
     with selectors.DefaultSelector() as selector:
@@ -268,7 +268,7 @@ def _read(process: "subprocess.Popen[bytes]", size: int, limits: FilmLimits, nam
 
 
 def _line(process: "subprocess.Popen[bytes]", limits: FilmLimits, name: str) -> str:
-    """Return the first line that a process writes."""
+    """Return the first line of a process's output."""
     line = b""
     while len(line) < 500 and (byte := _read(process, 1, limits, name)) not in (b"", b"\n"):
         line += byte
@@ -279,11 +279,11 @@ def _line(process: "subprocess.Popen[bytes]", limits: FilmLimits, name: str) -> 
 
 
 class FilmWriter:
-    """Writes frames as H.264 that browsers and editors play, as they come; the coder runs beside the caller."""
+    """Encodes frames one by one as H.264 for browsers and editors; the encoder runs in a subprocess."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, how: tuple[str, ...] = FINE) -> None:
-        """Take the file to write, width and height of a frame, and how good it is to be, FINE or FAST."""
-        self._even = (size[0] % 2, size[1] % 2)  # its colour planes need even sides: odd ones gain a line
+        """Start the encoder for a file, width and height of its frames, and `how`, FINE or FAST."""
+        self._even = (size[0] % 2, size[1] % 2)  # its colour planes need even sides: odd ones are padded
         width, height = size[0] + self._even[0], size[1] + self._even[1]
         self._command = [
             *(imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
@@ -296,7 +296,7 @@ class FilmWriter:
         return self  # its pipes are closed by `communicate`
 
     def write(self, frame: Pixels) -> None:
-        """Add a frame. Raises: FilmError if the coder has ended."""
+        """Add a frame. Raises: FilmError if the encoder has ended."""
         assert self._process.stdin is not None
         if any(self._even):
             frame = np.pad(frame, ((0, self._even[1]), (0, self._even[0]), (0, 0)), mode="edge")
@@ -315,13 +315,13 @@ class FilmWriter:
             raise FilmError(f"the film could not be written: {said}")
 
     def _said(self) -> str:
-        """Wait for the coder; return its last line."""
+        """Wait for the encoder; return its last line of output."""
         _, text = self._process.communicate()
         return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
 
 
 def write_film(path: Path, frames: Iterable[Pixels], n: int, *, fps: float) -> None:
-    """Write `n` frames, as they come, as .mp4 (H.264), .webp or .gif, the last two looping. Raises: FilmError."""
+    """Write `n` frames from an iterator as .mp4 (H.264), .webp or .gif, the last two looping. Raises: FilmError."""
     kind = path.suffix.lower()
     first, left = _first(frames)
     if kind == ".mp4":
@@ -339,16 +339,16 @@ def write_film(path: Path, frames: Iterable[Pixels], n: int, *, fps: float) -> N
 
 
 def _first(items: Iterable[T]) -> tuple[T, Iterator[T]]:
-    """Return the first of some items, and all of them."""
+    """Return the first item, and an iterator over all items."""
     left = iter(items)
     first = next(left)
     return first, chain([first], left)
 
 
 def paced(n: int, fps: float, *, step: int) -> list[tuple[int, int]]:
-    """Return which of `n` frames a film shows and for how many milliseconds each, in whole multiples of `step`.
+    """Return the frames, of `n`, that a film shows, each with its duration in milliseconds, a multiple of `step`.
 
-    Players take less than 20 ms for 100: of faster films some frames are dropped, so that the length stays.
+    Players treat less than 20 ms as 100 ms: faster films drop frames, so that their length is kept.
     """
     shown: list[tuple[int, int]] = []
     end = 0

@@ -1,1 +1,1 @@
-"""The training loop: `train` goes through steps of a `run`, `monitor` shows how it stands."""
+"""The training loop: `train` takes the steps of a `run`, and `monitor` logs its progress."""

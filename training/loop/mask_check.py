@@ -1,4 +1,4 @@
-"""Early diagnosis of mask collapse during training; a generator's losses do not show it."""
+"""Early diagnosis of mask collapse during training, which the losses do not show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from training.types import Generator
 WHEN = (2_000, 5_000, 10_000, 20_000, 50_000)
 """Pictures seen at which training checks the masks."""
 BATCH = 8
-"""Samples drawn at a time: no more than training itself has room for."""
+"""Samples drawn at a time, so that no more memory is needed than in training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskCheck:
-    """What masks of random samples are like, as shares of the picture, and what to make of it."""
+    """Statistics of the masks of random samples, as shares of the picture, and advice."""
 
     area: float
     """Mean area."""
     spread: float
     """Standard deviation of the area over pictures."""
     soft: float
-    """Pixels between 0.1 and 0.9, over the area."""
+    """Share of the area with values between 0.1 and 0.9."""
     alike: float
-    """Overlap (IoU) of masks of different samples, cut at one half."""
+    """IoU of masks of different samples, thresholded at 0.5."""
     box: float | None
-    """Mean area of the boxes of the real pictures, where there are boxes."""
+    """Mean area of the real pictures' boxes; None without boxes."""
     settled: bool
     advice: str
 
@@ -49,9 +49,10 @@ def check_masks(
     n: int = 64,
     seed: int = 0,
 ) -> MaskCheck | None:
-    """Return how masks of `n` samples stand; None for a generator without masks. `box`: mean area of the real boxes.
+    """Return statistics of the masks of `n` samples; None for a generator without masks.
 
-    `options` are the words of a recipe (`types.Recipe.mask_advice`) for what advice speaks of.
+    `box` is the mean area of the real boxes, `options` the recipe's options by kind of fault
+    (`types.Recipe.mask_advice`).
     """
     codes = generator.sample(n, torch.Generator().manual_seed(seed))
     masks = []
@@ -75,19 +76,19 @@ def check_masks(
 
 ADVICE = {
     "settled": "settled",
-    "nothing": "nothing is object and the background draws everything; if it stays so, raise the weight of what keeps "
-    "masks from vanishing, or make the background weaker (fewer channels)",
-    "everything": "the object draws the background too; if it stays so, raise the weight of what keeps masks small, or "
-    "give tighter boxes",
+    "nothing": "the mask is empty and the background draws everything; if this persists, raise the weight of the "
+    "loss that keeps masks from vanishing, or make the background weaker (fewer channels)",
+    "everything": "the object draws the background too; if this persists, raise the weight of the loss that keeps "
+    "masks small, or give tighter boxes",
     "soft": "still half-transparent; usual at first, later raise the weight of binarisation or start its ramp earlier",
-    "alike": "every sample has the same mask, so pose and shape do nothing; if it stays so, see whether the objects in "
-    "the photos do all stand alike, or raise the weight of reading poses and codes",
+    "alike": "every sample has the same mask, so pose and shape have no effect; if this persists, check whether the "
+    "objects in the photos all have the same pose, or raise the weight of the losses on poses and codes",
 }
-"""What the figures mean and what to change (remedies of FineGAN's and GIRAFFE's successors)."""
+"""Advice by kind of fault (remedies of FineGAN's and GIRAFFE's successors)."""
 
 
 def _kind(area: float, spread: float, soft: float, alike: float, box: float | None) -> str:
-    """Return which of `ADVICE` the figures ask for."""
+    """Return the key of `ADVICE` for these statistics."""
     if area < 0.01:
         return "nothing"
     if area > 0.9 or (box is not None and area > 1.5 * box):

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: log, TensorBoard, grids of pictures, masks checked, figures, the best generator."""
+"""Progress of a run: log, TensorBoard, grids of pictures, mask checks, figures, and the best generator so far."""
 
 import contextlib
 import errno
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Shows a run while it trains: log and TensorBoard, a progress bar, grids, masks, figures. The first process
-    writes."""
+    """Writes a run's log, TensorBoard events, progress bar, grids, mask checks and figures, in the first process
+    only."""
 
     def __init__(self, run: Run, pictures: Any) -> None:
         """Raises: ValueError for figures that these pictures are too few for."""
@@ -57,14 +57,14 @@ class Monitor:
             self.board.close()
 
     def restart(self) -> None:
-        """Forget what was logged since the last line, as after a run was rolled back."""
+        """Discard the values since the last line of the log, as after a rollback."""
         self.sums: dict[str, list[Tensor]] = {}
         self.since, self.seen = time.monotonic(), self.run.images
         if self.board is not None:
             self.bar.n = self.run.images
 
     def show(self, logged: dict[str, Tensor]) -> None:
-        """Take in what a step logged and write what is due; a full disk stops the writing only."""
+        """Collect a step's values and write what is due; training continues where a disk is full."""
         run, loop = self.run, self.run.config.loop
         for name, value in logged.items():
             self.sums.setdefault(name, []).append(value)
@@ -90,8 +90,8 @@ class Monitor:
 
 
 class Board:
-    """A run's TensorBoard file. After a failed write, such as on a full disk, the next one begins a new file: the old
-    writer would fail for ever."""
+    """A run's TensorBoard file. After a failed write, such as on a full disk, the next one starts a new file, because
+    the old writer would keep failing."""
 
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
@@ -110,40 +110,40 @@ class Board:
             raise
 
     def close(self) -> None:
-        """Write what is waiting, if it can be."""
+        """Flush and close the file; errors are ignored."""
         if self.writer is not None:
             with contextlib.suppress(OSError):
                 self.writer.close()
 
 
 class _Unread:
-    """Standard error for the progress bar: training goes on where nobody reads it any more, as after `2>&1 | head`."""
+    """Standard error for the progress bar that ignores a closed pipe, as after `2>&1 | head`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
 
     def write(self, text: str) -> None:
-        """Write `text` if somebody reads."""
+        """Write `text`, unless the pipe is closed."""
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Flush if somebody reads."""
+        """Flush, unless the pipe is closed."""
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def unless_full(what: str, run: Run) -> Iterator[None]:
-    """Go on training where a disk is full or gone for a while: older files stand, the next ones are tried again."""
+    """Log errors of a full or missing disk as warnings; older files remain, and later writes are tried again."""
     try:
         yield
     except OSError as error:
-        log.warning("could not write %s at %d pictures (%s); training goes on", what, run.images, error)
+        log.warning("could not write %s at %d pictures (%s); training continues", what, run.images, error)
 
 
 def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
-    """Write what is due: grids and a word on the masks."""
+    """Write the grids and the mask check that are due."""
     loop = run.config.loop
     if crossed(run.images, loop.batch, loop.grid_every) or run.images >= loop.images:
         _write_grids(run, fixed, board)
@@ -158,7 +158,7 @@ def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
 
 
 def _compared(pictures: PictureSet) -> PictureSet:
-    """Return the pictures that figures are taken with: those held out, if there are any."""
+    """Return the pictures for figures: the held-out ones, if there are any."""
     from training.metrics.report import held_out
 
     config = replace(pictures.config, flip=False)
@@ -167,9 +167,9 @@ def _compared(pictures: PictureSet) -> PictureSet:
 
 
 def _distance(run: Run, compared: PictureSet) -> Callable[[], float]:
-    """Return what measures how far the average generator's samples are from real pictures.
+    """Return a function for the Frechet distance of the averaged generator's samples to real pictures.
 
-    Raises: ValueError for too few pictures, before anything is trained.
+    Raises: ValueError for too few pictures, before training.
     """
     from training.metrics.features import load_features
     from training.metrics.fid import distances, drawn, real_statistics, statistics
@@ -189,7 +189,8 @@ def _distance(run: Run, compared: PictureSet) -> Callable[[], float]:
 
 
 def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, float]) -> None:
-    """Measure the average generator's knobs, beside `far`; keep it as `best.safetensors` if none was better so far."""
+    """Write the averaged generator's figures, `far` among them; save it as `best.safetensors` if it is the best so
+    far."""
     from training.metrics.figures import better
     from training.metrics.report import quick_figures
 
@@ -209,7 +210,7 @@ def _write_figures(run: Run, compared: PictureSet, board: Board, far: dict[str, 
 
 
 def _best_so_far(path: Path, figure: str) -> float | None:
-    """Return the figure of the best generator kept; None if there is none that can be read."""
+    """Return the figure of the saved best generator; None if there is none."""
     if not path.is_file() or path.is_symlink():
         return None
     try:

@@ -1,4 +1,4 @@
-"""A run folder: what is trained in it, how far it has come, and how it is resumed."""
+"""A run folder: its networks, optimisers and progress, and how they are saved and resumed."""
 
 import contextlib
 import copy
@@ -33,7 +33,7 @@ class NonFiniteError(ArithmeticError):
 
 
 class Run:
-    """One run folder: what is trained in it, and how far it has come."""
+    """The state of one run folder: networks, optimisers, progress."""
 
     def __init__(self, config: Any, out: Path, device: torch.device) -> None:
         self.config, self.out, self.device = config, out, device
@@ -44,12 +44,12 @@ class Run:
         self.average = self.recipe.average = copy.deepcopy(self.recipe.generator).eval()
         self.index = self.images = 0
         self.lr_factor = 1.0
-        """Of every learning rate: halved each time the losses were not finite."""
+        """Factor of every learning rate: halved at each rollback after non-finite losses."""
         self.failures = 0
-        """How often they were not since the last state was saved."""
+        """Rollbacks since the last state was saved."""
 
     def state(self) -> dict[str, Any]:
-        """Return all that a later run needs to go on exactly: tensors and plain values."""
+        """Return the resume state, tensors and plain values, from which training continues exactly."""
         return {
             "index": self.index,
             "images": self.images,
@@ -60,20 +60,20 @@ class Run:
         }
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Return each optimiser once, by the name of the first phase that uses it: phases may share one."""
+        """Return each optimiser once, by the name of the first phase that uses it; phases may share one."""
         first: dict[int, tuple[str, torch.optim.Optimizer]] = {}
         for phase in self.phases:
             first.setdefault(id(phase.optimizer), (phase.name, phase.optimizer))
         return dict(first.values())
 
     def resume(self) -> bool:
-        """Go on from the folder's newest whole state; return whether there was one."""
+        """Load the folder's newest intact state; return whether there was one."""
         found = from_first(newest_state(self.out) if rank() == 0 else None)
         elsewhere = any_of(found is None and rank() > 0 and any(self.out.glob("state-*.pt")))
         if found is None and elsewhere:
             raise ValueError(
                 f"the first process sees no run in {self.out}, but another machine has one there; copy it to the first "
-                f"machine, or give a folder that all share, to go on with it"
+                f"machine, or give a folder that all share, to resume it"
             )
         if found is None:
             return False
@@ -86,14 +86,14 @@ class Run:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"the run in {self.out} has other networks than asked for ({reason}); give its own "
-                f"options to go on with it, or another folder, and this one as --start-from, to begin from it"
+                f"options to resume it, or another folder, with this one as --start-from, to begin from its weights"
             ) from error
         self.index, self.images = state["index"], state["images"]
         self.lr_factor = state.get("lr_factor", 1.0)
         return True
 
     def _take(self, state: dict[str, Any]) -> None:
-        """Take over networks, average and what the optimisers know; rates and the like stay those of the config."""
+        """Load networks, average and the optimisers' moments; learning rates and betas stay those of the config."""
         networks, optimizers = (upgraded_names(state[name]) for name in ("networks", "optimizers"))
         off = self.recipe.networks.load_state_dict(networks, strict=False)
         if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith("augment.")]:
@@ -109,9 +109,9 @@ class Run:
                 group.update(own_values)
 
     def roll_back(self) -> None:
-        """Return to the newest saved state, learning at half of the rate from here.
+        """Load the newest saved state and halve the learning rates.
 
-        Raises: NonFiniteError for the third time without a state saved in between.
+        Raises: NonFiniteError at the third rollback without a saved state in between.
         """
         self.failures += 1
         if self.failures == 3:
@@ -126,14 +126,14 @@ class Run:
         log.warning("losses not finite at %d pictures: back to %d, learning rates x %g", seen, self.images, factor)
 
     def save(self) -> None:
-        """Write the resume state, then the average generator; of several processes the first one does."""
+        """Write the resume state, then the averaged generator, in the first process only."""
         if rank() == 0:
             save_state(self.out, self.images, self.state(), keep=self.config.loop.keep)
             save_generator(self.out / "generator.safetensors", self.average, card=self.card())
         self.failures = 0
 
     def card(self) -> dict[str, Any]:
-        """Return what a generator file of this run says of itself."""
+        """Return the card of a generator file of this run."""
         return {
             "images_seen": self.images,
             "family": self.config.family,
@@ -141,7 +141,7 @@ class Run:
         }
 
     def step(self, data: TrainingSet) -> dict[str, Tensor]:
-        """See one batch: every phase due, then the average."""
+        """Train on one batch: the phases that are due, then the averaged generator."""
         loop = self.config.loop
         indices = batch_indices(len(data), loop.batch, self.images, loop.seed)
         parts = []
@@ -162,10 +162,10 @@ class Run:
 
 @contextlib.contextmanager
 def folder_of_run(out: Path) -> Iterator[None]:
-    """Keep the run folder to this command inside the block; of several processes the first one does.
+    """Lock the run folder inside the block, in the first process.
 
-    Raises: ValueError, before any work, for a folder that another `train` has, that cannot be written to, or that holds
-    a generator and no state to go on from.
+    Raises: ValueError, before any work, for a folder that another `train` uses, that is not writable, or that holds a
+    generator but no resume state.
     """
     if rank() > 0:
         yield
@@ -176,7 +176,7 @@ def folder_of_run(out: Path) -> Iterator[None]:
         made = next(iter(sorted(out.glob("*.safetensors"))), None)
         if made is not None and not any(out.glob("state-*.pt")):
             raise ValueError(
-                f"{out} holds {made.name} but no resume state to go on from, and training would replace it; give "
+                f"{out} holds {made.name} but no resume state, and training would replace it; give "
                 f"another --out, with --start-from {made} to begin from its weights"
             )
         yield
@@ -184,7 +184,7 @@ def folder_of_run(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unless_empty(out: Path, new: bool) -> Iterator[None]:
-    """Remove a `new` folder in which nothing was written inside the block, as after a mistake in other options."""
+    """Remove a `new` folder if nothing was written to it inside the block, as after an error in other options."""
     try:
         yield
     finally:
@@ -198,7 +198,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _without_folders(config: Any) -> Any:
-    """Return a config whose paths are file names: the folders of one machine say nothing on another."""
+    """Return a config whose paths are reduced to file names, because folders differ between machines."""
     values = fields_of(config)
     changed = {name: Path(value.name) for name, value in values.items() if isinstance(value, Path)}
     changed |= {name: _without_folders(value) for name, value in values.items() if is_dataclass(value)}
@@ -206,9 +206,9 @@ def _without_folders(config: Any) -> Any:
 
 
 def keep_data(pictures: TrainingSet, out: Path) -> None:
-    """Note which set the run learns from.
+    """Write the run's data set to `data.json`.
 
-    Raises: ValueError if the folder's run has learned from another set at another place.
+    Raises: ValueError if the folder's run was trained on another set at another path.
     """
     path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
     ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
@@ -217,11 +217,11 @@ def keep_data(pictures: TrainingSet, out: Path) -> None:
         if before["index_sha256"] != index and before["path"] != ours["path"]:
             raise ValueError(
                 f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
-                f"--start-from {out} to begin from what it knows"
+                f"--start-from {out} to begin from its weights"
             )
         if before["index_sha256"] != index:
             log.warning(
-                "%s is not the set it was when the run began; the run goes on with what is there", pictures.path
+                "%s has changed since the run began; training continues with its present content", pictures.path
             )
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(ours, indent=1).encode())
@@ -233,7 +233,7 @@ def _index(pictures: TrainingSet) -> Path:
 
 
 def _learns_from(path: Path) -> dict[str, str]:
-    """Return what a run's `data.json` says of its set; ValueError if that cannot be read."""
+    """Return the content of a run's `data.json`. Raises: ValueError if it cannot be read."""
     try:
         said = json.loads(read_plain_file(path, 2**20))
         if isinstance(said, dict) and all(isinstance(said.get(name), str) for name in ("path", "index_sha256")):
@@ -245,14 +245,14 @@ def _learns_from(path: Path) -> dict[str, str]:
 
 
 def keep_config(config: Any, out: Path) -> None:
-    """Write the run's config; where the folder's run had another, say which fields changed."""
+    """Write the run's config; log the fields that differ from an earlier one in the folder."""
     path, ours = out / "config.json", asdict(config)
     if path.is_file():
         try:
             before = _flat(upgraded(json.loads(read_plain_file(path, 2**20)), type(config)))
             now = _flat(ours)
         except (OSError, ValueError, RecursionError) as error:
-            log.warning("%s cannot be read and is written anew (%s)", path, error)
+            log.warning("%s cannot be read and is replaced (%s)", path, error)
             before = now = {}
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name):

@@ -1,4 +1,4 @@
-"""One training step: each phase that is due updates its network, on a whole batch or on one taken in parts."""
+"""One training step: each phase that is due updates its network, on a whole batch or with gradient accumulation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,8 +21,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     """Run the phases due at `step`; return each loss term, detached, as 'phase/term'.
 
-    Gradients are those of the `whole` batch unless other ones are given. A phase whose loss or gradient is not finite
-    leaves its network as it was and logs 'phase/skipped'. Learning rates count `lr_factor` times.
+    Gradients are those of the `whole` batch by default. A phase whose loss or gradient is not finite is skipped and
+    logs 'phase/skipped'. Learning rates are multiplied by `lr_factor`.
     """
     gradients = gradients or whole(batch, step)
     logged: dict[str, Tensor] = {}
@@ -46,7 +46,7 @@ def train_step(
 
 
 def whole(batch: Batch, step: Step) -> Gradients:
-    """Return how a phase's gradients come from one batch; of several processes each has its share of it."""
+    """Return a function that computes a phase's gradients on one batch, summed over processes."""
 
     def backward(phase: Phase) -> tuple[dict[str, Tensor], Tensor]:
         with learning(phase.network):
@@ -57,10 +57,10 @@ def whole(batch: Batch, step: Step) -> Gradients:
 
 
 def accumulated(parts: Sequence[tuple[Batch, Step]], begin: Callable[[Batch, Step], None]) -> Gradients:
-    """Return how a phase's gradients come from a batch in parts, one after the other: less memory, more time.
+    """Return a function that accumulates a phase's gradients over the parts of a batch: less memory, more time.
 
-    `begin` is called for each part in each phase, with the random numbers that it drew for the first one, so that no
-    more than one part is in memory.
+    `begin` is called for each part in each phase, with the random state of the first phase, so that only one part is in
+    memory at a time.
     """
     start = [step.rng.get_state() for _, step in parts]
     reached: list[Tensor] = []  # by each part's random source, after the phases so far
@@ -87,7 +87,7 @@ def accumulated(parts: Sequence[tuple[Batch, Step]], begin: Callable[[Batch, Ste
 
 
 def _loss(phase: Phase, batch: Batch, step: Step, *, parts: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Return a phase's terms, detached, and their sum to differentiate, as a share of all parts and processes."""
+    """Return a phase's terms, detached, and their sum with gradient, divided by the number of parts and processes."""
     terms = phase.losses(batch, step)  # named scalars, already weighted
     total = torch.stack([term.float() for term in terms.values()]).sum()
     return {name: term.detach() for name, term in terms.items()}, phase.every * total / (parts * size())
@@ -104,7 +104,8 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 
 
 def batch_indices(n: int, batch: int, images: int, seed: int) -> list[int]:
-    """Return which pictures come after `images` seen: shuffled epochs end to end, the same however often resumed."""
+    """Return the indices of the next batch after `images` pictures: consecutive shuffled epochs, independent of
+    resumes."""
     picks: list[int] = []
     while len(picks) < batch:
         epoch, start = divmod(images + len(picks), n)
@@ -114,7 +115,7 @@ def batch_indices(n: int, batch: int, images: int, seed: int) -> list[int]:
 
 
 def step_rng(seed: int, index: int, part: int = 0, parts: int = 1) -> ShardedGenerator:
-    """Return the random source of one step, for a share of its batch: it depends on the run's seed and the step."""
+    """Return the generator of one step, for a share of its batch, seeded by the run's seed and the step."""
     return sharded_generator((seed * 2_654_435_761 + index * 40_503 + 12_345) % 2**63, part, parts)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: steps until the run has seen its pictures, and what is due in between.
+"""The training loop: steps until the run has seen its pictures, with logging and saving in between.
 
 A run folder holds `config.json`, `data.json`, the last resume states, `generator.safetensors` (the average),
 `log.jsonl`, grids and TensorBoard events. The loop knows phases, not models.
@@ -28,19 +28,19 @@ def train(
 ) -> Path:
     """Train the preset `config` on the prepared set `data` in the run folder `out`; return the generator file.
 
-    A folder that holds a run is gone on with. A new one begins with the weights of `start_from`, run folders or
-    generator files, wherever their shapes fit, those of later ones over those of earlier ones. SIGINT, SIGTERM or
-    SIGHUP ends the run after the step at hand, its state saved; a full disk stops the writing only; losses that are not
-    finite take the run back to its last state, at half the learning rate. Under torchrun each process takes its share
-    of `loop.batch`; the first one alone reads and writes the run folder.
+    An existing run in the folder is resumed. A new one is initialised from `start_from`, run folders or generator
+    files, wherever shapes match, later ones over earlier ones. SIGINT, SIGTERM or SIGHUP ends the run after the current
+    step and saves its state. Training continues where a disk is full. Non-finite losses roll the run back to its last
+    state, at half the learning rate. Under torchrun each process takes its share of `loop.batch`, and only the first
+    one reads and writes the run folder.
 
-    Raises: NonFiniteError when losses are not finite for the third time without a state saved in between.
+    Raises: NonFiniteError if losses are not finite for the third time without a saved state in between.
     """
     keep_memory()
     with joined(device) as where, folder_of_run(out):
         share_of(config.loop.batch, config.loop.accumulate)
         if rank() > 0:
-            logging.getLogger("training.loop").setLevel(logging.ERROR)  # the first process speaks for all
+            logging.getLogger("training.loop").setLevel(logging.ERROR)  # only the first process logs
         pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
         run = Run(config, out, where)
         if rank() == 0:
@@ -57,11 +57,11 @@ def train(
 
 
 def _steps(run: Run, pictures: Any) -> None:
-    """Take steps until the run has seen its pictures or is told to stop; its state is saved in the end."""
+    """Take steps until the run has seen its pictures or is stopped, then save its state."""
     loop = run.config.loop
     monitor = Monitor(run, pictures)
     if run.index == 0:
-        run.save()  # what cannot be written fails now, and there is a state to roll back to
+        run.save()  # an unwritable folder fails now, and there is a state to roll back to
     with monitor, _stop_signals() as stopped:
         while run.images < loop.images and not any_of(bool(stopped)):
             logged = run.step(pictures)
@@ -80,15 +80,15 @@ def _steps(run: Run, pictures: Any) -> None:
 
 def _say_resumed(run: Run, start_from: Path | Sequence[Path] | None) -> None:
     if start_from:
-        log.warning("--start-from is left out: %s holds a run already, which goes on", run.out)
+        log.warning("--start-from is ignored: %s holds a run already, which is resumed", run.out)
     if run.images >= run.config.loop.images:
-        log.warning("%s has seen its %d pictures; give more --loop.images to go on", run.out, run.images)
+        log.warning("%s has seen its %d pictures; give a larger --loop.images to continue", run.out, run.images)
     else:
-        log.info("going on at %d of %d pictures in %s", run.images, run.config.loop.images, run.out)
+        log.info("resuming at %d of %d pictures in %s", run.images, run.config.loop.images, run.out)
 
 
 def _warm_start(run: Run, sources: Sequence[Path]) -> None:
-    """Begin with the weights of `sources` wherever they fit, those of later ones over those of earlier ones."""
+    """Copy the weights of `sources` wherever shapes match, later ones over earlier ones."""
     for source in sources:
         theirs = from_first(load_weights(source) if rank() == 0 else None)
         if isinstance(run.recipe, AdaptsWeights):
@@ -100,7 +100,7 @@ def _warm_start(run: Run, sources: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C, SIGTERM and a closed terminal's SIGHUP in a list, so that the step at hand ends whole.
+    """Collect SIGINT, SIGTERM and SIGHUP in a list inside the block, so that the current step is completed.
 
     Under `nohup` SIGHUP stays ignored.
     """

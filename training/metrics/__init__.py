@@ -1,1 +1,1 @@
-"""What a generator is worth in numbers: distances to real pictures, knobs that do as they say, swaps that stay put."""
+"""Evaluation of generators: distances to real pictures, accuracy of knobs, leakage between factors."""

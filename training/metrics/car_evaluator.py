@@ -1,8 +1,8 @@
-"""An evaluator of rendered cars: it reads pose, paint and model, and learned from the renderer's own labels.
+"""An evaluator network that reads pose, paint and model of rendered cars, trained on the renderer's labels.
 
-A generator and its own discriminator may agree on any cue for an angle, so knobs are measured by a network that never
-saw the generator. Trained on pictures whose backgrounds are exchanged, it reads the car and not the horizon; noise,
-blur and colour shifts keep it right on pictures that no renderer made.
+A generator and its discriminator may agree on any cue for an angle, so knobs are measured by an independent network.
+Its training pictures have exchanged backgrounds, so that it reads the car and not the horizon, and noise, blur and
+colour shifts, so that it works on generated pictures.
 `python -m training.metrics.car_evaluator --data DIR`
 """
 
@@ -34,20 +34,20 @@ from training.types import Image, Mask
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).with_name("car_regressor.safetensors")
-"""The bundled evaluator of cars rendered with the prior of `training.data.cars`; its card beside it has its errors."""
+"""The bundled evaluator, for the prior of `training.data.cars`; the card beside it has its errors."""
 SIDE = 64
 RADIUS, FOV = 2.732, 20.0
 """The camera of the rendered cars: `training.data.cars.render`."""
 SPANS = {"elevation": (10.0, 35.0), "scale": (0.25, 0.35), "y": (-0.10, 0.10), "z": (-0.06, 0.06)}
-"""Prior of the rendered cars, degrees and world units: brings each target to [-1, 1]."""
+"""Prior of the rendered cars, degrees and world units, by which each target is scaled to [-1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Readings:
-    """What the evaluator reads off each picture."""
+    """The evaluator's predictions for each picture."""
 
     rotation: Float[Tensor, " n"]
-    """Degrees in [0, 360): which side of the car is seen, the object's rotation plus the camera's azimuth."""
+    """Degrees in [0, 360): the object's rotation plus the camera's azimuth."""
     elevation: Float[Tensor, " n"]
     """Degrees above the horizon."""
     scale: Float[Tensor, " n"]
@@ -59,11 +59,11 @@ class Readings:
     paint: Float[Tensor, "n 3"]
     """Colour of the body, RGB in [0, 1]."""
     mesh: Float[Tensor, "n meshes"]
-    """Share of belief in each model, summing to 1."""
+    """Probability of each model."""
 
 
 class Block(nn.Module):
-    """Two convolutions beside a short cut (He et al. 2016)."""
+    """Residual block of two convolutions (He et al. 2016)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class CarEvaluator(nn.Module):
         self.register_buffer("shift", torch.zeros(4))
 
     gain: Tensor
-    """Where unsure, a regression says the middle: its readings of elevation, scale, y, z have this slope ..."""
+    """Slope of the raw outputs for elevation, scale, y, z against the truth (below 1: regression to the mean) ..."""
     shift: Tensor
-    """... and this value at 0, and are put straight by both, so that a right knob reads slope 1."""
+    """... and their value at 0; `read` inverts both, so that a correct knob has slope 1."""
 
     def forward(self, image: Image) -> Float[Tensor, "n outputs"]:
         """Return sin and cos of the rotation; elevation, scale, y, z in [-1, 1]; paint; logits of the models."""
@@ -117,7 +117,7 @@ class CarEvaluator(nn.Module):
 
     @torch.no_grad()
     def read(self, image: Image) -> Readings:
-        """Return what is seen in each picture, on the device of the pictures."""
+        """Return the readings of each picture, on the device of the pictures."""
         out = self(image.to(self.gain).float())
         out[:, 2:6] = (out[:, 2:6] - self.shift) / self.gain
         out = out.to(image.device)
@@ -134,12 +134,12 @@ class CarEvaluator(nn.Module):
 
 
 def _into(value: Tensor, span: tuple[float, float]) -> Tensor:
-    """Return a value of `span` in [-1, 1]."""
+    """Return a value scaled from `span` to [-1, 1]."""
     return (value - sum(span) / 2) / ((span[1] - span[0]) / 2)
 
 
 def _out_of(value: Tensor, span: tuple[float, float]) -> Tensor:
-    """Return a value in [-1, 1] in units of `span`."""
+    """Return a value scaled from [-1, 1] to `span`."""
     return value * ((span[1] - span[0]) / 2) + sum(span) / 2
 
 
@@ -183,7 +183,7 @@ def hsv_to_rgb(hsv: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
 
 def exchange_backgrounds(image: Image, mask: Mask, share: float, rng: torch.Generator) -> Image:
     """Return pictures, a `share` of them with another's background: its rows' means where its own object was."""
-    clear = (1 - mask) ** 4  # the mask's soft edge holds some of the object
+    clear = (1 - mask) ** 4  # the mask's soft edge contains some of the object
     line = (image * clear).sum(3, keepdim=True) / clear.sum(3, keepdim=True).clamp_min(1e-3)
     background = clear * image + (1 - clear) * line
     other = background[torch.randperm(len(image), generator=rng)].roll(int(torch.randint(64, (), generator=rng)), 3)
@@ -192,7 +192,7 @@ def exchange_backgrounds(image: Image, mask: Mask, share: float, rng: torch.Gene
 
 
 def spoil(image: Image, rng: torch.Generator) -> Image:
-    """Return pictures with colours shifted, blurred, noisy: what a generator's pictures may look like."""
+    """Return pictures with colour shifts, blur and noise, as generated pictures may have."""
     n = len(image)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -206,13 +206,13 @@ def spoil(image: Image, rng: torch.Generator) -> Image:
     soft = interpolate(small, image.shape[2:], mode="bilinear", align_corners=False)
     image = torch.lerp(image, soft, some(0.4) * uniform(0, 1))
     noise = torch.randn(image.shape, generator=rng) * uniform(0, 0.12) * some(0.5)
-    # ripples of a few pixels, the way early generators paint
+    # ripples of a few pixels, as of a generator early in training
     ripple = interpolate(torch.randn(n, 3, 16, 16, generator=rng), image.shape[2:], mode="bicubic", align_corners=False)
     return (image + noise + ripple * uniform(0, 0.15) * some(0.4)).clamp(-1, 1)
 
 
 def errors(network: CarEvaluator, pictures: PictureSet, rng: torch.Generator | None = None) -> dict[str, float]:
-    """Return how far the evaluator is off on a labelled set, its pictures spoilt if `rng` is given."""
+    """Return the evaluator's errors on a labelled set; with `rng`, on pictures degraded by `spoil`."""
     labels, f = targets(pictures), pictures.factors
     images = (batch.image for batch in pictures.batches(size=256))
     parts = [network.read(image if rng is None else spoil(image, rng)) for image in images]
@@ -262,7 +262,7 @@ class Train:
     """A rendered set with the splits train and test, as `python -m training prepare cars` writes it."""
     out: Path = SHIPPED
     start_from: Path | None = None
-    """An evaluator to go on from."""
+    """An evaluator to continue from."""
     images: int = 400_000
     """Pictures to see."""
     batch: int = 64
@@ -312,7 +312,7 @@ class Train:
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 
     def fit(self, network: CarEvaluator, train: PictureSet) -> None:
-        """Teach `network` on a labelled set."""
+        """Train `network` on a labelled set."""
         labels = targets(train)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=0.02)
         steps = self.images // self.batch

@@ -1,4 +1,4 @@
-"""How codes are used, and how they agree with labels that no one trained on."""
+"""Usage of codes, and their agreement with labels that were not used in training."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def perplexity(shares: Float[Tensor, "n codes"]) -> float:
-    """Return exp of the entropy of the mean row: how many codes are in use, 1 to their number."""
+    """Return exp of the entropy of the mean row: the effective number of codes in use."""
     mean = shares.double().mean(0)
     mean = mean / mean.sum()
     return float(torch.exp(-(mean * mean.clamp_min(1e-12).log()).sum()))

@@ -1,4 +1,4 @@
-"""Average precision of boxes and masks as COCO defines it, by faster-coco-eval; and how well each picture's masks fit.
+"""Average precision of boxes and masks as COCO defines it, by faster-coco-eval, and mask IoU of each picture.
 
 AP is the mean over the IoU thresholds .50, .55, ... .95 and over classes of the precision interpolated at 101 recalls;
 classes without a true object are left out.
@@ -16,9 +16,9 @@ from ..data.mask_codes import decode, to_rle
 from ..segmentation.contract import Instance
 
 MOST = 100
-"""Detections a picture that count, surest first."""
+"""Detections of a picture that count, by falling score."""
 FEW = 200
-"""Sets of fewer pictures get an interval over bootstrap draws."""
+"""Sets of fewer pictures get a bootstrap interval."""
 Kind = Literal["box", "mask"]
 
 
@@ -35,29 +35,30 @@ class Precision:
     large: float | None
     """Objects of 96 x 96 pixels or more."""
     interval: tuple[float, float] | None = None
-    """Of `ap`: 2.5 % and 97.5 % of what sets drawn anew from the same pictures give."""
+    """Bootstrap interval of `ap`: 2.5 and 97.5 percentile over sets resampled from the pictures."""
     interval50: tuple[float, float] | None = None
     """Of `ap50`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well one picture's objects were found."""
+    """IoUs of one picture's objects."""
 
     picture: int
     iou: float
     """Mean over true objects of the IoU with the best instance of their class; 1 where nothing is to find or found."""
     surest: float | None
-    """Mask IoU of the surest instance, whatever its class, with the true object it fits best; None without objects."""
+    """Mask IoU of the instance of highest score, of any class, with the true object it fits best; None without
+    objects."""
     best: float | None
     """Mask IoU of the instance that fits the largest true object best."""
     box: float | None
-    """IoU of the surest instance's box with the true box it fits best."""
+    """IoU of the box of the instance of highest score with the true box it fits best."""
 
 
 @dataclass(frozen=True, slots=True)
 class CocoScores:
-    """What a set of pictures says about a segmenter."""
+    """Scores of a segmenter on a set of pictures."""
 
     pictures: int
     objects: int
@@ -68,7 +69,7 @@ class CocoScores:
     fits: tuple[Fit, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Return all but the single pictures, as plain values."""
+        """Return the scores without those of single pictures, as plain values."""
         surest = [fit.surest for fit in self.fits if fit.surest is not None]
         best = [fit.best for fit in self.fits if fit.best is not None]
         boxes = [fit.box for fit in self.fits if fit.box is not None]
@@ -86,7 +87,7 @@ class CocoScores:
 
 
 class CocoEvaluator:
-    """Collects what a segmenter finds in the pictures of a set, and scores it."""
+    """Collects a segmenter's detections in the pictures of a set, and scores them."""
 
     def __init__(self, truth: CocoSet, groups: Mapping[str, str] | None = None, *, one_class: bool = False) -> None:
         """Take the true objects of a set.
@@ -94,7 +95,7 @@ class CocoEvaluator:
         Args:
             truth: the set.
             groups: label -> the class that it counts as, in truth and in what is found; others count as themselves.
-            one_class: whether all labels count as one class, so that only masks and boxes are judged.
+            one_class: whether all labels count as one class, so that only masks and boxes are scored.
         """
         self.truth, self._groups, self._one = truth, dict(groups or {}), one_class
         names = [self._class(name) for name in truth.categories]
@@ -104,7 +105,7 @@ class CocoEvaluator:
         self._fits: dict[int, Fit] = {}
 
     def add(self, i: int, instances: Sequence[Instance]) -> Fit:
-        """Add what was found in picture `i`; return how well it fits. Raises: ValueError if it was added already."""
+        """Add the detections in picture `i`; return their IoUs. Raises: ValueError if it was added already."""
         if i in self._fits:
             raise ValueError(f"picture {i} was added already; add each picture once")
         picture = self.truth.pictures[i]
@@ -244,7 +245,7 @@ def _interval(values: Float[np.ndarray, " draws"]) -> tuple[float, float] | None
 def _fit(
     i: int, truths: Sequence[tuple[Any, Any]], names: Sequence[str], found: Sequence[Instance], labels: Sequence[str]
 ) -> Fit:
-    """Return how well a picture's objects were found; crowds are left out."""
+    """Return the IoUs of a picture's objects, without crowds."""
     real = [k for k, (_, item) in enumerate(truths) if not item.crowd]
     if not real:
         return Fit(i, 1.0 if not found else 0.0, None, None, None)

@@ -44,15 +44,15 @@ TORCHVISION_REMEDY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """A network that turns pictures as a PNG would hold them into feature vectors."""
+    """A network from 8-bit pictures to feature vectors."""
 
     network: Any
-    """A module on the device where pictures are to go."""
+    """A module, on the device that pictures are moved to."""
     device: torch.device
     inception: bool
     """Whether this is FID's own network with clean-fid's resize; any other sees [0, 1] at the pictures' size."""
     digest: str
-    """sha256 of the network's file: statistics of different networks are never compared."""
+    """SHA-256 of the network's file, so that statistics of different networks are never compared."""
     stem: str
     """Name of the network's file without its ending."""
 
@@ -74,7 +74,7 @@ class Features:
     @torch.inference_mode()
     def __call__(self, pictures: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         """Return one float32 vector a picture, on the network's device."""
-        # a CPU spends half of its time on fresh memory if megabytes a picture are asked for in larger pieces
+        # larger batches make a CPU spend half of its time on page faults
         parts = pictures.split(4) if self.device.type == "cpu" else (pictures,)
         return torch.cat([self._vectors(part.to(self.device).permute(0, 3, 1, 2).float()) for part in parts])
 
@@ -85,7 +85,7 @@ class Features:
 
 
 def resize_clean(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 299 299"]:
-    """Return pictures at Inception's size: Pillow's bicubic on floats, not quantised again (clean-fid's 'clean')."""
+    """Return pictures resized for Inception: Pillow's bicubic on floats, without quantisation (clean-fid's 'clean')."""
     side = INCEPTION_SIDE
     wide = torch.cat([pixels[..., lo:hi] @ w.T for lo, hi, w in _bands(pixels.shape[3], side, pixels.device)], 3)
     tall = torch.cat([w @ wide[:, :, lo:hi] for lo, hi, w in _bands(pixels.shape[2], side, pixels.device)], 2)
@@ -96,8 +96,8 @@ def resize_clean(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 299 299
 def _bands(size: int, side: int, device: torch.device) -> list[tuple[int, int, Tensor]]:
     """Return the matrix that resizes a line of `size` pixels to `side`, cut into bands of rows and their few columns.
 
-    Each band is the first and last column it reads and its dense part: small matrix products, which take a third of
-    the time of one that is nearly all zeros.
+    Each band is its first and last column and a dense matrix: small matrix products take a third of the time of one
+    large sparse one.
     """
     # antialias=True is Pillow's filter: support widened when shrinking, cubic with a = -0.5
     lines = torch.eye(size, dtype=torch.float64)[None, None]
@@ -119,8 +119,8 @@ def load_features(
 
     Inception is looked for at `weights`, in this toolkit's cache and where clean-fid keeps its own; then downloaded.
 
-    Raises: ValueError if a named file is missing or no TorchScript; WeightsMissingError if published weights cannot be
-    had.
+    Raises: ValueError if a named file is missing or not TorchScript; WeightsMissingError if published weights are not
+    available.
     """
     if features == TORCHVISION:
         return _torchvision(torch.device(device))
@@ -129,7 +129,7 @@ def load_features(
     path = features or weights or find_inception()
     if not path.is_file():
         raise ValueError(f"no file {path}: a TorchScript network was expected there")
-    content = path.read_bytes()  # once: what was checked is what runs
+    content = path.read_bytes()  # read once, so that the bytes that were checked are those that run
     digest = hashlib.sha256(content).hexdigest()
     if features is None and digest != INCEPTION_SHA256:
         if weights is None:
@@ -177,8 +177,8 @@ def _mobilenet(backbone: MobileNetV2, name: str, device: torch.device) -> Featur
 def find_inception() -> Path:
     """Return the path of FID's Inception in the user's cache, from where clean-fid keeps its own or downloaded.
 
-    A TorchScript file runs as a program, and anybody may write to a temporary folder: only the published file is taken
-    from there.
+    A TorchScript file runs as a program, and a temporary folder is writable for all, so only the published file is
+    accepted from there.
     """
     ours = cache_dir() / "inception-2015-12-05.pt"
     theirs = Path("." if platform.system() == "Windows" else "/tmp") / ours.name  # where clean-fid keeps it

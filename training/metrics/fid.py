@@ -34,35 +34,35 @@ from training.types import Generator, Image
 log = logging.getLogger(__name__)
 
 BLOCK = 64
-"""Pictures drawn from one random state: samples do not depend on the batch or on the number of processes."""
+"""Pictures for each random state, so that samples do not depend on the batch or on the number of processes."""
 KEPT = 10_000
-"""Feature vectors kept for the kernel distance, at most."""
+"""Largest number of feature vectors kept for the kernel distance."""
 PUBLISHED_URL = "https://www.cs.cmu.edu/~clean-fid/stats/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """What a distance needs to know of a set of pictures."""
+    """Feature statistics of a set of pictures."""
 
     n: int
     mean: Float[Tensor, " d"]
     covariance: Float[Tensor, "d d"]
     vectors: Float[Tensor, "kept d"]
-    """Feature vectors for the kernel distance; none where it was not asked for."""
+    """Feature vectors for the kernel distance; empty if that is not computed."""
 
 
 def at_once(generator: Generator) -> int:
-    """Return how many pictures to draw at once: few on a CPU, which else spends its time on fresh memory, and few large
-    ones, for which a GPU has no room."""
+    """Return the batch for drawing: small on a CPU, to avoid page faults, and small for large pictures, to fit on a
+    GPU."""
     most = 16 if generator.device.type == "cpu" else BLOCK
     return max(1, min(most, BLOCK * 256**2 // generator.resolution**2))
 
 
 @torch.inference_mode()
 def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int | None = None, **how: Any) -> Iterator[Image]:
-    """Go through `n` samples of the generator, `batch` at most at a time; under torchrun through this process's share.
+    """Yield `n` samples of the generator in batches of at most `batch`; under torchrun this process's share of them.
 
-    Picture i is the same whatever the batch and the number of processes. `how` goes on to `generator.sample`.
+    Picture i does not depend on the batch or the number of processes. `how` is passed to `generator.sample`.
     """
     batch = batch or at_once(generator)
     for block in range(rank(), -(-n // BLOCK), size()):
@@ -74,7 +74,7 @@ def drawn(generator: Generator, n: int, *, seed: int = 0, batch: int | None = No
 
 
 def taken(pictures: PictureSet, n: int, *, batch: int = BLOCK) -> Iterator[Image]:
-    """Go through `n` pictures evenly spread over a set; under torchrun through this process's share."""
+    """Yield `n` pictures evenly spread over a set, in batches; under torchrun this process's share of them."""
     chosen = [i * len(pictures) // n for i in range(n)]
     for start in range(rank() * batch, n, size() * batch):
         yield pictures.get(chosen[start : start + batch]).image
@@ -104,7 +104,7 @@ def statistics(
             bar.update(len(image))
     moments.reduce()
     if moments.n != n:
-        raise ValueError(f"{n} {what or 'pictures'} were promised and {moments.n} came")
+        raise ValueError(f"{n} {what or 'pictures'} were expected and {moments.n} given")
     return Statistics(n=n, mean=moments.mean.cpu(), covariance=moments.covariance.cpu(), vectors=moments.vectors)
 
 
@@ -113,11 +113,11 @@ def real_statistics(
 ) -> Statistics:
     """Return the statistics of `n` real pictures, kept in the user's cache folder for the next time.
 
-    The key holds the pictures' files, how they are cut and the network, so that any change is counted anew.
+    The key covers the pictures' files, their crops and the network, so that any change gives new statistics.
     """
     path = cache_dir() / "statistics" / f"{_key(pictures, n, features, kernel)}.safetensors"
     kept = _kept(path, n, frechet)
-    if not any_of(kept is None):  # machines do not share a cache folder
+    if not any_of(kept is None):  # machines may not share a cache folder
         assert kept is not None
         return kept
     result = statistics(taken(pictures, n), n, features, kernel=kernel, frechet=frechet, what="real pictures")
@@ -127,32 +127,32 @@ def real_statistics(
 
 
 def _kept(path: Path, n: int, frechet: bool) -> Statistics | None:
-    """Return the statistics in a file of the cache, None if it is not there, not whole, or of too few pictures."""
+    """Return the statistics in a cache file; None if it is missing, damaged, or of too few pictures."""
     if not path.is_file():
         return None
     try:
         kept = Statistics(n=n, **load_file(path))
     except (SafetensorError, OSError, TypeError) as problem:
-        log.warning("%s cannot be read (%s): counted anew", path, problem)
+        log.warning("%s cannot be read (%s): computed again", path, problem)
         return None
     return kept if not frechet or n > len(kept.mean) else None
 
 
 def _key(pictures: PictureSet, n: int, features: Features, kernel: bool) -> str:
-    """Return a hash of all that the statistics of `n` real pictures depend on."""
+    """Return a hash of everything that the statistics of `n` real pictures depend on."""
     settings = (1, n, str(pictures.config), features.digest, features.inception, kernel)
     digest = hashlib.sha256(repr(settings).encode())
     for name in pictures.files:
         digest.update(name.encode())
         digest.update((pictures.path / "images" / name).read_bytes())
-    digest.update((pictures.path / "index.csv").read_bytes())  # the boxes that pictures are cut around
+    digest.update((pictures.path / "index.csv").read_bytes())  # the boxes around which pictures are cropped
     return digest.hexdigest()[:32]
 
 
 def published_statistics(name: str, *, kernel: bool = False) -> Statistics:
     """Return statistics that clean-fid publishes, by `dataset/resolution/split` such as `ffhq/1024/trainval`.
 
-    Raises: ValueError if `name` has another form; WeightsMissingError if the file is neither here nor to be downloaded.
+    Raises: ValueError if `name` has another form; WeightsMissingError if the file cannot be downloaded.
     """
     if name.count("/") != 2:
         raise ValueError(
@@ -180,7 +180,7 @@ def published_statistics(name: str, *, kernel: bool = False) -> Statistics:
 def distances(
     real: Statistics, ours: Statistics, features: Features, *, frechet: bool, kernel: bool
 ) -> dict[str, float]:
-    """Return the distances asked for under the names they may be called by: FID and KID for Inception alone.
+    """Return the requested distances by name: FID and KID for Inception, FD and KD for other networks.
 
     Raises: ValueError if the two sides' features differ in length.
     """
@@ -195,7 +195,7 @@ def distances(
 
 
 def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
-    """Return how the generator's training data was cut, as its card says, without what is random about it."""
+    """Return the config of the generator's training data, from its card, without random augmentation."""
     said = read_card(checkpoint).get("config", {}).get("data", {})
     config = TypeAdapter(DataConfig).validate_python(said) if said else DataConfig()
     return DataConfig(size=generator.resolution, object_margin=config.object_margin, flip=False, jitter=config.jitter)
@@ -215,17 +215,17 @@ class Fid:
     published: str | None = None
     """Instead of --data, statistics that clean-fid publishes: dataset/resolution/split, such as ffhq/1024/trainval."""
     split: str = "train"
-    """Which of the real pictures: papers compare with those trained on."""
+    """Split of the real pictures; papers compare with the training split."""
     n_samples: int = 50_000
-    """Pictures to draw, and at most as many real ones. Papers draw 50k; fewer reads higher."""
+    """Samples, and at most as many real pictures. Papers use 50k; fewer give a larger FID."""
     seed: int = 0
-    """Of the codes that are drawn."""
+    """Random seed of the samples."""
     batch: int | None = None
-    """Pictures to draw at once; by default few on a CPU and many on a GPU."""
+    """Batch for drawing; by default small on a CPU and large on a GPU."""
     fid: bool = True
     """Compute the Frechet distance."""
     kid: bool = False
-    """The kernel distance, which does not read higher for fewer pictures, too."""
+    """Also compute the kernel distance, which is unbiased for few pictures."""
     features: Path | None = None
     """Instead of Inception a TorchScript network (n x 3 x h x w in [0, 1] -> n x d), a MobileNetV2 as a .tflite file,
     or the word `torchvision` for its MobileNetV2, downloaded once; the result is then called FD."""

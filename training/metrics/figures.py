@@ -1,6 +1,6 @@
-"""Figures of a report: one table says what each is called, which direction is better, its unit and its words.
+"""The table of a report's figures: template of the name, which direction is better, unit and description.
 
-Cards and report.json hold figures as name -> value; names are made of the table's templates, and read by them.
+Cards and report.json have figures as name -> value; names are formatted and parsed by the table's templates.
 """
 
 import math
@@ -21,7 +21,7 @@ Unit = Literal["share", "ratio", "degrees", "levels", "plain", "knob"]
 
 
 class Kind(NamedTuple):
-    """What a figure is, whatever its value."""
+    """Properties of a figure."""
 
     better: Better
     unit: Unit
@@ -90,7 +90,7 @@ TABLE: dict[str, Kind] = {
 }
 """Template of a name, {} standing for a knob, a factor, a mode or a network -> what the figure is."""
 OTHER = Kind("less", "plain", "")
-"""Figures that the table does not know: FID under its many names, and those of other packages."""
+"""Properties of figures that are not in the table: FID of other networks, and those of other packages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,14 +105,14 @@ class Figure:
 
 
 def figure(name: str, value: float) -> Figure:
-    """Return a value with what the table says of its name."""
+    """Return a figure with the properties of its name."""
     kind = kind_of(name)
     return Figure(name=name, value=value, better=kind.better, unit=kind.unit, words=kind.words)
 
 
 @cache
 def kind_of(name: str) -> Kind:
-    """Return what the table says of a figure: exact names first, then the template that leaves least to {}."""
+    """Return the properties of a figure: by its exact name, else by the template with the shortest match of {}."""
     if name in TABLE:
         return TABLE[name]
     fitting = [t for t in TABLE if re.fullmatch(re.escape(t).replace(r"\{\}", ".+"), name)]
@@ -122,7 +122,7 @@ def kind_of(name: str) -> Kind:
 def better(name: str, value: float, other: float) -> bool:
     """Return whether `value` of the figure `name` is better than `other`.
 
-    What is no number is never better, and worse than any; where neither direction is better, the first number stays.
+    NaN is never better, and worse than any number; for figures without a better direction the first number is kept.
     """
     if not math.isfinite(value) or not math.isfinite(other):
         return math.isfinite(value)

@@ -1,7 +1,7 @@
-"""Does a knob do what it says, and does the rest stay? Measured on a generator's own pictures (GIRAFFE HD Sec. 4).
+"""Accuracy and side effects of knobs, measured on generated pictures (GIRAFFE HD Sec. 4).
 
-Each knob that a reader can read is turned at random and the reading fitted to it; each knob is swept while all else is
-fixed, to see what else moves; and layers are compared before and after a code is redrawn.
+All knobs are set at random and each reading is fitted to its knob; each knob is swept with the others fixed, to measure
+its leakage into other readings; and layers are compared before and after one code is redrawn.
 """
 
 import math
@@ -24,14 +24,14 @@ from training.types import Generator, Image, Knob, Mask
 Reader = Callable[[Image, Mask], Readings]
 
 CAMERA = ("elevation", "azimuth")
-"""Knobs that may move object and background."""
+"""Knobs that may change object and background."""
 BACKGROUND = ("background", "background_shape", "background_look")
-"""Knobs (`fast`, then `paper`) that may move the background alone; all others may move the object alone."""
+"""Knobs (`fast`, then `paper`) that may change only the background; all others may change only the object."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnobFit:
-    """One knob and what a reader sees of it."""
+    """One knob and the fit of its readings."""
 
     knob: str
     label: str
@@ -43,20 +43,20 @@ class KnobFit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Invariance:
-    """One knob and what it moved: shares of pixels, means over pictures; None where there was nothing to see."""
+    """What one knob changed: shares of pixels, means over pictures; None where no pixel could be compared."""
 
     knob: str
     label: str
     effect: float
-    """Mean change of the whole picture, of 255: what the knob does at all."""
+    """Mean change of the whole picture, in levels of 255."""
     background_1: float | None = None
-    """Of pixels outside both masks, the share changed by 1/255 or more in a channel; None for knobs of it."""
+    """Share of the pixels outside both masks that changed by 1/255 or more in a channel; None for background knobs."""
     background_4: float | None = None
     foreground_1: float | None = None
-    """Of pixels wholly inside both masks, the share changed by 1/255 or more; for knobs of the background alone."""
+    """Share of the pixels inside both masks that changed by 1/255 or more; for background knobs only."""
     foreground_4: float | None = None
     mask_iou: float = 1.0
-    """Overlap of the masks before and after, cut at one half."""
+    """IoU of the masks before and after, thresholded at 0.5."""
     mask_change: float = 0.0
     """Mean change of the mask."""
     look_change: float = 0.0
@@ -65,7 +65,7 @@ class Invariance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnobReport:
-    """All that was measured of one generator's knobs."""
+    """Measurements of one generator's knobs."""
 
     n: int
     seed: int
@@ -73,17 +73,17 @@ class KnobReport:
     following: tuple[KnobFit, ...]
     turns: Turns | None
     identity_drift: float | None
-    """Colour change of an object over a full turn, relative to that between objects: 0 keeps its identity."""
+    """Colour change of an object over a full turn, relative to that between objects; 0 is ideal."""
     staying: tuple[Invariance, ...]
     readings: tuple[str, ...]
     """Columns of `leak`."""
     leak: dict[str, tuple[float, ...]]
-    """Knob -> how much it moves each reading over its range, as a share of what the reading's own knob does."""
+    """Knob -> its effect on each reading over its range, relative to that of the reading's own knob."""
     masks: Masks
     ground: Ground | None = None
     """What raising the camera does to the place; None where there is no place or no such knob."""
     pictures: dict[str, Tensor] = field(default_factory=dict)
-    """Rows of pictures to look at, by name, eight a row."""
+    """Example pictures by name, eight a row."""
     captions: dict[str, str] = field(default_factory=dict)
 
 
@@ -101,9 +101,9 @@ def car_reader(network: CarEvaluator) -> Reader:
 def measure_knobs(
     generator: Generator, *, reader: Reader = read_masks, reader_name: str = "masks", n: int = 600, seed: int = 0
 ) -> KnobReport:
-    """Return how the generator's knobs do. `n` pictures are read for the fits, about four times as many in all.
+    """Return measurements of the generator's knobs: `n` pictures for the fits, about four times as many in all.
 
-    Raises: ValueError if the generator's layers have no mask or it has no knobs that are numbers.
+    Raises: ValueError if the generator's layers have no mask, or it has no numeric knobs.
     """
     pose = [knob for knob in generator.knobs if knob.kind in ("range", "angle")]
     if not pose:
@@ -138,7 +138,7 @@ def measure_knobs(
 
 
 def _drawn(generator: Generator, codes: Any) -> Iterator[Any]:
-    """Go through the layers that `codes` describe."""
+    """Yield the layers of `codes` in batches."""
     batch = at_once(generator)
     for start in range(0, len(_column(codes)), batch):
         layers = generator(rows(codes, slice(start, start + batch)))
@@ -164,14 +164,14 @@ def _uniform(knob: Knob, n: int, rng: torch.Generator) -> Float[Tensor, " n"]:
 
 
 def full_turn(knob: Knob) -> bool:
-    """Whether a knob goes all the way round."""
+    """Whether a knob's range is a full circle."""
     return knob.kind == "angle" and knob.high - knob.low >= 360
 
 
 def _following(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator
 ) -> tuple[tuple[KnobFit, ...], Masks, dict[str, Tensor], dict[str, str]]:
-    """Turn all knobs at random at once; fit what is read to each; show the worst with what is to be said of them."""
+    """Set all knobs at random, fit each reading to its knob, and collect the worst pictures with captions."""
     codes = generator.sample(n, rng)
     values = {knob.name: _uniform(knob, n, rng) for knob in pose}
     for name, value in values.items():
@@ -199,10 +199,10 @@ def _following(
         value, reading = values[knob.name].double(), read[knob.name]
         if knob.name == "rotation" and "azimuth" in values:
             reading = reading - values["azimuth"].double()  # a picture shows their sum
-        if knob.name == "scale":  # no one can say what size 1 is in a picture: compare ratios
+        if knob.name == "scale":  # size has no absolute unit in a picture: compare ratios
             value, reading = (x.clamp_min(1e-6).log() for x in (value, reading))
             value, reading = value - value.mean(), reading - reading.mean()
-        if knob.kind == "angle" and not full_turn(knob):  # as near to the knob as a whole number of turns brings it
+        if knob.kind == "angle" and not full_turn(knob):  # shifted by full turns to be nearest to the knob
             offset = torch.polar(torch.ones_like(value), (reading - value).deg2rad()).mean().angle().rad2deg()
             reading = value + offset + wrap(reading - value - offset)
         fit = circle_fit(value, reading) if full_turn(knob) else line_fit(value, reading)
@@ -224,7 +224,7 @@ def _following(
 def _turns(
     generator: Generator, reader: Reader, n: int, rng: torch.Generator, sign: float, steps: int = 24
 ) -> tuple[Turns | None, float | None, dict[str, Tensor]]:
-    """Turn `n` objects all the way round; return how the readings go round and how their colours drift."""
+    """Rotate `n` objects by full turns; return the readings' turns and the drift of colours."""
     knob = next((k for k in generator.knobs if k.name == "rotation" and full_turn(k)), None)
     if knob is None:
         return None, None, {}
@@ -250,7 +250,7 @@ def _turns(
 def _leaks(
     generator: Generator, pose: Sequence[Knob], reader: Reader, n: int, rng: torch.Generator, steps: int = 9
 ) -> tuple[dict[str, tuple[float, ...]], tuple[str, ...], dict[str, Tensor]]:
-    """Sweep each knob with all else fixed; return what else is read to move, and some of the sweeps."""
+    """Sweep each knob with all others fixed; return the leakage into the readings, and some of the sweeps."""
     base = generator.sample(n, rng)
     spread: dict[str, dict[str, float]] = {}
     pictures: dict[str, Tensor] = {}
@@ -278,7 +278,7 @@ def _leaks(
 
 
 def _parts(name: str, reading: Tensor) -> list[Tensor]:
-    """Return a reading as numbers that have no seam: a direction as a point on the circle, a size as its logarithm."""
+    """Return a reading as continuous numbers: a direction as cosine and sine, a size as its logarithm."""
     if name == "rotation":
         angle = reading.deg2rad()
         return [angle.cos(), angle.sin()]
@@ -286,7 +286,7 @@ def _parts(name: str, reading: Tensor) -> list[Tensor]:
 
 
 def _staying(generator: Generator, n: int, rng: torch.Generator) -> tuple[tuple[Invariance, ...], dict[str, Tensor]]:
-    """Turn each knob from where it is to a random place; compare the layers before and after."""
+    """Set each knob to a random value and compare the layers before and after."""
     base = generator.sample(n, rng)
     before = list(_drawn(generator, base))
     found, pictures = [], {}

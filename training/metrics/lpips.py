@@ -18,18 +18,18 @@ from training.types import Generator, Image
 TRUNK = "alexnet-owt-7be5be79.pth"
 """LPIPS's trunk as torchvision names it; LPIPS's own layers on top come with its package."""
 SMALLEST = 64
-"""Smaller pictures are enlarged to this side: the trunk's last features of 32 px have one cell."""
+"""Smaller pictures are enlarged to this side, as the trunk's last map of a 32 px picture has only one cell."""
 
 Distance = Callable[[Image, Image], Float[Tensor, " n"]]
 
 
 class Lpips(nn.Module):
-    """LPIPS with AlexNet, the package's default: pictures in [-1, 1] -> one distance a pair."""
+    """LPIPS with AlexNet, the package's default: two batches of pictures in [-1, 1] to one distance a pair."""
 
     def __init__(self, weights: Path | None = None) -> None:
         """Load the trunk from `weights` (torchvision's AlexNet), from torch's cache folder, or by download.
 
-        Raises: WeightsMissingError if it is not to be had; ValueError if `weights` is another file.
+        Raises: WeightsMissingError if it is not available; ValueError if `weights` is another file.
         """
         super().__init__()
         import lpips
@@ -66,7 +66,7 @@ class Lpips(nn.Module):
             state = torch.load(path, weights_only=True, map_location="cpu")
             trunk = self.network.net
             trunk.load_state_dict({k: state[f"features.{k.split('.', 1)[1]}"] for k in trunk.state_dict()})
-        except Exception as problem:  # whatever a foreign file may raise: pickle, zip, key and size errors
+        except Exception as problem:  # a damaged file may raise pickle, zip, key and size errors
             raise ValueError(f"{path} does not hold torchvision's AlexNet: {str(problem).splitlines()[0]}") from None
 
     @torch.inference_mode()

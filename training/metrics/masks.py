@@ -1,4 +1,4 @@
-"""Masks: what they say of an object, how much two overlap, and what of two pictures differs inside and outside."""
+"""Measurements by masks: position and size, IoU, and changes of pictures inside and outside."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from torch import Tensor
 from training.types import Image, Mask
 
 Readings = dict[str, Tensor]
-"""What a reader says of each picture, `(n,)` each, under the names of the knobs that should move it."""
+"""A reader's values for each picture, `(n,)` each, by the name of the knob that should determine it."""
 CLEAR, FULL = 0.02, 0.98
-"""A pixel is background below the first, object above the second share of mask."""
+"""A pixel is background below the first value of the mask, object above the second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ def changed_share(before: Image, after: Image, where: Tensor, levels: float) -> 
 
 
 def iou(a: Mask, b: Mask) -> Float[Tensor, " n"]:
-    """Return the overlap of masks cut at one half, intersection over union; 1 for two empty ones."""
+    """Return the IoU of masks thresholded at 0.5; 1 for two empty ones."""
     a, b = a > 0.5, b > 0.5
     union = (a | b).sum((1, 2, 3))
     return torch.where(
@@ -65,7 +65,7 @@ def iou(a: Mask, b: Mask) -> Float[Tensor, " n"]:
 
 
 def core(mask: Mask) -> Float[Tensor, "n pixels"]:
-    """Return weights of pixels that sum to 1: those nearly all object, showing its own colour; if none, the mask."""
+    """Return pixel weights that sum to 1: uniform over pixels above `FULL`, or the mask if there are none."""
     inner = (mask > 0.9).float().flatten(1)
     weight = torch.where(inner.sum(1, keepdim=True) > 0, inner, mask.flatten(1))
     return weight / weight.sum(1, keepdim=True).clamp_min(1e-9)

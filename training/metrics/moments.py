@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Moments:
-    """Mean and covariance of feature vectors, added up in float64 as pictures pass by.
+    """Mean and covariance of feature vectors, accumulated in float64.
 
     The sums' memory does not grow with the number of pictures. The kernel distance needs vectors themselves: one in
     `keep_every` is kept (0: none).
@@ -22,7 +22,7 @@ class Moments:
         self.kept: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "n d"]) -> None:
-        """Count in `n` more vectors."""
+        """Add `n` vectors."""
         if self.n == 0:
             # MPS knows no float64; everywhere else the sums stay beside the network
             device = torch.device("cpu") if features.device.type == "mps" else features.device
@@ -36,7 +36,7 @@ class Moments:
         self.n += len(features)
 
     def reduce(self) -> None:
-        """Add up what the processes of a torchrun counted: afterwards each holds the statistics of all pictures."""
+        """Sum the statistics over torchrun's processes, so that each has those of all pictures."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")

@@ -1,7 +1,8 @@
-"""Mutual background score: how much background changes when only the object is redrawn (GIRAFFE HD Sec. 4).
+"""Mutual background score: the change of the background when only the object is redrawn (GIRAFFE HD Sec. 4).
 
-As in the authors' script: redraw the object's shape, look, size, rotation and place but for its height; in pixels that
-are background in both pictures count those that changed by 1/255 or more in a channel. 0 is perfect.
+As in the authors' script, the object's shape, appearance, size, rotation and place, except its height, are redrawn; of
+the pixels that are background in both pictures, the share that changed by 1/255 or more in a channel is the score. 0 is
+perfect.
 """
 
 import warnings
@@ -21,21 +22,21 @@ from training.types import Generator, Image, Mask
 KEPT = (*BACKGROUND, *CAMERA, "y")
 """Knobs the score leaves alone: height was tied to the background in one of the authors' sets."""
 CLASSES = {"aeroplane": 1, "bicycle": 2, "bird": 3, "car": 7, "cat": 8, "dog": 12, "person": 15}
-"""What DeepLab was taught to find (PASCAL VOC), as far as it is of use here."""
+"""Classes of DeepLab (PASCAL VOC) that are useful here."""
 
 Segmenter = Callable[[Image, Mask], Bool[Tensor, "n 1 h w"]]
 """Picture and the generator's own mask -> where the object is."""
 
 
 def own_mask(image: Image, mask: Mask) -> Bool[Tensor, "n 1 h w"]:
-    """Return where the generator says that there is any of the object."""
+    """Return the pixels where the generator's own mask is not empty."""
     return mask >= CLEAR
 
 
 def deeplab(kind: str, device: torch.device | str = "cpu") -> Segmenter:
     """Return the authors' segmenter, torchvision's DeepLabV3-ResNet101, for one of `CLASSES`.
 
-    Raises: ValueError for another class; WeightsMissingError if its weights are not to be had.
+    Raises: ValueError for another class; WeightsMissingError if its weights are not available.
     """
     if kind not in CLASSES:
         raise ValueError(f"DeepLab knows no {kind!r} here; known: {', '.join(sorted(CLASSES))}")
@@ -59,7 +60,7 @@ def deeplab(kind: str, device: torch.device | str = "cpu") -> Segmenter:
     def segment(image: Image, mask: Mask) -> Bool[Tensor, "n 1 h w"]:
         size = image.shape[2:]
         x = ((image + 1) / 2 - mean) / sd
-        if min(size) < 256:  # taught on larger pictures
+        if min(size) < 256:  # trained on larger pictures
             x = interpolate(x, (256, 256), mode="bilinear", align_corners=False)
         found = interpolate(network(x)["out"], size, mode="bilinear", align_corners=False)
         return found.argmax(1, keepdim=True) == CLASSES[kind]

@@ -1,4 +1,4 @@
-"""How readings follow a knob: straight lines, circles, and what part of a reading's spread a knob explains."""
+"""Fits of readings to knobs: on a line, on a circle, and the variance that a knob explains."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """How a reading follows its knob."""
+    """The fit of a reading to its knob."""
 
     slope: float
-    """1: as the knob says; 0: not at all. On a circle the length of E exp(i (reading - knob)), negative if reversed."""
+    """Slope of the reading against the knob; 1 is ideal. On a circle |E exp(i (reading - knob))|, negative if
+    reversed."""
     r2: float
-    """Share of the reading's spread that the knob explains."""
+    """Share of the reading's variance that the knob explains."""
     error: float
     """Median distance of the reading from the knob after one offset for all, in the knob's unit."""
     offset: float
@@ -33,9 +34,9 @@ def wrap(degrees: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def line_fit(knob: Float[Tensor, " n"], reading: Float[Tensor, " n"]) -> Fit:
-    """Return the least-squares line's slope and how far readings are off the knob's own scale.
+    """Return the least-squares slope, R2 and the errors in the knob's unit.
 
-    Raises: ValueError if the knob was not turned.
+    Raises: ValueError if all knob values are equal.
     """
     knob, reading = knob.double(), reading.double()
     spread = knob.var(correction=0)
@@ -53,10 +54,10 @@ def line_fit(knob: Float[Tensor, " n"], reading: Float[Tensor, " n"]) -> Fit:
 
 
 def circle_fit(knob: Float[Tensor, " n"], reading: Float[Tensor, " n"]) -> Fit:
-    """Return how a direction follows a knob that goes all the way round, both in degrees.
+    """Return the fit of a direction to a circular knob, both in degrees.
 
-    Which way round, and where zero is, no labels ever said: one sign and one offset for all readings are fitted, by the
-    least mean distance, which flips of fewer than half cannot move.
+    Training without labels fixes neither sign nor zero, so one sign and one offset for all readings are fitted, by the
+    least mean distance, which is robust against flips of fewer than half.
     """
     knob, reading = knob.double(), reading.double()
     offsets = torch.arange(-180.0, 180.0, dtype=torch.float64, device=knob.device)
@@ -89,8 +90,8 @@ def circle_fit(knob: Float[Tensor, " n"], reading: Float[Tensor, " n"]) -> Fit:
 def explained_spread(knob: Float[Tensor, " steps"], reading: Float[Tensor, "n steps"], *, turn: bool) -> float:
     """Return the spread of a reading that a knob causes: the deviation of a fit to each of `n` sweeps of the knob.
 
-    Fitted is a line, or for a full `turn` (degrees) its first two harmonics. What noise in the readings adds to a
-    fit's variance, p sigma^2 / steps for p terms, is taken off: without it a poor reader would look like a leak.
+    The fit is a line, or for a full `turn` (degrees) the first two harmonics. The variance that noise adds to a fit of
+    p terms, p sigma^2 / steps, is subtracted; otherwise an inaccurate reader would appear as leakage.
     """
     x, y = knob.double(), reading.double()
     y = y - y.mean(1, keepdim=True)
@@ -109,11 +110,11 @@ def explained_spread(knob: Float[Tensor, " steps"], reading: Float[Tensor, "n st
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turns:
-    """Full turns of an object, a step at a time."""
+    """Readings over full turns of objects."""
 
     n: int
     steps_right: float
-    """Share of steps that the reading follows: the right way, between a fifth of the step and more than twice it."""
+    """Share of steps whose reading changes in the right direction, by 1/5 to 7/3 of the step."""
     closed: float
     """Share of turns of which every step is right."""
     once_round: float

@@ -1,4 +1,4 @@
-"""`python -m training evaluate`: measure what applies to a generator; write report.json and one page to read."""
+"""`python -m training evaluate`: measures a generator and writes report.json and report.html."""
 
 import json
 import logging
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MEASURED_ON = ("data", "split", "n", "n_distance", "compared", "seed")
-"""What a card says of its figures, of a report's fields."""
+"""Fields of a report that a card stores with its figures."""
 HELD_OUT = ("test", "validation", "val")
-"""Names of splits that are not trained on."""
+"""Names of held-out splits."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What was measured of one checkpoint, and how."""
+    """Measurements of one checkpoint, and their settings."""
 
     name: str
     family: str
@@ -68,17 +68,17 @@ class Report:
     """Distances of samples to real pictures, and (`real against real ...`) of other real pictures to them."""
     n_distance: int = 0
     compared: str = ""
-    """The split that distances are to."""
+    """The split of the real pictures for distances."""
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
     judge: dict[str, float] = field(default_factory=dict)
-    """Errors of the network that reads rendered cars, on held-out renders."""
+    """Errors of the evaluator network on held-out renders."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Part of the report -> time it took."""
+    """Part of the report -> seconds."""
 
 
 class Timed:
-    """Measures one part of a report after the other: its time, and a note where weights are missing."""
+    """Runs the parts of a report, with their times, and notes where weights are missing."""
 
     def __init__(self, report: Report, bar: "tqdm[Any]") -> None:
         self.report, self.bar = report, bar
@@ -224,24 +224,24 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a generator: do its knobs do what they say? Writes OUT/report.json and OUT/report.html."""
+    """Measure a generator's knobs, mixes and distances to real pictures; write OUT/report.json and OUT/report.html."""
 
     RENAMED: ClassVar[dict[str, str]] = {"judge": "evaluator"}
     """Names of earlier versions -> today's."""
     checkpoint: tyro.conf.Positional[Path]
     """A generator file of either family."""
     data: Path | None = None
-    """A prepared set of real pictures; on rendered cars, a network that knows such cars reads the knobs."""
+    """A prepared set of real pictures; for rendered cars, the evaluator network reads the knobs."""
     out: Path
     """The folder to write to."""
     n: int = 400
-    """Pictures for each knob's fit; other parts take their share of it. About 5 minutes on two cores at 64 px."""
+    """Pictures for each knob's fit; other parts scale with it. 400 take about 5 minutes on two cores at 64 px."""
     split: str | None = None
-    """Which real pictures to compare with; if not given, those held out, `test` or `validation`, if there are any."""
+    """Split of the real pictures; by default a held-out one, `test` or `validation`, if there is one."""
     seed: int = 0
-    """Of the codes that are drawn."""
+    """Random seed of the samples."""
     n_distance: int = 3_000
-    """Pictures on either side for FID or its like, at most; 0 leaves it out."""
+    """Largest number of pictures on either side for FID or FD; 0 leaves it out."""
     features: Path | None = None
     """For the distance to real pictures, instead of FID's Inception: a TorchScript network, a MobileNetV2 as a .tflite
     file, or the word `torchvision` for its MobileNetV2."""
@@ -250,21 +250,21 @@ class Evaluate:
     lpips_weights: Path | None = None
     """torchvision's AlexNet, the trunk of LPIPS, for machines without internet."""
     segmenter: str | None = None
-    """What the pictures show, such as car or person: adds the authors' mutual background score by DeepLab."""
+    """Class of the object, such as car or person, for the authors' mutual background score by DeepLab."""
     evaluator: Path = SHIPPED
     """The network that reads rendered cars, a file of `python -m training.metrics.car_evaluator`."""
     inversion: int = 0
     """Real pictures to invert: how well their codes draw them rebuilt and, on rendered cars, turned and repainted; 40
     take about 3 minutes."""
     card: bool = False
-    """Write the figures into the card beside the checkpoint, too."""
+    """Also write the figures into the card beside the checkpoint."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
 
     def run(self) -> None:
         """Measure, write, and print one JSON line of all figures."""
         if self.n < 32:
-            raise ValueError(f"n is {self.n}; a report on fewer than 32 pictures says nothing")
+            raise ValueError(f"n is {self.n}; expected at least 32, as fewer pictures give no reliable figures")
         if self.segmenter not in (None, *CLASSES):
             raise ValueError(f"--segmenter is {self.segmenter!r}; DeepLab finds {', '.join(sorted(CLASSES))}")
         device = pick_device(self.device)

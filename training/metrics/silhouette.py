@@ -1,4 +1,4 @@
-"""What can be said of an object by its mask and the pixels in it, without anyone's labels."""
+"""Measurements of an object by its mask and the pixels in it, without labels."""
 
 import torch
 from jaxtyping import Float
@@ -44,9 +44,9 @@ def centred(mask: Mask, *, level: bool, side: int = 48) -> Float[Tensor, "n 1 si
 
 
 def outline_change(a: Mask, b: Mask) -> Float[Tensor, " n"]:
-    """Return 1 - overlap of the outlines with poses taken away: centre, area, and turn as far as it helps.
+    """Return 1 - IoU of the outlines after normalising centre and area, and rotation where that gives a larger IoU.
 
-    Outlines are compared as they stand, long axes level, and half a turn on: round ones have no long axis.
+    Outlines are compared unrotated, with level long axes, and turned by 180 degrees; round ones have no long axis.
     """
     level_a, level_b = centred(a, level=True), centred(b, level=True)
     standing = iou(centred(a, level=False), centred(b, level=False))
@@ -54,7 +54,7 @@ def outline_change(a: Mask, b: Mask) -> Float[Tensor, " n"]:
 
 
 def grain_histogram(image: Image, mask: Mask, bins: int = 8) -> Float[Tensor, "n bins"]:
-    """Return shares of steepness of brightness inside the mask: how finely patterned it is."""
+    """Return the histogram of the brightness gradient inside the mask, a measure of its texture."""
     grey = image.mean(1, keepdim=True)
     grey = pad(grey, (0, 1, 0, 1), mode="replicate")
     right, down = grey[:, :, :-1, 1:] - grey[:, :, :-1, :-1], grey[:, :, 1:, :-1] - grey[:, :, :-1, :-1]
@@ -65,7 +65,7 @@ def grain_histogram(image: Image, mask: Mask, bins: int = 8) -> Float[Tensor, "n
 
 
 def changes(image_0: Image, mask_0: Mask, image_1: Image, mask_1: Mask) -> dict[str, Float[Tensor, " n"]]:
-    """Return what differs between two pictures with masks, 0 where nothing does.
+    """Return the differences of two pictures with masks; 0 means equal.
 
     `background`: mean change outside both masks, of 255, nan where there is no such pixel. `place`: distance of the
     centroids, percent of half the width. `orientation`: of the long axes, degrees. `overlap`: 1 - IoU. `outline`: the

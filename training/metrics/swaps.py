@@ -1,7 +1,7 @@
-"""Does a mix take from each photo what it should, and nothing else? Measured on real photos (MixNMatch Sec. 4).
+"""Disentanglement of mixes, measured on real photos (MixNMatch Sec. 4).
 
-One factor of a photo at a time is exchanged for another photo's; what changes in the picture is set beside what changes
-when all are exchanged. A perfect mixer's table has ones on its diagonal and zeros beside it.
+One factor of a photo at a time is exchanged for another photo's; each change in the picture is divided by the change
+when all factors are exchanged. The ideal table is the identity matrix.
 """
 
 import inspect
@@ -32,28 +32,28 @@ CAR_MEASURES = ("background", "rotation", "model", "paint")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Rows: the factor exchanged. Columns: what was measured. Entries: change, 1 as much as when all are exchanged."""
+    """Rows: factor exchanged. Columns: quantity measured. Entries: change, relative to that when all are exchanged."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     entries: tuple[tuple[float, ...], ...]
     units: tuple[float, ...] = ()
-    """What 1 stands for in each column."""
+    """The absolute change that 1 stands for in each column."""
 
     @property
     def diagonal(self) -> float:
-        """Mean of what should follow."""
+        """Mean of the diagonal: the wanted change (ideal: 1)."""
         n = min(len(self.rows), len(self.columns))
         return sum(self.entries[i][i] for i in range(n)) / n
 
     @property
     def leakage(self) -> float:
-        """Mean of what should stay."""
+        """Mean of the other entries: the unwanted change (ideal: 0)."""
         return sum(self.off_diagonal) / len(self.off_diagonal)
 
     @property
     def over_leak(self) -> float:
-        """Mean of the diagonal over the largest entry beside it, of which one percent is the least that counts."""
+        """Mean of the diagonal over the largest other entry, which counts as at least 0.01."""
         return self.diagonal / max(0.01, *self.off_diagonal)
 
     @property
@@ -64,7 +64,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SwapReport:
-    """All that was measured of one generator's mixes."""
+    """Measurements of one generator's mixes."""
 
     n: int
     seed: int
@@ -74,11 +74,11 @@ class SwapReport:
     recoded: Table
     """Exchange one factor, encode the result: how far each code went from the photo's own (0) to the donor's (1)."""
     truths: Table | None
-    """Rendered cars, each factor from another picture: how near each true factor is to that of each giver."""
+    """Rendered cars, each factor from another picture: how close each factor of the mix is to each donor's."""
     rotation: Fit | None
     """Rendered cars: the rotation read from mixes against the true one of the picture that gave the pose."""
     mask_iou: dict[str, float]
-    """Mode -> overlap of the masks of reconstructions with the given ones."""
+    """Mode -> IoU of the masks of reconstructions with the given ones."""
     reconstruction: dict[str, float]
     """Mode -> mean absolute error of reconstructions, of 255; with LPIPS where its weights are."""
     codes_used: dict[str, dict[str, float]]
@@ -102,7 +102,7 @@ def measure_swaps(
     n: int = 256,
     seed: int = 0,
 ) -> SwapReport:
-    """Return how the generator's mixes do on `n` photos of a set.
+    """Return measurements of the generator's mixes on `n` photos of a set.
 
     `evaluator` reads rendered cars, `features` compares `n_features` mixes with as many pictures of
     `compared` (the same set if not given), `perceptual` is LPIPS.
@@ -152,7 +152,7 @@ def _photos(pictures: PictureSet, chosen: Sequence[int]) -> tuple[Image, Mask | 
 
 
 def _derangement(n: int, rng: torch.Generator) -> Tensor:
-    """Return for each of `n` another one, in a random order."""
+    """Return a random permutation of `n` without fixed points."""
     order = torch.randperm(n, generator=rng)
     giver = torch.empty_like(order)
     giver[order] = order.roll(1)
@@ -235,7 +235,7 @@ def _table(means: dict[str, dict[str, float]], factors: Sequence[str], columns: 
 
 
 def _progress(start: Any, moved: Any, goal: Any, key: str) -> float:
-    """Return how far a code went on the way from where it was to where exchanging all factors brings it."""
+    """Return a code's change, relative to its change when all factors are exchanged."""
     a, b, c = (getattr(codes, key).flatten(1).double() for codes in (start, moved, goal))
     return float(((b - a) * (c - a)).sum() / (c - a).square().sum().clamp_min(1e-12))
 
@@ -276,10 +276,10 @@ def _ground_truth(
     pictures: PictureSet,
     chosen: Sequence[int],
 ) -> tuple[Table | None, Fit | None]:
-    """Mix four cars whose factors the renderer knows; return how near each factor of the mix is to each giver's.
+    """Mix four rendered cars of known factors; return how close each factor of the mix is to each donor's.
 
-    Entry (giver of r, factor q): 1 - mean distance to that giver's factor over the mean distance to anyone's. Models
-    are compared by the evaluator's belief, paint by colour.
+    Entry (donor of r, factor q): 1 - mean distance to that donor's factor / mean distance to random factors. Models are
+    compared by the evaluator's probabilities, paint by colour.
     """
     if evaluator is None or not {"rotation", "hue"} <= pictures.factors.keys():
         return None, None
@@ -351,7 +351,7 @@ def _distances(
 
 
 def photo_mixes(generator: Generator, pictures: PictureSet, n: int, *, seed: int = 0) -> Iterator[Image]:
-    """Go through `n` mixes, each factor from another photo of the set."""
+    """Yield `n` mixes, each factor from another photo of the set."""
     rng = torch.Generator().manual_seed(seed)
     factors = [knob.name for knob in generator.knobs if knob.kind == "picture"]
     for start in range(0, n, BLOCK):

@@ -1,4 +1,4 @@
-"""Weights that others published: where they are looked for, how fetched, and what is said if they are not to be had."""
+"""Published weights of third parties: cache, download, and errors that say how to get them."""
 
 import atexit
 import hashlib
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class WeightsMissingError(ValueError):
-    """A network that a metric needs is neither on this machine nor to be downloaded; the message says what to do."""
+    """A network that a metric needs is missing and cannot be downloaded; the message says what to do."""
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder of this toolkit (not made yet): `$XDG_CACHE_HOME` or `~/.cache`.
+    """Return this toolkit's folder in the user's cache, `$XDG_CACHE_HOME` or `~/.cache`; it may not exist yet.
 
-    A user without a home, as in many containers, has none: a folder that lasts as long as this process takes its place.
+    Without a home directory, as in many containers, it is a temporary folder of this process.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knobs-without-labels"
@@ -33,7 +33,7 @@ _passing: list[Path] = []
 
 
 def _passing_folder() -> Path:
-    """Return a folder of this process alone, which goes when it ends."""
+    """Return a temporary folder, removed when this process ends."""
     if not _passing:
         _passing.append(Path(tempfile.mkdtemp(prefix="knobs-without-labels-")))
         atexit.register(shutil.rmtree, _passing[0], ignore_errors=True)
@@ -42,10 +42,7 @@ def _passing_folder() -> Path:
 
 
 def keep(path: Path, content: bytes) -> Path:
-    """Write `content` to `path` in the cache; where that cannot be, warn, and keep it while this process lasts.
-
-    Returns where it is.
-    """
+    """Write `content` to `path` in the cache or, with a warning, to a temporary folder; return the path."""
     try:
         write_whole(path, content)
     except OSError as error:
@@ -62,14 +59,14 @@ def sha256(path: Path) -> str:
 
 
 def download(url: str, path: Path, *, digest: str | None, what: str, remedy: str) -> Path:
-    """Return `path`, fetched from `url` if it is not there yet and checked against its sha256 `digest`.
+    """Return `path`, downloaded from `url` if it is missing, and checked against its SHA-256 `digest`.
 
-    Raises: WeightsMissingError with what is missing and the `remedy`, if `url` is out of reach or sends another file.
+    Raises: WeightsMissingError with the `remedy` if `url` cannot be reached or sends another file.
     """
     if path.is_file():
         if digest is None or sha256(path) == digest:
             return path
-        log.warning("%s is not %s (its sha256 differs) and is fetched anew", path, what.lower())
+        log.warning("%s is not %s (its sha256 differs) and is downloaded again", path, what.lower())
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
             data = answer.read()

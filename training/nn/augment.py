@@ -16,9 +16,10 @@ KINDS: tuple[Kind, ...] = ("colour", "shift", "cutout")
 
 
 def augment(image: Image, chance: float, rng: torch.Generator, kinds: Sequence[Kind] = KINDS) -> Image:
-    """Return pictures each recoloured, shifted and cut with `chance` (DiffAugment, Zhao et al. 2020).
+    """Return pictures with colour, shift and cutout each applied with probability `chance` (DiffAugment, Zhao et al.
+    2020).
 
-    Gradients pass. With chance 0 the pictures come back as they are and nothing is drawn from `rng`.
+    Differentiable. With chance 0 the pictures are returned unchanged and nothing is drawn from `rng`.
     """
     if chance == 0:
         return image
@@ -49,9 +50,9 @@ def augment(image: Image, chance: float, rng: torch.Generator, kinds: Sequence[K
 
 
 class AdaptiveChance(nn.Module):
-    """The chance of augmentations: it rises while r_t = E[sign D(x)] of real pictures is above its target, else falls.
+    """The probability of augmentations: it rises while r_t = E[sign D(x)] of real pictures x is above its target.
 
-    A discriminator that remembers its pictures says real to every one of them, r_t = 1 (ADA Sec. 3.2).
+    r_t = 1 for a discriminator that has memorised its training pictures (ADA Sec. 3.2).
     """
 
     chance: Tensor
@@ -59,7 +60,7 @@ class AdaptiveChance(nn.Module):
     """r_t, averaged over about four batches."""
 
     def __init__(self, target: float, *, reach: int = 100_000, most: float = 0.8) -> None:
-        """`reach`: pictures in which the chance can go from 0 to 1 (ADA: 500,000); `most`: where it ends (ADA: 0.8)."""
+        """`reach`: pictures over which the chance can rise from 0 to 1 (ADA: 500,000); `most`: its limit (ADA: 0.8)."""
         super().__init__()
         if not 0 < target < 1:
             raise ValueError(f"the target of augmentation is {target}; expected between 0 and 1, such as 0.6")
@@ -69,7 +70,7 @@ class AdaptiveChance(nn.Module):
 
     @torch.no_grad()
     def update(self, real: Float[Tensor, " n"]) -> dict[str, Tensor]:
-        """Adapt to the discriminator's logits of real pictures; return both values for the log."""
+        """Update r_t and the chance by the discriminator's logits of real pictures; return both for the log."""
         self.sure.lerp_(batch_mean(real.sign().float().mean()).to(self.sure), 0.25)
         step = len(real) * size() / self.reach
         self.chance.add_(torch.sign(self.sure - self.target) * step).clamp_(0, self.most)

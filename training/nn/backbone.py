@@ -22,7 +22,7 @@ from training.types import Image
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of the first block of each stage (MobileNetV2 Table 2)."""
 STRIDES = (2, 4, 8, 16, 16, 32, 32)
-"""Pixels of the picture to a cell of each stage's map."""
+"""Stride of each stage's map in pixels."""
 REMEDY = (
     "give a file (--projected.backbone FILE): torchvision's mobilenet_v2 state dict, or a MobileNetV2 as TorchScript "
     "or .tflite"
@@ -43,7 +43,7 @@ class Conv(nn.Conv2d):
         dtype = input.dtype
         x = F.pad(input, (0, 1, 0, 1)) if self.shifted else input
         if self.groups > 1 and self.stride[0] == 2 and dtype == torch.bfloat16:
-            # oneDNN's backward pass of these in bfloat16 takes twice as long as in float32
+            # oneDNN's backward pass of these takes twice as long in bfloat16 as in float32
             with torch.autocast(x.device.type, enabled=False):
                 weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
                 return F.conv2d(x.float(), weight, bias, 2, self.padding, groups=self.groups).to(dtype)
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Maps of seven stages, 2 to 32 pixels a cell, 16 to 320 channels.
+    """Feature maps of seven stages, strides 2 to 32, 16 to 320 channels.
 
     `mean` and `std` standardise RGB in [-1, 1] as the weights expect it.
     """
@@ -109,7 +109,7 @@ class MobileNetV2(nn.Module):
         return F.relu6(self.last(self.maps(image)[-1])).mean((2, 3))
 
     def convolutions(self) -> Iterator[Conv]:
-        """Go through the 52 convolutions in the order of computation."""
+        """Yield the 52 convolutions in the order of computation."""
         return (module for module in self.modules() if isinstance(module, Conv))
 
 
@@ -120,7 +120,7 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
     [-1, 1]), the same network as TensorFlow Lite, or a state dict of torchvision's `mobilenet_v2`. No code of the file
     is run.
 
-    Raises: ValueError for a file that is missing or none of these, or weights that cannot be downloaded.
+    Raises: ValueError for a missing or other file, or weights that cannot be downloaded.
     """
     if path is None:
         from torchvision.models import MobileNet_V2_Weights
@@ -245,7 +245,7 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def observe(self, maps: Sequence[Tensor]) -> None:
-        """Take in the statistics of real pictures' maps, until `PICTURES` have been seen."""
+        """Update the statistics by maps of real pictures, until `PICTURES` have been seen."""
         if self.seen >= self.PICTURES:
             return
         n = len(maps[0])
@@ -271,8 +271,8 @@ class FrozenFeatures(nn.Module):
 
 
 def perceptual_distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Float[Tensor, " n"]:
-    """Return how far maps of features differ in each picture: mean |a - b|, each place scaled to a mean square of 1
-    (as LPIPS, Zhang et al. 2018 Eq. 1), mean over maps."""
+    """Return the distance of each picture's feature maps: mean |a - b|, every position scaled to a mean square of 1 (as
+    LPIPS, Zhang et al. 2018 Eq. 1), mean over maps."""
 
     def scaled(x: Tensor) -> Tensor:
         return x.float() * (x.float().square().mean(1, keepdim=True) + 1e-6).rsqrt()

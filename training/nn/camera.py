@@ -1,6 +1,6 @@
 """The scene's conventions, shared by the renderer of training cars and by GIRAFFE HD (GIRAFFE Sec. 3; GRAF Sec. 3.1).
 
-World: right-handed, z up. The camera sits on a sphere around the origin and looks at it, up being up: at azimuth 0 it
+World: right-handed, z up. The camera is on a sphere around the origin and looks at it, without roll: at azimuth 0 it
 is on the +x side, so image right is +y and image up is +z. Object: p_box = Rz(rotation) (p - translation) / scale, and
 the object fills the box |p_box| <= 1. Angles in radians; elevation 0 is the horizon.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def look_at(azimuth: Float[Tensor, " n"], elevation: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
-    """Return rotations camera -> world; columns are image right, image up and the way back to the camera."""
+    """Return rotations camera -> world; columns are image right, image up and the direction to the camera."""
     ca, sa, ce, se = azimuth.cos(), azimuth.sin(), elevation.cos(), elevation.sin()
     zero = torch.zeros_like(ca)
     right = torch.stack([-sa, ca, zero], -1)
@@ -71,7 +71,7 @@ def project(
     radius: Float[Tensor, " n"],
     fov: float,
 ) -> tuple[Float[Tensor, "n points 2"], Float[Tensor, "n points"]]:
-    """Return where points fall on the pixel plane (x right, y up, [-1, 1] in view) and their depth from the camera."""
+    """Return the projection of points (x right, y up, [-1, 1] in view) and their depth from the camera."""
     camera = look_at(azimuth, elevation)
     local = world @ camera  # right, up, back
     depth = radius[:, None] - local[..., 2]

@@ -1,4 +1,4 @@
-"""A discriminator of whole pictures that also reads the pose, and compares pictures of like pose (PoF3D Sec. 3.3)."""
+"""A discriminator of whole pictures that also predicts the pose, and is conditional on it (PoF3D Sec. 3.3)."""
 
 from itertools import pairwise
 
@@ -12,8 +12,8 @@ from training.types import Image
 
 
 def check_levels(channels: tuple[int, ...], side: int, name: str) -> None:
-    """Raise ValueError, saying what to do, if `Features` of these channels do not end at 4 pixels for pictures of
-    `side`; `name` is the option that gives the channels."""
+    """Raise ValueError unless `Features` of these channels end at 4 pixels for pictures of `side`; `name` is the option
+    of the channels."""
     if len(channels) < 2 or 4 * 2 ** len(channels) != side:
         raise ValueError(
             f"{name} has {len(channels)} levels, pictures of {side} pixels need {max(2, side.bit_length() - 3)}: each "
@@ -24,8 +24,8 @@ def check_levels(channels: tuple[int, ...], side: int, name: str) -> None:
 class Features(nn.Module):
     """Convolutions from a picture down to 4 x 4, then a vector as long as the last of `channels`.
 
-    `channels` are those at half the picture's size and each halving after. With `deviation`, how far the pictures of a
-    batch differ is seen too.
+    `channels` are those at half the picture's side and each halving after. With `deviation`, the minibatch standard
+    deviation is appended.
     """
 
     def __init__(self, channels: tuple[int, ...], *, deviation: bool = False) -> None:
@@ -40,7 +40,7 @@ class Features(nn.Module):
         self.flat = EqualLinear(last * 16, last, activate=True)
 
     def maps(self, image: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
-        """Return what is seen at half the picture's size and each halving after."""
+        """Return the feature maps at half the picture's side and each halving after."""
         x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
         seen = [x]
         for keep, widen in self.levels:  # type: ignore[misc]
@@ -49,13 +49,12 @@ class Features(nn.Module):
         return seen
 
     def vector(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
-        """Return what is seen of each picture."""
+        """Return a feature vector for each picture."""
         return self.flat(leaky(self.mix(self.stddev(self.maps(image)[-1]))).flatten(1).float())
 
 
 class Discriminator(Features):
-    """A score, the pose, and a score given the pose; `pose_dim` numbers are read, the first two, where things turn, a
-    direction."""
+    """A logit, the pose (`pose_dim` numbers, with `turns` the first two a direction), and a logit given the pose."""
 
     def __init__(self, channels: tuple[int, ...], pose_dim: int = 0, *, turns: bool = True) -> None:
         super().__init__(channels, deviation=True)
@@ -67,9 +66,9 @@ class Discriminator(Features):
             self.given = EqualLinear(pose_dim, last)
 
     def forward(self, image: Image, condition: float = 0.0) -> tuple[Float[Tensor, " n"], Float[Tensor, "n pose_dim"]]:
-        """Return logits (high: real) and the pose read from the picture.
+        """Return logits (high: real) and the predicted pose.
 
-        `condition` in [0, 1] weighs how far the logit is a comparison among pictures of the pose read.
+        `condition` in [0, 1] is the weight of the part of the logit that is conditional on the predicted pose.
         """
         h = self.vector(image)
         logit = self.score(h)[:, 0]
@@ -83,7 +82,7 @@ class Discriminator(Features):
 
 
 def bounded(pose: Float[Tensor, "n pose_dim"], most: float, *, turns: bool) -> Float[Tensor, "n pose_dim"]:
-    """Return poses as read with every number within +-`most`; where things turn, the first two as a direction."""
+    """Return poses with every number clamped to +-`most`; with `turns`, the first two normalised to a direction."""
     if not turns:
         return pose.clamp(-most, most)
     return torch.cat([F.normalize(pose[:, :2], dim=1), pose[:, 2:].clamp(-most, most)], 1)

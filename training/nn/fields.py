@@ -14,7 +14,7 @@ from training.nn.ops.field import Density, Encoding, Mlp, encode
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
 BALL, RADIUS = 4.0, 0.7
-"""BALL (RADIUS - |p|) is added to the density: before anything is learned, an ellipsoid."""
+"""BALL (RADIUS - |p|) is added to the density: an untrained field is an ellipsoid."""
 
 
 def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:
@@ -23,7 +23,8 @@ def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[T
 
 
 class ModulatedLinear(nn.Module):
-    """Linear layer over points; each picture's code scales its inputs, demodulated (StyleGAN2 Eq. 3), and shifts it."""
+    """Linear layer over points whose weights W(w), demodulated (StyleGAN2 Eq. 3), and bias b(w) depend on the style
+    w."""
 
     def __init__(self, in_dim: int, out_dim: int, style_dim: int) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "
 
 
 class ObjectField(nn.Module):
-    """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid and, on demand, mirrors left and right."""
+    """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid; with `mirror`, symmetric left and right."""
 
     def __init__(self, hidden: int, depth: int, octaves: int, style_dim: int, *, mirror: bool, density: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Adversarial training: the logistic loss, R1, StyleGAN2-ADA's default rates, and which network learns."""
+"""Adversarial training: the logistic loss, R1, and StyleGAN2-ADA's default rates and schedules."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Scalar = Float[Tensor, ""]
 
 
 def generator_loss(fake: Float[Tensor, "*n"]) -> Scalar:
-    """Return the non-saturating loss, mean softplus(-D(G(z)))  (GAN Sec. 3; GIRAFFE HD Eq. 5)."""
+    """Return the non-saturating loss, mean softplus(-D(G(z)))  (GAN Sec. 3; L_adv of GIRAFFE HD Sec. 3.3)."""
     return F.softplus(-fake).mean()
 
 
@@ -50,7 +50,7 @@ def decayed(since: int, until: int) -> Callable[[Step], float]:
 
 @contextlib.contextmanager
 def learning(network: nn.Module) -> Iterator[None]:
-    """Let only `network` collect gradients inside the block; between blocks nothing does."""
+    """Enable gradients of `network` inside the block; outside of it they are disabled."""
     network.requires_grad_(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Layers of the style-based GAN family (StyleGAN2, Karras et al., CVPR 2020) that both generators build on.
+"""Layers of the style-based GAN family (StyleGAN2, Karras et al., CVPR 2020) shared by all generators.
 
 Weights are stored as in the public checkpoints of that family: N(0, 1), scaled at run time ("equalised learning rate").
 """
@@ -44,7 +44,7 @@ class FusedLeakyReLU(nn.Module):
 
 
 class EqualLinear(nn.Module):
-    """Linear layer at equalised learning rate; `lr_mul` slows its learning (mapping networks)."""
+    """Linear layer at equalised learning rate; `lr_mul` multiplies that rate (mapping networks)."""
 
     def __init__(
         self, in_dim: int, out_dim: int, *, bias: float = 0.0, lr_mul: float = 1.0, activate: bool = False
@@ -62,7 +62,7 @@ class EqualLinear(nn.Module):
 
 
 class Mapping(nn.Sequential):
-    """z -> w: normalised, then a few linear layers that learn at a tenth (StyleGAN Sec. 2)."""
+    """z -> w: normalisation, then linear layers, meant for a tenth of the learning rate (StyleGAN Sec. 2)."""
 
     def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
         dims = [z_dim] + [w_dim] * layers
@@ -91,7 +91,7 @@ class EqualConv2d(nn.Module):
         self.stride, self.padding = stride, kernel // 2 if padding is None else padding
 
     def forward(self, x: Float[Tensor, "n c h w"], *, dilation: int = 1) -> Float[Tensor, "n d h2 w2"]:
-        """Return the convolved map; on a map drawn `dilation` times finer the same patch is seen."""
+        """Return the convolved map; `dilation` keeps the receptive field on a map of finer resolution."""
         return F.conv2d(x, self.weight * self.scale, self.bias, self.stride, self.padding * dilation, dilation)
 
 
@@ -114,9 +114,9 @@ class ActivatedConv2d(EqualConv2d):
 
 
 def recomputed(function: Callable[..., Tensor], again: bool, *inputs: Tensor) -> Tensor:
-    """Return function(*inputs); with `again`, only the inputs are kept and the rest computed anew for gradients.
+    """Return function(*inputs); with `again`, activations are recomputed in the backward pass instead of stored.
 
-    Activation checkpointing (Chen et al. 2016): less memory for more time. `function` must not draw at random.
+    Activation checkpointing (Chen et al. 2016): less memory for more time. `function` must not draw random numbers.
     """
     if not again or not torch.is_grad_enabled():
         return function(*inputs)
@@ -137,9 +137,9 @@ def upfirdn2d(
     down: int = 1,
     pad: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, "n c h2 w2"]:
-    """Return `x` up-sampled by zeros, padded by `pad` (before, after), convolved with `kernel`, every `down`-th kept.
+    """Return upfirdn2d: `x` up-sampled with zeros, padded by `pad` (before, after), filtered, down-sampled by `down`.
 
-    Plain convolutions: differentiable twice, on any device, no compiler.
+    It uses plain convolutions, so it is twice differentiable on any device.
     """
     channels = x.shape[1]
     if up > 1:  # a transposed convolution is the same without storing the zeros
@@ -188,7 +188,7 @@ class Upsample(nn.Module):
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels each picture scales by its own style (StyleGAN2 Eq. 1-3).
+    """Convolution whose input channels are scaled by each picture's style (StyleGAN2 Eq. 1-3).
 
     Scaling the inputs, one shared convolution, then scaling the outputs equals the per-picture weights of the paper and
     needs no grouped convolution. `up` doubles the size and low-passes.

@@ -1,7 +1,7 @@
-"""A discriminator that looks through a frozen, pretrained network (Projected GANs, Sauer et al., NeurIPS 2021).
+"""A discriminator on the features of a frozen, pretrained network (Projected GANs, Sauer et al., NeurIPS 2021).
 
 Paper: hinge loss, batch norm, no penalty; here the logistic loss, no batch norm, and R1 in the space of the mixed
-features, because as published it told a few thousand photos apart within minutes and the generator learned nothing.
+features, because as published it separated a few thousand photos within minutes and the generator learned nothing.
 """
 
 import logging
@@ -83,7 +83,7 @@ class ProjectedDiscriminator(nn.Module):
         self.heads = nn.ModuleList(head(*each) for each in zip(MIXED, WIDTHS, sides, strict=True))
 
     def mixed(self, maps: Sequence[Tensor]) -> list[Float[Tensor, "n _ _ _"]]:
-        """Return the mixed maps that the heads look at."""
+        """Return the mixed maps, the input of the heads."""
         return self.mixing(maps)
 
     def logits(self, mixed: Sequence[Tensor]) -> list[Float[Tensor, "n 1 _ _"]]:
@@ -118,18 +118,18 @@ def generator_loss(fake: Sequence[Tensor]) -> Scalar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectedConfig:
-    """The projected discriminator beside a recipe's own one."""
+    """Config of the projected discriminator, which is trained in addition to a recipe's own one."""
 
     weight: float = 0.0
-    """Of its loss in the generator, beside 1 of the own discriminator's; 0 trains without it."""
+    """Weight of its loss in the generator, relative to 1 of the own discriminator's; 0 trains without it."""
     backbone: Path | None = None
     """File with the weights of MobileNetV2; by default torchvision's published ones, downloaded once."""
     side: int = 96
-    """Pictures are shown to the backbone at this side in pixels, a multiple of 32; more costs time."""
+    """Input side of the backbone in pixels, a multiple of 32; larger is slower."""
     learning_rate: float = 4e-4
     """Adam's, of the projected discriminator."""
     r1: float = 0.003
-    """Weight of the gradient penalty in feature space; without one the heads soon know all photos by heart."""
+    """Weight of R1 in feature space; larger prevents the heads from memorising the photos."""
     r1_every: int = 8
     """Steps between penalties."""
 
@@ -141,10 +141,10 @@ class ProjectedConfig:
 
 
 def projected_for(config: ProjectedConfig, device: torch.device, *, bf16: bool) -> "Projected | None":
-    """Return the projected discriminator that a config asks for; None for a weight of 0, or, with a warning, where the
-    published weights of the backbone cannot be downloaded and no file is given.
+    """Return the projected discriminator of a config; None for weight 0, or, with a warning, if the published weights
+    of the backbone cannot be downloaded and no file is given.
 
-    Raises: ValueError for a file that holds no backbone.
+    Raises: ValueError for a file that is not a backbone.
     """
     if config.weight == 0:
         return None
@@ -158,10 +158,10 @@ def projected_for(config: ProjectedConfig, device: torch.device, *, bf16: bool) 
 
 
 class Projected:
-    """What a recipe trains and asks when it has a projected discriminator: its phases and the generator's loss.
+    """The projected discriminator's phases and its loss for the generator.
 
-    `look` takes a step's pictures once: the discriminator learns from their features detached, the generator through
-    them.
+    `look` computes the features of a step's pictures once; the discriminator's phases use them detached, the
+    generator's with their graph.
     """
 
     def __init__(self, config: ProjectedConfig, device: torch.device, *, bf16: bool) -> None:

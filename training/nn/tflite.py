@@ -15,18 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 TYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 9: np.int8}
-"""TensorType of the schema, as far as weights have them."""
+"""TensorTypes of the schema that weights may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a FlatBuffer; its fields are asked for by their number in the schema."""
+    """A table of a FlatBuffer; fields are accessed by their number in the schema."""
 
     data: bytes
     at: int
 
     def place(self, field: int) -> int | None:
-        """Return where a field's value is, None if the table leaves it out."""
+        """Return the offset of a field's value; None if the field is absent."""
         vtable = self.at - struct.unpack_from("<i", self.data, self.at)[0]
         if vtable < 0 or 4 + 2 * field >= struct.unpack_from("<H", self.data, vtable)[0]:
             return None
@@ -65,11 +65,11 @@ class Table:
 
 
 def convolutions(path: Path) -> Iterator[tuple[Float[Tensor, "_ _ _ _"], Float[Tensor, " _"]]]:
-    """Go through weight and bias of each convolution of a file, in the order of computation.
+    """Yield weight and bias of each convolution of a file, in the order of computation.
 
     Weights are (out, kernel, kernel, in), those of depthwise convolutions (1, kernel, kernel, channels).
 
-    Raises: ValueError if the file is no TensorFlow Lite file, or cut short.
+    Raises: ValueError if the file is not a TensorFlow Lite file, or truncated.
     """
     data = path.read_bytes()
     if data[4:8] != b"TFL3":

@@ -18,9 +18,9 @@ from training.nn.ops import triton_works
 from training.nn.ops.field import ray_weights, render_field, stratified_depths
 
 MOST_SAMPLES = 1 << 17
-"""Samples of one picture that a field is evaluated on at once: its activations then take some 30 MB each."""
+"""Samples of one picture on which a field is evaluated at once: about 30 MB for each activation."""
 OPAQUE = 0.5
-"""Opacity from which a ray has a depth: a haze around the object has none."""
+"""Opacity from which a ray has a depth, so that haze around the object has none."""
 
 
 class ObjectPose(NamedTuple):
@@ -59,7 +59,7 @@ class Rays(NamedTuple):
 
 def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
     """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
-    with torch.autocast(pose.azimuth.device.type, enabled=False):  # in bfloat16 rays go astray by half a pixel
+    with torch.autocast(pose.azimuth.device.type, enabled=False):  # in bfloat16 rays are off by half a pixel
         x, y = pixel_plane(size, device=pose.azimuth.device)
         tan = math.tan(math.radians(fov) / 2)
         local = torch.stack([x * tan, y * tan, -torch.ones_like(x)], -1).view(-1, 3)
@@ -77,7 +77,7 @@ def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
 def pick(rays: Rays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[Tensor, "n k"]]:
     """Return indices of the rays that hit, padded to the largest number of hits in the batch, and which are real.
 
-    `most` fixes k beforehand, which spares a GPU the wait for the count.
+    `most` fixes k in advance, so that a GPU need not synchronise for the count.
     """
     hit = rays.hit
     if most is None:
@@ -97,7 +97,7 @@ def scatter_rays(
 
 
 class RenderedRays(NamedTuple):
-    """What rays saw of an object, for the rays that `which` picks; `real` tells them from padding."""
+    """Composited values of the rays in `which`; `real` is False for padding."""
 
     hidden: Float[Tensor, "n k hidden"]
     """Features of the field, composited."""
@@ -117,10 +117,10 @@ def render_rays(
     jitter: Float[Tensor, "n rays samples"] | None = None,
     noise: Float[Tensor, "n rays samples"] | None = None,
 ) -> RenderedRays:
-    """Return what the rays see of a field, evaluated on those alone that cross its box.
+    """Return a field composited along the rays that cross its box.
 
-    `length` is half the object's length in world units: steps are counted in it, so that an object's opacity does not
-    change with its size. `jitter` in [0, 1) places the samples, `noise` is added to the density.
+    Steps are divided by `length`, half the object's length in world units, so that opacity does not depend on size.
+    `jitter` in [0, 1) is the position of a sample in its bin, `noise` is added to the density.
     """
     index, real = pick(rays)
     near, far = rays.near.gather(1, index), rays.far.gather(1, index)
@@ -156,7 +156,7 @@ def project_composited(
 
 
 class ObjectMaps(NamedTuple):
-    """What a camera sees of an object, as maps of its rays."""
+    """A rendered object as maps of rays."""
 
     features: Float[Tensor, "n c r r"]
     """The field's features through an affine head, composited."""
@@ -179,10 +179,10 @@ def render_object(
     jitter: Float[Tensor, "n rays samples"] | None = None,
     noise: Float[Tensor, "n rays samples"] | None = None,
 ) -> ObjectMaps:
-    """Return what square maps of rays see of a field; arguments as for `render_rays`.
+    """Return a field rendered as square maps of rays; arguments as for `render_rays`.
 
-    On a GPU one kernel goes through all rays, does nothing where they miss and waits for no count; in plain PyTorch the
-    field is evaluated on the rays that cross the box alone.
+    On a GPU one kernel handles all rays and skips those that miss, without synchronisation; in plain PyTorch the field
+    is evaluated only on the rays that cross the box.
     """
     side = math.isqrt(rays.near.shape[1])
     if triton_works(rays.near.device.type, rays.near.device.index):

@@ -1,1 +1,1 @@
-"""What lies beneath training: processes, random sources, memory and CUDA graphs."""
+"""Runtime support: processes, random numbers, memory and CUDA graphs."""

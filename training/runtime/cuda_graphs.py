@@ -1,6 +1,6 @@
-"""One picture at a time on a GPU: what a generator does is recorded once as a CUDA graph and replayed for new codes.
+"""CUDA graphs of a generator for interactive use: recorded once, replayed for new codes.
 
-A picture of batch 1 is some two hundred small kernels, and launching them takes longer than running them.
+At batch 1 a picture takes about two hundred small kernels, whose launches take longer than their work.
 """
 
 import logging
@@ -27,10 +27,10 @@ class Recording:
 
 
 class CudaGraphed:
-    """A generator's `forward` that replays itself: `generator.forward = CudaGraphed(generator.forward)`.
+    """A generator's `forward` as CUDA graphs: `generator.forward = CudaGraphed(generator.forward)`.
 
-    Exact: the same kernels on the same numbers. Codes of other shapes, and other options, are recorded on their own; on
-    a CPU, or where gradients are wanted, the function is called as it is. The generator's weights must stand still.
+    Results are exact: the same kernels run. Each shape of codes, and each set of options, has its own graph; on a CPU,
+    or with gradients, the function is called directly. The generator's weights must not change.
     """
 
     def __init__(self, function: Callable[..., Any], most: int = 8) -> None:
@@ -62,8 +62,8 @@ class CudaGraphed:
         return replace(recording.layers, **{k: v.clone() for k, v in fields_of(recording.layers).items()})
 
     def _record(self, codes: Any, options: dict[str, Any]) -> Recording | None:
-        """Return the function captured for codes of these shapes, or None, with a line in the log, where it cannot be:
-        when it waits for the GPU to decide what to do next."""
+        """Return the function captured for codes of these shapes; None, with a log line, if it cannot be captured
+        because it synchronises with the GPU."""
         with torch.inference_mode(False), torch.no_grad():
             codes = replace(codes, **{k: v.clone() for k, v in fields_of(codes).items() if v is not None})
             options = {k: v.clone() if isinstance(v, Tensor) else v for k, v in options.items()}
@@ -84,7 +84,7 @@ class CudaGraphed:
 
 
 def _shapes(values: dict[str, Any]) -> Hashable:
-    """Return what tells recordings apart: tensors by shape and type, other values by themselves."""
+    """Return the key of a recording: tensors by shape and dtype, other values by themselves."""
     return tuple(
         (name, (tuple(v.shape), v.dtype, v.device) if isinstance(v, Tensor) else v) for name, v in values.items()
     )

@@ -1,6 +1,6 @@
-"""Several processes that train one model, as torchrun starts them: who is who, and what they must agree on.
+"""Data-parallel training under torchrun: ranks, gradient sums and other collective operations.
 
-Without torchrun each function does what is right for one process alone. Gradients are summed by `backward_together`,
+Without torchrun each function works for a single process. Gradients are summed by `backward_together`,
 not by `DistributedDataParallel`: phases share networks, and R1 differentiates twice.
 """
 
@@ -23,21 +23,21 @@ from training.devices import pick_device
 
 
 def rank() -> int:
-    """Return this process's number, 0 for the one that writes."""
+    """Return this process's rank; rank 0 writes the run folder."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes (world size)."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextlib.contextmanager
 def joined(device: str | None = None) -> Iterator[torch.device]:
-    """Join the other processes that torchrun started, if it did, and leave them at the end; yield this one's device.
+    """Join torchrun's process group, if there is one, inside the block; yield this process's device.
 
-    A GPU each over NCCL where there are GPUs, else gloo. Raises: ValueError for more processes than GPUs, or a device
-    that is not there.
+    Each process gets a GPU, with NCCL, where there are GPUs, else gloo. Raises: ValueError for more processes than
+    GPUs, or a missing device.
     """
     where = pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -65,9 +65,9 @@ def joined(device: str | None = None) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def _own_cores() -> Iterator[None]:
-    """Keep this process, inside the block, to its share of the cores that torchrun's processes on this machine have.
+    """Pin this process, inside the block, to its share of the machine's cores.
 
-    Gloo's threads then wake on the core of the process that they work for and interrupt no other.
+    Gloo's threads then run on the core of their own process and do not interrupt the others.
     """
     local, together = (int(os.environ.get(f"LOCAL_{name}", "0")) for name in ("RANK", "WORLD_SIZE"))
     if not hasattr(os, "sched_setaffinity") or not 0 < together <= len(cores := sorted(os.sched_getaffinity(0))):
@@ -82,10 +82,10 @@ def _own_cores() -> Iterator[None]:
 
 
 def _fresh(store: Store, number: int, count: int) -> Store:
-    """Return `store` under a name that these processes, and no earlier ones, have agreed on.
+    """Return `store` with a prefix that these processes, and no earlier ones, have agreed on.
 
-    torchrun keeps one store over its restarts, which still holds the addresses of processes that are gone. So each says
-    a word never heard before; the first tells each of them the name, under that word, until all have said they know.
+    torchrun keeps one store over its restarts, which still has the addresses of dead processes. So each process writes
+    a random key; rank 0 answers each key with the prefix, until all have confirmed it.
     """
     word = uuid.uuid4().hex
     store.set(f"word/{number}", word)
@@ -104,9 +104,9 @@ def _fresh(store: Store, number: int, count: int) -> Store:
 
 
 def share_of(batch: int, accumulate: int = 1) -> int:
-    """Return how many pictures of the whole `batch` one process computes at a time.
+    """Return how many pictures of the global `batch` one process computes at a time.
 
-    Raises: ValueError if the batch does not divide.
+    Raises: ValueError if the batch is not divisible.
     """
     if batch % (size() * accumulate):
         steps = f" x loop.accumulate {accumulate}" if accumulate > 1 else ""
@@ -120,8 +120,8 @@ def share_of(batch: int, accumulate: int = 1) -> int:
 def batch_mean(mean: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the mean over processes of each one's `mean`, with the gradient of its own.
 
-    So f(batch_mean(m)) has, averaged over processes, the gradient of f of the whole batch's mean: for losses that are
-    not themselves means over pictures, such as a share of one sum in another.
+    Averaged over processes, f(batch_mean(m)) has the gradient of f of the global batch's mean. It is needed for losses
+    that are not means over pictures, such as ratios of sums.
     """
     if size() == 1:
         return mean
@@ -131,7 +131,7 @@ def batch_mean(mean: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 LARGE = 2**16
-"""Numbers from which a gradient is a message of its own."""
+"""Elements from which a gradient is sent as a message of its own."""
 
 
 def backward_together(
@@ -139,8 +139,8 @@ def backward_together(
 ) -> Float[Tensor, ""]:
     """Do `loss.backward()` and sum the gradients of an optimiser's parameters over processes; return `total`'s sum.
 
-    Large gradients are sent while the backward pass goes on, last layers first and in one order for all processes; the
-    small ones and `total` follow in one message. A parameter that has a gradient in no process is left without.
+    Large gradients are sent during the backward pass, last layers first and in the same order in all processes; the
+    small ones and `total` follow in one message. A parameter without a gradient in any process is left without one.
     """
     if size() == 1:
         loss.backward()
@@ -195,7 +195,7 @@ def any_of(flag: bool) -> bool:
 
 
 def mean_of(values: dict[str, float]) -> dict[str, float]:
-    """Return the mean of each value over processes; all have the same names."""
+    """Return the mean of each value over processes, which must have the same names."""
     if size() == 1 or not values:
         return values
     message = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64)

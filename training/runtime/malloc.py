@@ -1,4 +1,4 @@
-"""Memory of the C library: what freed tensors leave behind is used for the next ones."""
+"""Settings of glibc's malloc: reuse of the memory of freed tensors, or its early release."""
 
 import ctypes
 
@@ -7,10 +7,10 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 
 
 def keep_memory() -> bool:
-    """Let this process keep the memory of freed tensors; return whether its C library can (glibc on Linux).
+    """Let this process keep the memory of freed tensors; return whether the C library supports it (glibc on Linux).
 
-    As it comes, glibc asks the system for each large tensor anew and gives it back after: every page of it is then
-    filled with zeros first, which takes a CPU about as long as the layer that writes it. Numbers stay the same.
+    By default glibc maps each large tensor and unmaps it afterwards, and the kernel zeroes every new page, which takes
+    about as long as the layer that writes it. Results are unchanged.
     """
     try:
         setting = ctypes.CDLL(None).mallopt
@@ -20,14 +20,14 @@ def keep_memory() -> bool:
 
 
 def spare_memory(*, arenas: int, large: int) -> bool:
-    """Let this process give memory back as soon as it is free; return whether its C library can (glibc on Linux).
+    """Let this process release memory as soon as it is free; return whether the C library supports it (glibc on Linux).
 
-    As it comes, glibc keeps a heap for each of many threads, and after the first large block that is freed keeps such
-    blocks: a server would stay as large as it was at its busiest moment.
+    By default glibc has a heap for each of many threads and, after the first large block is freed, keeps such blocks,
+    so that a server stays as large as its peak.
 
     Args:
-        arenas: heaps at most.
-        large: bytes from which on a block is given back at once; eight times that much may lie free at a heap's end.
+        arenas: largest number of heaps.
+        large: bytes from which a block is released at once; up to eight times that may stay free at a heap's end.
     """
     try:
         setting = ctypes.CDLL(None).mallopt
@@ -37,7 +37,7 @@ def spare_memory(*, arenas: int, large: int) -> bool:
 
 
 def trim() -> None:
-    """Give memory that is free back to the system, where the C library can (glibc)."""
+    """Release free memory to the system, where the C library supports it (glibc)."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):

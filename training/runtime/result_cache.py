@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 class ResultCache:
-    """The latest results of functions of tensors, for networks whose weights stand still.
+    """An LRU cache of functions of tensors, for networks whose weights do not change.
 
-    A result is given again only for inputs of the same bytes, so it is exactly what would be computed. Results are
-    shared: who gets one must not change it in place.
+    A result is returned only for inputs of the same bytes, so it is exact. Results are shared: callers must not modify
+    them in place.
     """
 
     def __init__(self, most: int = 24) -> None:
         if most < 1:
-            raise ValueError(f"a cache of {most} results keeps nothing; give 1 or more")
+            raise ValueError(f"got a cache of {most} results, expected 1 or more")
         self.most = most
         self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
@@ -27,7 +27,8 @@ class ResultCache:
         return len(self._kept)
 
     def __call__(self, name: str, function: Callable[[], T], *inputs: Tensor) -> T:
-        """Return `function()`, which is called `name` and depends on `inputs` alone; the one used longest ago goes."""
+        """Return `function()`, which is called `name` and depends only on `inputs`; the least recently used is
+        evicted."""
         key = (name, *(_bytes(x) for x in inputs))
         if key not in self._kept:
             self._kept[key] = function()

@@ -18,14 +18,14 @@ C = TypeVar("C")
 
 
 class ShardedGenerator(torch.Generator):
-    """A random source that knows its share of the batch; `torch.rand` and its like, given it, draw as always."""
+    """A `torch.Generator` that knows its share of the batch; torch's own functions ignore the share."""
 
     part = 0
     parts = 1
 
 
 def sharded_generator(seed: int, part: int = 0, parts: int = 1, device: torch.device | str = "cpu") -> ShardedGenerator:
-    """Return the random source of share `part` of `parts`: of all shares in the same state."""
+    """Return the generator of share `part` of `parts`; all shares have the same state."""
     rng = ShardedGenerator(device)
     rng.manual_seed(seed)
     rng.part, rng.parts = part, parts
@@ -33,12 +33,12 @@ def sharded_generator(seed: int, part: int = 0, parts: int = 1, device: torch.de
 
 
 def shard_of(rng: torch.Generator | None) -> tuple[int, int]:
-    """Return which share of the batch `rng` belongs to, and of how many: (0, 1) for a plain generator."""
+    """Return the share of the batch of `rng`, as (part, parts); (0, 1) for a plain generator."""
     return (rng.part, rng.parts) if isinstance(rng, ShardedGenerator) else (0, 1)
 
 
 def local_rows(whole: Any, rng: torch.Generator | None) -> Any:
-    """Return those rows of the whole batch, a tensor or a list, that belong to the share of `rng`."""
+    """Return the rows of the global batch, a tensor or a list, that belong to the share of `rng`."""
     part, parts = shard_of(rng)
     if parts == 1:
         return whole
@@ -46,16 +46,16 @@ def local_rows(whole: Any, rng: torch.Generator | None) -> Any:
 
 
 def rand(n: int, *shape: int, rng: torch.Generator) -> Tensor:
-    """Return `n` rows uniform in [0, 1), this share's, on the device of `rng`."""
+    """Return this share's `n` rows of uniform numbers in [0, 1), on the device of `rng`."""
     return local_rows(torch.rand(n * shard_of(rng)[1], *shape, generator=rng, device=rng.device), rng)
 
 
 def randn(n: int, *shape: int, rng: torch.Generator) -> Tensor:
-    """Return `n` standard normal rows, this share's, on the device of `rng`."""
+    """Return this share's `n` rows of standard normal numbers, on the device of `rng`."""
     return local_rows(torch.randn(n * shard_of(rng)[1], *shape, generator=rng, device=rng.device), rng)
 
 
 def sampled(sample: Callable[[int], C], n: int, rng: torch.Generator) -> C:
-    """Return `n` rows, this share's, of the codes that `sample(n of the whole batch)` draws."""
+    """Return this share's `n` rows of codes; `sample` is called with the number of rows of the global batch."""
     part, parts = shard_of(rng)
     return sample(n) if parts == 1 else rows(sample(n * parts), slice(part, None, parts))

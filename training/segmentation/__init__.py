@@ -1,1 +1,1 @@
-"""Finding objects: one contract, and what fulfils it."""
+"""Object finders: their common interface and its implementations."""

@@ -1,4 +1,4 @@
-"""The finder that needs no network: one object that stands out from its backdrop (training.objects)."""
+"""The finder without a network: one object that stands out from its backdrop by colour (`training.objects`)."""
 
 from dataclasses import dataclass
 
@@ -13,18 +13,18 @@ LABEL = "object"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassicalSegmenter:
-    """Finds one object before a quiet background; a `Segmenter`."""
+    """A `Segmenter` that finds one object in front of a plain background."""
 
     least: float = 0.0
     """Confidence below which nothing is returned."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The one label: what it is, it does not know."""
+        """The single label, as it does not classify objects."""
         return (LABEL,)
 
     def __call__(self, image: Pixels) -> list[Instance]:
-        """Return what stands out from the photo's rim, with the confidence as its score; nothing if nothing does."""
+        """Return the object that differs from the photo's rim, scored by its confidence; empty if there is none."""
         height, width = image.shape[:2]
         if min(height, width) < 1:
             return []

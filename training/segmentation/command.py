@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 MAX_BYTES, MAX_PIXELS = 100_000_000, 60_000_000
-"""Photos beyond these are refused."""
+"""Larger photos are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Finding:
-    """What is taken for an object."""
+    """Options that select objects."""
 
     model: str = ""
-    """A .safetensors checkpoint, an .onnx file, or `classical`; the bundled network if not given, and where there is
-    none the classical finder."""
+    """A .safetensors checkpoint, an .onnx file, or `classical`; by default the bundled network, or the classical finder
+    where there is none."""
     labels: tuple[str, ...] = ()
     """Labels to keep; all if not given."""
     least: float = 0.4
     """Score below which an object is left out."""
     most: int = 20
-    """Objects of a picture, surest first."""
+    """Largest number of objects in a picture; those of highest score are kept."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.least <= 1 or self.most < 1:
@@ -51,21 +51,21 @@ class _Finding:
         return found
 
     def kept(self, instances: Sequence[Instance]) -> list[Instance]:
-        """Return the instances that are wanted."""
+        """Return the instances that the options select."""
         wanted = [i for i in instances if i.score >= self.least and (not self.labels or i.label in self.labels)]
         return wanted[: self.most]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos(_Finding):
-    """Cut the objects out of photos: RGBA cut-outs, masks, polygons and COCO JSON, all at once."""
+    """Cut objects out of photos; write RGBA cut-outs, masks, polygons and COCO JSON."""
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """Photos, or folders of them."""
     out: Path
     """The folder to write into."""
     refine: bool = True
-    """Let the photo's own edges say where an object ends."""
+    """Refine mask edges by the edges of the photo."""
 
     def run(self) -> None:
         """Write the files, and one JSON line a photo. Raises: ValueError if no photo can be used."""
@@ -92,18 +92,18 @@ class Photos(_Finding):
 
 @dataclass(frozen=True, kw_only=True)
 class Video(_Finding):
-    """Find the objects of a film, with identities that stay, and write the film with them painted."""
+    """Find and track the objects of a film, and write the film with them marked."""
 
     film: tyro.conf.Positional[Path]
     """MP4, WebM, MOV, AVI or GIF."""
     out: Path
-    """The .mp4 to write; what was found in each frame is written beside it as .json."""
+    """The .mp4 to write; the objects of each frame are written beside it as .json."""
     show: Literal["painted", "cutout"] = "painted"
-    """The whole picture with objects tinted and named, or the objects alone."""
+    """`painted`: the whole picture with objects tinted and named; `cutout`: the objects on one colour."""
     ground: tuple[int, int, int] = (0, 177, 64)
-    """Colour behind the objects alone, RGB."""
+    """Colour behind the objects with `--show cutout`, RGB."""
     patience: int = 20
-    """Frames that an object may be hidden for and keep its identity."""
+    """Frames for which an object may be hidden without losing its identity."""
 
     def run(self) -> None:
         """Write the film and print one JSON line. Raises: ValueError."""
@@ -131,9 +131,9 @@ class Export:
     out: Path
     """The .onnx file to write."""
     int8: Path | None = None
-    """A COCO folder whose training pictures calibrate 8-bit weights and activations; 32-bit floats if not given."""
+    """A COCO folder whose training pictures calibrate 8-bit weights and activations; by default 32-bit floats."""
     pictures: int = 200
-    """Pictures to calibrate with."""
+    """Number of calibration pictures."""
 
     def run(self) -> None:
         """Write the file and print one JSON line. Raises: ValueError."""
@@ -156,7 +156,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure segmenters on a COCO folder: AP of boxes and masks, and a report with the worst cases shown."""
+    """Evaluate segmenters on a COCO folder: AP of boxes and masks, and a report with the worst cases."""
 
     models: tyro.conf.Positional[tuple[str, ...]]
     """Checkpoints, .onnx files, or `classical`; the first one's worst cases are shown."""
@@ -165,19 +165,19 @@ class Evaluate:
     out: Path
     """The folder for report.json and report.html."""
     split: str = "validation"
-    """Which part of the set is read: train or test."""
+    """Split of the set."""
     limit: int = 0
-    """Pictures, evenly picked; 0 takes all."""
+    """Number of pictures, evenly spread; 0 takes all."""
     one_class: bool = False
-    """Count all labels as one: judge boxes and masks only. The classical finder knows no labels and needs it."""
+    """Treat all labels as one class, so that only boxes and masks count. Required for the classical finder."""
     group: tuple[str, ...] = ()
     """Labels that count as one class, as NAME=LABEL,LABEL,..."""
     settings: Literal["published", "display"] = "published"
-    """`published`: 100 objects however faint, as AP is defined; `display`: what people see."""
+    """`published`: 100 objects of any score, as AP is defined; `display`: the objects that users are shown."""
     worst: int = 24
     """Pictures shown."""
     bootstrap: int = 300
-    """Sets drawn anew for the interval, on sets of fewer than 200 pictures."""
+    """Bootstrap samples for the interval, on sets of fewer than 200 pictures."""
 
     def run(self) -> None:
         """Write the report and print one JSON line a model. Raises: ValueError."""
@@ -219,13 +219,13 @@ class Evaluate:
 
 
 def _entry(instance: Instance) -> dict[str, Any]:
-    """Return what is printed of an instance."""
+    """Return an instance as plain values for printing."""
     box = [round(float(edge), 1) for edge in instance.box]
     return {"label": instance.label, "score": round(instance.score, 4), "box": box}
 
 
 def _sha256(model: str) -> str:
-    """Return the checksum of a checkpoint's weights, by which `publish` knows it; "" of what has none."""
+    """Return the checksum of a checkpoint's weights, by which `publish` identifies it; "" for other models."""
     from ..checkpoint import read_card
 
     return read_card(model, beside=False)["sha256"] if model.endswith(".safetensors") else ""
@@ -261,7 +261,7 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _unused(stem: str, names: set[str]) -> str:
-    """Return a name for a photo's files that no photo before it has."""
+    """Return a file stem for a photo that is not used yet."""
     name, k = stem, 2
     while name in names:
         name, k = f"{stem}-{k}", k + 1
@@ -275,4 +275,4 @@ COMMAND = (
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
 )
-"""What `python -m training segment` offers."""
+"""Commands of `python -m training segment`."""

@@ -1,4 +1,4 @@
-"""What every finder of objects gives: instances with a mask, a box, a label and a score."""
+"""The interface of object finders: instances with a mask, a box, a label and a score."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ from ..pictures import PixelBox as PixelBox
 Pixels = UInt8[np.ndarray, "h w 3"]
 """A photo: RGB bytes, upright, rows from the top."""
 SoftMask = Float[np.ndarray, "h w"]
-"""How much of each pixel belongs to an object: float32 in [0, 1]; a binary mask is `mask > 0.5`."""
+"""The object's share of each pixel: float32 in [0, 1]; a binary mask is `mask > 0.5`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Instance:
     label: str
     """One of the segmenter's `labels`."""
     score: float
-    """In [0, 1]; larger is surer."""
+    """Confidence in [0, 1]."""
 
     @property
     def binary(self) -> np.ndarray:
@@ -39,9 +39,9 @@ class Segmenter(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names that its instances can carry, in the order of its classes."""
+        """Labels of its instances, in the order of its classes."""
         ...
 
     def __call__(self, image: Pixels) -> list[Instance]:
-        """Return the instances of a photo, surest first; none where nothing is found."""
+        """Return the instances of a photo, by falling score."""
         ...

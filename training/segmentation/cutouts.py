@@ -1,4 +1,4 @@
-"""Cut-outs of a photo: RGBA pictures with soft edges, masks, polygons and COCO JSON, all from one call."""
+"""Cut-outs of a photo: RGBA pictures with soft edges, masks, polygons and COCO JSON."""
 
 import json
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from ..pictures import whole_file
 from .contract import Instance, Pixels, SoftMask
 
 TOLERANCE = 1.0
-"""Pixels that polygons may leave a mask's edge by."""
+"""Pixels by which polygons may deviate from a mask's edge."""
 BAND = 6
-"""Pixels, for a photo of 640, around a mask's edge in which the photo's own edges say where the object ends."""
+"""Width, in pixels of a 640 px photo, of the band around a mask's edge that is refined by the photo's edges."""
 
 
 class Cut(NamedTuple):
     """One object, cut out."""
 
     rgba: UInt8[np.ndarray, "h w 4"]
-    """The window around the object; colours at its soft edge are the object's own."""
+    """The window around the object, with the object's colours at its soft edge."""
     mask: UInt8[np.ndarray, "h w"]
     """Of the whole photo, 0 to 255."""
     corner: tuple[int, int]
@@ -34,9 +34,9 @@ class Cut(NamedTuple):
 
 
 def cut(image: Pixels, instance: Instance, *, refine: bool = True) -> Cut:
-    """Return an instance as a picture with soft edges.
+    """Return an instance as an RGBA picture with soft edges.
 
-    `refine`: let the photo's own edges say where the object ends, near the mask's edge.
+    `refine`: align the mask's edge with the photo's edges.
     """
     window = _window(instance, image.shape[:2])
     alpha, part = instance.mask[window], image[window]
@@ -64,15 +64,15 @@ def refined(image: Pixels, alpha: SoftMask, radius: int) -> SoftMask:
     slope = (mean(guide * hard) - about * share) / (mean(guide * guide) - about**2 + 1e-4)  # He et al., Eq. 5
     offset = share - slope * about
     soft = (mean(slope) * guide + mean(offset)).clip(0, 1)
-    soft = ((soft - 0.1) / 0.8).clip(0, 1)  # what is nearly sure is sure
-    agree = np.abs(soft - alpha) < 0.75  # a mask the photo contradicts outright is kept
+    soft = ((soft - 0.1) / 0.8).clip(0, 1)  # nearly opaque or transparent pixels become fully so
+    agree = np.abs(soft - alpha) < 0.75  # the mask is kept where the photo contradicts it
     return np.where((band > 0.5) & agree, soft, alpha).astype(np.float32)
 
 
 def own_colours(image: Pixels, alpha: SoftMask) -> Pixels:
-    """Return the photo with the colours at an object's soft edge replaced by those of the nearest sure pixel of it.
+    """Return the photo with the colours at an object's soft edge replaced by those of its nearest opaque pixel.
 
-    Else the cut-out would carry a rim of what was behind.
+    Otherwise the cut-out would have a rim of the background.
     """
     sure = alpha > 0.95
     core = np.asarray(scipy.ndimage.binary_erosion(sure, border_value=1), bool)  # a photo's edges are blurred too
@@ -94,7 +94,7 @@ def without(image: Pixels, instances: Sequence[Instance]) -> UInt8[np.ndarray, "
 def write_cutouts(
     image: Pixels, instances: Sequence[Instance], out: Path, name: str, *, file_name: str = "", refine: bool = True
 ) -> dict[str, list[str]]:
-    """Write all that people want of a photo's objects into `out`; return the names of the files by kind.
+    """Write a photo's objects into `out` in all formats; return the names of the files by kind.
 
     `NAME-K-LABEL.png` is cut-out K with soft edges, `NAME-K-LABEL-mask.png` its mask at the photo's size,
     `NAME-rest.png` everything but the objects, `NAME-polygons.json` outlines in pixels, `NAME-outlines.svg` the same to

@@ -1,4 +1,4 @@
-"""A segmenter measured on a COCO set: what it finds in each picture, its scores, and how long it takes."""
+"""Evaluation of a segmenter on a COCO set: scores, detections and time a picture."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ SHOWN = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What was measured of one segmenter."""
+    """Measurements of one segmenter."""
 
     scores: CocoScores
     milliseconds: float
@@ -26,7 +26,7 @@ class Measured:
     worst: tuple[int, ...]
     """Pictures, the worst first."""
     found: dict[int, list[Instance]] = field(default_factory=dict)
-    """Instances of those, of a score that is shown; the surest where none reaches it."""
+    """Instances of the worst pictures above `SHOWN`, or the one of highest score."""
 
     def summary(self) -> dict[str, Any]:
         """Return plain values."""

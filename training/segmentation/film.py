@@ -1,7 +1,7 @@
-"""Objects of a film, frame by frame, with identities that stay: read, found, painted and written at the same time.
+"""Detection and tracking of a film's objects, as a pipeline: read, detect, draw and write at the same time.
 
-Three threads keep two cores busy: one reads frames and makes them ready, one runs the network, one suppresses doubles,
-assembles masks, paints and encodes. Networks and coders leave Python's lock while they compute.
+Three threads keep two cores busy: one reads and prepares frames, one runs the network, one suppresses duplicates,
+assembles masks, draws and encodes. Networks and encoders release Python's lock while they compute.
 """
 
 import json
@@ -24,7 +24,7 @@ from .contract import Instance, Pixels
 from .tracking import Tracked, Tracker, TrackingConfig
 
 AHEAD = 4
-"""Frames that wait between two threads at most."""
+"""Largest number of frames that wait between two threads."""
 
 
 @runtime_checkable
@@ -33,11 +33,11 @@ class StagedSegmenter(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names that its instances can carry."""
+        """Labels of its instances."""
         ...
 
     def prepare(self, image: Pixels) -> Any:
-        """Return what the network takes for a photo."""
+        """Return the network's input for a photo."""
         ...
 
     def predict(self, prepared: Any) -> Any:
@@ -45,16 +45,16 @@ class StagedSegmenter(Protocol):
         ...
 
     def finish(self, predicted: Any) -> list[Instance]:
-        """Return the instances that the network's outputs hold."""
+        """Return the instances in the network's output."""
         ...
 
 
 def instances_of(
     segmenter: Callable[[Pixels], list[Instance]] | StagedSegmenter, frames: Iterator[Pixels]
 ) -> Iterator[tuple[Pixels, list[Instance]]]:
-    """Yield frames with what was found in them, in order; reading and the network run ahead in threads of their own.
+    """Yield frames with their instances, in order; reading and the network run ahead in separate threads.
 
-    Raises: whatever the reader or the segmenter raises.
+    Raises: errors of the reader or the segmenter.
     """
     stop = threading.Event()
     if isinstance(segmenter, StagedSegmenter):
@@ -72,7 +72,7 @@ def instances_of(
 
 
 def _ahead(items: Iterator[Any], stop: threading.Event) -> Iterator[Any]:
-    """Yield items, a few of which a thread makes ahead; its errors are raised here."""
+    """Yield items that a thread computes a few ahead; its errors are raised here."""
     waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(AHEAD)
 
     def put(entry: tuple[bool, Any]) -> bool:
@@ -118,14 +118,14 @@ def track_film(
     read: Callable[[Path], Iterator[Pixels]] = read_film,
     quality: int = 23,
 ) -> dict[str, Any]:
-    """Write a film with its objects painted, and OUT.json with every frame's boxes and identities.
+    """Write a film with its objects marked, and OUT.json with every frame's boxes and identities.
 
     Args:
-        keep: chooses among a frame's instances.
-        tracking: when instances of different frames are one object.
-        paint: makes a written frame of a frame and its objects; `painted` if not given.
-        read: gives the film's frames.
-        quality: x264's constant rate factor; lower is finer and larger.
+        keep: selects a frame's instances.
+        tracking: config of the tracker.
+        paint: draws a frame's objects; by default `painted`.
+        read: yields the film's frames.
+        quality: x264's constant rate factor; lower gives better quality and larger files.
 
     Returns: frames, seconds, identities and labels. Raises: FilmError.
     """
@@ -162,7 +162,7 @@ def _entry(item: Tracked) -> dict[str, Any]:
 
 
 def painted(frame: Pixels, tracked: list[Tracked]) -> Pixels:
-    """Return a frame with each object tinted in its identity's colour, outlined and named."""
+    """Return a frame with each object tinted in its identity's colour, outlined and labelled."""
     shown = frame.copy()
     for item in tracked:
         x0, y0, x1, y1 = _edges(item.instance, frame.shape)
@@ -185,7 +185,7 @@ def painted(frame: Pixels, tracked: list[Tracked]) -> Pixels:
 
 
 def cut_out_on(colour: tuple[int, int, int]) -> Callable[[Pixels, list[Tracked]], Pixels]:
-    """Return a painter that shows the objects alone, on one colour."""
+    """Return a drawing function that shows only the objects, on one colour."""
 
     def paint(frame: Pixels, tracked: list[Tracked]) -> Pixels:
         alpha: Float[np.ndarray, "h w"] = np.zeros(frame.shape[:2], np.float32)
@@ -199,12 +199,12 @@ def cut_out_on(colour: tuple[int, int, int]) -> Callable[[Pixels, list[Tracked]]
 
 
 def colour_of(identity: int) -> tuple[int, int, int]:
-    """Return a light colour that neighbours in number do not share."""
+    """Return a light colour; consecutive identities get different ones."""
     red, green, blue = hsv_to_rgb(identity * 0.381966 % 1, 0.65, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _edges(instance: Instance, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return an instance's box as whole pixels inside the frame, and a little wider, as its mask may be."""
+    """Return an instance's box as integer pixels inside the frame, slightly enlarged, as masks may exceed boxes."""
     x0, y0, x1, y1 = instance.box
     return max(0, int(x0) - 4), max(0, int(y0) - 4), min(shape[1], int(x1) + 5), min(shape[0], int(y1) + 5)

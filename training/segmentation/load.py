@@ -16,7 +16,7 @@ from .contract import Instance, Pixels, Segmenter
 from .subject import SURE, SubjectFinder
 
 BUNDLED = Path(__file__).parents[2] / "checkpoints" / "yolact-fast-320.safetensors"
-"""The finder that comes with the toolkit."""
+"""The bundled finder."""
 Settings = Literal["display", "published"]
 
 
@@ -24,13 +24,13 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
     """Return a segmenter.
 
     Args:
-        name: `classical`, a .safetensors checkpoint or an .onnx file; empty takes the bundled network, and where there
-            is none the classical finder.
-        settings: `display` gives what people want to see, `published` what average precision is measured on: 100
-            objects however faint, doubles removed within each class only.
+        name: `classical`, a .safetensors checkpoint or an .onnx file; empty takes the bundled network, or the classical
+            finder where there is none.
+        settings: `display` for showing objects to users, `published` for average precision: 100 objects of any score,
+            duplicates removed only within each class.
         threads: of ONNX Runtime.
 
-    Raises: ValueError, in one sentence, for what is neither.
+    Raises: ValueError for any other name or file.
     """
     if not name:
         name = BUNDLED if BUNDLED.is_file() else "classical"
@@ -42,7 +42,7 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
             f"{path.name} is no file of this toolkit; turn the authors' weights into one with "
             f"`python -m training import-official {path} --out FILE.safetensors`"
         )
-    from .yolact.segmenter import PUBLISHED, FinderConfig  # after the cheap refusals: torch models take a second
+    from .yolact.segmenter import PUBLISHED, FinderConfig  # after the cheap checks: torch models take a second
 
     config = PUBLISHED if settings == "published" else FinderConfig()
     if path.suffix.lower() == ".onnx":
@@ -58,14 +58,14 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
 
 
 def finder_name(name: str | Path = "") -> str:
-    """Return what people know a segmenter by: its file's stem, or `classical`."""
+    """Return a segmenter's name for users: its file's stem, or `classical`."""
     return Path(name).stem if name else BUNDLED.stem if BUNDLED.is_file() else "classical"
 
 
 def load_finder(name: str | Path = "", labels: Sequence[str] = (), *, sure: float = SURE) -> SubjectFinder:
     """Return a finder by the name of its segmenter (`training.segmentation.load.load_segmenter`).
 
-    Raises: ValueError for what is no segmenter, or a label that it does not know.
+    Raises: ValueError for anything but a segmenter, or an unknown label.
     """
     return SubjectFinder(load_segmenter(name), labels, sure=sure, name=finder_name(name))
 
@@ -77,7 +77,7 @@ def default_finder() -> SubjectFinder:
 
 
 def propose_box(picture: PIL.Image.Image, finder: SubjectFinder | None = None) -> Box:
-    """Return a box around a photo's object, as fractions; the middle nine tenths if nothing is found."""
+    """Return a box around a photo's object, as fractions; the central 90 % if nothing is found."""
     found = (finder or default_finder())(picture)
     if found is None:
         return WIDE if min(picture.size) >= 16 else (0.0, 0.0, 1.0, 1.0)
@@ -85,7 +85,7 @@ def propose_box(picture: PIL.Image.Image, finder: SubjectFinder | None = None) -
 
 
 class StagedYolact:
-    """A YOLACT network as a `Segmenter` whose steps can run in threads of their own."""
+    """A YOLACT network as a `Segmenter` whose steps can run in separate threads."""
 
     def __init__(self, network: Any, config: Any = None) -> None:
         from .yolact.segmenter import YolactSegmenter
@@ -98,11 +98,11 @@ class StagedYolact:
         return self.finder.labels
 
     def __call__(self, image: Pixels) -> list[Instance]:
-        """Return the instances of a photo, surest first."""
+        """Return the instances of a photo, by falling score."""
         return self.finish(self.predict(self.prepare(image)))
 
     def prepare(self, image: Pixels) -> Any:
-        """Return the network's input and where the photo lies in it."""
+        """Return the network's input and the photo's placement in it."""
         from .yolact.photos import prepare
 
         settings = self.finder.network.config
@@ -115,7 +115,7 @@ class StagedYolact:
             return self.finder.network(image.to(self.finder.network.device)), placement
 
     def finish(self, predicted: Any) -> list[Instance]:
-        """Return the instances that the network's outputs hold; those whose mask is empty are left out."""
+        """Return the instances in the network's output, without those of empty masks."""
         predictions, placement = predicted
         instances = []
         for found in self.finder.choose(predictions, placement):

@@ -1,4 +1,4 @@
-"""The report of `segment evaluate`: one HTML file that needs nothing else, with the worst cases shown."""
+"""The report of `segment evaluate`: one self-contained HTML file with the worst cases."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ figure { margin: 0; } figure img { max-width: 100%; border-radius: .3rem; displa
 
 
 def write_report(path: Path, truth: CocoSet, measured: Mapping[str, Measured], arguments: Mapping[str, str]) -> None:
-    """Write the report of one or more segmenters; the first one's worst pictures are shown."""
+    """Write the report of one or more segmenters, with the worst pictures of the first one."""
     first = next(iter(measured))
     title = f"Objects found in {arguments.get('data', truth.path.parent.name)}"
     parts = [
@@ -104,7 +104,7 @@ def _worst(truth: CocoSet, measured: Measured, name: str) -> Iterator[str]:
 
 
 def show(image: Pixels, true: list[np.ndarray], found: list[Instance]) -> PIL.Image.Image:
-    """Return a picture with what was found tinted, and true masks outlined."""
+    """Return a picture with found masks tinted and true masks outlined."""
     scale = SIDE / max(image.shape[:2])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     pixels = np.array(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BICUBIC)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""The one object of a photo, for generators that learn from or read objects: chosen among what a segmenter finds.
+"""Selection of a photo's one object among a segmenter's instances, for generators of single objects.
 
-A network is asked first. Where it is unsure, what stands out from a quiet backdrop is taken, if that is clear.
+A confident instance of the network is taken first, else an object that clearly stands out from a plain backdrop.
 """
 
 import threading
@@ -17,11 +17,11 @@ from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Instance, PixelBox, Segmenter, SoftMask
 
 SURE = 0.5
-"""Score of a network's instance from which it is taken without a question."""
+"""Score from which a network's instance is confident."""
 LOOKED_AT = 640
-"""Longer side, in pixels, of the picture that is searched; larger ones are made smaller."""
+"""Longer side in pixels to which photos are reduced before the search."""
 SAME = 0.5
-"""IoU of two boxes from which they are of one object."""
+"""IoU of two boxes from which they belong to one object."""
 Origin = Literal["network", "backdrop"]
 
 
@@ -32,22 +32,22 @@ class Subject:
     box: Box
     """Fractions of the photo's width and height."""
     mask: SoftMask | None
-    """At the size that was searched, of the photo's proportions; None from the backdrop alone, which is too coarse."""
+    """At the size of the searched picture; None for the backdrop method, which is too coarse."""
     label: str
     confidence: float
     """In [0, 1]."""
     sure: bool
-    """Whether it can be used without a person's look."""
+    """Whether it can be used without checking it by eye."""
     origin: Origin
 
 
 class SubjectFinder:
-    """Finds a photo's object with one segmenter; may be called from several threads, which take turns."""
+    """Finds a photo's object with one segmenter; thread-safe, with one call at a time."""
 
     def __init__(self, segmenter: Segmenter, labels: Sequence[str] = (), *, sure: float = SURE, name: str = "") -> None:
-        """Take a segmenter, the labels that count (none: all), and the score from which its instances are sure.
+        """Set the segmenter, the accepted labels (none: all), and the score from which an instance is confident.
 
-        Raises: ValueError for a label that the segmenter does not know.
+        Raises: ValueError for an unknown label.
         """
         if unknown := [label for label in labels if label not in segmenter.labels]:
             raise ValueError(f"unknown label {unknown[0]!r}; this finder knows {', '.join(segmenter.labels)}")
@@ -61,8 +61,8 @@ class SubjectFinder:
     def __call__(self, picture: PIL.Image.Image, box: Box | None = None) -> Subject | None:
         """Return the object of a photo; None if nothing is found.
 
-        Of several that are sure, it is the largest; of unsure ones, the surest. With a `box`, it is the one that lies
-        in it, and None if there is none.
+        Of several confident instances the largest is taken, else the one of highest score. With a `box`, the instance
+        in it is taken, and None if there is none.
         """
         image = _seen(picture)
         with self._turn:
@@ -76,7 +76,7 @@ class SubjectFinder:
         return backdrop if backdrop is not None and (backdrop.sure or chosen is None) else chosen
 
     def _within(self, instances: Iterable[Instance], box: Box, shape: tuple[int, ...]) -> Subject | None:
-        """Return the instance whose box is most like a known one."""
+        """Return the instance whose box has the largest IoU with a known one."""
         known = (box[0] * shape[1], box[1] * shape[0], box[2] * shape[1], box[3] * shape[0])
         best = max(instances, key=lambda instance: overlap(instance.box, known), default=None)
         return self._subject(best, shape) if best is not None and overlap(best.box, known) >= SAME else None
@@ -106,7 +106,7 @@ def overlap(a: PixelBox, b: PixelBox) -> float:
 
 
 def _largest(instances: Sequence[Instance], sure: float) -> Instance | None:
-    """Return the largest of the sure instances; the surest where none is sure."""
+    """Return the largest confident instance, else the one of highest score."""
     safe = [instance for instance in instances if instance.score >= sure]
     if safe:
         return max(safe, key=lambda instance: float(instance.mask.sum()))
@@ -114,7 +114,7 @@ def _largest(instances: Sequence[Instance], sure: float) -> Instance | None:
 
 
 def _seen(picture: PIL.Image.Image) -> np.ndarray:
-    """Return a photo as a segmenter takes it, no larger than is looked at."""
+    """Return a photo as the segmenter's input, reduced to `LOOKED_AT`."""
     small = picture.convert("RGB")
     small.thumbnail((LOOKED_AT, LOOKED_AT), PIL.Image.Resampling.BICUBIC)
     return np.array(small)

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Train a preset with every combination of values, stop the bad ones early, write one table and plot.
+    """Train a preset with every combination of values, stop bad trials early, write a table and a plot.
 
-    The same command goes on with a sweep that was cut off; its trials go on from their last saved states.
+    The same command resumes an interrupted sweep; its trials resume from their last saved states.
     """
 
     preset: tyro.conf.Positional[str]
@@ -42,7 +42,7 @@ class Sweep:
     early_stop: bool = True
     """Stop trials that are worse than most at the same number of pictures (ASHA, Li et al. 2020)."""
     grace: float = 0.125
-    """Share of a trial before which none is stopped."""
+    """Share of a trial before which it is never stopped early."""
     cpus_per_trial: float = 1.0
     """Processor cores that a trial takes; fewer run more trials at once."""
     gpus_per_trial: float | None = None
@@ -50,7 +50,7 @@ class Sweep:
     address: str = "local"
     """`auto` on a machine of a running Ray cluster, or its address; by default this machine alone."""
     retries: int = 3
-    """How often a trial whose process was lost is started again."""
+    """Restarts of a trial whose process was lost."""
 
     def run(self) -> None:
         """Train all, then print the folder's table.
@@ -68,7 +68,7 @@ class Sweep:
 
 
 def _keep_request(sweep: Sweep, names: list[str]) -> None:
-    """Write what was asked for; a folder of another sweep is refused."""
+    """Write the sweep's options to its folder. Raises: ValueError for the folder of another sweep."""
     path = sweep.out / "sweep.json"
     asked = {"preset": sweep.preset, "vary": list(sweep.vary), "metric": sweep.metric, "mode": sweep.mode}
     asked |= {"data": str(sweep.data), "trials": names}
@@ -80,7 +80,7 @@ def _keep_request(sweep: Sweep, names: list[str]) -> None:
         if changed:
             raise ValueError(
                 f"{sweep.out} holds a sweep with another {changed[0]} ({before.get(changed[0])}); give the same "
-                f"options to go on with it, or another --out"
+                f"options to resume it, or another --out"
             )
     if not sweep.data.is_dir():
         raise ValueError(f"there is no prepared set at {sweep.data}; make one with `python -m training prepare`")
@@ -88,7 +88,7 @@ def _keep_request(sweep: Sweep, names: list[str]) -> None:
 
 
 def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
-    """Run all trials on Ray Tune, or go on with them. Raises: ValueError if none came to an end."""
+    """Run or resume all trials on Ray Tune. Raises: ValueError if none was completed."""
     ray = _ray()
     alone = sweep.address == "local"
     board = False if alone else None
@@ -101,7 +101,7 @@ def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
         for error in sorted(set(errors)):
             log.error("%d of %d trials failed: %s", errors.count(error), len(grid), error)
         if len(errors) == len(grid):
-            raise ValueError(f"no trial came to an end: {errors[0]}")
+            raise ValueError(f"no trial was completed: {errors[0]}")
     finally:
         ray.shutdown()
 
@@ -138,7 +138,7 @@ def _tuner(sweep: Sweep, grid: list[tuple[str, Any]], gpus: float) -> Any:
     space = {"job": tune.grid_search(_jobs(sweep, grid, gpus))}
     kept = folder / "ray" / "sweep"
     if kept.is_dir() and tune.Tuner.can_restore(str(kept)):
-        log.info("going on with the sweep in %s", folder)
+        log.info("resuming the sweep in %s", folder)
         return tune.Tuner.restore(str(kept), trainable, resume_errored=True, param_space=space)
     return tune.Tuner(
         trainable,
@@ -159,7 +159,7 @@ def _tuner(sweep: Sweep, grid: list[tuple[str, Any]], gpus: float) -> Any:
 
 
 def _scheduler(sweep: Sweep, grid: list[tuple[str, Any]]) -> Any:
-    """Return what stops bad trials early, if that is wanted."""
+    """Return the scheduler that stops bad trials early; None without `early_stop`."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     if not sweep.early_stop or len(grid) == 1:
@@ -186,7 +186,7 @@ def _jobs(sweep: Sweep, grid: list[tuple[str, Any]], gpus: float) -> list[dict[s
 
 
 def _check_resources(there: Mapping[str, float], cpus: float, gpus: float) -> None:
-    """Raise ValueError if no trial could ever start."""
+    """Raise ValueError if the resources do not suffice for a single trial."""
     for name, wanted in (("CPU", cpus), ("GPU", gpus)):
         if wanted > there.get(name, 0):
             raise ValueError(
@@ -196,7 +196,7 @@ def _check_resources(there: Mapping[str, float], cpus: float, gpus: float) -> No
 
 
 def _trainable() -> Any:
-    """Return the class of which Ray makes one object a trial: it watches over a training process."""
+    """Return Ray's trainable class, which supervises one training process a trial."""
     from ray import tune
 
     class Trial(tune.Trainable):

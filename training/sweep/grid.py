@@ -16,7 +16,7 @@ from training.upgrade import renamed_fields
 def trials(name: str, vary: Sequence[str], data: Path | None = None) -> list[tuple[str, Any]]:
     """Return the name and the train config of every combination of values in `vary`, `FIELD=VALUE,VALUE,...` each.
 
-    What the prepared set `data` says of itself is in all of them.
+    All configs are adapted to the prepared set `data`.
 
     Raises: ValueError for an unknown field or a value that does not fit.
     """

@@ -1,4 +1,4 @@
-"""What the trials of a sweep logged, as a table and a plot."""
+"""Table and plot of a sweep's trials."""
 
 import contextlib
 import csv
@@ -15,7 +15,7 @@ from training.upgrade import renamed_fields
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
-    """Return the lines of a log, without those that a kill cut off."""
+    """Return the lines of a log, without truncated ones."""
     lines = []
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
@@ -48,7 +48,7 @@ def results(out: Path) -> list[dict[str, Any]]:
 
 
 def metric_curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    """Return (pictures seen, metric) of a run's log; lines of the past that a resumption wrote anew count once."""
+    """Return (pictures seen, metric) of a run's log; lines that were repeated after a resume count once."""
     path = folder / "log.jsonl"
     lines = parsed(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else []
     return sorted({line["images"]: float(v) for line in lines if (v := metric_of(line, metric)) is not None}.items())

@@ -1,4 +1,4 @@
-"""One trial: a training process of its own in a run folder, which a sweep watches through its log."""
+"""One trial: a training process in its own run folder, supervised through its log."""
 
 import ctypes
 import fcntl
@@ -21,7 +21,7 @@ from training.upgrade import upgraded
 
 
 class Watch:
-    """A training process in a run folder of its own, and what its log says."""
+    """A training process in its own run folder, and its log."""
 
     def __init__(
         self, folder: str, preset: str, config: str, data: str, device: str | None, metric: str, mode: str = "min"
@@ -31,7 +31,7 @@ class Watch:
         job = {"preset": preset, "config": json.loads(config), "data": data, "device": device}
         write_whole(self.folder / "trial.json", json.dumps(job, indent=1).encode())
         self.lock = (self.folder / "trial.lock").open("a+")
-        fcntl.flock(self.lock, fcntl.LOCK_EX)  # held by the training process too: two never write one run
+        fcntl.flock(self.lock, fcntl.LOCK_EX)  # inherited by the training process, so that two never write one run
         self.lock.truncate(0)
         self.lock.write(str(os.getpid()))
         self.lock.flush()
@@ -55,7 +55,7 @@ class Watch:
         Raises: RuntimeError if training failed, or ended without the metric.
         """
         while True:
-            over = self.process.poll()  # before reading, so that nothing is missed
+            over = self.process.poll()  # before reading, so that no line is missed
             lines = self._lines()
             self.names |= {name for line in lines for name in line}
             if with_metric := [line for line in lines if metric_of(line, self.metric) is not None]:
@@ -74,7 +74,7 @@ class Watch:
         return self.last | {"done": True}
 
     def stop(self) -> None:
-        """End training after the step at hand, its state saved."""
+        """Stop training after the current step, with its state saved."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -85,7 +85,7 @@ class Watch:
         self.lock.close()
 
     def _finite(self, value: float) -> float:
-        """Return `value`, or for what is no number one that no trial can be proud of."""
+        """Return `value`, or the worst possible one for NaN and infinity."""
         return value if math.isfinite(value) else 1e30 if self.mode == "min" else -1e30
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ class Watch:
 
 
 def main(folder: Path, parent: int) -> None:
-    """Train the trial that `folder` describes: what `Watch` starts; it ends, saved, when that process dies."""
+    """Train the trial in `folder`, as a subprocess of `Watch`; it saves and ends when its parent dies."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: Linux sends it then, whatever the cause
     if os.getppid() != parent:
         return

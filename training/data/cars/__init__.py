@@ -1,1 +1,1 @@
-"""Cars rendered with every factor known: a small software renderer and its CC0 meshes."""
+"""Rendered cars with all factors known: a small software renderer and its CC0 meshes."""

@@ -1,4 +1,4 @@
-"""What lies behind a car: the ground it stands on, hills, sky, and its shadow if wanted."""
+"""The background of a rendered car: ground, hills, sky, and optionally its shadow."""
 
 import math
 from typing import Any
@@ -16,7 +16,8 @@ def background(
 ) -> Float[np.ndarray, "h w 3"]:
     """Return ground, hills and sky (sRGB in [0, 1]) behind a car of half-extents `extent` in its box.
 
-    The ground is the plane under the wheels; it ends at the row's distance, so the horizon moves with the elevation.
+    The ground is the plane under the wheels, up to the row's distance, so the horizon moves with the camera's
+    elevation.
     """
     rng = np.random.default_rng(row["texture"])
     lattice = rng.random((32, 32))
@@ -40,7 +41,7 @@ def background(
 
 
 def _horizon(row: dict[str, Any], floor: float) -> float:
-    """Return the height on the picture, in [-1, 1] in view, of the line where the ground ends."""
+    """Return the height of the horizon in the picture, in [-1, 1] if visible."""
     ce, se = math.cos(row["elevation"]), math.sin(row["elevation"])
     depth = RADIUS + row["distance"] * ce - floor * se
     return (row["distance"] * se + floor * ce) / depth / math.tan(math.radians(FOV) / 2)
@@ -49,7 +50,7 @@ def _horizon(row: dict[str, Any], floor: float) -> float:
 def _ground(
     pose: Pose, x: Float[np.ndarray, "h w"], y: Float[np.ndarray, "h w"], floor: float
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """Return where the rays through points of the picture meet the ground: world x and y."""
+    """Return the intersections of the rays through points of the picture with the ground: world x and y."""
     right, up, back = look_at(pose.azimuth, pose.elevation)[0].numpy().T
     half = half_width(RADIUS, FOV) / RADIUS
     ray = x[..., None] * half * right + y[..., None] * half * up - back
@@ -64,7 +65,7 @@ def _shadow(
     ground_x: Float[np.ndarray, "h w"],
     ground_y: Float[np.ndarray, "h w"],
 ) -> Float[np.ndarray, "h w"]:
-    """Return how dark the ground is, in [0, 1]: the car's footprint, blurred, and moved away from the sun."""
+    """Return the shadow on the ground in [0, 1]: the car's footprint, blurred and moved away from the sun."""
     sun = direction(row["light_azimuth"], row["light_elevation"])
     height = 0.35 * row["scale"] * PROPORTIONS[2]
     dx, dy = (g - row[t] + height * s / sun[2] for g, t, s in ((ground_x, "tx", sun[0]), (ground_y, "ty", sun[1])))
@@ -89,5 +90,5 @@ def _noise(
 
 
 def _edge(above: Float[np.ndarray, "h w"], size: int) -> Float[np.ndarray, "h w"]:
-    """Return the share of a pixel on the positive side of an almost level line, from its centre's height above it."""
+    """Return the share of each pixel above an almost level line, from the height of its centre above the line."""
     return (above * size / 2 + 0.5).clip(0, 1)

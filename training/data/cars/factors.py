@@ -1,6 +1,6 @@
-"""What a picture of a car is made from, and the prior that it is drawn from.
+"""The factors of a rendered car and their prior.
 
-Picture `index` of stream `stream` under `seed` depends on nothing else.
+Picture `index` depends only on `index`, `stream` and `seed`.
 """
 
 import math
@@ -50,10 +50,10 @@ SKIES = (  # sRGB at the horizon and above: clear, deep, pale, overcast, evening
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """All that a picture of a car is made from, a row a picture; angles in radians, lengths in world units."""
+    """All factors of rendered cars, one row a picture; angles in radians, lengths in world units."""
 
     mesh: Int[np.ndarray, " n"]
-    """Place in `MESHES`."""
+    """Index into `MESHES`."""
     rotation: Float[np.ndarray, " n"]
     elevation: Float[np.ndarray, " n"]
     azimuth: Float[np.ndarray, " n"]
@@ -67,28 +67,28 @@ class Factors:
     saturation: Float[np.ndarray, " n"]
     value: Float[np.ndarray, " n"]
     light_azimuth: Float[np.ndarray, " n"]
-    """Where the sun stands; 0 is over the camera's azimuth 0."""
+    """Direction of the sun; 0 is the camera's azimuth 0."""
     light_elevation: Float[np.ndarray, " n"]
     light: Float[np.ndarray, " n"]
-    """The sun's share of the light, in [0, 1]; the rest comes from all around."""
+    """The sun's share of the light, in [0, 1]; the rest is ambient."""
     ground_r: Float[np.ndarray, " n"]
     """Colours are sRGB in [0, 1]."""
     ground_g: Float[np.ndarray, " n"]
     ground_b: Float[np.ndarray, " n"]
     horizon_r: Float[np.ndarray, " n"]
-    """Of the sky where it meets the ground."""
+    """Colour of the sky at the horizon."""
     horizon_g: Float[np.ndarray, " n"]
     horizon_b: Float[np.ndarray, " n"]
     sky_r: Float[np.ndarray, " n"]
-    """Of the sky higher up."""
+    """Colour of the sky above."""
     sky_g: Float[np.ndarray, " n"]
     sky_b: Float[np.ndarray, " n"]
     distance: Float[np.ndarray, " n"]
-    """From the origin, away from the camera, to where the ground ends in sky."""
+    """Distance from the origin, away from the camera, at which the ground ends."""
     hills: Float[np.ndarray, " n"]
-    """Height of what stands on the horizon, in half pictures."""
+    """Height of the hills on the horizon, in half pictures."""
     texture: Int[np.ndarray, " n"]
-    """Seed of the ground's and the hills' pattern."""
+    """Random seed of the ground's and the hills' pattern."""
 
     def __len__(self) -> int:
         return len(self.mesh)
@@ -99,7 +99,8 @@ class Factors:
 
 
 def sample_factors(n: int, *, seed: int, start: int = 0, stream: int = 0) -> Factors:
-    """Return the factors of `n` pictures from `start` on, drawn from the prior; stream 0 is training, 1 is test."""
+    """Return the factors of pictures `start` to `start + n - 1`, drawn from the prior; stream 0 is training, 1 is
+    test."""
     drawn = [_draw(np.random.default_rng([seed, stream, index])) for index in range(start, start + n)]
     names = [field.name for field in fields(Factors)]
     types = {"mesh": np.int64, "texture": np.int64}

@@ -1,4 +1,5 @@
-"""Triangles and texture of a glTF 2.0 file (.gltf or .glb): what the car renderer needs of the format, no more."""
+"""Reads triangles and texture of a glTF 2.0 file (.gltf or .glb): the part of the format that the car renderer
+needs."""
 
 import json
 import struct
@@ -22,7 +23,7 @@ class Mesh:
     positions: Float[np.ndarray, "vertices 3"]
     normals: Float[np.ndarray, "vertices 3"]
     uv: Float[np.ndarray, "vertices 2"]
-    """Place in the texture, from its top left, in [0, 1]."""
+    """Texture coordinates from the top left, in [0, 1]."""
     triangles: Int[np.ndarray, "triangles 3"]
     part: Int[np.ndarray, " triangles"]
     """Number of the node that a triangle belongs to."""

@@ -1,4 +1,4 @@
-"""A rasteriser: which triangle is nearest in each pixel, and where on it."""
+"""A rasteriser: the nearest triangle of each pixel and the barycentric coordinates on it."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,8 +12,8 @@ def rasterise(
 ) -> tuple[Int[np.ndarray, " visible"], Int[np.ndarray, " visible"], Float[np.ndarray, "visible 3"]]:
     """Return the pixels that triangles cover, the nearest triangle in each and its vertices' weights there.
 
-    `screen` is in pixels, x right and y down, a pixel's centre at one half; `nearness` is one over depth. Triangles
-    seen from behind (clockwise) are skipped. Pixels count row by row; weights are right in perspective and sum to 1.
+    `screen` is in pixels, x right and y down, pixel centres at one half; `nearness` is 1 / depth. Triangles seen from
+    behind (clockwise) are culled. Pixels are numbered row by row; weights are perspective-correct and sum to 1.
     """
     corner = screen[triangles]  # (triangles, 3 corners, 2)
     a, b, c = corner[:, 0], corner[:, 1], corner[:, 2]

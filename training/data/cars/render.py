@@ -1,7 +1,7 @@
-"""Rendered cars with every factor known: a small software renderer for textured meshes.
+"""Rendered cars with all factors known: a small software renderer for textured meshes.
 
-World, camera and box are those of `training.nn.camera`, so GIRAFFE HD's pose prior on these pictures is exact. A mesh
-is centred and scaled evenly until it fits the box: half length 1 along the box's x (forward), at most 0.5 of that in
+World, camera and box are those of `training.nn.camera`, so GIRAFFE HD's pose prior is exact on these pictures. A mesh
+is centred and scaled uniformly to fit the box: half length 1 along the box's x (forward), at most 0.5 of that in
 width and height; a car of scale s fills the box with half-extents s * (1, 0.5, 0.5). At rotation 0 it faces the camera.
 """
 
@@ -23,12 +23,12 @@ from training.nn.camera import look_at, project, world_points
 from training.types import Boxes, Image, Mask
 
 SAMPLES = 4
-"""Samples along each side of a pixel: 16 a pixel."""
+"""Samples along each side of a pixel, 16 in all."""
 PAINT, HEAD, TAIL, GLASS, OTHER = range(5)  # what a triangle is made of
 
 
 class Rendered(NamedTuple):
-    """Pictures of cars, what of each pixel is car, and the box around that."""
+    """Pictures of cars, their masks and boxes."""
 
     image: Image
     mask: Mask
@@ -69,7 +69,7 @@ def render_bytes(
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A mesh in the box of `training.nn.camera`, with what its triangles are made of."""
+    """A mesh in the box of `training.nn.camera`, with the material of each triangle."""
 
     positions: Float[np.ndarray, "vertices 3"]
     normals: Float[np.ndarray, "vertices 3"]
@@ -125,7 +125,7 @@ CELLS = {  # (column, row) of the texture's palette that holds a mesh's paint
 
 
 def _materials(name: str, mesh: Mesh, positions: Float[np.ndarray, "vertices 3"]) -> Int[np.ndarray, " triangles"]:
-    """Return what each triangle is made of, told from its palette cell and its place on the car."""
+    """Return the material of each triangle, from its palette cell and its place on the car."""
     truck = name.startswith("vehicle")
     cell = np.floor(mesh.uv[mesh.triangles].mean(1) * ((16, 4) if truck else (8, 4))).astype(int)
     x, _, z = positions[mesh.triangles].mean(1).T / np.abs(positions).max(0)[:, None]
@@ -152,7 +152,7 @@ def _materials(name: str, mesh: Mesh, positions: Float[np.ndarray, "vertices 3"]
 def _draw_car(
     model: Model, row: dict[str, Any], pose: Pose, size: int
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"], tuple[float, float, float, float]]:
-    """Return the car's colour (sRGB in [0, 1]), its share of each pixel, and its box in fractions of the picture."""
+    """Return the car's colour (sRGB in [0, 1]), its coverage of each pixel, and its box in fractions of the picture."""
     world = world_points(torch.from_numpy(model.positions)[None], pose.scale, pose.translation, pose.rotation)
     radius = torch.full((1,), RADIUS, dtype=torch.float64)
     plane, depth = project(world, pose.azimuth, pose.elevation, radius, FOV)
@@ -187,7 +187,7 @@ def _shade(
     triangle: Int[np.ndarray, " visible"],
     weights: Float[np.ndarray, "visible 3"],
 ) -> Float[np.ndarray, "visible 3"]:
-    """Return the light (linear) that visible points send to the camera: sun, sky and ground light, a little gloss."""
+    """Return the linear radiance of visible points: sun, sky and ground light, and a specular term."""
     weights = weights.astype(np.float32)
     corners = model.triangles[triangle]
     uv = np.einsum("pk,pkc->pc", weights, model.uv.astype(np.float32)[corners])
@@ -213,20 +213,20 @@ def _shade(
     facing = np.maximum(normal @ middle.astype(np.float32), 0)
     gloss = np.where(is_paint, 0.10, 0.0) + np.where(is_glass, 0.25, 0.0)
     colour += (gloss * facing**24)[:, None]
-    colour[is_glass] += light_of(0.05, 0.07, 0.10) * upward[is_glass] ** 2  # panes mirror the sky
+    colour[is_glass] += light_of(0.05, 0.07, 0.10) * upward[is_glass] ** 2  # windows reflect the sky
     colour[material == HEAD] = 0.35 * colour[material == HEAD] + light_of(0.95, 0.92, 0.78)
     colour[material == TAIL] = light_of(0.80, 0.012, 0.012)
     return np.minimum(colour, 1)
 
 
 def _world_normals(model: Model, pose: Pose) -> Float[np.ndarray, "vertices 3"]:
-    """Return the vertices' normals turned into the world; the mesh is scaled evenly, so they only turn."""
+    """Return the vertices' normals in world coordinates; uniform scaling leaves them a rotation."""
     unit = torch.ones(1, 3, dtype=torch.float64)
     return world_points(torch.from_numpy(model.normals)[None], unit, 0 * unit, pose.rotation)[0].numpy()
 
 
 def _texels(texture: Float[np.ndarray, "h w 3"], uv: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 3"]:
-    """Return the texture's nearest colours; its cells are flat or smooth, and blending would bleed between them."""
+    """Return the texture's nearest colours; interpolation would mix neighbouring cells of the palette."""
     height, width, _ = texture.shape
     x = (uv[:, 0] * width).astype(int).clip(0, width - 1)
     y = (uv[:, 1] * height).astype(int).clip(0, height - 1)

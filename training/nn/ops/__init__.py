@@ -1,4 +1,4 @@
-"""Ops with kernels of their own: what each computes stands in its file, in plain PyTorch, beside its dispatch.
+"""Ops with Triton kernels; each op's file has the plain PyTorch definition and the dispatch.
 
 Kernels are Triton's, compiled at first use: no nvcc, but a C compiler for the few lines that launch them.
 """
@@ -21,7 +21,7 @@ def interpreting() -> bool:
 
 
 def triton_works(device_type: str, device_index: int | None = None) -> bool:
-    """Return whether kernels run on this device; if a GPU's do not, the log says once why and what to do."""
+    """Return whether kernels run on this device; if they do not on a GPU, the reason and remedy are logged once."""
     return _triton_works(device_type, device_index)
 
 
@@ -46,7 +46,7 @@ def _triton_works(device_type: str, device_index: int | None) -> bool:
         from training.nn.ops.probe_triton import probe
 
         probe(device)
-    except Exception as error:  # whatever stops this small kernel stops all: the reference is right and always there
+    except Exception as error:  # any error of this small kernel rules out all kernels; the reference always works
         reason = str(error).strip().splitlines() or [type(error).__name__]
         log.warning(
             "%s: plain PyTorch, because Triton cannot build kernels here (%s); a C compiler, gcc or clang, and the "

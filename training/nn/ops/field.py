@@ -1,8 +1,8 @@
 """A neural field and its compositing along rays as one op (GIRAFFE Sec. 3.1-3.2, NeRF Eq. 3).
 
-Points on rays are encoded, pass through a small conditioned MLP and are composited, without a tensor of points ever
-reaching memory: `field_triton.py` does it in one kernel on an NVIDIA GPU, `render_field_reference` says what it does
-and does it everywhere else. The MLP covers both families: per-image biases carry the published field's codes, and
+Points on rays are encoded, pass through a small conditioned MLP and are composited, without a tensor of points in
+memory: `field_triton.py` does it in one kernel on an NVIDIA GPU, `render_field_reference` defines the result and
+computes it elsewhere. The MLP covers both families: per-image biases carry the published field's codes, and
 weights that each image has for itself, W = diag(s) W diag(d), the modulated layers of the fast one. Generators use
 it where its kernels run, and plain PyTorch elsewhere.
 """
@@ -29,11 +29,11 @@ class Encoding(NamedTuple):
     raw: bool = False
     """Put p itself first, then all sines and all cosines, axis by axis; else octave by octave sines, then cosines."""
     mirror: bool = False
-    """Encode |y| for y: the object is its own mirror image, left and right."""
+    """Encode |y| for y, so that the object is symmetric left and right."""
 
     @property
     def size(self) -> int:
-        """Numbers that make one point."""
+        """Length of an encoded point."""
         return 6 * self.octaves + (3 if self.raw else 0)
 
 
@@ -68,7 +68,7 @@ class Mlp(NamedTuple):
 
 
 class Composite(NamedTuple):
-    """What a ray gathers, w_s being each sample's share (NeRF Eq. 3)."""
+    """Composited values of each ray, w_s the weight of sample s (NeRF Eq. 3)."""
 
     features: Float[Tensor, "n rays width"]
     """sum_s w_s h_s."""
@@ -90,9 +90,9 @@ def stratified_depths(
     samples: int,
     jitter: Float[Tensor, "n rays samples"] | None = None,
 ) -> tuple[Float[Tensor, "n rays samples"], Float[Tensor, "n rays samples"]]:
-    """Return depths and step lengths of `samples` equal parts of [near, far]; steps of rays that miss are 0.
+    """Return depths and step lengths of `samples` equal bins of [near, far]; steps of rays that miss are 0.
 
-    A part is sampled in its middle, or where `jitter` in [0, 1] says; `length` is the world length of a unit of depth.
+    Each bin is sampled at its centre, or at `jitter` in [0, 1]; `length` is the world length of a unit of depth.
     """
     hit = far > near
     near, span = torch.where(hit, near, 0), torch.where(hit, far - near, 0)
@@ -117,9 +117,9 @@ def encode(p: Float[Tensor, "*n 3"], encoding: Encoding) -> Float[Tensor, "*n en
 
 
 def ray_weights(sigma: Float[Tensor, "*n samples"], step: Float[Tensor, "*n samples"]) -> Float[Tensor, "*n samples"]:
-    """Return each sample's share of its ray: (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t)  (NeRF Eq. 3)."""
+    """Return each sample's weight w_s = (1 - exp(-sigma_s d_s)) exp(-sum_{t<s} sigma_t d_t)  (NeRF Eq. 3)."""
     optical = sigma * step
-    before = F.pad(optical[..., :-1].cumsum(-1), (1, 0))  # exclusive sum; a last step without end stays out of it
+    before = F.pad(optical[..., :-1].cumsum(-1), (1, 0))  # exclusive sum, which leaves out an infinite last step
     return -torch.expm1(-optical) * torch.exp(-before)
 
 
@@ -185,11 +185,11 @@ def render_field(
     the unit of 1 / sigma, and 0 where there is none, such as on rays that miss the box (see `stratified_depths`).
     Layers compute in the dtype of the weights, or in autocast's. `noise` is added to the raw density (NeRF Appendix A).
 
-    On a GPU one kernel does it all, and its backward pass computes everything anew instead of keeping it; gradients
-    reach `mlp` only. Where another tensor wants one, where the gradient itself is to be differentiated, and for sizes
-    that the kernel does not know, the plain PyTorch reference does the work.
+    On a GPU one kernel does it all; its backward pass recomputes activations instead of storing them, and gives
+    gradients of `mlp` only. If another tensor requires a gradient, for second derivatives, and for sizes that the
+    kernel does not support, the PyTorch reference is used.
 
-    Raises: ValueError where the sizes of `mlp` do not fit each other, the images or the encoding.
+    Raises: ValueError if the sizes of `mlp` do not match each other, the images or the encoding.
     """
     _check(mlp, t.shape[0], encoding)
     if torch.is_autocast_enabled(t.device.type):
@@ -234,7 +234,7 @@ def _check(mlp: Mlp, n: int, encoding: Encoding) -> None:
 
 
 def _kernel_knows(mlp: Mlp, device: torch.device) -> bool:
-    """Return whether the kernel does these sizes, in this precision, on this device."""
+    """Return whether the kernel supports these sizes and this precision on this device."""
     width, encoded = mlp.entry.shape[2], mlp.entry.shape[1]
     return (
         width in (16, 32, 64, 128)

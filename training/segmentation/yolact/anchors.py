@@ -20,7 +20,7 @@ def make_anchors(config: NetworkConfig, sides: Sequence[tuple[int, int]] | None 
     """
     sides = sides or [(side, side) for side in config.map_sides]
     if len(sides) != len(config.scales):
-        raise ValueError(f"{len(sides)} pyramid levels came, the config has {len(config.scales)} scales; give one each")
+        raise ValueError(f"got {len(sides)} pyramid levels, the config has {len(config.scales)} scales; give one each")
     levels = []
     for scale, (height, width) in zip(config.scales, sides, strict=True):
         shapes = []
@@ -47,7 +47,7 @@ def corners(centred: Float[Tensor, "n 4"]) -> Boxes:
 
 
 def decode(code: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"]) -> Boxes:
-    """Return the boxes that the network's code means."""
+    """Return the boxes that the network's codes describe."""
     centre = anchors[:, :2] + VARIANCES[0] * code[:, :2] * anchors[:, 2:]
     return corners(torch.cat([centre, anchors[:, 2:] * torch.exp(VARIANCES[1] * code[:, 2:])], 1))
 

@@ -1,6 +1,6 @@
-"""How training pictures are varied (SSD Sec. 2.2, as YOLACT does): colours, a larger canvas, a cut, mirroring.
+"""Augmentation of training pictures (SSD Sec. 2.2, as in YOLACT): colours, a larger canvas, crops, mirroring.
 
-Random draws come from a NumPy generator, one a picture.
+Each picture has its own NumPy generator.
 """
 
 from dataclasses import dataclass, replace
@@ -13,29 +13,30 @@ from torch import Tensor
 Region = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels of the picture; it may reach out of it."""
 Colours = Float[Tensor, "3 h w"]
-"""RGB, 0 to 255; varied ones may lie beyond, nothing is clipped."""
+"""RGB, 0 to 255; augmented values may exceed the range and are not clipped."""
 MODES = ("whole", "overlap", "overlap", "overlap", "overlap", "free")
-"""How a picture is cut. The published least overlaps of .1, .3, .7 and .9 never reject a cut (their test needs both of
-two bounds broken at once); mended, the authors lost half of their AP. So they are kept as what they are: free cuts."""
+"""How a picture is cropped. The published minimum overlaps of .1, .3, .7 and .9 never reject a crop (their test
+requires that two bounds are violated at once); with a corrected test the authors lost half of their AP. So these crops
+stay free."""
 TRIES = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentConfig:
-    """Which variations are drawn; the defaults are the published ones."""
+    """Augmentations; the defaults are the published ones."""
 
     colours: bool = True
     """Vary brightness, contrast, saturation and hue, each in half of the pictures."""
     expand: float = 4.0
     """Half of the pictures are put on a canvas up to this many times as wide and high; 1 for none."""
     cut: bool = True
-    """Cut pictures at random."""
+    """Crop pictures at random."""
     mirror: bool = True
     """Mirror half of the pictures left to right."""
     smallest: float = 4 / 550
     """Objects with a side of fewer pixels of the input are left out."""  # paper: 4 px meant, 4/550 px done
     negatives: bool = False
-    """Learn from pictures without objects too, or where a cut leaves none; otherwise another picture is taken."""
+    """Keep pictures without objects, or whose crop has none; otherwise another picture is taken."""
 
     def __post_init__(self) -> None:
         if not (1 <= self.expand <= 16 and self.smallest >= 0):
@@ -79,7 +80,7 @@ def _turn_hue(picture: Colours, saturation: float, degrees: float) -> Colours:
 def choose_region(
     width: int, height: int, boxes: Float[np.ndarray, "n 4"], config: AugmentConfig, rng: np.random.Generator
 ) -> Region:
-    """Return what of a picture, with the canvas around it, is shown; a cut holds at least one of the boxes' centres.
+    """Return the region of a picture, and the canvas around it, that is shown; a crop contains the centre of a box.
 
     `boxes` are of the objects that count, in pixels; where there are none any cut will do.
     """
@@ -115,5 +116,5 @@ def inside(centres: Float[np.ndarray, "n 2"], region: Region) -> Bool[np.ndarray
 
 
 def still(config: AugmentConfig) -> AugmentConfig:
-    """Return the config that varies nothing."""
+    """Return the config without augmentation."""
     return replace(config, colours=False, expand=1.0, cut=False, mirror=False)

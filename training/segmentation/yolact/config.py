@@ -5,34 +5,34 @@ from typing import Literal
 
 BackboneName = Literal["resnet50", "resnet101", "darknet53", "mobilenetv2", "mobilenetv2-folded", "mobilenetv2-same"]
 """`mobilenetv2` is YolactEdge's, torchvision's with BatchNorm; `-folded` is that without BatchNorm, and `-same` pads as
-TensorFlow does besides: which one pretrained weights are for is known when they are read."""
+TensorFlow does besides: which of the two pretrained weights need is known when they are read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
-    """What the network consists of and how it sees a photo. The defaults are `yolact_base`, without its classes."""
+    """Architecture and input of the network. The defaults are `yolact_base`, without its classes."""
 
     classes: tuple[str, ...]
     """Names of the classes in the order of the logits; the background comes before them."""
     backbone: BackboneName = "resnet101"
     """The trunk; a MobileNetV2 pads as the authors' (`folded`) or as torchvision's (`same`)."""
     deformable_every: int = 0
-    """Of the ResNet's last three stages every so manieth block, from the first on, has a deformable 3x3 convolution
-    (YOLACT++ Sec. 6.2); 0 for none."""
+    """Interval of blocks with a deformable 3x3 convolution in the ResNet's last three stages (YOLACT++ Sec. 6.2); 0 for
+    none."""
     size: int = 550
     """Side of the square input in pixels."""
     scales: tuple[float, ...] = (24, 48, 96, 192, 384)
     """Side of the anchors in pixels of the input, one a pyramid level from P3 on."""
     octaves: tuple[float, ...] = (1.0,)
-    """Factors that each scale comes in (YOLACT++ Sec. 6.3: 1, 2^(1/3), 2^(2/3))."""
+    """Factors by which each scale is multiplied (YOLACT++ Sec. 6.3: 1, 2^(1/3), 2^(2/3))."""
     ratios: tuple[float, ...] = (1.0, 0.5, 2.0)
     """Width over height of the anchors."""
     square_anchors: bool = True
-    """Give anchors the width for their height. A slip in the first release, which its weights depend on."""
+    """Make anchors square, using their width as height: an error of the first release, on which its weights depend."""
     pyramid_dim: int = 256
     """Channels of the pyramid and of the head."""
     protonet_dim: int = 256
-    """Channels of the network that draws the prototypes."""
+    """Channels of the prototype network."""
     protonet_depth: int = 3
     """Its 3x3 convolutions before the enlargement by 2; one more follows it."""
     n_prototypes: int = 32
@@ -42,9 +42,9 @@ class NetworkConfig:
     split_pyramid: bool = False
     """Name the pyramid's weights as YolactEdge does, in two phases."""
     video: bool = False
-    """Carry features from key frames to the frames between (YolactEdge Sec. III-B)."""
+    """Propagate features from key frames to the frames between (YolactEdge Sec. III-B)."""
     letterbox: bool = False
-    """Fit photos into the input with their aspect ratio kept, the rest padded; otherwise they are squashed to it."""
+    """Keep the aspect ratio of photos and pad the rest of the input; otherwise they are stretched to a square."""
 
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) != len(self.classes):

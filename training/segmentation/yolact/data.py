@@ -29,13 +29,13 @@ class InstanceDataConfig:
     size: int = 550
     """Side of the square input in pixels."""
     letterbox: bool = False
-    """Keep the aspect ratio and pad; otherwise pictures are squashed."""
+    """Keep the aspect ratio and pad; otherwise pictures are stretched to a square."""
     fill: tuple[float, float, float] = (123.68, 116.78, 103.94)
     """RGB, 0 to 255, of what is shown beyond the picture."""
     split: str = "train"
-    """Part of the set that is learnt from."""
+    """Split to train on."""
     classes: tuple[str, ...] = ()
-    """Categories that are learnt, in the order of the network's classes; empty for all of the set's."""
+    """Categories to train on, in the order of the network's classes; empty for all of the set's."""
     partial: bool = False
     """Whether the set may lack some of the classes."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -46,7 +46,7 @@ class InstanceDataConfig:
 
 
 class _Shown(NamedTuple):
-    """One picture as it is learnt from."""
+    """One augmented picture and its objects."""
 
     image: Float[Tensor, "3 size size"]
     instances: Instances
@@ -74,12 +74,12 @@ class InstanceSet:
         return len(self.coco)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Return pictures as training sees them; the share of the batch that `rng` has."""
+        """Return a training batch; under torchrun this process's rows of it (`rng` knows its share)."""
         seeds = (rand(len(indices), 2, rng=rng).double() * 2**24).long().tolist()
         return self._collected(indices, list(self._pool.map(self._varied, indices, seeds)))
 
     def get(self, indices: Sequence[int]) -> Batch:
-        """Return pictures as they are, in the input's square."""
+        """Return pictures without augmentation, in the input's square."""
         return self._collected(indices, list(self._pool.map(self._plain, indices)))
 
     def _collected(self, indices: Sequence[int], shown: list[_Shown]) -> Batch:
@@ -108,7 +108,7 @@ class InstanceSet:
         )
 
     def _loaded(self, i: int) -> CocoPicture:
-        """Return a picture with the objects that are learnt, numbered as the network's classes."""
+        """Return a picture with the objects to train on, numbered as the network's classes."""
         picture = self.coco.load(i)
         labels = self._place[picture.labels] if len(picture.labels) else picture.labels
         kept = labels >= 0

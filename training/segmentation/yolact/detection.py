@@ -1,4 +1,4 @@
-"""From predictions to objects: boxes and their scores, and three ways to drop doubles (YOLACT Sec. 5)."""
+"""From predictions to objects: boxes and their scores, and suppression of duplicates (YOLACT Sec. 5)."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ scores how likely it is an object of any class, so that one between a shirt and 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionConfig:
-    """What of the predictions is taken for an object; the defaults are those that the published figures are for."""
+    """Selection of objects from predictions; the defaults are those of the published figures."""
 
     suppression: Suppression = "fast"
     threshold: float = 0.05
@@ -67,7 +67,7 @@ class Detections:
 
 @torch.no_grad()
 def detect(found: Predictions, config: DetectionConfig, size: int) -> list[Detections]:
-    """Return what is found in each picture; `size` is the input's side, in whose pixels `traditional` compares."""
+    """Return the objects of each picture; `size` is the input's side, in whose pixels `traditional` compares."""
     return [
         _detect_one(found.box_code[i], found.logits[i], found.coefficients[i], found.anchors, config, size)
         for i in range(len(found.logits))

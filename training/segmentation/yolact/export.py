@@ -44,7 +44,7 @@ class _Raw(nn.Module):
 
 
 def export(network: Yolact, path: Path) -> None:
-    """Write the network as ONNX, whole or not at all, for one picture at a time.
+    """Write the network as ONNX, atomically, for one picture at a time.
 
     Raises: ValueError where ONNX is not installed, or for a network with deformable convolutions or mask re-scoring,
         which have no counterpart there.
@@ -113,7 +113,7 @@ def quantise(source: Path, path: Path, pictures: Iterable[Image]) -> None:
             )  # fmt: skip
         except ValueError as error:
             if reader.count == 0:
-                raise ValueError("no pictures to calibrate with came; give some, 100 will do") from error
+                raise ValueError("got no pictures to calibrate with; give some, 100 are enough") from error
             raise
         write_whole(path, out.read_bytes())
 
@@ -122,7 +122,7 @@ class OnnxNetwork:
     """An exported network on ONNX Runtime; called as the network itself."""
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
-        """Open the file. Raises: ValueError for what is no such file, or where ONNX Runtime is not installed."""
+        """Open the file. Raises: ValueError for other files, or where ONNX Runtime is not installed."""
         runtime = _imported("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -133,7 +133,7 @@ class OnnxNetwork:
             self.session = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
             about = self.session.get_modelmeta().custom_metadata_map
             self.config: NetworkConfig = TypeAdapter(NetworkConfig).validate_json(about["config"])
-        except Exception as error:  # foreign bytes fail in many ways; whichever, the file is not one of ours
+        except Exception as error:  # a damaged or other file may raise anything
             raise ValueError(
                 f"{path.name} is no network exported by this toolkit ({type(error).__name__}); export it again"
             ) from error

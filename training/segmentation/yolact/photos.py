@@ -60,6 +60,6 @@ def fit(x: Float[Tensor, "n c _ _"], placement: Placement, size: int, pad: float
 def prepare(photo: Photo, size: int, *, letterbox: bool) -> tuple[Image, Placement]:
     """Return a photo as the network's input, a batch of one, and where it lies in it; padding is grey."""
     if photo.shape[0] < 1 or photo.shape[1] < 1:
-        raise ValueError(f"a photo of {photo.shape[1]} x {photo.shape[0]} pixels came; it must have at least one")
+        raise ValueError(f"got a photo of {photo.shape[1]} x {photo.shape[0]} pixels, expected at least one")
     placement = place(photo.shape[0], photo.shape[1], size, letterbox=letterbox)
     return fit(photo.permute(2, 0, 1)[None].float().div(127.5).sub(1), placement, size), placement

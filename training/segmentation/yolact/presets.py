@@ -32,11 +32,11 @@ class RateConfig:
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 5e-4
-    """Of SGD: what is taken from each weight is this share of it, times the rate."""
+    """Weight decay of SGD: this share of each weight, times the rate, is subtracted a step."""
     decay_all: bool = True
     """Let biases and the weights of BatchNorm decay too."""
     trunk: float = 1.0
-    """What the rate is multiplied with in the trunk."""
+    """Factor of the learning rate of the trunk."""
     max_norm: float | None = None
     """Norm that gradients are scaled down to; None leaves them."""
 
@@ -50,7 +50,7 @@ class RateConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What all stages of training are described by."""
+    """Settings of all stages of training."""
 
     family: str = field(init=False)
     """Name in `training.registry.FAMILIES`."""
@@ -68,7 +68,7 @@ class Settings:
     frozen: tuple[str, ...] = ()
     """Modules whose weights do not learn, by their names in the generator."""
     norm_from: int = 6
-    """Pictures in a process's batch from which on BatchNorm learns, statistics too; with fewer it stands still."""
+    """Pictures in a process's batch from which BatchNorm is trained, statistics too; with fewer it is frozen."""
     small_head: bool = False
     """Begin with outputs of the head near zero, so that the first steps do not have large ones to undo."""
     channels_last: bool = False
@@ -87,7 +87,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Settings):
-    """How a network learns to find objects in pictures."""
+    """Training of a network that finds objects in pictures."""
 
     family: str = field(default="yolact", init=False)
     """Fixed by the preset."""
@@ -102,7 +102,7 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowTrainConfig(Settings):
-    """How the flow of a network for video is learnt, before the network itself learns from films."""
+    """Training of the flow of a network for video, before that of the network itself on films."""
 
     family: str = field(default="yolact_flow", init=False)
     """Fixed by the preset."""
@@ -112,7 +112,7 @@ class FlowTrainConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoTrainConfig(Settings):
-    """How a network for video learns from films; its trunk and the pyramid's first phase stand still."""
+    """Training of a network for video on films; its trunk and the pyramid's first phase are frozen."""
 
     family: str = field(default="yolact_video", init=False)
     """Fixed by the preset."""

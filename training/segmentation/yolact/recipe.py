@@ -1,4 +1,4 @@
-"""How the networks learn from pictures with masks (YOLACT Sec. 4)."""
+"""Training of the networks on pictures with masks (YOLACT Sec. 4)."""
 
 import math
 from collections.abc import Mapping
@@ -106,7 +106,7 @@ class Recipe:
         ]
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate, and what of the network stands still."""
+        """Set the learning rate, and freeze parts of the network."""
         factor = rate_factor(self.config.rate, step.images, self.config.loop.images)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
@@ -153,7 +153,7 @@ class Recipe:
 
     @torch.no_grad()
     def grids(self, generator: Yolact, batch: Batch) -> dict[str, Image]:
-        """Return the pictures with what is true, and with what is found, painted over them."""
+        """Return the pictures with true masks, and with found masks, drawn over them."""
         finder = YolactSegmenter(
             generator, FinderConfig(detection=DetectionConfig(suppression="cross-class", threshold=0.3), least=0.3)
         )

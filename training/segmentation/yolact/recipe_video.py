@@ -1,4 +1,4 @@
-"""How YolactEdge's network for video learns: first its flow, then from films (YolactEdge Sec. III-C)."""
+"""Training of YolactEdge's network for video: first its flow, then on films (YolactEdge Sec. III-C)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from training.types import Batch, Image, Phase, Step
 
 
 class FlowRecipe(Recipe):
-    """One phase: F, for the flow network and what makes its input; all else stands still."""
+    """One phase: F, for the flow network and its input layers; everything else is frozen."""
 
     anew = VIDEO_LAYERS
 
@@ -36,7 +36,7 @@ class FlowRecipe(Recipe):
         return [Phase(name="flow", network=learning, optimizer=self.optimizer, losses=self.losses)]
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate; BatchNorm stands still."""
+        """Set the learning rate; BatchNorm is frozen."""
         super().begin(batch, step)
         self.generator.eval()
 
@@ -101,7 +101,7 @@ class VideoRecipe(Recipe):
         ]
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate; BatchNorm stands still, as the trunk does."""
+        """Set the learning rate; BatchNorm and the trunk are frozen."""
         super().begin(batch, step)
         self.generator.backbone.eval()
 

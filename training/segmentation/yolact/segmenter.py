@@ -1,4 +1,4 @@
-"""YOLACT as a finder of objects: photo in, instances out."""
+"""YOLACT as an object finder: photos to instances."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,9 +18,9 @@ from training.segmentation.yolact.photos import Placement, prepare
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinderConfig:
-    """What a finder takes for an object and how it cuts its mask.
+    """Selection of objects and cropping of their masks.
 
-    The defaults are for people; `PUBLISHED` finds what the published figures are measured on.
+    The defaults are for showing objects to users; `PUBLISHED` are the settings of the published figures.
     """
 
     detection: DetectionConfig = field(default_factory=lambda: DetectionConfig(suppression="any-class", threshold=0.3))
@@ -66,7 +66,7 @@ class YolactSegmenter:
         return self.network.config.classes
 
     def __call__(self, image: Pixels) -> list[Instance]:
-        """Return the instances of a photo, surest first; objects whose mask is empty are left out."""
+        """Return the instances of a photo, by falling score, without those of empty masks."""
         height, width = image.shape[:2]
         instances = []
         for found in self.find(image):

@@ -22,7 +22,7 @@ def load_trunk(trunk: Trunk, name: BackboneName, path: Path | None = None) -> No
 
     A file holds torchvision's state dict, or one by the authors' keys; for the folded MobileNetV2 also a TorchScript.
 
-    Raises: ValueError for a file that does not fit, or weights that cannot be had.
+    Raises: ValueError for a file that does not fit, or weights that cannot be downloaded.
     """
     if isinstance(trunk, FoldedMobileNetV2):
         trunk.load(load_backbone(path))
@@ -67,7 +67,7 @@ def _by_our_keys(trunk: Trunk, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(trunk, MobileNetV2) and any(key.startswith("features.") for key in state):
         ours = list(trunk.state_dict())
         if len(ours) != len(state):
-            raise ValueError(f"a MobileNetV2 of {len(state)} tensors came, expected {len(ours)}")
+            raise ValueError(f"got a MobileNetV2 of {len(state)} tensors, expected {len(ours)}")
         return dict(zip(ours, state.values(), strict=True))
     return state
 
