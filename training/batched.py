@@ -21,7 +21,10 @@ def repeat(codes: C, n: int) -> C:
 
 
 def stack(parts: Iterable[C]) -> C:
-    """Return several dataclasses of tensors concatenated along `n`. Raises: ValueError if some lack what others have."""
+    """Return several dataclasses of tensors concatenated along `n`.
+
+    Raises: ValueError if some lack what others have.
+    """
     parts = list(parts)
     columns = [fields_of(part) for part in parts]
     for name in columns[0]:
