@@ -1,4 +1,4 @@
-"""The web page: three tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
+"""The web page: tabs laid out with Gradio, the live pictures and knobs in them by `page/*.js`."""
 
 import os
 
@@ -10,6 +10,7 @@ server_folder()  # as this and what follows must be known to Gradio when it is i
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import fastapi
 import gradio as gr
@@ -52,20 +53,35 @@ MOST_UNFETCHED = 4000
 FILM_NUMBERS = {"frames": 36, "fps": 20, "photos": 5}
 
 
+class Tab(NamedTuple):
+    """One tab of the page."""
+
+    id: str
+    title: str
+    element: str
+    """The custom element that fills it; `page/tabs.js` names its class."""
+    shown: Callable[[Models], bool] = lambda models: True
+    """Whether the page has it, with the models at hand."""
+
+
+TABS = [
+    Tab("knobs", "Turn the knobs", "knob-studio", lambda models: any(not model.reads_photos for model in models)),
+    Tab("mix", "Mix photos", "photo-studio", lambda models: any(model.reads_photos for model in models)),
+    Tab("cutouts", "Cut out objects", "cutout-studio"),
+]
+"""The tabs from left to right; a further one is a line here and a line in `page/tabs.js`."""
+
+
 def page(models: Models, files: Files | None = None, audience: Audience | None = None) -> gr.Blocks:
     """Return the layout: tabs for the models, which scripts fill, and the functions of the HTTP interface."""
     events = Events(models, files, audience)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
         gr.HTML(f"<header class='masthead'><h1>{TITLE}</h1></header>", apply_default_css=False)
         with gr.Tabs():
-            if any(not model.reads_photos for model in models):
-                with gr.Tab("Turn the knobs", id="knobs"):
-                    gr.HTML("<knob-studio></knob-studio>", apply_default_css=False)
-            if any(model.reads_photos for model in models):
-                with gr.Tab("Mix photos", id="mix"):
-                    gr.HTML("<photo-studio></photo-studio>", apply_default_css=False)
-            with gr.Tab("Cut out objects", id="cutouts"):
-                gr.HTML("<cutout-studio></cutout-studio>", apply_default_css=False)
+            for tab in TABS:
+                if tab.shown(models):
+                    with gr.Tab(tab.title, id=tab.id):
+                        gr.HTML(f"<{tab.element}></{tab.element}>", apply_default_css=False)
         for function in (events.models, events.render, events.layers, events.read_photo):
             api(friendly(function), concurrency_limit=4)
         with gr.Column(visible=False):

@@ -1,4 +1,4 @@
-"""A further model costs one entry in the table of families: it trains, is measured and joins the page."""
+"""A further model costs one entry in the table of families, a further tab one line: it trains, is measured, is shown."""
 
 import json
 import warnings
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from demo import app
 from demo.models import Models, load_model
 from tests.benchmarks.kills import squares
 from tests.third_model import FAMILY
@@ -39,4 +40,14 @@ def test_a_third_model_trains_is_measured_and_joins_the_page(tmp_path: Path, mon
         codes = model.generator.sample(1, torch.Generator())
         first, second = (model.generator(model.generator.set(codes, "look", seed)).image for seed in (1, 2))
     assert not torch.equal(first, second)
-    assert [each.name for each in Models([model])] == [model.name]
+    models = Models([model])
+    assert [each.name for each in models] == [model.name]
+    monkeypatch.setattr(app, "TABS", [*app.TABS, app.Tab("third", "A third tab", "third-studio")])
+    shown = [part["props"] for part in app.page(models).config["components"]]
+    assert [part["label"] for part in shown if part.get("id") in ("knobs", "mix", "cutouts", "third")] == [
+        "Turn the knobs",
+        "Cut out objects",
+        "A third tab",
+    ]
+    assert any(part.get("value") == "<third-studio></third-studio>" for part in shown)
+    models.close()

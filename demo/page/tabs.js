@@ -9,9 +9,12 @@ const KEYS = { ArrowRight: 1, ArrowLeft: -1 };
 
 models(); // asked for while Gradio still builds its page
 
-customElements.define("knob-studio", KnobStudio);
-customElements.define("photo-studio", PhotoStudio);
-customElements.define("cutout-studio", CutoutStudio);
+const ELEMENTS = {
+  "knob-studio": KnobStudio,
+  "photo-studio": PhotoStudio,
+  "cutout-studio": CutoutStudio,
+};
+for (const [name, element] of Object.entries(ELEMENTS)) customElements.define(name, element);
 
 /** Arrow keys, Home and End go from tab to tab, as screen readers say they do. */
 document.addEventListener("keydown", (event) => {
