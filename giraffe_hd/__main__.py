@@ -1,4 +1,5 @@
-"""Commands: python -m giraffe_hd render | vary | turntable | mesh | fit-prior, for every family of this package."""
+"""Commands: python -m giraffe_hd render | vary | turntable | mesh, for every family of this package; and for the fast
+one invert, fit-prior, train-reader and read-poses."""
 
 import json
 import logging
@@ -15,9 +16,15 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes
 from giraffe_hd.fast.fit_prior import FitPrior
-from giraffe_hd.mesh import object_mesh, write_mesh
-from training.batched import rows
+from giraffe_hd.fast.generator import Generator as FastGenerator
+from giraffe_hd.fast.train_reader import TrainReader
+from giraffe_hd.invert import with_own_weights
+from giraffe_hd.mesh import MESHES, object_mesh, write_mesh
+from giraffe_hd.mesh_colour import vertex_colours
+from giraffe_hd.photos import Invert, ReadPoses
+from training.batched import rows, stack
 from training.checkpoint import load_generator
+from training.codes_file import read_codes, read_weights
 from training.command import said
 from training.films import codes_between, knob_values, there_and_back, turn_offsets, write_frames
 from training.pictures import is_film, write_sheet
@@ -38,8 +45,10 @@ class Scenes:
     """Scenes, drawn at random."""
     seed: int = 0
     """Of the codes that are drawn."""
+    codes: tuple[Path, ...] = ()
+    """Recipes of inverted photos (`invert`, or the page) to start from instead of `n` draws, a scene each."""
     set: tuple[str, ...] = ()
-    """Knobs to set first, as in --set rotation=30 look=7."""
+    """Knobs to set first, as in --set rotation=30 look=7; a part can also come from a recipe, as in look=car.json."""
     inject_index: int | None = None
     """First renderer layer that the look styles; the checkpoint's own if not given."""
     size: int | None = None
@@ -57,18 +66,36 @@ class Scenes:
             raise ValueError(
                 f"{self.checkpoint.name} is of the family giraffe, whose one code draws: no --inject-index"
             )
-        if self.size is not None:
-            generator = generator.at(self.size)
-        codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
+        if self.codes:
+            codes = stack([read_codes(path, generator, self.checkpoint) for path in self.codes])
+            generator = self._sharpened(generator)
+        else:
+            codes = generator.sample(self.n, torch.Generator().manual_seed(self.seed))
         for setting in self.set:
-            name, equals, value = setting.partition("=")
-            if not equals:
-                raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; got {setting!r}")
-            try:
-                codes = generator.set(codes, name, float(value))
-            except ValueError as error:
-                raise ValueError(f"--set {setting}: {error}") from error
-        return generator, codes
+            codes = self._set(generator, codes, setting)
+        return generator if self.size is None else generator.at(self.size), codes
+
+    def _sharpened(self, generator: Generator) -> Generator:
+        """Return the generator with the weights that lie beside the one recipe, if there are any."""
+        weights = read_weights(self.codes[0])
+        if not weights:
+            return generator
+        if len(self.codes) > 1:
+            log.warning("sharpened weights are of one photo alone; of several recipes none are used")
+            return generator
+        assert isinstance(generator, FastGenerator)
+        return with_own_weights(generator, weights)
+
+    def _set(self, generator: Generator, codes: Codes, setting: str) -> Codes:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes KNOB=VALUE, such as rotation=30; got {setting!r}")
+        try:
+            if value.endswith(".json") and isinstance(generator, FastGenerator):
+                return generator.take(codes, name, read_codes(Path(value), generator, self.checkpoint))
+            return generator.set(codes, name, float(value))
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: {error}") from error
 
     def draw(self, generator: Generator, codes: Codes) -> Any:
         """Return the layers of one scene: each is drawn alone, so that none depends on those beside it."""
@@ -93,11 +120,12 @@ class Render(Scenes):
     def run(self) -> dict[str, Any]:
         """Write the sheet; return what was written."""
         generator, codes = self.load()
-        drawn = [self.draw(generator, rows(codes, i)) for i in range(self.n)]
+        n = len(codes.azimuth)
+        drawn = [self.draw(generator, rows(codes, i)) for i in range(n)]
         names = list(drawn[0].__dataclass_fields__) if self.layers else ["image"]
         sheet = torch.cat([as_picture(name, getattr(d, name), generator.resolution) for name in names for d in drawn])
-        write_sheet(self.out, sheet, self.n)
-        return {"out": str(self.out), "rows": names, "columns": self.n}
+        write_sheet(self.out, sheet, n)
+        return {"out": str(self.out), "rows": names, "columns": n}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +167,7 @@ class Vary(Scenes):
             scenes = [generator.set(codes, self.knob, value) for value in values]
             span = {"low": low, "high": high}
         write_frames(self.out, self.pictures(generator, scenes), len(scenes), fps=self.fps, film=film)
-        return {"out": str(self.out), "knob": self.knob, **span, "scenes": self.n, "frames": len(scenes)}
+        return {"out": str(self.out), "knob": self.knob, **span, "scenes": len(codes.azimuth), "frames": len(scenes)}
 
     def _range(self, knob: Knob) -> tuple[float, float]:
         if knob.low == knob.high:
@@ -188,7 +216,7 @@ class Turntable(Scenes):
 
 @dataclass(frozen=True, kw_only=True)
 class Mesh(Scenes):
-    """Write the surface of an object's density field as .obj or .ply."""
+    """Write the surface of an object's density field as .obj, .ply or, in its colours, .glb."""
 
     n: int = 1
     """Scenes to draw; the mesh is the last one's object."""
@@ -201,8 +229,8 @@ class Mesh(Scenes):
 
     def run(self) -> dict[str, Any]:
         """Write the mesh; return its size."""
-        if self.out.suffix.lower() not in (".obj", ".ply"):
-            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in .obj or .ply")
+        if self.out.suffix.lower() not in MESHES:
+            raise ValueError(f"cannot write {self.out.name}: expected a name that ends in {', '.join(MESHES)}")
         if not 8 <= self.resolution <= 512:
             raise ValueError(f"--resolution is {self.resolution}; expected 8 to 512")
         generator, codes = self.load()
@@ -210,8 +238,10 @@ class Mesh(Scenes):
         if not 1 <= self.index <= objects:
             raise ValueError(f"--index is {self.index}; these scenes have {objects} object(s), counted from 1")
         which = {"index": self.index - 1} if objects > 1 else {}
-        mesh = object_mesh(generator, rows(codes, -1), resolution=self.resolution, level=self.level, **which)
-        write_mesh(self.out, mesh)
+        scene = rows(codes, -1)
+        mesh = object_mesh(generator, scene, resolution=self.resolution, level=self.level, **which)
+        coloured = self.out.suffix.lower() == ".glb" and objects == 1
+        write_mesh(self.out, mesh, vertex_colours(generator, scene, mesh) if coloured else None)
         return {"out": str(self.out), "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
 
 
@@ -236,7 +266,16 @@ def main(arguments: list[str]) -> int:
         log.warning("`sweep` is now called `vary`; the old name goes with the next release")
         arguments = ["vary", *arguments[1:]]
     command = tyro.extras.subcommand_cli_from_dict(
-        {"render": Render, "vary": Vary, "turntable": Turntable, "mesh": Mesh, "fit-prior": FitPrior},
+        {
+            "render": Render,
+            "vary": Vary,
+            "turntable": Turntable,
+            "mesh": Mesh,
+            "invert": Invert,
+            "read-poses": ReadPoses,
+            "fit-prior": FitPrior,
+            "train-reader": TrainReader,
+        },
         args=arguments,
         prog="python -m giraffe_hd",
     )

@@ -39,6 +39,9 @@ class Codes:
     """Angle of p_box = Rz(rotation) (p - translation) / scale."""
     presence: Float[Tensor, "n objects"] | None = None
     """1 where a scene has this object, 0 where it has not; None where all objects are there."""
+    styles: Float[Tensor, "n layers w_dim"] | None = None
+    """What each layer's style differs by from that of the latent codes, as inversion of a photo finds it (`fast` only:
+    `giraffe_hd.fast.generator.Generator.style_layers` says which rows are whose); None where nothing differs."""
 
     @property
     def object_pose(self) -> ObjectPose:

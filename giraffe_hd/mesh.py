@@ -1,9 +1,11 @@
-"""Surfaces out of density fields: marching tetrahedra in NumPy, and mesh files (.obj, .ply).
+"""Surfaces out of density fields: marching tetrahedra in NumPy, and mesh files (.obj, .ply, .glb).
 
 A cube of eight grid points is cut into six tetrahedra around its diagonal, the same way in every cube, so neighbours
 meet and the surface is closed (Doi and Koide, IEICE 1991). Inside a tetrahedron the field is taken as linear.
 """
 
+import json
+import struct
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,8 +104,17 @@ def object_mesh(
     return Mesh((mesh.vertices / (resolution - 1) * 2.3 - 1.15) * scale, mesh.faces)
 
 
-def write_mesh(path: Path, mesh: Mesh) -> None:
-    """Write a mesh whole or not at all; the name's ending says how. Raises: ValueError for another ending."""
+MESHES = (".obj", ".ply", ".glb")
+"""Endings of mesh files."""
+Colours = Float[np.ndarray, "vertices 3"]
+"""Linear light in [0, 1]."""
+
+
+def write_mesh(path: Path, mesh: Mesh, colours: Colours | None = None) -> None:
+    """Write a mesh whole or not at all; the name's ending says how, and a .glb has colours too.
+
+    Raises: ValueError for another ending.
+    """
     kind = path.suffix.lower()
     if kind == ".obj":
         lines = [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in mesh.vertices.tolist()]
@@ -118,5 +129,58 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
         faces = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("corners", "<i4", 3)])
         faces["n"], faces["corners"] = 3, mesh.faces
         write_whole(path, head.encode() + mesh.vertices.astype("<f4").tobytes() + faces.tobytes())
+    elif kind == ".glb":
+        write_whole(path, glb(mesh, colours))
     else:
-        raise ValueError(f"cannot write {path.name}: expected a name that ends in .obj or .ply")
+        raise ValueError(f"cannot write {path.name}: expected a name that ends in {', '.join(MESHES)}")
+
+
+def normals(mesh: Mesh) -> Float[np.ndarray, "vertices 3"]:
+    """Return the vertices' unit normals: those of their triangles, weighted by area."""
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    across = np.cross(b - a, c - a)
+    total = np.zeros_like(mesh.vertices)
+    for corner in range(3):
+        np.add.at(total, mesh.faces[:, corner], across)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def glb(mesh: Mesh, colours: Colours | None = None) -> bytes:
+    """Return a mesh as binary glTF 2.0: y up, facing +z. Colours are light already, so no lamp shades them again."""
+    turned = [1, 2, 0]  # glTF's x, y, z are the box's y, z, x
+    positions = np.ascontiguousarray(mesh.vertices[:, turned], "<f4")
+    arrays = [positions, np.ascontiguousarray(normals(mesh)[:, turned], "<f4"), mesh.faces.astype("<u4").reshape(-1)]
+    if colours is not None:
+        opaque = np.concatenate([colours, np.ones((len(colours), 1))], 1)
+        arrays.append((opaque.clip(0, 1) * 65535).round().astype("<u2"))
+    views, start = [], 0
+    for array, target in zip(arrays, (34962, 34962, 34963, 34962), strict=False):
+        views.append({"buffer": 0, "byteOffset": start, "byteLength": array.nbytes, "target": target})
+        start += array.nbytes  # of 4 bytes each, or of 8: every view is aligned
+    float_, short, integer, n = 5126, 5123, 5125, len(positions)
+    ends = {"min": positions.min(0).tolist(), "max": positions.max(0).tolist()}
+    accessors: list[dict[str, Any]] = [
+        {"bufferView": 0, "componentType": float_, "count": n, "type": "VEC3", **ends},
+        {"bufferView": 1, "componentType": float_, "count": n, "type": "VEC3"},
+        {"bufferView": 2, "componentType": integer, "count": mesh.faces.size, "type": "SCALAR"},
+        {"bufferView": 3, "componentType": short, "normalized": True, "count": n, "type": "VEC4"},
+    ][: len(arrays)]
+    attributes = {"POSITION": 0, "NORMAL": 1} | ({"COLOR_0": 3} if colours is not None else {})
+    material: dict[str, Any] = {"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
+    unlit = {} if colours is None else {"extensions": {"KHR_materials_unlit": {}}}
+    document = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": "object"}],
+        "meshes": [{"primitives": [{"attributes": attributes, "indices": 2, "material": 0, "mode": 4}]}],
+        "materials": [material | unlit],
+        "accessors": accessors,
+        "bufferViews": views,
+        "buffers": [{"byteLength": start}],
+    } | ({} if colours is None else {"extensionsUsed": ["KHR_materials_unlit"]})
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    size = 12 + 8 + len(text) + 8 + start
+    head = struct.pack("<4sII", b"glTF", 2, size) + struct.pack("<I4s", len(text), b"JSON")
+    return head + text + struct.pack("<I4s", start, b"BIN\0") + b"".join(array.tobytes() for array in arrays)

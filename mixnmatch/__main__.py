@@ -28,6 +28,7 @@ from training.command import said
 from training.films import there_and_back
 from training.imaging.video import probe, read_film
 from training.interpolation import interpolate
+from training.invertible import InvertsPhotos
 from training.objects import margin_of
 from training.pictures import FILMS, PixelBox, is_film, side_by_side, write_animation, write_sheet
 from training.resize import resized
@@ -56,6 +57,9 @@ class Photos:
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None
     """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; other photos are cropped by `crop`."""
+    steps: int = 0
+    """Optimisation steps of each photo's codes after encoding, for models with continuous codes; 60 reproduce its own
+    colours and outline."""
     size: int | None = None
     """Side of the output pictures in pixels; by default the model's own."""
 
@@ -69,6 +73,10 @@ class Photos:
         generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
         if not hasattr(generator, "encode"):
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which reads no photos")
+        if self.steps:
+            if not isinstance(generator, InvertsPhotos):
+                raise ValueError(f"--steps is for models of the continuous design; got one of {generator.family}")
+            generator = generator.with_steps(self.steps)  # type: ignore[attr-defined]
         known = boxes_for(paths, self.box, self.boxes)
         return Cutter(generator, margin_of(read_card(self.checkpoint)), self.crop, known)
 

@@ -1,6 +1,7 @@
 """Base class of the generators that read codes from photos, with the knobs for the four factors."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,30 @@ class PhotoGenerator(Generator):
         ]
         seeds = [Knob(name=f"{name}_seed", label=f"Another {name}", kind="seed", high=9999, step=1) for name in FACTORS]
         return (*photos, *seeds)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What of a picture can be taken from another: the four factors."""
+        return FACTORS
+
+    def part_codes(self, codes: Codes, part: str) -> dict[str, Tensor]:
+        """Return the fields of a factor."""
+        return {name: rows for name in FACTOR_TABLE[part].fields if (rows := getattr(codes, name)) is not None}
+
+    def with_part(self, codes: Codes, part: str, fields: dict[str, Tensor]) -> Codes:
+        """Return `codes` with a factor's fields: a row each, or one for all rows.
+
+        Raises: ValueError for another factor, or fields that do not fit.
+        """
+        known = self.part_codes(codes, part) if part in FACTOR_TABLE else {}
+        for name, rows in fields.items():
+            if name not in known or rows.shape[1:] != known[name].shape[1:] or len(rows) not in (1, len(codes.z)):
+                raise ValueError(f"codes of {part[:40]} do not fit this generator: got {name[:40]} {tuple(rows.shape)}")
+        return replace(codes, **{name: rows.expand(len(codes.z), -1) for name, rows in fields.items()})
+
+    def knob_values(self, codes: Codes) -> dict[str, Tensor]:
+        """Return where the knobs that are numbers stand: none is."""
+        return {}
 
     @abstractmethod
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:

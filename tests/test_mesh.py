@@ -1,13 +1,20 @@
 """Marching tetrahedra: closed, outward, exact where the field is linear; mesh files that read back."""
 
 import math
+import struct
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from giraffe_hd.codes import Codes
-from giraffe_hd.mesh import Mesh, march, object_mesh, write_mesh
+from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.mesh import Mesh, glb, march, object_mesh, write_mesh
+from giraffe_hd.mesh_colour import vertex_colours
+from training.data.cars.gltf import _accessor, _document
+from training.nn.volume import box_rays
+from training.types import Knob
 
 
 def ball(n: int, radius: float) -> np.ndarray:
@@ -95,6 +102,71 @@ def test_files_read_back(tmp_path):
     records = np.frombuffer(body[12 * n :], dtype=[("n", "u1"), ("corners", "<i4", 3)])
     assert (records["n"] == 3).all() and np.array_equal(records["corners"], mesh.faces)
 
-    with pytest.raises(ValueError, match=r"cannot write ball\.stl: expected a name that ends in \.obj or \.ply"):
+    with pytest.raises(ValueError, match=r"cannot write ball\.stl: expected a name that ends in \.obj, \.ply, \.glb"):
         write_mesh(tmp_path / "ball.stl", mesh)
     assert not (tmp_path / "ball.stl").exists()
+
+
+class TwoColours:
+    """A ball whose front half is red and whose back half is blue, drawn by its own rays."""
+
+    config = SimpleNamespace(pose=SimpleNamespace(fov=20.0))
+
+    def knob(self, name: str) -> Knob:
+        return Knob(name=name, label=name, kind="angle", low=10.0, high=35.0)
+
+    def __call__(self, codes: Codes) -> Layers:
+        rays = box_rays(codes.object_pose, 48, 20.0)
+        o, d = rays.origin, rays.direction
+        a, b, c = (d * d).sum(-1), (o * d).sum(-1), (o * o).sum(-1) - 1
+        inside = b**2 - a * c
+        t = (-b - inside.clamp_min(0).sqrt()) / a
+        front = (o + d * t[..., None])[..., :1] > 0
+        red, blue = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([-1.0, -1.0, 1.0])
+        picture = torch.where(front, red, blue).transpose(1, 2).unflatten(2, (48, 48))
+        mask, depth = ((inside > 0).float().view(-1, 1, 48, 48), (t * (inside > 0)).view(-1, 1, 48, 48))
+        return Layers(image=picture, foreground=picture, background=picture, mask=mask, alpha=mask, depth=depth)
+
+
+def round_mesh() -> Mesh:
+    """Return a ball of radius 0.2."""
+    mesh = march(ball(24, 0.87), 0.0)
+    return Mesh((mesh.vertices / 23 * 2 - 1) / 0.87 * 0.2, mesh.faces)
+
+
+def test_vertices_have_the_colours_of_the_sides_that_show_them():
+    mesh = round_mesh()
+    codes = replace(one_scene((0.2, 0.2, 0.2)), radius=torch.tensor([2.732]))
+    colours = vertex_colours(TwoColours(), codes, mesh)
+    front, back = mesh.vertices[:, 0] > 0.06, mesh.vertices[:, 0] < -0.06
+    seen = mesh.vertices[:, 2] > -0.1  # from below no camera looks
+    np.testing.assert_allclose(colours[front & seen], [[1, 0, 0]] * (front & seen).sum(), atol=0.05)
+    np.testing.assert_allclose(colours[back & seen], [[0, 0, 1]] * (back & seen).sum(), atol=0.05)
+    assert colours.min() >= 0 and colours.max() <= 1
+
+
+def test_glb_files_hold_the_mesh_y_up_with_its_colours(tmp_path):
+    mesh = round_mesh()
+    colours = np.random.default_rng(0).random(mesh.vertices.shape)
+    write_mesh(tmp_path / "ball.glb", mesh, colours)
+    data = (tmp_path / "ball.glb").read_bytes()
+    assert data[:4] == b"glTF" and struct.unpack("<II", data[4:12]) == (2, len(data))
+    document, binary = _document(tmp_path / "ball.glb")
+    primitive = document["meshes"][0]["primitives"][0]
+    read = {name: _accessor(document, [binary], i) for name, i in primitive["attributes"].items()}
+    np.testing.assert_allclose(read["POSITION"][:, [2, 0, 1]], mesh.vertices, atol=1e-6)
+    faces = _accessor(document, [binary], primitive["indices"]).reshape(-1, 3)
+    np.testing.assert_array_equal(faces, mesh.faces)
+    np.testing.assert_allclose(read["COLOR_0"][:, :3] / 65535, colours, atol=1e-4)
+    assert (read["COLOR_0"][:, 3] == 65535).all()
+    outward = (read["NORMAL"] * read["POSITION"]).sum(1) / np.linalg.norm(read["POSITION"], axis=1)
+    assert outward.min() > 0.8
+    assert all(view["byteOffset"] % 4 == 0 for view in document["bufferViews"])
+    assert document["accessors"][0]["min"] == read["POSITION"].min(0).tolist()
+    plain, _ = _document_of(glb(mesh), tmp_path)
+    assert "COLOR_0" not in plain["meshes"][0]["primitives"][0]["attributes"] and len(plain["accessors"]) == 3
+
+
+def _document_of(content: bytes, folder):
+    (folder / "plain.glb").write_bytes(content)
+    return _document(folder / "plain.glb")

@@ -1,4 +1,4 @@
-"""Commands: python -m training train | sweep | prepare | fid | evaluate | segment | publish | import-official."""
+"""Commands: python -m training train | sweep | prepare | fid | evaluate | segment | publish | invert and others."""
 
 import logging
 import sys
@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "find objects in photos and films and cut them out; export and measure finders",
     ),
     "publish": ("training.publish:Publish", "write a run as a small generator file with a card"),
+    "invert": ("training.inversion:Invert", "find the codes of photos, for generators that do not encode them"),
     "import-official": ("training.official:ImportOfficial", "convert the authors' checkpoints to generator files"),
 }
 """Verb -> dotted name of a command (a dataclass with `run`, or a union of such) and one line of help."""

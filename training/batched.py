@@ -21,9 +21,15 @@ def repeat(codes: C, n: int) -> C:
 
 
 def stack(parts: Iterable[C]) -> C:
-    """Return several dataclasses of tensors concatenated along `n`."""
+    """Return several dataclasses of tensors concatenated along `n`.
+
+    Raises: ValueError if a field is None in some of them but not in all.
+    """
     parts = list(parts)
     columns = [fields_of(part) for part in parts]
+    for name in columns[0]:
+        if len({column[name] is None for column in columns}) > 1:
+            raise ValueError(f"some of these rows have {name} and some have none; give it to all or to none")
     joined = {k: torch.cat([c[k] for c in columns]) for k, v in columns[0].items() if v is not None}
     return replace(parts[0], **joined)  # type: ignore[type-var]
 

@@ -118,6 +118,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
             f"{path.name} holds weights that are not finite numbers, first in {bad[0]}; copy or train it again"
         )
     generator.load_state_dict(state)
+    generator.source = path
     return generator.requires_grad_(False).eval().to(device)
 
 

@@ -48,9 +48,14 @@ def there_and_back(frames: Sequence[T]) -> list[T]:
 
 
 def codes_between(start: C, end: C, at: float) -> C:
-    """Return codes interpolated from `start` (at 0) to `end` (at 1); equal fields, and fields that are None, are
-    kept."""
+    """Return codes interpolated from `start` (at 0) to `end` (at 1); equal fields, and fields that are None, are kept.
+
+    Missing `styles` count as zero.
+    """
     first, last = fields_of(start), fields_of(end)
+    for one, other in ((first, last), (last, first)):
+        if one.get("styles") is None and other.get("styles") is not None:
+            one["styles"] = torch.zeros_like(other["styles"])
     moved = [k for k, v in first.items() if isinstance(v, Tensor) and not torch.equal(v, last[k])]
     rows = interpolate({k: first[k] for k in moved}, {k: last[k] for k in moved}, at)
     return replace(start, **rows)  # type: ignore[type-var]

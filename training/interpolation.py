@@ -23,9 +23,11 @@ def slerp(a: Float[Tensor, "*n k"], b: Float[Tensor, "*n k"], at: float) -> Floa
     """Return the spherical interpolation of directions, with the norm interpolated linearly (Shoemake 1985)."""
     here, there = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     angle = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1).acos()[..., None]
-    straight = angle.sin() < 1e-3  # rows of equal or opposite directions have no unique arc
+    # rows of equal or opposite directions, or of length 0, have no unique arc
+    straight = (angle.sin() < 1e-3) | (here * there == 0)
     sine = torch.where(straight, 1.0, angle.sin())
     length = torch.lerp(here, there, at)
+    here, there = (torch.where(straight, 1.0, norm) for norm in (here, there))
     curved = ((1 - at) * angle).sin() / sine * (length / here) * a + (at * angle).sin() / sine * (length / there) * b
     return torch.where(straight, torch.lerp(a, b, at), curved)
 

@@ -58,6 +58,8 @@ class Publish:
     """The licence that the card names."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """How weights are stored; bfloat16 halves the file."""
+    reader: Path | None = None
+    """The generator's pose reader, which goes into the folder `readers` beside OUT under OUT's name."""
     state: Path | None = None
     """Folder for the run's newest resume state in bfloat16, one for each model: a copy of it is a run that can be
     resumed elsewhere, though not bit for bit. An existing state is replaced."""
@@ -92,6 +94,11 @@ class Publish:
             "measured_on": {name: report[name] for name in MEASURED_ON if name in report},
             "config": seen.get("config", {}),
         }
+        reader = None
+        if self.reader:
+            reader = generator_file(load_model(self.reader), card=_plain_card(self.reader), dtype=torch.bfloat16)
+            error = read_card(self.reader).get("error_on_recombined_samples", {})
+            card["reader"] = {"bytes": len(reader), "sha256": tensors_sha256(reader), **error}
         if start := _start_of(self.out):
             card["start"] = start
         found = newest_state(self.run_dir) if self.state else None
@@ -108,9 +115,16 @@ class Publish:
         card |= {"bytes": len(content), "sha256": tensors_sha256(content)}
         if self.state and found is not None:
             save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
+        if reader is not None:
+            write_whole(self.out.parent / "readers" / self.out.name, reader)
         write_whole(self.out, content)
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _plain_card(path: Path) -> dict[str, Any]:
+    """Return the card inside a file, without what its metadata says beside it."""
+    return {k: v for k, v in read_card(path, beside=False).items() if k not in ("family", "sha256")}
 
 
 def _figures_of(report: Mapping[str, Any], sha256: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class Family:
     """The generator class, built from its config."""
     config: str
     """The config class of the generator."""
-    recipe: str
-    """The recipe class, built from a train config and a device."""
+    recipe: str = ""
+    """The recipe class, built from a train config and a device; empty if the weights come from another model."""
     presets: Mapping[str, str] = field(default_factory=dict)
     """Preset -> dotted name of a train config."""
     official: Official | None = None
@@ -56,6 +56,9 @@ FAMILIES: dict[str, Family] = {
             "giraffe-hd-photos-64": "giraffe_hd.fast.presets:PHOTOS_64",
             "giraffe-hd-cats-64": "giraffe_hd.fast.presets:CATS_64",
         },
+    ),
+    "giraffe_hd_reader": Family(
+        model="giraffe_hd.fast.reader:PoseReader", config="giraffe_hd.fast.reader:ReaderConfig", makes_pictures=False
     ),
     "giraffe_hd_paper": Family(
         model="giraffe_hd.paper.generator:Generator",

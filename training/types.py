@@ -209,6 +209,8 @@ class Model(nn.Module):
     """Name in `training.registry.FAMILIES`."""
     config: Any
     """The frozen dataclass this network was built from."""
+    source: Path | None = None
+    """The file that it was read from."""
 
     @property
     @abstractmethod

@@ -14,17 +14,20 @@ from torch import Tensor
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import GeneratorConfig
 from giraffe_hd.fast.prior import (
+    DRAWN_BY,
     SEED_FIELDS,
     SEED_KNOBS,
     camera_knobs,
     centred,
     pose_knobs,
+    pose_values,
     sample_pose,
     set_pose,
     set_seed,
 )
 from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
 from training import types
+from training.invertible import Inverted, OnProgress
 from training.nn.fields import ObjectField
 from training.nn.layers import EqualLinear, Mapping
 from training.nn.volume import ObjectMaps, box_rays, render_object
@@ -34,6 +37,16 @@ from training.types import Knob
 
 RESULTS = {1: 24, 2: 12, 4: 6, 8: 3}
 """Times as many rays a side -> parts of pictures kept: the object's features at 512 pixels are 50 MB."""
+
+
+def _offsets(codes: Codes, layers: slice) -> tuple[Tensor, ...]:
+    """Return the rows of the codes' styles that are a part's, as a list of one; an empty one where there are none."""
+    return () if codes.styles is None else (codes.styles[:, layers],)
+
+
+def _styled(w: Float[Tensor, "n dim"], offsets: tuple[Tensor, ...]) -> Float[Tensor, "n *layers dim"]:
+    """Return the style of each layer where they differ, else the one of all."""
+    return w[:, None] + offsets[0] if offsets else w
 
 
 class Generator(types.Generator):
@@ -74,28 +87,35 @@ class Generator(types.Generator):
         inject_index = self.config.inject_index if inject_index is None else inject_index
         w_shape = self.cached("shape", lambda: self.map_shape(codes.z_s_fg), codes.z_s_fg)
         w_look = self.cached("look", lambda: self.map_look(codes.z_a_fg), codes.z_a_fg)
+        own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
 
         def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            maps = self.volume(codes, w_shape, rng, sigma_noise)
+            maps = self.volume(codes, _styled(w_shape, own["shape"]), rng, sigma_noise)
             return maps.features, maps.alpha, maps.depth, self.mask(maps.features, maps.alpha, maps.hit, self.finer)
 
         def render() -> Tensor:
-            return self.object(features, w_shape, w_look, inject_index, self.finer)
+            styles = (_styled(w, own["look"]) for w in (w_shape, w_look))
+            return self.object(features, *styles, inject_index, self.finer)
 
         pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
         if rng is None:
-            features, alpha, depth, mask = self.cached("body", body, codes.z_s_fg, *pose)
-            foreground = self.cached(f"foreground {inject_index}", render, codes.z_s_fg, codes.z_a_fg, *pose)
+            shape = (codes.z_s_fg, *own["shape"], *pose)
+            features, alpha, depth, mask = self.cached("body", body, *shape)
+            foreground = self.cached(f"foreground {inject_index}", render, *shape, codes.z_a_fg, *own["look"])
         else:
             features, alpha, depth, mask = body()
             foreground = render()
-        behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation)
+        behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation, *own["background"])
         background = self.cached("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
         return Layers(image=image, foreground=foreground, background=background, mask=mask, alpha=alpha, depth=depth)
 
     def volume(
-        self, codes: Codes, w: Float[Tensor, "n dim"], rng: torch.Generator | None = None, sigma_noise: float = 0.0
+        self,
+        codes: Codes,
+        w: Float[Tensor, "n *layers dim"],
+        rng: torch.Generator | None = None,
+        sigma_noise: float = 0.0,
     ) -> ObjectMaps:
         """Return the object's features, opacity, depth (0 if not half opaque) and which rays cross its box, as maps."""
         c = self.config
@@ -115,13 +135,115 @@ class Generator(types.Generator):
     def draw_background(self, codes: Codes) -> types.Image:
         """Return the background alone; it depends on its codes and the camera's elevation, never on the object."""
         view = self.horizon(centred(codes.elevation.rad2deg(), self.config.pose.elevation)[:, None])
-        drawn = self.background(self.map_background(codes.z_s_bg) + view, self.map_background(codes.z_a_bg) + view)
+        own = _offsets(codes, self.style_layers["background"])
+        styles = (_styled(self.map_background(z) + view, own) for z in (codes.z_s_bg, codes.z_a_bg))
+        drawn = self.background(*styles)
         return drawn if self.finer == 1 else resized(drawn, self.resolution)
 
     def density(self, codes: Codes, points: Float[Tensor, "n points 3"]) -> Float[Tensor, "n points"]:
         """Return the object's density per world unit at points of its box, 0 outside |p| <= 1."""
-        sigma, _ = self.field(points, self.map_shape(codes.z_s_fg))
+        own = _offsets(codes, self.style_layers["shape"])
+        sigma, _ = self.field(points, _styled(self.map_shape(codes.z_s_fg), own))
         return sigma / codes.scale[:, :1] * (points.abs().amax(-1) <= 1)
+
+    @property
+    def style_layers(self) -> dict[str, slice]:
+        """Rows of `Codes.styles` by the seed knob whose codes they differ from: field, object, background."""
+        shape = len(self.field.layers) + 1
+        look = shape + self.object.n_layers + 1
+        return {
+            "shape": slice(0, shape),
+            "look": slice(shape, look),
+            "background": slice(look, look + len(self.background.convs) + 1),
+        }
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What of a picture can be drawn anew, or taken from another: the seed knobs."""
+        return tuple(DRAWN_BY)
+
+    def part_codes(self, codes: Codes, part: str) -> dict[str, Tensor]:
+        """Return the fields of a part: its latent codes and, where codes have styles, those of its layers, flat."""
+        fields = {name: getattr(codes, name) for name in DRAWN_BY[part]}
+        if codes.styles is not None:
+            fields["styles"] = codes.styles[:, self.style_layers[part]].flatten(1)
+        return fields
+
+    def with_part(self, codes: Codes, part: str, fields: dict[str, Tensor]) -> Codes:
+        """Return `codes` with a part's fields, as `part_codes` gives them: a row each, or one for all rows.
+
+        Without styles among them, those of the part differ by nothing.
+
+        Raises: ValueError for another part, or fields that do not fit.
+        """
+        if part not in self.style_layers:
+            raise ValueError(f"no part {part!r}; a picture has {', '.join(self.style_layers)}")
+        layers, n = self.style_layers[part], len(codes.azimuth)
+        sizes = {name: getattr(codes, name).shape[1] for name in DRAWN_BY[part]}
+        wanted = sizes | {"styles": (layers.stop - layers.start) * self.config.w_dim}
+        for name, rows in fields.items():
+            if name not in wanted or rows.shape[1:] != (wanted[name],) or len(rows) not in (1, n):
+                raise ValueError(f"codes of {part} do not fit this generator: got {name[:40]} {tuple(rows.shape)}")
+        if missing := sizes.keys() - fields.keys():
+            raise ValueError(f"codes of {part} lack {', '.join(sorted(missing))}")
+        latent = {name: fields[name].expand(n, -1) for name in sizes}
+        if codes.styles is None and "styles" not in fields:
+            return replace(codes, **latent)
+        styles = self.no_styles(codes) if codes.styles is None else codes.styles.clone()
+        styles[:, layers] = fields["styles"].unflatten(1, (-1, self.config.w_dim)) if "styles" in fields else 0
+        return replace(codes, **latent, styles=styles)
+
+    def take(self, codes: Codes, part: str, other: Codes) -> Codes:
+        """Return `codes` with the shape, look or background of `other`. Raises: ValueError for another part."""
+        if part not in self.style_layers:
+            raise ValueError(f"no part {part!r}; a picture has {', '.join(self.style_layers)}")
+        return self.with_part(codes, part, self.part_codes(other, part))
+
+    def knob_values(self, codes: Codes) -> dict[str, Tensor]:
+        """Return where the knobs that are numbers stand, in their units; the inverse of `set`."""
+        values = pose_values(codes, self.config.pose)
+        return {knob.name: values[knob.name] for knob in self.knobs if knob.name in values}
+
+    def invert(
+        self,
+        photo: types.Image,
+        *,
+        progress: OnProgress | None = None,
+        apart: bool = False,
+        reader: Any = None,
+        turned: bool = False,
+        sharpen: bool | int = False,
+        **options: Any,
+    ) -> Inverted:
+        """Return the codes of photos of one object, or with `apart` of one object each; see `giraffe_hd.invert.invert`.
+
+        `reader` is by default the one beside the file that this generator was read from; other `options` are those of
+        `giraffe_hd.invert.InvertOptions`.
+
+        Raises: ValueError where there is no reader, or for an unknown option.
+        """
+        from giraffe_hd.invert import InvertOptions, invert, reader_of
+
+        try:
+            chosen = InvertOptions(sharpen=30 if sharpen is True else int(sharpen), **options)
+        except TypeError as error:
+            raise ValueError(f"an inversion has no such option ({error})") from error
+        reader = reader_of(self) if reader is None else reader
+        which = torch.arange(len(photo)) if apart else None
+        return invert(self, reader, photo, which=which, turned=turned, options=chosen, progress=progress)
+
+    def layer_styles(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the styles of the field, then those of the 2D renderer by the shape and by the look.
+
+        They are `n layers dim`, or `n dim` where all layers have the same.
+        """
+        own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
+        shape, look = self.map_shape(codes.z_s_fg), self.map_look(codes.z_a_fg)
+        return _styled(shape, own["shape"]), _styled(shape, own["look"]), _styled(look, own["look"])
+
+    def no_styles(self, codes: Codes) -> Float[Tensor, "n layers dim"]:
+        """Return styles that differ by nothing, for the rows of `codes`."""
+        return codes.z_s_fg.new_zeros(len(codes.azimuth), self.style_layers["background"].stop, self.config.w_dim)
 
     @property
     def resolution(self) -> int:
@@ -167,5 +289,6 @@ class Generator(types.Generator):
         """Return `codes` with one knob turned; see `training.types.Generator.set`."""
         knob = self.knob(name)
         if knob.kind == "seed":
-            return set_seed(codes, name, value)
+            drawn = set_seed(codes, name, value)
+            return self.take(codes, name, replace(drawn, styles=None))
         return set_pose(codes, self.config.pose, name, value)

@@ -22,7 +22,8 @@ SEED_KNOBS = (
     Knob(name="background", label="Background", kind="seed", high=99_999.0, step=1.0, help="Draws another place."),
 )
 
-_DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
+DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", "z_a_bg")}
+"""Seed knob -> fields of the codes that it draws."""
 
 
 def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
@@ -103,6 +104,22 @@ def set_pose(codes: Codes, pose: PoseConfig, name: str, value: Any) -> Codes:
     return replace(codes, translation=translation)
 
 
+def pose_values(codes: Codes, pose: PoseConfig) -> dict[str, Float[Tensor, " n"]]:
+    """Return where the knobs of camera and object stand, in their units: what `set_pose` was given."""
+    half, low = half_width(pose.radius, pose.fov) / 100, pose.rotation[0]
+    angle = codes.rotation.rad2deg()
+    return {
+        "rotation": low + torch.remainder(angle - low, 360) if pose.rotation[1] - low >= 360 else angle,
+        "elevation": codes.elevation.rad2deg(),
+        "azimuth": codes.azimuth.rad2deg(),
+        "radius": codes.radius,
+        "scale": codes.scale[:, 0] / (sum(pose.scale) / 2 * pose.proportions[0]),
+        "x": codes.translation[:, 1] / half,
+        "y": codes.translation[:, 2] / half,
+        "depth": codes.translation[:, 0] / half,
+    }
+
+
 def set_seed(codes: Codes, name: str, value: Any) -> Codes:
     """Return `codes` with a seed knob's latent codes drawn from the whole number `value`, alike in all rows, or from
     one a row.
@@ -110,7 +127,7 @@ def set_seed(codes: Codes, name: str, value: Any) -> Codes:
     Raises: ValueError for anything but a whole number, or as many as rows.
     """
     seeds, drawn = knob_seeds(name, value, len(codes.rotation)), {}
-    for field in _DRAWN_BY[name]:
+    for field in DRAWN_BY[name]:
         old = getattr(codes, field)
         sources = [torch.Generator().manual_seed(zlib.crc32(f"{field} {seed}".encode())) for seed in seeds]
         new = torch.cat([torch.randn(1, old.shape[1], generator=rng) for rng in sources])  # no two codes alike
@@ -122,6 +139,11 @@ def centred(value: Float[Tensor, " n"], span: tuple[float, float]) -> Float[Tens
     """Return `value` with the span's ends at -1 and 1; 0 where the span has no width."""
     half = (span[1] - span[0]) / 2
     return (value - sum(span) / 2) / half if half > 0 else torch.zeros_like(value)
+
+
+def uncentred(value: Float[Tensor, " n"], span: tuple[float, float]) -> Float[Tensor, " n"]:
+    """Return the number that `centred` makes `value` of; the middle of a span without width."""
+    return sum(span) / 2 + value * (span[1] - span[0]) / 2
 
 
 def pose_targets(codes: Codes, pose: PoseConfig) -> Float[Tensor, "n 6"]:

@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, leaky
+from training.nn.fields import style_of
+from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, double, leaky
 
 
 class StyledConv(nn.Module):
@@ -38,11 +38,6 @@ class ToRGB(nn.Module):
         return self.conv(x, style) + self.bias
 
 
-def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
-    """Return twice the size, bilinear: a sub-pixel convolution left checkerboards in the object."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-
-
 class ObjectRenderer(nn.Module):
     """Feature map to RGB: a few convolutions only, so that what a view shows comes from 3D and not from this net.
 
@@ -62,18 +57,20 @@ class ObjectRenderer(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "n c r r"],
-        w_shape: Float[Tensor, "n dim"],
-        w_look: Float[Tensor, "n dim"],
+        w_shape: Float[Tensor, "n *layers dim"],
+        w_look: Float[Tensor, "n *layers dim"],
         inject_index: int,
         finer: int = 1,
     ) -> Float[Tensor, "n 3 h w"]:
         """Return RGB in [-1, 1]; convolutions before `inject_index` are styled by the shape, the rest by the look.
 
+        A style is one for all layers, or one for each, the last of them the colours'.
+
         Of features drawn `finer` times as fine, every convolution sees the same patch of the object.
         """
 
         def style(layer: int) -> Tensor:
-            return w_shape if layer < inject_index else w_look
+            return style_of(w_shape if layer < inject_index else w_look, layer)
 
         x = self.first(features, style(0), finer)
         for i, (before, after) in enumerate(self.blocks):  # type: ignore[misc]
@@ -116,9 +113,11 @@ class BackgroundRenderer(nn.Module):
         self.to_rgb = ToRGB(channels[-1], style_dim)
         self.n_shape = n_shape
 
-    def forward(self, w_shape: Float[Tensor, "n dim"], w_look: Float[Tensor, "n dim"]) -> Float[Tensor, "n 3 h w"]:
-        """Return RGB in [-1, 1], 4 * 2^(layers - 1) pixels wide."""
+    def forward(
+        self, w_shape: Float[Tensor, "n *layers dim"], w_look: Float[Tensor, "n *layers dim"]
+    ) -> Float[Tensor, "n 3 h w"]:
+        """Return RGB in [-1, 1], 4 * 2^(layers - 1) pixels wide; a style is one for all layers or one for each."""
         x = self.constant.expand(w_look.shape[0], -1, -1, -1)
         for i, conv in enumerate(self.convs):
-            x = conv(x if i == 0 else double(x), w_shape if i < self.n_shape else w_look)
-        return torch.tanh(self.to_rgb(x, w_look).float())
+            x = conv(x if i == 0 else double(x), style_of(w_shape if i < self.n_shape else w_look, i))
+        return torch.tanh(self.to_rgb(x, style_of(w_look, len(self.convs))).float())

@@ -5,19 +5,22 @@ box, p its outline and folds inside that box, c its colours with a coarse map of
 without the object. Symbols are those of `mixnmatch.fast.generator`; a single mask serves parent and child, C_m = P_m.
 """
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mixnmatch.codes import FACTORS, Codes, Layers
+from mixnmatch.codes import FACTOR_TABLE, FACTORS, Codes, Layers
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, TextureEncoder
 from mixnmatch.continuous.frame import pose_of_masks
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, TextureStage, unfolded
 from mixnmatch.fast.stages import over
 from mixnmatch.photo_generator import PhotoGenerator
+from training.batched import fields_of
+from training.invertible import Inverted, OnProgress
 from training.types import Image
 
 
@@ -30,6 +33,8 @@ class Generator(PhotoGenerator):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        self.steps = 0
+        """Steps of optimisation after encoding."""
         self.background = BackgroundStage(config)  # b -> picture
         self.shape = ShapeStage(config)  # (z, p) -> parent feature -> foreground P_f, mask P_m
         self.texture = TextureStage(config)  # (parent feature, c) -> foreground C_f
@@ -66,8 +71,46 @@ class Generator(PhotoGenerator):
     def encode(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
         """Return E(x) of photos x; codes of factors that are not asked for are zeros.
 
+        With `steps`, they are optimised so that the photos' own colours and outlines come back.
+
         Raises: ValueError for an unknown factor, or pictures that are not squares of `resolution`.
         """
+        if not self.steps:
+            return self.read(image, factors)
+        found = self.invert(image, steps=self.steps).codes
+        fields = {name for factor in factors for name in FACTOR_TABLE[factor].fields}
+        codes = {k: v if k in fields else torch.zeros_like(v) for k, v in fields_of(found).items() if v is not None}
+        return replace(found, **codes)
+
+    def with_steps(self, steps: int) -> "Generator":
+        """Return this generator with codes of photos optimised so many steps; weights are shared.
+
+        Raises: ValueError for fewer than 0.
+        """
+        if steps < 0:
+            raise ValueError(f"got {steps} steps; expected 0 or more")
+        other = self.copied(results=24, steps=steps)
+        assert isinstance(other, Generator)
+        return other
+
+    def invert(
+        self, photo: Image, *, progress: OnProgress | None = None, apart: bool = True, **options: Any
+    ) -> Inverted:
+        """Return the optimised codes of photos, each for itself in any case; see `mixnmatch.continuous.invert.invert`.
+
+        Raises: ValueError for an unknown option, or pictures that are not squares of `resolution`.
+        """
+        from mixnmatch.continuous.invert import InvertOptions, invert
+
+        self._check(photo)
+        try:
+            chosen = InvertOptions(**options)
+        except TypeError as error:
+            raise ValueError(f"an inversion has no such option ({error})") from error
+        return invert(self, photo, options=chosen, progress=progress)
+
+    def read(self, image: Image, factors: tuple[str, ...] = FACTORS) -> Codes:
+        """Return what the encoders read from photos, as `encode` without steps."""
         self._check(image)
         if unknown := sorted(set(factors) - set(FACTORS)):
             raise ValueError(f"unknown factor {unknown[0]!r}; the factors are {', '.join(FACTORS)}")

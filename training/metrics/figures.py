@@ -69,6 +69,18 @@ TABLE: dict[str, Kind] = {
     "{} KD-{}": Kind("less", "plain", "kernel distance to real pictures"),
     "FD-{}": Kind("less", "plain", "Frechet distance to real pictures"),
     "KD-{}": Kind("less", "plain", "kernel distance to real pictures"),
+    "inversion_psnr": Kind("more", "plain", "dB, photos against the pictures of their codes"),
+    "inversion_object_psnr": Kind("more", "plain", "dB on the object, photos against the pictures of their codes"),
+    "inversion_mask_iou": Kind("more", "share", "of the photos' outlines kept by the pictures of their codes"),
+    "inversion_colour_error": Kind("less", "levels", "error of the object's mean colour, of 255"),
+    "inversion_rotation_error": Kind("less", "degrees", "median error of the rotation found in photos"),
+    "inversion_rotation_flips": Kind("less", "share", "of photos taken the wrong way round"),
+    "inversion_elevation_error": Kind("less", "degrees", "median error of the elevation found in photos"),
+    "novel_{}_object_psnr": Kind("more", "plain", "dB on the object, turned by as many degrees, against the true view"),
+    "novel_{}_mask_iou": Kind("more", "share", "of the true outline, turned by as many degrees"),
+    "hidden_place_psnr": Kind("more", "plain", "dB of the place behind the object, where it hides it"),
+    "repaint_colour_error": Kind("less", "levels", "error of the object's colour in another photo's paint, of 255"),
+    "closed_loop_{}_object_psnr": Kind("more", "plain", "dB on the object: turned, inverted again and turned back"),
     "mix_rotation_error": Kind("less", "degrees", "median error of the rotation in mixes"),
     "mix_rotation_flips": Kind("less", "share", "of mixes face the wrong way round"),
 }
@@ -128,6 +140,10 @@ def figures(report: "Report") -> dict[str, float]:
     found |= {f"mutual_background_{name}": value for name, value in report.mutual.items()}
     found |= {f"lpips_diversity_{name}": value for name, value in report.diversity.items()}
     found |= report.distances
+    if report.inversion is not None:
+        found |= report.inversion.figures
+        for name, values in report.inversion.baselines.items():
+            found |= {f"{figure_name} ({name})": value for figure_name, value in values.items()}
     return {name: float(f"{value:.5g}") for name, value in found.items() if value is not None}
 
 

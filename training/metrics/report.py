@@ -23,6 +23,7 @@ from training.metrics.car_evaluator import SHIPPED, CarEvaluator, load_evaluator
 from training.metrics.features import Features, load_features
 from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
 from training.metrics.figures import figures
+from training.metrics.inversion import InversionReport, measure_inversion
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs
 from training.metrics.lpips import Lpips, diversity
 from training.metrics.masks import read_masks
@@ -61,6 +62,8 @@ class Report:
     """Segmenter -> share of common background changed by 1/255 or more when the object is redrawn."""
     diversity: dict[str, float] = field(default_factory=dict)
     """Seed knob -> LPIPS distance of pictures that differ in its code alone."""
+    inversion: InversionReport | None = None
+    """How well codes found from photos draw them."""
     distances: dict[str, float] = field(default_factory=dict)
     """Distances of samples to real pictures, and (`real against real ...`) of other real pictures to them."""
     n_distance: int = 0
@@ -104,6 +107,7 @@ def evaluate(
     features: Features | None = None,
     perceptual: Lpips | None = None,
     segmenter: str | None = None,
+    inversion: int = 0,
 ) -> Report:
     """Fill in `report` with what applies to the generator, and return it.
 
@@ -112,7 +116,7 @@ def evaluate(
     """
     n, seed = report.n, report.seed
     compared, others = _compared(report, pictures, training_pictures, features)
-    with tqdm(total=4, unit="part", leave=False) as bar:
+    with tqdm(total=5, unit="part", leave=False) as bar:
         timed = Timed(report, bar)
         if any(knob.kind in ("range", "angle") for knob in generator.knobs):
             _evaluate_knobs(generator, report, evaluator, segmenter, timed)
@@ -129,6 +133,10 @@ def evaluate(
         if perceptual is not None:
             found = timed("diversity", lambda: diversity(generator, perceptual, n=max(32, n // 8), seed=seed))
             report.diversity = found or {}
+        if inversion and pictures is not None:
+            report.inversion = timed("inversion", lambda: measure_inversion(generator, pictures, n=inversion))
+            if report.inversion is None:
+                report.notes.append("inversion: left out, as this generator inverts no photos")
         if compared is not None and features is not None and report.n_distance:
             found = timed("distance to real pictures", lambda: _distance(generator, report, compared, others, features))
             report.distances = found or {}
@@ -245,6 +253,9 @@ class Evaluate:
     """Class of the object, such as car or person, for the authors' mutual background score by DeepLab."""
     evaluator: Path = SHIPPED
     """The network that reads rendered cars, a file of `python -m training.metrics.car_evaluator`."""
+    inversion: int = 0
+    """Real pictures to invert: how well their codes draw them rebuilt and, on rendered cars, turned and repainted; 40
+    take about 3 minutes."""
     card: bool = False
     """Also write the figures into the card beside the checkpoint."""
     device: str | None = None
@@ -293,7 +304,7 @@ class Evaluate:
             report.notes.append(f"LPIPS: {problem}")
         evaluate(
             generator, report, pictures, training_pictures=others, evaluator=evaluator, features=features,
-            perceptual=perceptual, segmenter=self.segmenter,
+            perceptual=perceptual, segmenter=self.segmenter, inversion=self.inversion,
         )  # fmt: skip
         self.write(report)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from training.checkpoint import write_whole
 from training.metrics.figures import kind_of
+from training.metrics.inversion import InversionReport
 from training.metrics.knobs import KnobReport
 from training.metrics.report_plots import DPI, bars, heat_map, knob_curves
 from training.metrics.swaps import SwapReport, Table
@@ -64,6 +65,8 @@ def write_page(path: Path, report: "Report", found: dict[str, float]) -> None:
         parts += _knobs(report.knobs)
     if report.swaps is not None:
         parts += _swaps(report.swaps, "cub" in report.data.lower())
+    if report.inversion is not None:
+        parts += _inversion(report.inversion)
     parts += _distances(report)
     parts += _how(report)
     title = escape(report.name)
@@ -198,6 +201,22 @@ def _invariance(knobs: KnobReport) -> Iterator[str]:
         f"{_number(m.smallest, 'share')} to {_number(m.largest, 'share')}); pixels that are neither object nor "
         f"background amount to {_number(m.soft, 'share')} of that area.</p>"
     )
+
+
+def _inversion(found: InversionReport) -> Iterator[str]:
+    yield "<h2>Photos as codes</h2>"
+    yield f"<p>The codes of {found.n} photos that were not trained on, and what is drawn from them.</p>"
+    yield '<div class="wide"><table><tr><th></th><th>from the codes</th>'
+    yield "".join(f"<th>{escape(name)}</th>" for name in found.baselines) + "</tr>"
+    for name, value in found.figures.items():
+        kind = kind_of(name)
+        cells = [value, *(beside.get(name) for beside in found.baselines.values())]
+        numbers = "".join(f"<td>{'' if v is None else _number(v, kind.unit)}</td>" for v in cells)
+        label = name.removesuffix("_object_psnr").removesuffix("_mask_iou").replace("_", " ")
+        yield f"<tr><td>{escape(label)}: {escape(kind.words)}</td>{numbers}</tr>"
+    yield "</table></div>"
+    for name, pictures in found.pictures.items():
+        yield _figure(_sheet(pictures), found.captions[name], pixels=True)
 
 
 def _swaps(swaps: SwapReport, cub: bool) -> Iterator[str]:

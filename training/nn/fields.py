@@ -45,6 +45,11 @@ class ModulatedLinear(nn.Module):
         return weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), self.shift(w)
 
 
+def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "n style"]:
+    """Return the style of a layer: all of `w` where every layer has the same, its own where `w` has a row for each."""
+    return w if w.ndim == 2 else w[:, layer]
+
+
 class ObjectField(nn.Module):
     """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid; with `mirror`, symmetric left and right."""
 
@@ -58,11 +63,12 @@ class ObjectField(nn.Module):
     def forward(
         self,
         p: Float[Tensor, "n points 3"],
-        w: Float[Tensor, "n style"],
+        w: Float[Tensor, "n *layers style"],
         noise: Float[Tensor, "n points"] | None = None,
     ) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points hidden"]]:
         """Return density per half-length of the object, at least 0, and hidden features, for p in [-1, 1]^3.
 
+        `w` is one style for all layers, or one for each, the last of them the density's.
         `noise` is added to the density before its softplus (NeRF Appendix A).
         """
         p = p.float()
@@ -71,17 +77,20 @@ class ObjectField(nn.Module):
         x = positional_encoding(p, self.octaves)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        for layer in self.layers:
-            x = F.relu(layer(x, w)) * math.sqrt(2)
-        raw = self.sigma(x, w)[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
+        for i, layer in enumerate(self.layers):
+            x = F.relu(layer(x, style_of(w, i))) * math.sqrt(2)
+        raw = self.sigma(x, style_of(w, len(self.layers)))[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
         if noise is not None:
             raw = raw + noise
         return self.density * F.softplus(raw), x
 
-    def as_op(self, w: Float[Tensor, "n style"]) -> tuple[Mlp, Encoding, Density]:
+    def as_op(self, w: Float[Tensor, "n *layers style"]) -> tuple[Mlp, Encoding, Density]:
         """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
-        weights, biases = zip(*(layer.of(w) for layer in self.layers), strict=True)  # type: ignore[operator]
-        (sigma, sigma_bias), gain = self.sigma.of(w), math.sqrt(2)  # relu(x) gain = relu(x gain)
+        weights, biases = zip(*(layer.of(style_of(w, i)) for i, layer in enumerate(self.layers)), strict=True)  # type: ignore[operator]
+        (sigma, sigma_bias), gain = (
+            self.sigma.of(style_of(w, len(self.layers))),
+            math.sqrt(2),
+        )  # relu(x) gain = relu(x gain)
         mlp = Mlp(
             entry=gain * weights[0],
             hidden=gain * torch.stack(weights[1:], 1),

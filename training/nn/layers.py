@@ -26,6 +26,11 @@ def leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 
+def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:
+    """Return twice the size, bilinear: a sub-pixel convolution left checkerboards in the object."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class FusedLeakyReLU(nn.Module):
     """Add a bias per channel, then `leaky`."""
 

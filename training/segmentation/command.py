@@ -116,7 +116,7 @@ class Video(_Finding):
         if self.out.resolve() == self.film.resolve():
             raise FilmError(f"{self.out} is the film itself; choose another --out")
         probe(self.film)  # before the model is read
-        tracking = TrackingConfig(patience=self.patience, sure=max(0.4, self.least))
+        tracking = TrackingConfig(patience=self.patience, sure=max(0.5, self.least))
         paint = painted if self.show == "painted" else cut_out_on(self.ground)
         done = track_film(self.segmenter(), self.film, self.out, keep=self.kept, tracking=tracking, paint=paint)
         print(json.dumps(done))

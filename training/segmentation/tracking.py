@@ -37,7 +37,7 @@ class TrackingConfig:
     """Likeness, 0 to 1, from which an instance is an object that was hidden."""
     patience: int = 90
     """Frames that an object may be hidden for."""
-    sure: float = 0.4
+    sure: float = 0.5
     """Score from which an instance begins a new identity; fainter ones only go on with one."""
     confirm: int = 2
     """Frames in which a new object must be seen before it is shown; 1 shows it at once."""

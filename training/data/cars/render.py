@@ -44,6 +44,16 @@ def render(factors: Factors, size: int, *, shadow: bool = False) -> Rendered:
     return Rendered(image.permute(0, 3, 1, 2).float() / 127.5 - 1, mask[:, None].float() / 255, box)
 
 
+def render_place(factors: Factors, size: int) -> Image:
+    """Return the same pictures without the cars: the ground, hills and sky behind them."""
+    places = []
+    for i in range(len(factors)):
+        row = factors.row(i)
+        behind = background(row, pose_of(row), _model(int(row["mesh"])).extent, size, False)
+        places.append(torch.from_numpy(to_bytes(behind)))
+    return torch.stack(places).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 def render_bytes(
     factors: Factors, i: int, size: int, *, shadow: bool = False
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], tuple[float, float, float, float]]:

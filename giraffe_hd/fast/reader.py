@@ -1,0 +1,138 @@
+"""The pose reader of a generator: rotation, elevation, size and place of the object, read from one picture.
+
+It is the trunk and the pose head of the discriminator that the generator was trained with (InfoGAN, Chen et al. 2016),
+without the statistics over a batch, so that a picture is read alike whatever lies beside it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from giraffe_hd.fast.config import PoseConfig
+from giraffe_hd.fast.prior import uncentred
+from training.checkpoint import load_model
+from training.nn.discriminator import Features, check_levels
+from training.nn.layers import EqualLinear
+from training.resize import resized
+from training.types import Image, Model
+
+FOLDER = "readers"
+"""Folder beside generator files that holds their readers, under the same names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReaderConfig:
+    """What a reader is built from."""
+
+    resolution: int = 64
+    """Side of the pictures that it reads; others are resized."""
+    channels: tuple[int, ...] = (64, 96, 160, 224)
+    """Those of the discriminator that it was made of."""
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    """The prior that its readings are relative to."""
+
+    def __post_init__(self) -> None:
+        check_levels(self.channels, self.resolution, "channels")
+
+
+class PoseRead(NamedTuple):
+    """What was read, a row a picture; angles in radians, lengths in world units, as in `giraffe_hd.codes.Codes`."""
+
+    rotation: Float[Tensor, " n"]
+    elevation: Float[Tensor, " n"]
+    scale: Float[Tensor, " n"]
+    """Half the object's length."""
+    y: Float[Tensor, " n"]
+    """To the right in the picture."""
+    z: Float[Tensor, " n"]
+    """Up."""
+    certainty: Float[Tensor, " n"]
+    """Length of the direction that was read: near 1 where the rotation is clear, near 0 where it could be any."""
+
+
+class PoseReader(Model):
+    """Convolutions down to 4 x 4, a vector, six numbers (`giraffe_hd.fast.prior.pose_targets`)."""
+
+    family = "giraffe_hd_reader"
+    config: ReaderConfig
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk = Features(config.channels)
+        self.pose = EqualLinear(config.channels[-1], 6)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures that it reads in pixels."""
+        return self.config.resolution
+
+    def forward(self, image: Image) -> Float[Tensor, "n 6"]:
+        """Return sin and cos of the rotation seen, elevation, log scale, y and z, the ends of the prior at -1 and 1."""
+        return self.pose(self.trunk.vector(resized(image, self.resolution))).float()
+
+    @torch.no_grad()
+    def read(self, image: Image) -> PoseRead:
+        """Return the poses in pictures of any side."""
+        return pose_read(self(image), self.config.pose)
+
+
+def pose_read(read: Float[Tensor, "n 6"], pose: PoseConfig) -> PoseRead:
+    """Return the pose that `giraffe_hd.fast.prior.pose_targets` makes these numbers of; its inverse."""
+    low, high = (math.log(v) for v in pose.scale)
+    return PoseRead(
+        rotation=torch.atan2(read[:, 0], read[:, 1]) - math.radians(sum(pose.azimuth) / 2),
+        elevation=uncentred(read[:, 2], pose.elevation).deg2rad(),
+        scale=uncentred(read[:, 3], (low, high)).exp(),
+        y=uncentred(read[:, 4], pose.y),
+        z=uncentred(read[:, 5], pose.z),
+        certainty=read[:, :2].norm(dim=1),
+    )
+
+
+@torch.no_grad()
+def reader_from_discriminator(weights: Mapping[str, Tensor], pose: PoseConfig, deviation: float = 0.0) -> PoseReader:
+    """Return the reader in a discriminator's weights (`training.nn.discriminator.Discriminator`).
+
+    The map of the batch's `deviation` becomes part of a bias: what the layer after it added for a typical batch.
+
+    Raises: ValueError if the weights have no pose head.
+    """
+    if "pose.weight" not in weights or "read.weight" not in weights:
+        raise ValueError("this discriminator reads no poses; give a run of a fast GIRAFFE HD preset")
+    levels = sorted({int(name.split(".")[1]) for name in weights if name.startswith("levels.")})
+    channels = (len(weights["read.weight"]), *(len(weights[f"levels.{i}.1.weight"]) for i in levels))
+    reader = PoseReader(ReaderConfig(resolution=4 * 2 ** len(channels), channels=channels, pose=pose))
+    state = {f"trunk.{name}": w for name, w in weights.items() if name.split(".")[0] in ("read", "levels", "flat")}
+    state |= {name: w for name, w in weights.items() if name.startswith("pose.")}
+    mix, last = weights["mix.weight"].float(), channels[-1]
+    scale = 1 / math.sqrt(mix.shape[1] * 9)  # of equalised layers, which depends on their inputs
+    state["trunk.mix.weight"] = mix[:, :last] * (scale * math.sqrt(last * 9))
+    state["trunk.mix.bias"] = weights["mix.bias"].float() + deviation * scale * mix[:, last:].sum((1, 2, 3))
+    reader.load_state_dict(state)
+    return reader.requires_grad_(False).eval()
+
+
+def reader_path(checkpoint: Path) -> Path | None:
+    """Return where the reader of a generator file lies: readers/NAME or reader.safetensors beside it; None if not."""
+    places = (checkpoint.parent / FOLDER / checkpoint.name, checkpoint.parent / "reader.safetensors")
+    return next((path for path in places if path.is_file()), None)
+
+
+def load_reader(path: Path, device: str | torch.device = "cpu") -> PoseReader:
+    """Return the reader that a file holds. Raises: training.checkpoint.CheckpointError, ValueError if it is none."""
+    reader = load_model(path, device)
+    if not isinstance(reader, PoseReader):
+        raise ValueError(f"{path.name} holds a {reader.family}; expected a pose reader of `giraffe_hd train-reader`")
+    return reader.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def about(config: ReaderConfig) -> dict[str, object]:
+    """Return a config as plain values, for a card."""
+    return asdict(config)

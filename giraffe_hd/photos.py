@@ -1,0 +1,79 @@
+"""Commands about photos: invert them, and read the poses in them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from giraffe_hd.fast.generator import Generator
+from giraffe_hd.fast.prior import pose_values
+from giraffe_hd.fast.reader import PoseRead, load_reader
+from giraffe_hd.invert import reader_of
+from training.checkpoint import load_generator
+from training.files import write_whole
+from training.inversion import PhotoOptions
+from training.pictures import from_pil, open_picture
+
+PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invert(PhotoOptions):
+    """Find the codes of a photo, or of several photos of one object: its pose, shape, look and background."""
+
+    photos: tyro.conf.Positional[tuple[Path, ...]]
+    """Photos of one object, of which each gives a recipe."""
+    checkpoint: Path
+    """A file of a fast GIRAFFE HD, its pose reader beside it."""
+    reader: Path | None = None
+    """The pose reader; by default the one beside the checkpoint."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the recipes; return where the knobs stand."""
+        return self.write(self.checkpoint, self.photos, reader=self.reader and load_reader(self.reader))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPoses:
+    """Read the pose of every picture of a folder or a prepared set, and write them as a table."""
+
+    data: Path
+    """A folder of pictures, or a prepared set."""
+    checkpoint: Path
+    """A file of a fast GIRAFFE HD, its pose reader beside it."""
+    out: Path
+    """The table, a .csv: file, rotation and elevation in degrees, scale, x and y as the knobs have them, certainty."""
+
+    def run(self) -> dict[str, Any]:
+        """Write the table; return how many pictures were read."""
+        generator = load_generator(self.checkpoint)
+        if not isinstance(generator, Generator):
+            raise ValueError(
+                f"{self.checkpoint.name} is a {generator.family}; poses are read for fast GIRAFFE HD models"
+            )
+        reader, folder = reader_of(generator), self.data / "images"
+        files = sorted((folder if folder.is_dir() else self.data).iterdir())
+        files = [path for path in files if path.suffix.lower() in PHOTOS]
+        lines = ["file,rotation,elevation,scale,x,y,certainty"]
+        for path in files:
+            read = reader.read(from_pil(open_picture(path), reader.resolution))
+            knobs = knobs_read(generator, read) | {"certainty": read.certainty}
+            numbers = (f"{float(knobs[name]):.5g}" for name in lines[0].split(",")[1:])
+            lines.append(",".join([path.name, *numbers]))
+        write_whole(self.out, ("\n".join(lines) + "\n").encode())
+        return {"out": str(self.out), "pictures": len(files)}
+
+
+def knobs_read(generator: Generator, read: PoseRead) -> dict[str, torch.Tensor]:
+    """Return where the knobs stand for poses that were read."""
+    n, device = len(read.rotation), read.rotation.device
+    pose = replace(
+        generator.sample(n, torch.Generator().manual_seed(0)),
+        rotation=read.rotation,
+        elevation=read.elevation,
+        scale=read.scale[:, None] * torch.tensor(generator.config.pose.proportions, device=device),
+        translation=torch.stack([torch.zeros(n, device=device), read.y, read.z], 1),
+    )
+    return pose_values(pose, generator.config.pose)
