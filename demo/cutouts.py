@@ -42,7 +42,7 @@ from training.segmentation.load import finder_name
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SHOWN = 0.3
+SHOWN = 0.4
 """Score from which an object is shown."""
 VIEW = 1280
 """Longer side, in pixels, of the picture that is searched and shown."""
