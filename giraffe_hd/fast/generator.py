@@ -2,6 +2,16 @@
 
 Same knobs and losses in spirit as the published network (`giraffe_hd.paper`), with other parts: the shape alone makes
 volume and mask, the look alone draws, rays are clipped to the box, and the background never touches the object.
+
+Symbol of the paper -> where it is computed (the same table as in `giraffe_hd.paper.generator`):
+
+    z_s, z_a of object and background -> w = M(z): `map_shape`, `map_look`, `map_background`
+    scene -> box, and the rays that hit it: `training.nn.volume.box_rays`
+    h_fg, the object's feature field: `training.nn.fields.ObjectField`; the background has none, it is drawn in 2D
+    V_fg, its 2D feature map; sum_s w_s h_s along rays (NeRF Eq. 3): `Generator.volume`, `training.nn.volume.render_object`
+    R_fg: `renderer.ObjectRenderer`; R_bg: `renderer.BackgroundRenderer`, by `Generator.draw_background`
+    mask M, from the shape alone: `renderer.MaskHead`; there is no refinement of the object's picture
+    I = M F + (1 - M) B: `Generator.forward`
 """
 
 from dataclasses import replace

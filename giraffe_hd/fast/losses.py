@@ -1,4 +1,15 @@
-"""Losses of GIRAFFE HD's fast configs, each a mean over the batch."""
+"""Losses of GIRAFFE HD's fast configs, each a mean over the batch.
+
+Symbol of the paper -> where it is computed (weights in `TrainConfig`):
+
+    L_adv   `training.nn.gan.generator_loss`, `discriminator_loss`, and those of the projected discriminator
+    R1      `training.nn.gan.r1_penalty`
+    L_cvg   `coverage`, here of the opacity and with an upper end
+    L_bin   `binarisation`
+    L_bbox  none: rays are clipped to the object's box, so that there is no opacity outside it
+
+The pose head's error, `pose_error`, is not in the paper: it keeps rotation, size and place decodable (InfoGAN).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -25,5 +36,5 @@ def coverage(alpha: Mask, hit: Mask, share: tuple[float, float]) -> Scalar:
 
 
 def binarisation(mask: Mask) -> Scalar:
-    """Return mean(min(m, 1 - m))  (paper Eq. 8)."""
+    """Return mean(min(M, 1 - M)), L_bin of the paper (Sec. 3.3)."""
     return torch.minimum(mask, 1 - mask).mean()
