@@ -8,7 +8,7 @@ Symbol of the paper -> where it is computed (the same table as in `giraffe_hd.pa
     z_s, z_a of object and background -> w = M(z): `map_shape`, `map_look`, `map_background`
     scene -> box, and the rays that hit it: `training.nn.volume.box_rays`
     h_fg, the object's feature field: `training.nn.fields.ObjectField`; the background has none, it is drawn in 2D
-    V_fg, its 2D feature map; sum_s w_s h_s along rays (NeRF Eq. 3): `Generator.volume`, `training.nn.volume.render_object`
+    V_fg, its 2D feature map: `Generator.volume`; sum_s w_s h_s along rays (NeRF Eq. 3): `volume.render_object`
     R_fg: `renderer.ObjectRenderer`; R_bg: `renderer.BackgroundRenderer`, by `Generator.draw_background`
     mask M, from the shape alone: `renderer.MaskHead`; there is no refinement of the object's picture
     I = M F + (1 - M) B: `Generator.forward`
