@@ -57,7 +57,7 @@ class Photos:
     """Boxes of the objects in pixels, one for each photo, in the order of the command's options."""
     boxes: Path | None = None
     """Boxes as JSON: {"photo.jpg": [x, y, w, h], ...}; other photos are cropped by `crop`."""
-    steps: int = 0
+    refine: int = 0
     """Steps that optimise each photo's codes after it was read, for models of the continuous design: 60 bring its own
     colours and outline back."""
     size: int | None = None
@@ -73,10 +73,10 @@ class Photos:
         generator = load_generator(self.checkpoint, "cuda" if torch.cuda.is_available() else "cpu")
         if not hasattr(generator, "encode"):
             raise ValueError(f"{self.checkpoint.name} is of the family {generator.family}, which reads no photos")
-        if self.steps:
+        if self.refine:
             if not isinstance(generator, InvertsPhotos):
-                raise ValueError(f"--steps is for models of the continuous design; got one of {generator.family}")
-            generator = generator.with_steps(self.steps)  # type: ignore[attr-defined]
+                raise ValueError(f"--refine is for models of the continuous design; got one of {generator.family}")
+            generator = generator.with_steps(self.refine)  # type: ignore[attr-defined]
         known = boxes_for(paths, self.box, self.boxes)
         return Cutter(generator, margin_of(read_card(self.checkpoint)), self.crop, known)
 

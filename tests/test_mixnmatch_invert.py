@@ -84,7 +84,7 @@ def test_the_command_draws_with_steps_and_codes_go_through_files(generator, phot
     to_pil(photo)[0].save(tmp_path / "photo.png")
     arguments = ["--checkpoint", str(checkpoint), "--texture", str(tmp_path / "photo.png"), "--crop", "centre"]
     for steps in ("0", "3"):
-        assert mixnmatch.main(["mix", *arguments, "--steps", steps, "--out", str(tmp_path / f"{steps}.png")]) == 0
+        assert mixnmatch.main(["mix", *arguments, "--refine", steps, "--out", str(tmp_path / f"{steps}.png")]) == 0
     assert (tmp_path / "0.png").read_bytes() != (tmp_path / "3.png").read_bytes()
     capsys.readouterr()
     codes = generator.invert(photo, steps=2).codes

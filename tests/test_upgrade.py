@@ -16,8 +16,8 @@ from training.registry import FAMILIES, RENAMED, preset, presets
 from training.upgrade import NETWORKS, renamed_fields, upgraded, upgraded_names, upgraded_options
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
-FIRST = [next(iter(family.presets)) for family in FAMILIES.values()]
-"""A preset of each family."""
+FIRST = [next(iter(family.presets)) for family in FAMILIES.values() if family.presets]
+"""A preset of each family that has some."""
 
 
 def has_field(config: type, dotted: str) -> bool:

@@ -633,7 +633,7 @@ def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page):
     page.get_by_role("tab", name="Turn the knobs").click()
     reached = set()
     page.evaluate("document.activeElement.blur()")
-    for _ in range(90):
+    for _ in range(150):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.outerHTML.slice(0, 200)"))
     wanted = page.evaluate(

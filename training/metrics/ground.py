@@ -52,7 +52,7 @@ def measure_ground(generator: Generator, *, n: int = 24, seed: int = 0) -> Groun
     None for a generator that has no such knob, no background or no knob that redraws it.
     """
     names = {knob.name for knob in generator.knobs}
-    pose = getattr(generator.config, "pose", None)
+    pose = getattr(getattr(generator, "config", None), "pose", None)
     if pose is None or not {"elevation", "background"} <= names:
         return None
     knob = generator.knob("elevation")
