@@ -172,6 +172,7 @@ def test_everything_survives_reloads_crashes_and_another_server(context):
             )
         page.wait_for_function("document.querySelector('[data-slot=texture] small').textContent === 'own.png'")
         own = settle(page, "photo-studio")
+        page.wait_for_timeout(500)  # a crash may lose what is not written yet, a few milliseconds on an idle machine
         crash(page)
         page = opened(context, address)
         assert settle(mix(page).page, "photo-studio") == own
@@ -254,9 +255,11 @@ def test_the_tray_feeds_a_and_b_slots_sheets_and_a_zip(page):
     studio.get_by_role("checkbox", name="Examples").uncheck()
     studio.get_by_role("checkbox", name="Tray").check()
     studio.get_by_label("Width of a picture").select_option("0")
+    earlier = page.evaluate("document.querySelector(`img[src*='patches-mixes.png']`)?.src")  # of another test
     studio.get_by_role("button", name="Make it").click()
+    fresh = "(earlier) => ![undefined, earlier].includes(document.querySelector(`img[src*='patches-mixes.png']`)?.src)"
+    page.wait_for_function(fresh, arg=earlier)
     sheet = studio.locator("img[src*='patches-mixes.png']")
-    sheet.wait_for()
     assert page.evaluate(size, sheet.element_handle()) == [3 * 64 + 4, 3 * 64 + 4]  # two photos head rows and columns
     page.locator("photo-studio .away").first.click()
     page.locator("photo-studio .away").first.click()
