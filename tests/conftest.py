@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -25,6 +26,22 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The page on toy models, served for one file of tests; imported here, as most tests need no page."""
+    from tests.serving import served, toy_models
+
+    with served(toy_models()) as address:
+        yield address
+
+
+@pytest.fixture
+def web(address: str) -> Iterator[httpx.Client]:
+    """A client of that page."""
+    with httpx.Client(base_url=address, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session", autouse=True)

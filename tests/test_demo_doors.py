@@ -17,22 +17,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of grad
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def models() -> Iterator[Models]:
     models = toy_models()
     yield models
     models.close()
-
-
-@pytest.fixture
-def web(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield client
 
 
 EVERYWHERE = [

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -14,18 +13,6 @@ from tests.attacks import calls, ends, raw, visitor, watched
 from tests.serving import served, toy_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
-
-
-@pytest.fixture
-def web(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield client
 
 
 @pytest.mark.parametrize("route", ["gradio_api/queue/join", "gradio_api/call/film", "gradio_api/upload", "live/photo"])

@@ -36,18 +36,6 @@ from training.pictures import from_pil
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
-
-
-@pytest.fixture
-def web(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield client
-
-
 def megabytes() -> float:
     """Return what this process has in memory."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -21,15 +21,9 @@ from demo.films import turntable
 from demo.models import Models
 from demo.recipes import PictureRecipe
 from tests.attacks import MARK, SECRET, calls, visitor, watched
-from tests.serving import served, toy_models
+from tests.serving import toy_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with served(toy_models()) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +31,6 @@ def models() -> Iterator[Models]:
     models = toy_models()
     yield models
     models.close()
-
-
-@pytest.fixture
-def web(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=60) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
