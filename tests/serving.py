@@ -1,7 +1,9 @@
-"""The page on toy generators in a thread: what its tests talk to."""
+"""The page on toy generators, in a thread or in a process of its own: what its tests talk to."""
 
 import asyncio
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,3 +72,22 @@ def served(
         server.should_exit = True
         thread.join(10)
         models.close()
+
+
+@contextmanager
+def served_apart() -> Iterator[tuple[str, int]]:
+    """Serve the toys in a process of its own while the block runs; gives address and process number.
+
+    An attack and a server in one process share Python's lock, so that the attacker would delay the server by running.
+    """
+    with subprocess.Popen([sys.executable, "-m", "tests.serving"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process.stdout.readline().strip(), process.pid
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    with served(toy_models()) as here:
+        print(here, flush=True)
+        threading.Event().wait()

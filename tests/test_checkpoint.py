@@ -115,7 +115,7 @@ def test_unknown_fields_are_named(model, tmp_path):
 
 
 def test_a_field_that_is_gone_may_have_the_value_that_is_built_now(tmp_path):
-    model = CHECKPOINTS / "mixnmatch-clothing-128.safetensors"
+    model = CHECKPOINTS / "mixnmatch-cars-64.safetensors"
     load_generator(forged(model, tmp_path / "g.safetensors", config={"extent": [1.0, 1.0, 1.0]}))
     with pytest.raises(CheckpointError, match="unknown field 'extent'"):
         load_generator(forged(model, tmp_path / "g.safetensors", config={"extent": [0.5, 1.0, 1.0]}))
