@@ -23,7 +23,7 @@ def visitor(address: str) -> Iterator[httpx.Client]:
 
 
 def held_up(process: int | None = None) -> float:
-    """Return for how many seconds a process, or this one, could have run, in all its threads, and others ran instead."""
+    """Return for how many seconds a process, or this one, could have run, in all its threads, and others ran."""
     total = 0.0
     for task in Path(f"/proc/{process or 'self'}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError, IndexError, ValueError):

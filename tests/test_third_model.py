@@ -49,7 +49,7 @@ def test_a_third_model_trains_is_measured_and_joins_the_page(tmp_path: Path, mon
     async def laid_out() -> list[dict]:  # Gradio leaves event loops open where none runs
         return [part["props"] for part in app.page(models).config["components"]]
 
-    with ThreadPoolExecutor(1) as thread:  # a browser test of the same process may have left its loop running in this one
+    with ThreadPoolExecutor(1) as thread:  # in this one a browser test may have left a loop running
         shown = thread.submit(lambda: asyncio.run(laid_out())).result()
     assert [part["label"] for part in shown if part.get("id") in ("knobs", "mix", "cutouts", "third")] == [
         "Turn the knobs",
