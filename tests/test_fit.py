@@ -15,7 +15,7 @@ from giraffe_hd.__main__ import main
 from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig
 from giraffe_hd.fast.fit_prior import fitted
 from giraffe_hd.fast.generator import Generator
-from giraffe_hd.fast.presets import CARS_64, PHOTOS_64
+from giraffe_hd.fast.presets import CARS_64, CATS_64, PHOTOS_64
 from giraffe_hd.fast.prior import pose_targets
 from training.config import DataConfig, LoopConfig
 from training.data import prepare
@@ -76,6 +76,13 @@ def test_a_set_says_how_its_objects_stand_and_presets_listen(tmp_path):
         PHOTOS_64.for_dataset({"views": "upside-down"})
     with pytest.raises(ValueError, match="no prior"):
         PHOTOS_64.for_dataset({"pose": {"elevation": "high"}})
+
+
+def test_a_word_does_not_replace_the_prior_that_a_preset_has_of_its_own():
+    assert CATS_64.for_dataset({"views": "front"}) == CATS_64
+    fitted = asdict(VIEWS["flat"])
+    assert CATS_64.for_dataset({"views": "front", "pose": fitted}).generator.pose == VIEWS["flat"]
+    assert CARS_64.for_dataset({"views": "front"}).generator.pose == VIEWS["front"]
 
 
 @pytest.mark.parametrize(("answers", "views"), [(["2"], "front"), ([""], "all-sides"), (["no", "3"], "flat")])

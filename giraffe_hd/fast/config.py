@@ -203,6 +203,8 @@ class TrainConfig:
     def for_dataset(self, made: dict[str, Any]) -> "TrainConfig":
         """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.
 
+        A word is a first guess for any objects; a preset with a prior of its own, made for one kind, keeps that.
+
         Raises: ValueError for a prior that is none.
         """
         pose, views = made.get("pose"), made.get("views")
@@ -210,6 +212,8 @@ class TrainConfig:
             return self
         if pose is None and str(views) not in VIEWS:
             raise ValueError(f"the set's views are {views!r}; expected one of {', '.join(VIEWS)}")
+        if pose is None and self.generator.pose not in (PoseConfig(), *VIEWS.values()):
+            return self
         try:
             fitted = VIEWS[str(views)] if pose is None else TypeAdapter(PoseConfig).validate_python(pose)
         except ValidationError as error:
