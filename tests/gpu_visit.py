@@ -25,8 +25,8 @@ import torch
 import tyro
 
 from tests.benchmarks.rows import device_name
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 PART = 15 << 20
 """Bytes of one part of the run folder's archive."""
 PARTS = 5

@@ -41,6 +41,7 @@ from giraffe_hd.paper.official import read as read_giraffe
 from giraffe_hd.paper.prior import elevation_of
 from mixnmatch.paper.official import read as read_mixnmatch
 from tests.conformance.cases import fill, load_case
+from tests.places import ROOT
 from training.checkpoint import load_generator, makes_pictures
 from training.data.folder import PictureSet
 from training.loop.run import Run
@@ -49,7 +50,6 @@ from training.registry import presets as preset_names
 from training.upgrade import upgraded
 from training.warm_start import load_weights
 
-ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / ".proof.json"
 STEPS = 20
 PICTURES = 8

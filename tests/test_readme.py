@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import ROOT
 from training.registry import presets
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", ROOT / "checkpoints" / "NOTEBOOK.md"]
 PAGES += sorted(
     path for top in ("training", "giraffe_hd", "mixnmatch", "demo", "tests") for path in (ROOT / top).rglob("README.md")

@@ -13,6 +13,7 @@ import torch
 import tyro
 from torch import nn
 
+from tests.places import CLOTHING
 from training.checkpoint import CheckpointError, load_generator, newest_state, read_card
 from training.publish import Publish
 
@@ -40,7 +41,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clothing photos that the project ships."""
     out = tmp_path_factory.mktemp("data") / "clothing"
-    source = Path(__file__).parent.parent / "training" / "data" / "clothing"
+    source = CLOTHING
     run("prepare", "photos", "--source", source, "--out", out, "--size", 64)
     return out
 

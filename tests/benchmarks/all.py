@@ -19,8 +19,8 @@ import torch
 import tyro
 
 from tests.benchmarks.rows import device_name
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 log = logging.getLogger(__name__)
 
 

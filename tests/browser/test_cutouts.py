@@ -10,9 +10,9 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
+from tests.demo.test_cutouts import Discs, as_png, film, picture  # noqa: E402
 from tests.scripts import CHROMIUM  # noqa: E402 (only where a browser can be driven)
 from tests.serving import served, toy_models  # noqa: E402
-from tests.test_demo_cutouts import Discs, as_png, film, picture  # noqa: E402
 
 __all__ = ["film"]
 

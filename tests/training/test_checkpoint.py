@@ -21,6 +21,7 @@ from torch import Tensor
 
 from giraffe_hd.fast.generator import Generator
 from tests.benchmarks.kills import TINY
+from tests.places import CHECKPOINTS
 from training.checkpoint import (
     CheckpointError,
     checksum,
@@ -33,8 +34,6 @@ from training.checkpoint import (
     tensor_hash,
 )
 from training.loop.run import Run
-
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 @pytest.fixture(scope="module")

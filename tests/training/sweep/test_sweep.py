@@ -19,6 +19,7 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.places import ROOT
 from training.checkpoint import load_generator, newest_state
 from training.loop.train import train
 from training.registry import preset
@@ -26,7 +27,6 @@ from training.sweep.command import Sweep
 from training.sweep.grid import trials
 from training.sweep.results import metric_curve, results, write_results
 
-ROOT = Path(__file__).parent.parent
 TOY = (
     "data.size=16", "loop.images=960", "loop.save_every=320", "loop.grid_every=1000000", "loop.log_every=10",
     "loop.bf16=false", "generator.resolution=16", "generator.rays=8", "generator.samples=3", "generator.z_dim=8",
@@ -177,7 +177,7 @@ def test_a_sweep_cut_off_is_gone_on_with_and_its_best_trial_is_never_stopped(tmp
     command += ["--out", str(tmp_path / "out"), "--metric", "G/pose", "--grace", "0.25"]
     command += ["--cpus-per-trial", str(os.cpu_count())]  # one after the other
     command += [word for text in vary for word in ("--vary", text)]
-    root = Path(__file__).parent.parent
+    root = ROOT
     env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "PYTHONPATH": str(root)}
     first = tmp_path / "out" / "trials" / "pose_weight=0.001"
     with (tmp_path / "log").open("w") as log:
@@ -214,12 +214,12 @@ def test_a_figure_may_be_called_without_its_prefix(tmp_path):
 def test_ray_s_cluster_launcher_accepts_the_example_for_ec2():
     check = "import sys, yaml; from ray.autoscaler._private.util import prepare_config, validate_config\n"
     check += "validate_config(prepare_config(yaml.safe_load(open(sys.argv[1]))))"
-    path = Path(__file__).parent.parent / "training" / "cluster-ec2.yaml"
+    path = ROOT / "training" / "cluster-ec2.yaml"
     subprocess.run([sys.executable, "-c", check, str(path)], check=True, capture_output=True)
 
 
 def test_the_example_for_ec2_leaves_no_file_of_the_project_behind():
-    root = Path(__file__).parent.parent
+    root = ROOT
     told = re.search(r"^rsync_exclude: \[(.*)\]$", (root / "training" / "cluster-ec2.yaml").read_text(), re.MULTILINE)
     assert told is not None
     patterns = told[1].split(", ")

@@ -14,7 +14,7 @@ from demo import films
 from demo.knobs import MAX_SEED
 from demo.models import Model
 from demo.recipes import PictureRecipe, layers_of
-from tests.test_demo_recipes import mixed, slot
+from tests.demo.test_recipes import mixed, slot
 from tests.toys import Blocks, Patches
 from training.pictures import to_pil
 

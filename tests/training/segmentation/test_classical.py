@@ -1,17 +1,15 @@
 """The object of a photo: found where it stands out, and with doubts where it does not."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
+from tests.places import CLOTHING
 from training.objects import SURE, WIDE, box_of, margin_of, otsu, propose_box, segment_foreground
 from training.pictures import Box
-
-CLOTHING = Path(__file__).parent.parent / "training" / "data" / "clothing"
 
 
 def drawn(thing: tuple[int, int, int], *, light: int = 0, noise: int = 6, seed: int = 0) -> PIL.Image.Image:

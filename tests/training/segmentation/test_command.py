@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from tests.odd_files import BAD, GOOD, as_file, gradient
+from tests.places import CHECKPOINTS
 from training.__main__ import main
 from training.checkpoint import save_generator
 from training.data.coco import CocoSet, CocoWriter
@@ -212,7 +213,7 @@ def test_odd_photos_are_segmented(name, tmp_path, capsys):
         assert rest.size == open_picture(path).size
 
 
-GENERATOR = str(Path(__file__).parent.parent / "checkpoints" / "giraffe-hd-cars-64.safetensors")
+GENERATOR = str(CHECKPOINTS / "giraffe-hd-cars-64.safetensors")
 WRONG = {
     "no such photo": (["image", "none.png"], "none of the photos"),
     "empty folder": (["image", "."], "has no photos"),

@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from tests.places import ROOT
 from training.data import prepare
 from training.data.folder import _read_index
 from training.data.prepare import Prepare
@@ -18,7 +19,6 @@ from training.segmentation.contract import Instance
 from training.segmentation.load import load_finder, propose_box
 from training.segmentation.subject import LOOKED_AT, SubjectFinder, overlap
 
-ROOT = Path(__file__).parent.parent
 Found = tuple[str, float, tuple[int, int, int, int]]
 """Label, score, box in a photo of 200 x 150."""
 

@@ -1,8 +1,8 @@
 """Run the field's kernels in Triton's interpreter, on the CPU, and print how far they are from float64 as JSON.
 
-TRITON_INTERPRET=1 python -m tests.interpret_field
+TRITON_INTERPRET=1 python -m tests.training.nn.ops.interpret_field
 
-A process of its own, because Triton reads that variable when it is imported; `test_ops_field.py` starts it. Every
+A process of its own, because Triton reads that variable when it is imported; `test_field.py` starts it. Every
 output begins as NaN, so that a place no kernel writes is seen. The interpreter's bfloat16 products are wrong: not here.
 """
 
@@ -10,7 +10,7 @@ import json
 
 import torch
 
-from tests.field_cases import CASES, FieldCase, differences, field_case, leaves_of, run
+from tests.training.nn.ops.field_cases import CASES, FieldCase, differences, field_case, leaves_of, run
 from training.nn.ops.field import field_composite, render_field, render_field_reference
 
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")

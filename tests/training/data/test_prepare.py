@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import scipy.io
 
+from tests.places import CLOTHING
 from training.__main__ import main
 from training.config import DataConfig
 from training.data.folder import PictureSet
@@ -19,7 +20,7 @@ from training.data.layouts import LAYOUTS, detect
 from training.data.prepare import Prepare, PrepareCars
 from training.data.writing import whole_folder
 
-EXAMPLES = Path(__file__).parent.parent / "training" / "data" / "clothing"
+EXAMPLES = CLOTHING
 
 
 def photo(path: Path, width: int = 200, height: int = 150, mode: str = "RGB") -> Path:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tests.places import CHECKPOINTS
 from training.checkpoint import load_generator
 from training.config import DataConfig
 from training.data.cars.factors import Factors
@@ -30,7 +31,7 @@ from training.metrics.weights import WeightsMissingError
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob, Mask
 
-BUNDLED = Path(__file__).parent.parent / "checkpoints"
+BUNDLED = CHECKPOINTS
 SIDE = 32
 BACKGROUNDS = torch.tensor([[-0.8, -0.8, 0.8], [-0.8, 0.4, -0.8], [-0.9, -0.9, -0.9], [0.0, 0.0, 0.0]])
 TEXTURES = torch.tensor([[0.9, 0.9, 0.9], [0.9, -0.9, -0.9], [0.9, 0.9, -0.9], [0.9, 0.2, 0.9], [0.9, 0.5, 0.0]])

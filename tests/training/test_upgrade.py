@@ -3,19 +3,18 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from pydantic import TypeAdapter
 
+from tests.places import CHECKPOINTS
 from training.__main__ import main
 from training.checkpoint import load_model
 from training.data.prepare import COMMAND
 from training.registry import FAMILIES, RENAMED, preset, presets
 from training.upgrade import NETWORKS, renamed_fields, upgraded, upgraded_names, upgraded_options
 
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 FIRST = [next(iter(family.presets)) for family in FAMILIES.values() if family.presets]
 """A preset of each family that has some."""
 

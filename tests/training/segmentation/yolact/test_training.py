@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from demo.models import bundled
+from tests.places import CHECKPOINTS
 from training.__main__ import main
 from training.checkpoint import CheckpointError, load_generator, load_model, makes_pictures, read_card
 from training.data.coco import CocoWriter
@@ -31,7 +32,7 @@ from training.segmentation.yolact.recipe import Recipe, rate_factor
 from training.segmentation.yolact.trunks import load_trunk
 from training.types import Step
 
-BUNDLED = Path(__file__).parent.parent / "checkpoints" / "giraffe-hd-cars-64.safetensors"
+BUNDLED = CHECKPOINTS / "giraffe-hd-cars-64.safetensors"
 
 
 @pytest.fixture(scope="module")

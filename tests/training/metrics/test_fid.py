@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tests.places import ROOT
 from training.config import DataConfig
 from training.data.folder import PictureSet
 from training.metrics import features as features_module
@@ -31,8 +32,6 @@ from training.metrics.weights import WeightsMissingError, sha256
 from training.nn.backbone import MobileNetV2
 from training.pictures import to_pil
 from training.types import Generator, Image, Knob
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

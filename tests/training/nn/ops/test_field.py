@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +22,8 @@ from giraffe_hd.paper.fields import FeatureField
 from giraffe_hd.paper.presets import COMPCAR_256
 from mixnmatch.fast.config import GeneratorConfig as MixConfig
 from mixnmatch.fast.solid import Solid
-from tests.field_cases import CASES, FAMILIES, differences, each, field_case, run
+from tests.places import ROOT
+from tests.training.nn.ops.field_cases import CASES, FAMILIES, differences, each, field_case, run
 from training.nn import fields, ops, volume
 from training.nn.ops.field import (
     Density,
@@ -34,8 +34,6 @@ from training.nn.ops.field import (
     render_field_reference,
     stratified_depths,
 )
-
-ROOT = Path(__file__).parent.parent
 
 
 def constant_field(width: int = 16, sigma_bias: float = 0.0) -> Mlp:
@@ -278,7 +276,11 @@ def interpreted() -> dict:
     pytest.importorskip("triton", reason="Triton has no wheel for this platform")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.interpret_field"], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tests.training.nn.ops.interpret_field"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

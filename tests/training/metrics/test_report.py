@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.places import CHECKPOINTS
 from tests.toys import Blocks, BlocksConfig, Patches
 from training.config import DataConfig
 from training.metrics import report as report_module
@@ -134,7 +135,7 @@ def test_swaps_become_a_page_and_figures(
 def test_distances_are_measured_with_any_network_beside_their_floor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
-    from tests.test_fid import SmallNetwork, scripted
+    from tests.training.metrics.test_fid import SmallNetwork, scripted
 
     torch.manual_seed(0)
     checkpoint = use(Patches(), monkeypatch, tmp_path)
@@ -171,7 +172,7 @@ def test_the_pages_pictures_are_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_pictures_held_out_are_found_by_any_name_and_distances_go_where_there_are_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
-    from tests.test_fid import SmallNetwork, scripted
+    from tests.training.metrics.test_fid import SmallNetwork, scripted
 
     index = data / "index.csv"
     lines = index.read_text().replace(",test,", ",train,").splitlines()
@@ -233,9 +234,6 @@ def test_quick_figures_are_flat_numbers() -> None:
     found = quick_figures(small_blocks().eval(), n=32)
     assert found["scale_slope"] > 0
     assert all(isinstance(value, float) for value in found.values())
-
-
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 def test_every_figure_of_the_cards_is_in_the_table() -> None:

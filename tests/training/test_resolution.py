@@ -1,7 +1,5 @@
 """Pictures of other sides than the model's own: by more rays where it renders, resized where it does not."""
 
-from pathlib import Path
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,12 +8,11 @@ from torch.nn.functional import avg_pool2d
 
 from giraffe_hd.fast.generator import Generator
 from mixnmatch.photo_generator import PhotoGenerator
+from tests.places import CHECKPOINTS
 from training.checkpoint import load_generator
 from training.nn import volume
 from training.resize import resized
 from training.runtime.result_cache import ResultCache
-
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
 
 @pytest.fixture(scope="module")

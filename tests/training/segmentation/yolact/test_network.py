@@ -2,11 +2,11 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.places import ROOT
 from training.nn.backbone import MobileNetV2
 from training.segmentation.yolact.anchors import decode, encode, make_anchors, overlap
 from training.segmentation.yolact.backbone import FoldedMobileNetV2
@@ -16,7 +16,7 @@ from training.segmentation.yolact.network import Yolact
 from training.segmentation.yolact.presets import FAST
 from training.segmentation.yolact.published import NETWORKS
 
-KEYS = json.loads(gzip.decompress((Path(__file__).parent / "conformance" / "yolact_keys.json.gz").read_bytes()))
+KEYS = json.loads(gzip.decompress((ROOT / "tests" / "conformance" / "yolact_keys.json.gz").read_bytes()))
 
 
 def network(config: NetworkConfig) -> Yolact:

@@ -51,7 +51,7 @@ def test_a_closed_terminal_ends_the_run_saved_and_nobody_else_trains_there(pictu
     """The kernel sends SIGHUP to whom a terminal belongs; nobody reads what is written to standard error."""
     code = (
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        "from pathlib import Path; from tests.test_run_folder import ENDLESS, train\n"
+        "from pathlib import Path; from tests.training.loop.test_run_folder import ENDLESS, train\n"
         "train(ENDLESS, Path(sys.argv[1]), Path(sys.argv[2]), device='cpu')"
     )
     ours, theirs = pty.openpty()

@@ -79,7 +79,7 @@ time.sleep(100)
     ("arguments", "says"),
     [
         ({"checkpoint": [Path("nowhere/lost.safetensors")]}, "no checkpoint at nowhere/lost.safetensors"),
-        ({"checkpoint": [Path(__file__)]}, "test_demo_main.py is not a whole safetensors file"),
+        ({"checkpoint": [Path(__file__)]}, "test_main.py is not a whole safetensors file"),
         ({"device": "gpu"}, "--device gpu cannot be used here .* give --device cpu"),
         ({"port": -1}, "there is no port -1"),
     ],
