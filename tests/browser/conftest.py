@@ -112,3 +112,11 @@ def page(request: pytest.FixtureRequest, browser: Any, toys: str, requests: list
         page.set_viewport_size(DESK)
         page.emulate_media(color_scheme="light")
     assert not wrong
+
+
+@pytest.fixture
+def alone(browser: Any) -> Iterator[Any]:
+    """Give a browser that has not been here before."""
+    context = browser.new_context(viewport=DESK, accept_downloads=True)
+    yield context
+    context.close()

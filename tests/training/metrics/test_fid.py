@@ -1,14 +1,10 @@
-"""FID against clean-fid itself, against values worked by hand, and against what people do wrong."""
+"""The Frechet distance and the kernel distance, by hand and against clean-fid."""
 
-import json
-import os
 import platform
-import socket
 import subprocess
 import sys
 import textwrap
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +12,19 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from tests.places import ROOT
+from tests.training.metrics.small_networks import SmallNetwork, Toy, prepared, scripted
 from training.config import DataConfig
 from training.data.folder import PictureSet
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
-from training.metrics import weights as weights_module
 from training.metrics.features import INCEPTION_SIDE, Features, load_features, resize_clean
-from training.metrics.fid import Fid, distances, drawn, published_statistics, real_statistics, statistics, taken
+from training.metrics.fid import distances, drawn, real_statistics, statistics, taken
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
-from training.metrics.weights import WeightsMissingError, sha256
-from training.nn.backbone import MobileNetV2
+from training.metrics.weights import sha256
 from training.pictures import to_pil
-from training.types import Generator, Image, Knob
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToyCodes:
-    z: Float[Tensor, "n 8"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ToyLayers:
-    image: Image
-
-
-class Toy(Generator):
-    """Eight numbers in, a smooth 16 px picture out."""
-
-    family = "toy"
-    resolution = 16  # type: ignore[assignment]
-
-    def __init__(self, contrast: float = 0.3) -> None:
-        super().__init__()
-        rng = torch.Generator().manual_seed(1)
-        self.basis = nn.Parameter(contrast * torch.randn(8, 3, 16, 16, generator=rng))
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        return ()
-
-    def sample(self, n: int, rng: torch.Generator) -> ToyCodes:
-        return ToyCodes(z=torch.randn(n, 8, generator=rng))
-
-    def set(self, codes: ToyCodes, name: str, value: object) -> ToyCodes:
-        raise ValueError(f"no knob {name!r}")
-
-    def forward(self, codes: ToyCodes) -> ToyLayers:
-        return ToyLayers(image=torch.tanh(torch.einsum("nk,kchw->nchw", codes.z, self.basis)))
-
-
-class SmallNetwork(nn.Module):
-    """Random convolutions and a mean: n x 3 x h x w -> n x d."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, dim, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x).flatten(1)
 
 
 class RandomInception(nn.Module):
@@ -94,36 +39,6 @@ class RandomInception(nn.Module):
 
     def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
         return self.layers(x)
-
-
-def scripted(network: nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; the published Inception is TorchScript all the same
-        torch.jit.save(torch.jit.script(network.eval()), path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def network(tmp_path: Path) -> Features:
-    torch.manual_seed(0)
-    return load_features(features=scripted(SmallNetwork(12), tmp_path / "small-net.pt"))
-
-
-def prepared(folder: Path, n: int, *, seed: int = 5, split: str = "train") -> Path:
-    """Write a prepared set of `n` of the toy's pictures, a little paler."""
-    (folder / "images").mkdir(parents=True)
-    lines = ["file,split,label,width,height,x0,y0,x1,y1"]
-    pictures = torch.cat(list(drawn(Toy(0.2), n, seed=seed)))
-    for i, picture in enumerate(to_pil(pictures)):
-        picture.save(folder / "images" / f"{i:04}.png")
-        lines.append(f"{i:04}.png,{split},toy,16,16,2,2,14,14")
-    (folder / "index.csv").write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def test_frechet_distance_of_two_normal_distributions_by_hand() -> None:
@@ -317,179 +232,3 @@ def test_too_few_pictures_are_refused_with_the_number_needed(network: Features) 
         statistics(drawn(Toy(), 12), 12, network, what="samples")
     statistics(drawn(Toy(), 13), 13, network)
     statistics(drawn(Toy(), 5), 5, network, frechet=False, kernel=True)
-
-
-def test_without_weights_and_internet_the_message_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(features_module, "INCEPTION_URL", "http://127.0.0.1:9/inception.pt")
-    monkeypatch.setattr(platform, "system", lambda: "Windows")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(WeightsMissingError, match=r"cannot be reached .*--weights FILE.*--features FILE"):
-        load_features()
-    assert not list(tmp_path.rglob("*.pt"))
-    with pytest.raises(WeightsMissingError, match="cannot be reached"):
-        monkeypatch.setattr(fid_module, "PUBLISHED_URL", "http://127.0.0.1:9/")
-        published_statistics("nosuchset/64/train")
-
-
-def test_only_the_published_network_is_taken_from_the_temporary_folder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Anybody may write there, and a TorchScript file runs as a program."""
-    monkeypatch.setattr(features_module, "INCEPTION_URL", "http://127.0.0.1:9/inception.pt")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(platform, "system", lambda: "Windows")  # there clean-fid's place is the working folder
-    planted = scripted(SmallNetwork(4), tmp_path / "inception-2015-12-05.pt")
-    kept = tmp_path / "cache" / "knobs-without-labels" / planted.name
-    monkeypatch.setattr("torch.jit.load", lambda *a, **o: pytest.fail("the planted network ran"))
-    with pytest.raises(WeightsMissingError, match="cannot be reached"):
-        load_features()
-    assert "is not the published Inception and is left alone" in caplog.text
-    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(planted))
-    assert features_module.find_inception() == kept
-    assert kept.read_bytes() == planted.read_bytes()
-    planted.unlink()
-    kept.write_bytes(b"another")  # in the cache too
-    with pytest.raises(WeightsMissingError, match="cannot be reached"):
-        load_features()
-    planted.symlink_to("/dev/zero")
-    with pytest.raises(WeightsMissingError, match="cannot be reached"):
-        load_features()
-
-
-def test_a_cache_that_cannot_be_written_or_is_nowhere_is_done_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    path = weights_module.keep(weights_module.cache_dir() / "statistics" / "x", b"content")
-    assert path.read_bytes() == b"content"
-    assert "cannot be kept in the cache" in caplog.text
-    monkeypatch.delenv("XDG_CACHE_HOME")
-
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")  # what pathlib says of a user without a name
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert weights_module.keep(weights_module.cache_dir() / "y", b"more").read_bytes() == b"more"
-
-
-@pytest.mark.parametrize("content", [b"", b"not a network"])
-def test_a_file_that_is_no_network_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "odd.pt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"odd\.pt is not a TorchScript file"):
-        load_features(features=path)
-    with pytest.raises(ValueError, match="no file"):
-        load_features(features=tmp_path / "gone.pt")
-
-
-def test_torchvisions_network_is_given_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = MobileNetV2(same=False).eval()
-    monkeypatch.setattr(features_module, "load_backbone", lambda: backbone)
-    found = load_features(features=Path("torchvision"))
-    assert found.frechet_name == "FD-mobilenet_v2_torchvision"
-    pictures = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected = backbone(pictures.permute(0, 3, 1, 2) / 127.5 - 1)  # 224 px are read as they are
-    torch.testing.assert_close(found(pictures), expected.detach(), atol=1e-5, rtol=1e-4)
-    with torch.no_grad():
-        next(backbone.convolutions()).weight.add_(1)
-    assert load_features(features=Path("torchvision")).digest != found.digest
-
-
-def test_torchvisions_network_that_cannot_be_had_is_missed_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable() -> MobileNetV2:
-        raise ValueError("torchvision's MobileNetV2 weights cannot be downloaded (no route); give a file")
-
-    monkeypatch.setattr(features_module, "load_backbone", unreachable)
-    with pytest.raises(WeightsMissingError, match=r"cannot be downloaded \(no route\)\. Put .*b0353104\.pth"):
-        load_features(features=Path("torchvision"))
-
-
-def test_another_network_is_not_taken_for_inception(tmp_path: Path) -> None:
-    class Plain(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.mean((2, 3))
-
-    with pytest.raises(ValueError, match="not FID's Inception"):
-        load_features(weights=scripted(Plain(), tmp_path / "plain.pt"))
-
-
-def test_published_statistics_are_read_by_name(tmp_path: Path, network: Features) -> None:
-    mean, sigma = np.arange(12.0), np.eye(12)
-    folder = tmp_path / "cache" / "knobs-without-labels" / "statistics"
-    folder.mkdir(parents=True)
-    np.savez(folder / "flowers_clean_trainfull_64.npz", mu=mean, sigma=sigma)
-    np.savez(folder / "flowers_clean_trainfull_64_kid.npz", feats=np.ones((30, 12)))
-    found = published_statistics("Flowers/64/trainfull", kernel=True)
-    assert found.vectors.shape == (30, 12)
-    assert found.mean.tolist() == mean.tolist()
-    with pytest.raises(ValueError, match="dataset/resolution/split"):
-        published_statistics("flowers")
-
-
-def test_the_command_prints_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    monkeypatch.setattr(fid_module, "load_generator", lambda path, device: Toy())
-    monkeypatch.setattr(fid_module, "read_card", lambda path: {"config": {"data": {"size": 16, "object_margin": 1.2}}})
-    data = prepared(tmp_path / "set", 40)
-    network = scripted(SmallNetwork(12), tmp_path / "small-net.pt")
-    command = Fid(checkpoint=tmp_path / "toy.safetensors", data=data, features=network, n_samples=90, kid=True)
-    command.run()
-    line = json.loads(capsys.readouterr().out)
-    assert line["FD-small-net"] > 0
-    assert "KD-small-net" in line
-    assert "FID" not in line
-    assert (line["n_samples"], line["n_real"]) == (90, 40)
-    with pytest.raises(ValueError, match="either --data DIR or --published"):
-        Fid(checkpoint=tmp_path / "toy.safetensors").run()
-
-
-def test_two_processes_find_what_one_finds(tmp_path: Path, network: Features) -> None:
-    """200 pictures are four blocks: two a process, and the kept vectors of both come together. 40 are the first's."""
-    alone = {n: statistics(drawn(Toy(), n), n, network, kernel=True) for n in (200, 40)}
-    script = textwrap.dedent(
-        """
-        import importlib.util, sys
-        from pathlib import Path
-        import torch
-        from training.metrics.features import load_features
-        from training.runtime.distributed import joined
-        from training.metrics.fid import drawn, statistics
-
-        spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
-        toys = importlib.util.module_from_spec(spec); spec.loader.exec_module(toys)
-        with joined("cpu") as device:
-            network = load_features(features=Path(sys.argv[2]), device=device)
-            found = [statistics(drawn(toys.Toy(), n), n, network, kernel=True) for n in (200, 40)]
-        torch.save([[one.mean, one.covariance, one.vectors] for one in found], sys.argv[3])
-        """
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, __file__, str(tmp_path / "small-net.pt"), str(tmp_path / f"{rank}.pt")],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=ROOT,
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        for one, (mean, covariance, vectors) in zip(alone.values(), found, strict=True):
-            torch.testing.assert_close(mean, one.mean)
-            torch.testing.assert_close(covariance, one.covariance)
-            torch.testing.assert_close(vectors.sort(0).values, one.vectors.sort(0).values)

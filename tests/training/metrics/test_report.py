@@ -135,7 +135,7 @@ def test_swaps_become_a_page_and_figures(
 def test_distances_are_measured_with_any_network_beside_their_floor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
-    from tests.training.metrics.test_fid import SmallNetwork, scripted
+    from tests.training.metrics.small_networks import SmallNetwork, scripted
 
     torch.manual_seed(0)
     checkpoint = use(Patches(), monkeypatch, tmp_path)
@@ -172,7 +172,7 @@ def test_the_pages_pictures_are_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_pictures_held_out_are_found_by_any_name_and_distances_go_where_there_are_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Path
 ) -> None:
-    from tests.training.metrics.test_fid import SmallNetwork, scripted
+    from tests.training.metrics.small_networks import SmallNetwork, scripted
 
     index = data / "index.csv"
     lines = index.read_text().replace(",test,", ",train,").splitlines()
