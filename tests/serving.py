@@ -81,6 +81,7 @@ def served_apart() -> Iterator[tuple[str, int]]:
     An attack and a server in one process share Python's lock, so that the attacker would delay the server by running.
     """
     with subprocess.Popen([sys.executable, "-m", "tests.serving"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
             yield process.stdout.readline().strip(), process.pid
         finally:

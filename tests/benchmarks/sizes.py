@@ -71,6 +71,8 @@ class Sizes:
         fine, small = generator.at(self.size)(codes), generator(codes)
         held = PictureSet(self.renders, DataConfig(size=self.size), "test")
         real = held.get(list(range(min(60, len(held)))))
+        if real.mask is None:
+            raise SystemExit(f"error: {self.renders} has no masks; prepare it with `prepare cars`")
         values = {
             "drawn": steepness(fine.image, fine.mask),
             "enlarged": steepness(resized(small.image, self.size), resized(small.mask, self.size)),
