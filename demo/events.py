@@ -41,7 +41,7 @@ from demo.orders import Plan
 from demo.recipes import PictureRecipe, Slot
 from demo.routes import sentence
 from demo.turns import NOBODY
-from demo.unlike import own_examples, unlike_of
+from demo.unlike import kind_of, known_of, unlike_of
 from training.pictures import from_pil, to_pil
 
 MAX_PHOTOS = 8
@@ -112,8 +112,9 @@ class Events:
         cut = self.known.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
         image = from_pil(cut.crop)
         codes = self.known.run(recipes.read, model, image, visitor=visitor)
-        examples = self.known.open(own_examples, model, visitor=visitor).result()
-        unlike = self.known.run(unlike_of, model, image, examples, visitor=visitor)
+        kind = self.known.open(kind_of, cut.crop, visitor=visitor).result()
+        known = self.known.open(known_of, model, visitor=visitor).result()
+        unlike = self.known.run(unlike_of, model, image, kind, known, visitor=visitor)
         return uploads.Photo(cut=cut, codes=codes, unlike=unlike).values()
 
     def models(self) -> list:  # type: ignore[type-arg]

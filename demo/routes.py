@@ -29,7 +29,7 @@ from demo.knobs import codes_for, drag_axes
 from demo.models import Model, Models
 from demo.recipes import PictureRecipe
 from demo.turns import NOBODY
-from demo.unlike import own_examples, unlike_of
+from demo.unlike import kind_of, known_of, unlike_of
 from training.pictures import Box, from_pil, to_pil
 
 MAX_RECIPE = 4 * 1000 * 1000
@@ -169,7 +169,8 @@ class Routes:
         codes = await self.run(request, recipes.read, chosen, image)
         unlike = ""
         if not example:
-            unlike = await self.run(request, unlike_of, chosen, image, await self.open(request, own_examples, chosen))
+            kind, known = await self.open(request, kind_of, cut.crop), await self.open(request, known_of, chosen)
+            unlike = await self.run(request, unlike_of, chosen, image, kind, known)
         photo = uploads.Photo(cut=cut, codes=codes, unlike=unlike)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
 

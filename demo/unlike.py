@@ -1,38 +1,71 @@
-"""Photos of another kind than a generator knows: it cannot draw them again from what it reads."""
+"""Photos of another kind than a generator knows: the finder names it, or the generator cannot redraw them."""
 
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import PIL.Image
 import torch
 
 from demo import uploads
 from demo.examples import examples_of
 from demo.models import Model
 from training.pictures import from_pil
+from training.segmentation.load import default_finder
 from training.types import Image
 
 FACTOR = 1.25
-"""Of what is lost of the worst of the model's own examples, what a photo may lose."""
-_examples: WeakKeyDictionary[object, list[Image]] = WeakKeyDictionary()
+"""A photo may lose this many times what the worst of the model's own examples loses."""
+SURE = 0.8
+"""Score from which the finder's label of a photo decides."""
+GARMENTS = frozenset(("dress", "hat", "longsleeve", "outwear", "pants", "shirt", "shoes", "shorts", "skirt", "t-shirt"))
+"""Labels of the bundled finder that are one kind here: a generator of some garments may see any."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What a generator knows, by its own examples."""
+
+    images: list[Image]
+    """As it sees them."""
+    kinds: frozenset[str]
+    """What the finder names in them; empty where it is not sure of any."""
+
+
+_known: WeakKeyDictionary[object, Known] = WeakKeyDictionary()
 _limits: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
 
-def own_examples(model: Model) -> list[Image]:
-    """Return the model's examples as it sees them; opened once, and not on the generators' thread."""
+def known_of(model: Model) -> Known:
+    """Return what the model's examples show; opened once, and not on the generators' thread."""
     generator = model.generator
-    if generator not in _examples:
+    if generator not in _known:
         shown = [uploads.cut(model, each.path.read_bytes(), each.caption, each.box) for each in examples_of(model)]
-        _examples[generator] = [from_pil(each.crop) for each in shown]
-    return _examples[generator]
+        kinds = frozenset(kind for each in shown if (kind := kind_of(each.crop)))
+        _known[generator] = Known(images=[from_pil(each.crop) for each in shown], kinds=kinds)
+    return _known[generator]
 
 
-def unlike_of(model: Model, photo: Image, known: list[Image]) -> str:
-    """Return a sentence where one photo is of another kind than the model's pictures, of which some are `known`."""
-    generator = model.generator
-    if generator not in _limits:
-        _limits[generator] = FACTOR * max((lost(model, each) for each in known), default=2.0)
-    if lost(model, photo) <= _limits[generator]:
+def kind_of(picture: PIL.Image.Image) -> str:
+    """Return the kind of object that the finder names; empty where it is unsure, or no network is at hand."""
+    found = default_finder()(picture)
+    if found is None or found.origin != "network" or found.confidence < SURE:
         return ""
-    return "This photo is unlike those that the model learned from; expect little of it in the mix."
+    return "garment" if found.label in GARMENTS else found.label
+
+
+def unlike_of(model: Model, photo: Image, kind: str, known: Known) -> str:
+    """Return a sentence where a photo, of a kind by `kind_of`, is of another kind than the model's pictures.
+
+    Where the finder names no kind, a photo is unlike if its redrawing loses more than that of any example.
+    """
+    if kind and known.kinds:
+        alike = kind in known.kinds
+    else:
+        generator = model.generator
+        if generator not in _limits:
+            _limits[generator] = FACTOR * max((lost(model, each) for each in known.images), default=2.0)
+        alike = lost(model, photo) <= _limits[generator]
+    return "" if alike else "This photo is unlike those that the model learned from; expect little of it in the mix."
 
 
 def lost(model: Model, photo: Image) -> float:

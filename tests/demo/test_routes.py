@@ -26,12 +26,14 @@ from demo.examples import sets
 from demo.models import Model, Models, bundled, load_model
 from demo.recipes import PictureRecipe
 from demo.thumbs import farthest
-from demo.unlike import own_examples, unlike_of
+from demo.unlike import Known, kind_of, known_of, unlike_of
 from demo.uploads import cut
 from tests.odd_files import BAD, GOOD, as_file, check, gradient
+from tests.places import CHECKPOINTS
 from tests.serving import served, toy_models
 from tests.toys import Blocks
 from training.pictures import from_pil
+from training.segmentation import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
@@ -235,11 +237,34 @@ def test_a_photo_of_another_kind_gets_a_warning():
     model = load_model(path, "cpu")
     cars, clothes = (sets()[name] for name in ("cars", "clothing"))
     with torch.inference_mode():
-        known = own_examples(model)
-        assert not any(unlike_of(model, photo, known) for photo in known)
+        known = known_of(model)
+        assert known.kinds == frozenset()  # no network in these tests: what is lost in redrawing decides
+        assert not any(unlike_of(model, photo, "", known) for photo in known.images)
         foreign = [from_pil(cut(model, each.path.read_bytes(), each.caption, each.box).crop) for each in clothes]
-        warned = [unlike_of(model, photo, known) for photo in foreign]
+        warned = [unlike_of(model, photo, "", known) for photo in foreign]
     assert len(cars) > 3 and sum(map(bool, warned)) >= 0.9 * len(warned)
+
+
+@pytest.fixture
+def bundled_finder(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(load, "BUNDLED", CHECKPOINTS / "yolact-fast-320.safetensors")
+    load.default_finder.cache_clear()
+    yield
+    load.default_finder.cache_clear()
+
+
+@pytest.mark.usefixtures("bundled_finder")
+def test_the_bundled_finder_names_the_kinds_of_photos():
+    model = load_model(next(path for path in bundled() if path.stem == "mixnmatch-clothing-64"), "cpu")
+    kinds = {}
+    for name in ("cars", "clothing"):
+        opened = [cut(model, each.path.read_bytes(), each.caption, each.box).crop for each in sets()[name]]
+        kinds[name] = [kind_of(each) for each in opened]
+    assert set(kinds["cars"]) <= {"car", ""} and kinds["cars"].count("car") >= 0.8 * len(kinds["cars"])
+    assert kinds["clothing"].count("garment") >= 0.9 * len(kinds["clothing"])
+    known = Known(images=[], kinds=frozenset(["garment"]))
+    assert unlike_of(model, torch.zeros(1, 3, 64, 64), "car", known)
+    assert not unlike_of(model, torch.zeros(1, 3, 64, 64), "garment", known)
 
 
 def test_the_http_interface_does_what_its_example_says(address):
