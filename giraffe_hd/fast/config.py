@@ -174,8 +174,9 @@ class TrainConfig:
     pose_ramp: tuple[int, int] = (80_000, 100_000)
     """Pictures over which the late weights and share come in."""
     cutouts: float = 0.0
-    """Weight of a comparison of objects on flat colours, generated ones with those cut out of photos by the set's
-    masks: the object has to be whole, so that the background need not draw its rest. For sets with masks."""
+    """Weight of two comparisons by the set's masks: of objects on flat colours with those cut out of photos, and of
+    backgrounds with photos whose objects are covered. The object has to be whole, and the background draws no part of
+    it. For sets with masks."""
     condition_since: int = 20_000
     """Pictures after which the discriminator compares real and generated pictures of the pose that it reads itself."""
     condition_full: int = 40_000

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
@@ -63,6 +64,10 @@ class Recipe:
         self.on_flat_background: Image
         self.cut_out: Image
         """Real objects on flat colours."""
+        self.places: Image
+        """Generated backgrounds, objects' silhouettes of photos covered by flat colours."""
+        self.real_places: Image
+        """The photos, so covered."""
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""
@@ -102,8 +107,14 @@ class Recipe:
                 raise ValueError(
                     "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
                 )
+            places = max(1, m // 2)
             self.on_flat_background = self.seen(self.on_flat_background, step)
             self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
+            around = 1 - max_pool2d(batch.mask[-places:], 5, stride=1, padding=2)  # no fur is left of the object
+            real = self.on_flat_colour(batch.image[-places:], around, step)
+            fake = self.on_flat_colour(self.fake.background[-places:], around, step)
+            self.places = self.seen(fake, step)
+            self.real_places = self.seen(real, step)
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
         """Return objects on plain backgrounds of random colours."""
@@ -147,6 +158,8 @@ class Recipe:
         if self.config.cutouts > 0:
             real_on_flat, _ = self.discriminate(self.cut_out, step)
             terms["cutouts"] = self.config.cutouts * discriminator_loss(real_on_flat, fake_on_flat)
+            real_place, fake_place = (self.discriminate(x, step)[0] for x in (self.real_places, self.places.detach()))
+            terms["places"] = self.config.cutouts * discriminator_loss(real_place, fake_place)
         return terms
 
     def r1_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -163,10 +176,14 @@ class Recipe:
         hit = box_rays(self.codes.object_pose, c.generator.rays, c.generator.pose.fov).hit.view_as(layers.alpha).float()
         logit, read = self.discriminate(self.seen(layers.image, step), step)
         logit_on_flat, read_on_flat = self.discriminate(self.on_flat_background, step)
+        apart = {}
+        if c.cutouts > 0:
+            place, _ = self.discriminate(self.places, step)
+            apart = {"cutouts": c.cutouts * generator_loss(logit_on_flat), "places": c.cutouts * generator_loss(place)}
         return {
             "adversarial": generator_loss(logit),
             **self.pose_losses(read, read_on_flat, step),
-            **({"cutouts": c.cutouts * generator_loss(logit_on_flat)} if c.cutouts > 0 else {}),
+            **apart,
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
             **(self.projected.generator_losses() if self.projected is not None else {}),

@@ -11,7 +11,7 @@ from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.presets import CARS_64
 from giraffe_hd.fast.prior import pose_targets
 from giraffe_hd.fast.recipe import Recipe
-from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
+from training.nn.gan import discriminator_loss, generator_loss, learning, r1_penalty
 from training.types import Batch, Step
 
 
@@ -49,18 +49,41 @@ def test_binarisation_by_hand():
     assert binarisation(torch.tensor([[[[0.0, 1.0], [0.5, 0.2]]]])).item() == pytest.approx((0.5 + 0.2) / 4)
 
 
+TINY = replace(
+    CARS_64,
+    loop=replace(CARS_64.loop, bf16=False),
+    data=replace(CARS_64.data, size=16),
+    generator=GeneratorConfig(
+        resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
+    ),
+    discriminator=DiscriminatorConfig(channels=(8, 10)),
+)
+
+
+def test_cutouts_compare_the_object_alone_and_the_place_alone():
+    recipe = Recipe(replace(TINY, cutouts=1.0), torch.device("cpu"))
+    mask = torch.zeros(8, 1, 16, 16)
+    mask[:, :, 5:9, 6:10] = 1
+    photos = torch.rand(8, 3, 16, 16)
+    step = Step(index=0, images=0, rng=torch.Generator().manual_seed(0))
+    recipe.begin(Batch(image=photos, mask=mask), step)
+    place = recipe.real_places[0]
+    assert torch.equal(place[:, :3], photos[-len(recipe.real_places), :, :3])
+    covered = place[:, 3:11, 4:12].flatten(1)  # two pixels around the mask too
+    torch.testing.assert_close(covered, covered[:, :1].expand_as(covered))
+    losses = recipe.generator_losses(Batch(image=photos, mask=mask), step)
+    parts = {"cutouts": recipe.generator.object, "places": recipe.generator.background}
+    for name in parts:
+        recipe.generator.zero_grad()
+        with learning(recipe.generator):
+            losses[name].backward(retain_graph=True)
+        learns = {part for part, net in parts.items() if any(p.grad is not None for p in net.parameters())}
+        assert learns == {name}
+
+
 def test_the_elevation_weighs_more_once_bodies_are_cars():
     """At the ramp's middle the weights are halfway, and three eighths of the batch are also read alone."""
-    config = replace(
-        CARS_64,
-        loop=replace(CARS_64.loop, bf16=False),
-        data=replace(CARS_64.data, size=16),
-        generator=GeneratorConfig(
-            resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
-        ),
-        discriminator=DiscriminatorConfig(channels=(8, 10)),
-        pose_ramp=(100, 200),
-    )
+    config = replace(TINY, pose_ramp=(100, 200))
     recipe = Recipe(config, torch.device("cpu"))
     recipe.networks.requires_grad_(False)
     batch = Batch(image=torch.zeros(8, 3, 16, 16))
