@@ -1,6 +1,7 @@
 """The page for everyone: no other servers, sizes, keyboard, accessibility, the first task."""
 
 import json
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -62,6 +63,11 @@ def test_on_a_phone_the_picture_stays_in_view(page):
     picture, knob = page.locator("knob-studio canvas.picture").bounding_box(), knobs.bounding_box()
     assert picture["y"] >= 0 and picture["y"] + picture["height"] <= knob["y"] + 1
     assert picture["height"] >= 240
+    for name in ("Keep as A", "Keep as B"):  # at hand while a knob is looked at
+        box = page.get_by_role("button", name=name).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"]
+    for words in ("Layers", "Open"):
+        assert page.locator("knob-studio").get_by_text(words, exact=True).count() >= 1
 
 
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page):
@@ -153,4 +159,48 @@ def test_a_first_task_takes_six_actions_on_a_bundled_model(browser):
         assert made["rotation"] == pytest.approx(90, abs=2) and made["x"] < before["x"] - 2
         red = (pixels[..., 0] > 1.5 * pixels[..., 1]) & (pixels[..., 0] > 1.5 * pixels[..., 2])
         assert red.mean() > 0.02 and np.argwhere(red)[:, 1].mean() < 256
+        context.close()
+
+
+def reach(page: Any, wanted: Any) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(200):
+        if wanted.evaluate("(element) => element === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} is not reached by Tab")
+
+
+def test_the_first_task_can_be_done_by_keyboard_alone(browser):
+    """Turn a car to its side, choose the reddest colours, place it left, save 512 pixels, by Tab and keys only."""
+    path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
+    with served(Models([load_model(path, "cpu")])) as address:
+        context = browser.new_context(viewport=DESK, accept_downloads=True)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(address)
+        page.wait_for_selector("[data-knob=look] .seed-thumb")
+        before = settle(page)["knobs"]
+        reach(page, page.get_by_role("slider", name="Rotation"))
+        for _ in range(abs(round((90 - before["rotation"]) / 10))):
+            page.keyboard.press("Shift+ArrowRight" if before["rotation"] < 90 else "Shift+ArrowLeft")
+        reach(page, page.locator("[data-knob=look] .seed-thumb").nth(page.evaluate(REDDEST)))
+        page.keyboard.press("Enter")
+        page.evaluate("document.activeElement.blur()")
+        reach(page, page.get_by_role("slider", name="Move across"))
+        page.keyboard.press("Shift+ArrowLeft")
+        made = settle(page)["knobs"]
+        assert (
+            made["rotation"] == pytest.approx(90, abs=5) and made["x"] < before["x"] and made["look"] != before["look"]
+        )
+        reach(page, page.locator("summary", has_text="Save").first)
+        page.keyboard.press("Enter")
+        reach(page, page.get_by_role("radio", checked=True).last)
+        while not page.get_by_role("radio", name="512 px").is_checked():
+            page.keyboard.press("ArrowRight")
+        reach(page, page.get_by_role("button", name="Picture PNG, with its recipe"))
+        with page.expect_download() as saved:
+            page.keyboard.press("Enter")
+        with PIL.Image.open(saved.value.path()) as picture:
+            assert picture.size == (512, 512) and json.loads(picture.info["recipe"])["knobs"] == made
         context.close()
