@@ -104,7 +104,7 @@ def test_a_phone_scrolls_over_sliders_and_pinches(page):
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(400)
     at = object_at(page)
-    finger = page.alone.new_cdp_session(page)
+    finger = page.context.new_cdp_session(page)
     for kind, apart in (("touchStart", 20), *(("touchMove", 20 + 3 * step) for step in range(1, 6)), ("touchEnd", 0)):
         points = [{"x": at[0] - apart, "y": at[1], "id": 0}, {"x": at[0] + apart, "y": at[1], "id": 1}]
         finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points if apart else []})
