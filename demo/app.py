@@ -24,6 +24,7 @@ from demo.connections import configure
 from demo.cutouts import Cutouts
 from demo.events import Events, friendly
 from demo.filming import Filming
+from demo.inverting import Inverting
 from demo.models import Models
 from demo.routes import BusyError, Routes, error_response, invalid_response
 from demo.security import LOOPBACK, Guard
@@ -123,7 +124,9 @@ def serve(
         raise ValueError(f"{host} is open to other machines; give --password as well, or leave --host out")
     files, audience = Files(server_folder()), Audience()
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(Routes(models).router)
+    routes = Routes(models)
+    app.include_router(routes.router)
+    app.include_router(Inverting(routes).router)
     app.include_router(Filming(models, files).router)
     app.include_router(Transfer(files).router)
     app.include_router(Cutouts(models, files, finder).router)

@@ -49,6 +49,7 @@ def describe(model: Model) -> dict[str, Any]:
         "finest": max(side for side in (*SIZES, generator.resolution) if generator.at(side).sharp),
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
+        "parts": list(model.generator.parts) if model.inverts else [],  # that a photo can give
         "layers": list(parts(layers)),
         "knobs": [described(model, knob) for knob in turnable(generator)],
         "slots": [

@@ -25,7 +25,7 @@ from demo.files import server_folder
 from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from demo.models import Model
 from demo.recipes import PictureRecipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
-from training.batched import fields_of
+from training.films import fields_of_both
 from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
 from training.interpolation import interpolate
 from training.pictures import square_crop, tile_pictures, to_uint8, whole_file
@@ -93,7 +93,8 @@ def path(model: Model, start: PictureRecipe, end: PictureRecipe, frames: int) ->
     """
     if start.checkpoint != end.checkpoint:
         raise ValueError("A and B were made with different checkpoints; keep both from the same one")
-    first, last = fields_of(codes := _free_codes(model, start)), fields_of(_free_codes(model, end))
+    codes = _free_codes(model, start)
+    first, last = fields_of_both(codes, _free_codes(model, end))
     numbers = [knob for knob in turnable(model.generator) if knob.kind in ("range", "angle")]
     by_numbers: set[str] = set()
     for knob in numbers:

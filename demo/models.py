@@ -15,6 +15,8 @@ from torch import Tensor
 from demo.files import Visitor
 from demo.turns import NOBODY, Turns
 from training.checkpoint import load_generator, makes_pictures, read_card
+from training.codes_file import HasParts
+from training.invertible import InvertsPhotos
 from training.runtime.cuda_graphs import CudaGraphed
 from training.runtime.result_cache import ResultCache
 from training.types import Generator, Image, reads_outlines
@@ -71,6 +73,12 @@ class Model:
         return hasattr(self.generator, "encode")
 
     @property
+    def inverts(self) -> bool:
+        """Whether it finds the codes of a photo, part by part: photos can then be dropped on "Turn the knobs"."""
+        generator = self.generator
+        return isinstance(generator, InvertsPhotos) and isinstance(generator, HasParts) and generator.can_invert
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """How shape is taken from a photo: as a code, or as a feature map that keeps its outline."""
         return ("code", "feature") if reads_outlines(self.generator) else ("code",)
@@ -91,12 +99,14 @@ class Model:
 
 
 class Models:
-    """Generators by name, one thread that owns them, another for pictures finer than their own, a few that open photos.
+    """Generators by name, one thread that owns them, one for pictures finer than their own, one that inverts photos, a
+    few that open photos.
 
     All serve visitors in turns.
 
     One picture at a time, each on its own: so a picture never depends on what others ask for meanwhile. A finer one
-    takes ten times as long, and its generator shares nothing but weights, so it is drawn beside the others.
+    takes ten times as long, and its generator shares nothing but weights, so it is drawn beside the others. So is what
+    inverts a photo, which takes seconds and keeps nothing in its generator.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -109,6 +119,7 @@ class Models:
         alone = partial(torch.set_num_threads, 1)
         self._generators, self._finer = Turns("generator", begin=alone), Turns("finer", begin=alone)
         self._photos = Turns("photos", PHOTOS, each=1)
+        self._inverter = Turns("inverter", begin=alone)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -134,11 +145,16 @@ class Models:
         """Run a job that opens a photo, beside the generators' thread, in the visitor's turn."""
         return self._photos.submit(visitor, job, *arguments)
 
+    def invert(self, job: Callable[..., T], *arguments: Any, visitor: Visitor = NOBODY) -> "Future[T]":
+        """Run a job that inverts a photo, one at a time and beside the generators' thread, in the visitor's turn."""
+        return self._inverter.submit(visitor, job, *arguments)
+
     def close(self) -> None:
         """Stop the threads; jobs that have not begun are dropped."""
         self._generators.close()
         self._finer.close(patience=1.0)
         self._photos.close(patience=1.0)
+        self._inverter.close(patience=1.0)
 
 
 def _without_gradients(job: Callable[..., T], *arguments: Any) -> T:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 import torch
@@ -21,12 +20,14 @@ from torch import Tensor
 
 from demo.knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
 from demo.models import Model
+from demo.parts import pack, parts_of, unpack
 from training.batched import fields_of
+from training.codes_file import HasParts, with_share
 from training.imaging.decoders import DECODERS
 from training.imaging.read import Limits
 from training.interpolation import are_shares
 from training.pictures import from_pil, open_picture
-from training.types import Image
+from training.types import Generator, Image
 
 KEY = "recipe"
 """Name of the text in a PNG file."""
@@ -204,22 +205,6 @@ def png(picture: PIL.Image.Image, recipe: PictureRecipe | None = None, texts: Ma
     return file.getvalue()
 
 
-def pack(values: Tensor) -> str:
-    """Return one row of numbers as base64 text."""
-    return base64.b64encode(values.detach().cpu().numpy().astype("<f4").tobytes()).decode()
-
-
-def unpack(text: str) -> Tensor:
-    """Return the row (1, k) in base64 text; ValueError if it holds none or a number that is not finite."""
-    try:
-        row = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
-    except (ValueError, binascii.Error) as error:
-        raise ValueError("the codes in this recipe are damaged; save it again") from error
-    if not row.size or not np.isfinite(row).all():
-        raise ValueError("the codes in this recipe are damaged; save it again")
-    return torch.from_numpy(row.astype(np.float32))[None]
-
-
 def photo(slot: Slot, size: int) -> Image:
     """Return a slot's photo as the generator takes it; ValueError if it is damaged."""
     try:
@@ -271,16 +256,20 @@ def codes_of(model: Model, recipe: PictureRecipe) -> Any:
 
     The photo in the slot `pose` gives every factor whose own slot is empty or weaker than 1; its own strength leads
     from the average pose to its pose. Without a photo there, the knobs `<slot>_seed` draw those factors (0 where the
-    recipe does not name them); `slots.<name>.seed` draws one as its photo would give it.
+    recipe does not name them); `slots.<name>.seed` draws one as its photo would give it. Of a generator whose pictures
+    have parts, a slot holds the codes of one, in place of the knob that draws it.
 
     Raises: ValueError for a knob or slot that the generator does not have, or codes that do not fit it.
     """
     generator = model.generator
     codes = codes_for(generator, recipe.seed, values_of(recipe))
-    pictures = [knob.name for knob in generator.knobs if knob.kind == "picture"]
+    parts = parts_of(generator)
+    names = [knob.name for knob in generator.knobs if knob.kind == "picture"] if parts is None else parts.parts
     for name in recipe.slots:
-        if name not in pictures:
-            raise ValueError(f"{model.name} has no slot {name!r}; it has {', '.join(pictures) or 'none'}")
+        if name not in names:
+            raise ValueError(f"{model.name} has no slot {name[:40]!r}; it has {', '.join(names) or 'none'}")
+    if parts is not None:
+        return _with_parts(generator, parts, codes, recipe.slots)
     rows = {name: _rows(model, codes, name, slot) for name, slot in recipe.slots.items()}
     if "pose" in rows:
         for fields in rows["pose"].values():
@@ -298,6 +287,19 @@ def codes_of(model: Model, recipe: PictureRecipe) -> Any:
                 for key, row in fields.items()
             }
         codes = replace(codes, **fields)
+    return codes
+
+
+def _with_parts(generator: Generator, parts: HasParts, codes: Any, slots: Mapping[str, Slot]) -> Any:
+    """Return `codes` with the parts that slots hold. Raises: ValueError for a photo without codes, or with others'."""
+    for part, slot in slots.items():
+        if slot.seed is not None:
+            codes = generator.set(codes, part, slot.seed)
+        elif part in slot.codes:
+            fields = {name: unpack(text).to(generator.device) for name, text in slot.codes[part].items()}
+            codes = with_share(parts, codes, part, fields, slot.strength)
+        else:
+            raise ValueError(f"the photo for {part} in this recipe holds no codes for it; choose it again")
     return codes
 
 

@@ -156,13 +156,13 @@ class Routes:
         Without a box it is the example's own, or found as the generator needs it; `find` looks for the object anyhow.
         """
         chosen = self.known[model]
-        bounds = _box(box)
+        bounds = box_of(box)
         if example:
             shown = _example(chosen, example)
             data, name = shown.path.read_bytes(), shown.caption
             bounds = bounds if bounds or find else shown.box
         else:
-            data = await _body(request, uploads.MAX_BYTES, uploads.too_large("please choose a smaller one"))
+            data = await body_of(request, uploads.MAX_BYTES, uploads.too_large("please choose a smaller one"))
         name = " ".join(name.split())[:60]
         cut = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
         image = from_pil(cut.crop)
@@ -176,7 +176,7 @@ class Routes:
 
     async def recipe(self, request: Request, name: str = "") -> Response:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
-        data = await _body(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
+        data = await body_of(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
         found = await self.open(request, recipes.from_file, data, " ".join(name.split())[:60])
         model = self.known[found.checkpoint]
         note = ""
@@ -218,7 +218,8 @@ class Routes:
 
     async def _recipe(self, request: Request) -> PictureRecipe:
         """Return the recipe in a request's body."""
-        return recipes.parse(await _body(request, MAX_RECIPE, "this recipe is larger than 4 MB; choose smaller photos"))
+        refusal = "this recipe is larger than 4 MB; choose smaller photos"
+        return recipes.parse(await body_of(request, MAX_RECIPE, refusal))
 
 
 async def error_response(request: Request, error: Exception) -> Response:
@@ -249,7 +250,7 @@ def visitor_of(request: Request) -> Visitor:
     return getattr(request.state, "visitor", NOBODY)
 
 
-async def _body(request: Request, limit: int, refusal: str) -> bytes:
+async def body_of(request: Request, limit: int, refusal: str) -> bytes:
     """Return a request's body; ValueError with `refusal` as soon as it is longer than `limit` bytes."""
     parts, length = [], 0
     async for part in request.stream():
@@ -260,7 +261,7 @@ async def _body(request: Request, limit: int, refusal: str) -> bytes:
     return b"".join(parts)
 
 
-def _box(text: str) -> Box | None:
+def box_of(text: str) -> Box | None:
     """Return the box in `x0,y0,x1,y1`, None for no text."""
     if not text:
         return None

@@ -76,7 +76,7 @@ RULES = (
     _rule("GET", "/live/examples/[^/]+/[^/]+"),
     _rule("GET", "/page/[^/]+"),
     _rule("POST", "/live/(picture|drag|file/[^/]+)", 6_000_000),  # these say in their own words what is too large
-    _rule("POST", "/live/(photo|recipe)", MAX_BYTES + 1_000_000),
+    _rule("POST", "/live/(photo|recipe|invert)", MAX_BYTES + 1_000_000),
     _rule("POST", "/live/film", 14_000_000),  # recipes of a whole tray
     _rule("GET", "/live/seeds/[^/]+/[^/]+"),
     _rule("GET", "/cutouts/(about|examples/[^/]+/[^/]+)"),

@@ -10,6 +10,7 @@ import PIL.Image
 
 from demo.models import Model
 from demo.recipes import png
+from training.inversion import is_square
 from training.objects import LOOSE, margin_of
 from training.pictures import OF_UPLOADS, Box, open_picture, square_crop, square_region
 from training.segmentation.load import propose_box
@@ -49,23 +50,29 @@ class Photo:
 
     def values(self) -> dict[str, Any]:
         """Return this photo as the page takes it: files as base64 text."""
-        view = io.BytesIO()
-        self.cut.view.save(view, "JPEG", quality=88)
-        return {
-            "picture": base64.b64encode(png(self.cut.crop)).decode(),
-            "view": base64.b64encode(view.getvalue()).decode(),
-            "box": list(self.cut.box),
-            "square": list(self.cut.square),
-            "codes": self.codes,
-            "unlike": self.unlike,
-        }
+        return {**seen(self.cut), "codes": self.codes, "unlike": self.unlike}
 
 
-def cut(model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False) -> Cut:
+def seen(cut: Cut) -> dict[str, Any]:
+    """Return a photo and what the generator sees of it as the page takes them: files as base64 text."""
+    view = io.BytesIO()
+    cut.view.save(view, "JPEG", quality=88)
+    return {
+        "picture": base64.b64encode(png(cut.crop)).decode(),
+        "view": base64.b64encode(view.getvalue()).decode(),
+        "box": list(cut.box),
+        "square": list(cut.square),
+    }
+
+
+def cut(
+    model: Model, data: bytes, name: str, box: Box | None, *, find: bool = False, find_in_oblong: bool = False
+) -> Cut:
     """Return the photo to show, the object's box, and the square that the generator sees.
 
     Of a box over the whole photo, nothing is added around. Without a box, the object is looked for where the generator
-    learned from objects, or where `find` asks for it; else the box is the photo's centre square.
+    learned from objects, or where `find` asks for it, or `find_in_oblong` and the photo is not square; else the box is
+    the photo's centre square.
 
     Raises: ValueError (training.pictures.PictureError) for what is no picture, too large, or an empty box.
     """
@@ -73,6 +80,7 @@ def cut(model: Model, data: bytes, name: str, box: Box | None, *, find: bool = F
     view = picture.copy()
     view.thumbnail((VIEW, VIEW), PIL.Image.Resampling.LANCZOS)
     margin = margin_of(model.card)
+    find = find or (find_in_oblong and not is_square(picture))
     if box is not None or find or margin is not None:
         box = checked(box) if box is not None else propose_box(view)
         around = 1.0 if box == WHOLE else margin or LOOSE

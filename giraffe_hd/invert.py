@@ -85,6 +85,7 @@ class Problem:
         self.generator, self.which, self.options, self.config = generator, which, options, c.pose
         objects = int(which.max()) + 1
         self.rotation_read = torch.atan2(read[:, 0], read[:, 1])
+        self.front = min(1.0, float(read[:, :2].norm(dim=1).min()))
         self.pose = torch.cat([torch.zeros_like(read[:, :1]), read[:, 2:].clamp(-1.4, 1.4)], 1).requires_grad_()
         counts = {"shape": objects, "look": objects, "background": len(read), "back_look": len(read)}
         maps = {"shape": generator.map_shape, "look": generator.map_look}
@@ -223,7 +224,8 @@ def _run(problem: Problem, photos: Image, options: InvertOptions, progress: OnPr
     tuned: dict[str, Tensor] = {}
     stages = (_optimised(problem, photos, options), _sharpened(problem, photos, options, tuned))
     with torch.no_grad():
-        finished = progress is None or progress(Progress("pose", 0.0, problem.codes(), loss)) is not False
+        read = Progress("pose", 0.0, problem.codes(), loss, problem.front)
+        finished = progress is None or progress(read) is not False
     for stage in stages:
         if not finished:
             break

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.files import read_plain_file, write_whole
+from training.interpolation import interpolate
 from training.pictures import to_pil
 from training.types import Generator, Image
 
@@ -108,10 +109,25 @@ def read_codes(path: Path, generator: Generator, checkpoint: Path | None = None)
         fields = slot.get("codes", {}).get(part, {})
         if fields:
             rows = {name: _row(text, path).to(generator.device) for name, text in fields.items()}
-            codes = generator.with_part(codes, part, rows)
+            share = slot.get("strength", 1.0)
+            codes = with_share(generator, codes, part, rows, share if isinstance(share, int | float) else 1.0)
         elif slot.get("seed") is not None:
             codes = generator.set(codes, part, slot["seed"])
     return codes
+
+
+def with_share(generator: HasParts, codes: Any, part: str, fields: dict[str, Tensor], share: float) -> Any:
+    """Return `codes` with so much of a part's fields: 1 takes them as they are, 0 leaves the part as it is.
+
+    Raises: ValueError if they do not fit.
+    """
+    present = generator.part_codes(codes, part)
+    codes = generator.with_part(codes, part, fields)
+    if share == 1:
+        return codes
+    taken = generator.part_codes(codes, part)
+    before = {name: present.get(name, torch.zeros_like(row)) for name, row in taken.items()}
+    return generator.with_part(codes, part, interpolate(before, taken, share))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -47,15 +47,21 @@ def there_and_back(frames: Sequence[T]) -> list[T]:
     return [*frames, *frames[-2:0:-1]]
 
 
+def fields_of_both(start: C, end: C) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of two codes; styles that one of them lacks are zeros there."""
+    first, last = fields_of(start), fields_of(end)
+    for one, other in ((first, last), (last, first)):
+        if one.get("styles") is None and other.get("styles") is not None:
+            one["styles"] = torch.zeros_like(other["styles"])
+    return first, last
+
+
 def codes_between(start: C, end: C, at: float) -> C:
     """Return codes interpolated from `start` (at 0) to `end` (at 1); equal fields, and fields that are None, are kept.
 
     Styles that one of them lacks are zeros there.
     """
-    first, last = fields_of(start), fields_of(end)
-    for one, other in ((first, last), (last, first)):
-        if one.get("styles") is None and other.get("styles") is not None:
-            one["styles"] = torch.zeros_like(other["styles"])
+    first, last = fields_of_both(start, end)
     moved = [k for k, v in first.items() if isinstance(v, Tensor) and not torch.equal(v, last[k])]
     rows = interpolate({k: first[k] for k in moved}, {k: last[k] for k in moved}, at)
     return replace(start, **rows)  # type: ignore[type-var]

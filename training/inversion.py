@@ -50,7 +50,7 @@ def read_photo(
     photos stay whole. Raises: PictureError if it cannot be read.
     """
     picture = open_picture(path)
-    if box is None and (crop == "object" or (crop == "auto" and (margin is not None or not _square(picture)))):
+    if box is None and (crop == "object" or (crop == "auto" and (margin is not None or not is_square(picture)))):
         found = default_finder()(picture)
         if found is not None and (crop == "object" or found.sure):
             box = found.box
@@ -59,7 +59,8 @@ def read_photo(
     return from_pil(picture, generator.resolution).to(generator.device)
 
 
-def _square(picture: PIL.Image.Image) -> bool:
+def is_square(picture: PIL.Image.Image) -> bool:
+    """Whether width and height differ by 2 % at most: such a photo may have been cut already."""
     return abs(picture.width - picture.height) <= 0.02 * max(picture.size)
 
 

@@ -19,6 +19,9 @@ class Progress(NamedTuple):
     """A row a photo."""
     loss: float
     """Of the last step, not a number before the first."""
+    front: float | None = None
+    """With the pose: how clear it is which end of the object is its front, near 1 clear and near 0 not; the option
+    `turned` then starts from the other end. None where objects have no such ends."""
 
 
 OnProgress = Callable[[Progress], object]
@@ -40,6 +43,11 @@ class Inverted(NamedTuple):
 @runtime_checkable
 class InvertsPhotos(Protocol):
     """A generator that finds the codes of photos."""
+
+    @property
+    def can_invert(self) -> bool:
+        """Whether the files that it needs are there."""
+        ...
 
     def invert(
         self, photo: Image, *, progress: OnProgress | None = None, apart: bool = False, **options: Any

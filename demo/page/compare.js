@@ -8,6 +8,7 @@ export class Compare {
     this.studio = studio;
     this.kept = { A: null, B: null };
     this.places = {};
+    this.pressed = null; // the button of what is shown on both sides of the line
     this.element = make("div", { class: "compare", role: "group", "aria-label": "A against B" });
     for (const name of ["A", "B"]) this.element.append(this.place(name));
     this.slider = make("input", {
@@ -25,7 +26,7 @@ export class Compare {
       text: "Side by side",
       name: "Show A and B on both sides of a line",
       "aria-pressed": "false",
-      press: () => (this.studio.stage.split ? this.leaveSplit() : this.drawSplit()),
+      press: () => (this.pressed === this.button ? this.leaveSplit() : this.openKept()),
     });
     this.element.append(this.button, this.slider);
   }
@@ -116,17 +117,31 @@ export class Compare {
     this.drawSplit();
   }
 
-  drawSplit() {
+  openKept() {
     const { A, B } = this.kept;
-    this.studio.stage.compare({ left: A.layers, right: B.layers, at: Number(this.slider.value) });
-    this.button.setAttribute("aria-pressed", "true");
+    this.open(A.layers, B.layers, "Line between A and B", this.button);
+  }
+
+  /** Show the layers of two pictures on both sides of a line; `pressed` is the button that opens and closes them. */
+  open(left, right, words, pressed) {
+    this.leaveSplit();
+    this.pair = { left, right };
+    this.pressed = pressed;
+    pressed.setAttribute("aria-pressed", "true");
+    this.slider.setAttribute("aria-label", words);
     this.slider.hidden = false;
+    this.drawSplit();
+  }
+
+  drawSplit() {
+    this.studio.stage.compare({ ...this.pair, at: Number(this.slider.value) });
   }
 
   leaveSplit() {
     if (!this.studio.stage.split) return; // each turn of a knob comes by here
     this.studio.stage.compare(null);
-    this.button.setAttribute("aria-pressed", "false");
+    this.pressed.setAttribute("aria-pressed", "false");
+    this.pressed = null;
     this.slider.hidden = true;
   }
 }

@@ -1,6 +1,6 @@
 // The tab "Cut out objects": a photo, a film or the camera; what is found is outlined, what is chosen is cut out.
 
-import { address, button, contents, filePicker, firstFile, fresh, make, offer, openTab, send } from "./dom.js";
+import { address, button, contents, filePicker, firstFile, fresh, lines, make, offer, openTab, send } from "./dom.js";
 import { models } from "./studio.js";
 import { Viewfinder } from "./viewfinder.js";
 
@@ -297,18 +297,11 @@ export class CutoutStudio extends HTMLElement {
     this.stopButton.hidden = false;
     this.note("Finding objects in the film …");
     const answer = await send("cutouts/film", { file: this.file.path }, this.running.signal);
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      const lines = (text + part.value).split("\n");
-      text = lines.pop();
-      for (const line of lines) if (last()) this.filmed(JSON.parse(line));
-    }
+    for await (const line of lines(answer, ({ file }) => file)) if (last()) this.filmed(line);
     if (last()) this.stopButton.hidden = true;
   }
 
-  filmed({ frames, most, file, name, identities, error }) {
-    if (error) throw new Error(error);
+  filmed({ frames, most, file, name, identities }) {
     if (!file) {
       if (frames) this.note(`${frames} pictures done, at most ${most} are painted.`);
       return;

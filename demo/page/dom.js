@@ -71,6 +71,31 @@ export async function send(route, body, signal) {
   throw Object.assign(new Error(message), { away: answer.status === 503 });
 }
 
+/** Yield the lines of JSON of an answer; throws the mistake that a line tells, or where it ends without a last line. */
+export async function* lines(answer, isLast) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  const lost = () => new Error("The connection was lost; please try again.");
+  let text = "";
+  let last = null;
+  while (true) {
+    const part = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : lost();
+    });
+    if (part.done) break;
+    const found = (text + part.value).split("\n");
+    text = found.pop();
+    for (const line of found) {
+      last = JSON.parse(line);
+      if (last.error) throw new Error(last.error);
+      yield last;
+    }
+  }
+  if (!last || !isLast(last)) throw lost();
+}
+
+/** Return the address of a PNG file in base64. */
+export const png = (text) => `data:image/png;base64,${text}`;
+
 /** Return what a file holds now, whatever becomes of it; throws an Error whose message a person can read. */
 export async function contents(file) {
   if (file.size > LARGEST)

@@ -1,6 +1,6 @@
 // Films and sheets: what is ordered is drawn by the server while this page listens.
 
-import { address, button, contents, filePicker, fresh, make, send } from "./dom.js";
+import { address, button, contents, filePicker, fresh, lines, make, send } from "./dom.js";
 
 const STORIES = {
   knob: ["One knob", "film"],
@@ -167,10 +167,10 @@ export class Filming {
     this.tell("Beginning …");
     try {
       const answer = await send("live/film", await this.order(), signal);
-      for await (const line of lines(answer)) this.drawn(line);
+      for await (const line of lines(answer, ({ file }) => file)) this.drawn(line);
     } catch (error) {
       if (signal.aborted) this.tell("Stopped.");
-      else this.tell(error.message || "The connection was lost; please make it again.", true);
+      else this.tell(error.message, true);
     } finally {
       this.busy(false);
     }
@@ -191,8 +191,7 @@ export class Filming {
     this.says.classList.toggle("wrong", wrong);
   }
 
-  drawn({ done, of, file, name, error }) {
-    if (error) throw new Error(error);
+  drawn({ done, of, file, name }) {
     this.progress.value = done / of;
     if (!file) {
       this.tell(done < of ? `Frame ${done} of ${of}.` : "Writing …");
@@ -224,25 +223,4 @@ function shownFilm(source, name) {
   const play = button({ text: "Play", name: "Play the film", press: () => box.replaceChildren(image) });
   const box = make("div", { class: "still" }, canvas, play);
   return box;
-}
-
-/** Yield the lines of JSON of an answer; throws where it breaks off. */
-async function* lines(answer) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  let last = null;
-  try {
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      const found = (text + part.value).split("\n");
-      text = found.pop();
-      for (const line of found) {
-        last = JSON.parse(line);
-        yield last;
-      }
-    }
-  } catch (error) {
-    if (error.name === "AbortError" || last?.error) throw error;
-    throw new Error("The connection was lost; please make it again.");
-  }
-  if (!last?.file) throw new Error("The connection was lost; please make it again.");
 }

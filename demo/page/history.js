@@ -35,14 +35,15 @@ export class History {
     return this.states[this.place];
   }
 
-  /** Return this history as plain values in which each photo stands once. */
+  /** Return this history as plain values in which each photo, with what was found in it, stands once. */
   packed() {
     const photos = [];
     const places = new Map();
     const numbered = ({ picture, codes, ...slot }) => {
       if (!picture) return slot;
-      if (!places.has(picture)) places.set(picture, photos.push({ picture, codes }) - 1);
-      return { ...slot, photo: places.get(picture) };
+      const key = picture + JSON.stringify(codes);
+      if (!places.has(key)) places.set(key, photos.push({ picture, codes }) - 1);
+      return { ...slot, photo: places.get(key) };
     };
     return { place: this.place, photos, states: this.states.map((state) => withSlots(state, numbered)) };
   }

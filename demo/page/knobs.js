@@ -2,6 +2,7 @@
 
 import { anySeed, button, make } from "./dom.js";
 import { Hands } from "./hands.js";
+import { holdsRecipe, Inverting } from "./inverting.js";
 import { legend } from "./mark.js";
 import { Nine } from "./nine.js";
 import { within } from "./numbers.js";
@@ -23,8 +24,35 @@ export class KnobStudio extends Studio {
 
   build() {
     this.nine = new Nine(this);
+    this.inverting = new Inverting(this);
     super.build();
+    this.inverting.listen();
     this.hands = new Hands(this);
+  }
+
+  async recall() {
+    await this.inverting.recall();
+    await super.recall();
+  }
+
+  extraRows() {
+    return [this.inverting.element];
+  }
+
+  finer() {
+    return this.inverting.running ? 0 : super.finer();
+  }
+
+  async dropped(file) {
+    if (file && this.inverting.can() && !(await holdsRecipe(file))) await this.inverting.take(file);
+    else await super.dropped(file);
+  }
+
+  /** Take a recipe; unless it comes from the photo that is being inverted, that ends. */
+  async set(recipe, { inverting = false, ...options } = {}) {
+    if (!inverting) this.inverting.end();
+    await super.set(recipe, { ...options, keepSplit: inverting });
+    this.inverting.show(this.recipe);
   }
 
   fresh(model) {
@@ -69,6 +97,7 @@ export class KnobStudio extends Studio {
   }
 
   leave() {
+    this.inverting.end();
     super.leave();
     this.hands?.end();
     this.nine.close();
@@ -93,10 +122,25 @@ export class KnobStudio extends Studio {
     return this.model.start[knob.name] ?? knob.default;
   }
 
+  /** Return the recipe with knobs at other values; a part that is drawn from a seed is no photo's any more. */
+  turned(values) {
+    const recipe = { ...this.recipe, knobs: { ...this.recipe.knobs, ...values } };
+    if (!recipe.slots) return recipe;
+    recipe.slots = { ...recipe.slots };
+    for (const name of Object.keys(values)) delete recipe.slots[name];
+    return recipe;
+  }
+
   turn(name, value) {
     if (!this.ready) return;
-    this.set({ ...this.recipe, knobs: { ...this.recipe.knobs, [name]: value } }, { present: false });
+    this.set(this.turned({ [name]: value }), { present: false });
     this.rows[name].show(value);
+  }
+
+  /** Return where all number knobs are in the beginning. */
+  resting() {
+    const numbers = this.model.knobs.filter((knob) => knob.kind !== "seed");
+    return Object.fromEntries(numbers.map((knob) => [knob.name, this.start(knob)]));
   }
 
   /** Turn several number knobs, each within its reach. */
@@ -114,10 +158,8 @@ export class KnobStudio extends Studio {
   }
 
   shuffle() {
-    const knobs = { ...this.recipe.knobs };
-    for (const knob of this.model.knobs)
-      if (knob.kind === "seed" && !this.locked.has(knob.name)) knobs[knob.name] = anySeed();
-    this.step({ ...this.recipe, knobs });
+    const free = this.model.knobs.filter((knob) => knob.kind === "seed" && !this.locked.has(knob.name));
+    this.step(this.turned(Object.fromEntries(free.map((knob) => [knob.name, anySeed()]))));
   }
 
   /** What nine variations can be made of. */
@@ -127,16 +169,22 @@ export class KnobStudio extends Studio {
 
   /** Return the recipe with another seed for a knob, or that much of a way to one. */
   varied(name, share) {
+    const slot = this.recipe.slots?.[name];
+    if (slot && share < 1) {
+      const recipe = this.turned({ [name]: anySeed() });
+      return { ...recipe, slots: { ...recipe.slots, [name]: { ...slot, strength: 1 - share } } };
+    }
     const present = this.value(this.knob(name));
     const start = typeof present === "object" ? (present.at < 0.5 ? present.start : present.end) : present;
-    const value = share < 1 ? { start, end: anySeed(), at: share } : anySeed();
-    return { ...this.recipe, knobs: { ...this.recipe.knobs, [name]: value } };
+    return this.turned({ [name]: share < 1 ? { start, end: anySeed(), at: share } : anySeed() });
   }
 
   reset() {
     const recipe = this.fresh(this.model);
     const held = [...this.locked].map((name) => [name, this.recipe.knobs[name] ?? recipe.knobs[name]]);
-    this.step({ ...recipe, knobs: { ...recipe.knobs, ...Object.fromEntries(held) } });
+    const slots = Object.entries(this.recipe.slots ?? {}).filter(([name]) => this.locked.has(name));
+    const kept = { ...recipe, knobs: { ...recipe.knobs, ...Object.fromEntries(held) } };
+    this.step(slots.length ? { ...kept, slots: Object.fromEntries(slots) } : kept);
   }
 
   shown(strip, recipe, milliseconds) {
@@ -166,6 +214,8 @@ export class KnobStudio extends Studio {
       if (typeof value === "object") return `${knob.label} between two seeds`;
       return `${knob.label} ${knob.kind === "seed" ? value : Number(value.toPrecision(3))} ${knob.unit}`.trim();
     });
+    const given = this.model.parts.filter((name) => recipe.slots?.[name] !== before?.slots?.[name]);
+    said.push(...given.map((name) => `${this.knob(name).label} from ${recipe.slots?.[name] ? "the photo" : "a seed"}`));
     return before ? said.join(", ") : this.model.title;
   }
 }

@@ -2,13 +2,11 @@
 
 import { openCamera } from "./camera.js";
 import { CropTool } from "./crop.js";
-import { address, anySeed, button, contents, filePicker, firstFile, make, send } from "./dom.js";
+import { address, anySeed, button, contents, filePicker, firstFile, make, png, send } from "./dom.js";
 import { Nine } from "./nine.js";
 import { modeSwitch, slotCard } from "./slots.js";
 import { photos, putPhoto } from "./store.js";
 import { Studio } from "./studio.js";
-
-const png = (text) => `data:image/png;base64,${text}`;
 
 /** Photos in slots; each recipe slot holds the photo as the generator saw it and what it read from it. */
 export class PhotoStudio extends Studio {

@@ -33,7 +33,7 @@ export class Saving {
     const mine = (event) =>
       studio.offsetParent &&
       event.dataTransfer.types.includes("Files") &&
-      !event.target.closest?.(".slot, .block:not(:has(.studio))");
+      !event.target.closest?.(".slot, .takes-photo, .block:not(:has(.studio))");
     document.addEventListener("dragover", (event) => {
       if (!mine(event)) return;
       event.preventDefault();
@@ -46,7 +46,7 @@ export class Saving {
       studio.stage.frame.classList.remove("over");
       if (!mine(event)) return;
       event.preventDefault();
-      this.open(firstFile(event.dataTransfer));
+      studio.dropped(firstFile(event.dataTransfer));
     });
     document.addEventListener("click", (event) => {
       if (!this.menu.contains(event.target)) this.menu.open = false;

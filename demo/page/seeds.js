@@ -1,6 +1,6 @@
 // The row of a knob that draws something anew: pictures to choose from, and the number behind them.
 
-import { address, anySeed, button, fresh, make } from "./dom.js";
+import { address, anySeed, button, fresh, make, png } from "./dom.js";
 import { icon } from "./icons.js";
 import { markOf } from "./mark.js";
 import { seedOf, typedInto } from "./numbers.js";
@@ -24,16 +24,34 @@ async function thumbnails(model, knob, choose) {
     });
 }
 
+/** Return the button by which a photo gives a part; it shows the photo that does. */
+function photoTile(studio, knob) {
+  const press = () => studio.inverting.choose(knob.name);
+  const image = make("img", { alt: "", draggable: "false", hidden: true });
+  const tile = make("button", { type: "button", class: "seed-thumb photo-tile", onclick: press }, image);
+  tile.insertAdjacentHTML("beforeend", icon("upload"));
+  return tile;
+}
+
+function showTile(tile, knob, picture) {
+  const [image, sign] = tile.children;
+  tile.title = picture ? `${knob.label}: photo` : `Take ${knob.label} from a photo`;
+  tile.setAttribute("aria-label", tile.title);
+  image.hidden = !picture;
+  sign.toggleAttribute("hidden", Boolean(picture));
+  if (picture && image.src !== png(picture)) image.src = png(picture);
+}
+
 /** Return {element, show(value)} for a knob of a studio. */
 export function seedRow(studio, knob) {
   const id = fresh("seed");
   const current = () => studio.recipe.knobs[knob.name] ?? knob.default;
   const isWay = () => typeof current() === "object";
   const start = () => (isWay() ? current().start : current());
+  const photo = () => studio.recipe?.slots?.[knob.name]?.picture;
   let folded = null; // a blend whose line was put away
   const choose = (seed) => {
-    if (!studio.locked.has(knob.name))
-      studio.step({ ...studio.recipe, knobs: { ...studio.recipe.knobs, [knob.name]: seed } });
+    if (!studio.locked.has(knob.name)) studio.step(studio.turned({ [knob.name]: seed }));
   };
   const turn = (change) => {
     if (isWay() && current() !== folded) studio.turn(knob.name, { ...current(), ...change });
@@ -47,7 +65,7 @@ export function seedRow(studio, knob) {
       (text) => {
         const { value, note } = seedOf(text, knob.label, present());
         input.value = value;
-        if (value !== present()) turn({ [part]: value });
+        if (value !== present() || photo()) turn({ [part]: value });
         if (note) studio.note(note);
       },
       () => {
@@ -92,7 +110,8 @@ export function seedRow(studio, knob) {
     dice.disabled = locked;
     for (const thumb of thumbs.children) thumb.disabled = locked;
   };
-  const thumbs = make("div", { class: "seed-thumbs", role: "group", "aria-label": `${knob.label}: choose` });
+  const tiles = studio.inverting.can(knob.name) ? [photoTile(studio, knob)] : [];
+  const thumbs = make("div", { class: "seed-thumbs", role: "group", "aria-label": `${knob.label}: choose` }, ...tiles);
   const line = make("div", { class: "between", hidden: true }, slider, second, otherDice);
   const number = make("p", { class: "seed-number" }, make("span", {}, "Seed "), first);
   const { button: mark, panel } = markOf(knob, number);
@@ -110,23 +129,31 @@ export function seedRow(studio, knob) {
       panel,
     ),
     async fill() {
-      thumbs.replaceChildren(...(await thumbnails(studio.model, knob, choose)));
+      thumbs.replaceChildren(...tiles, ...(await thumbnails(studio.model, knob, choose)));
       showLock();
       if (studio.ready) row.show(current());
     },
     show(value) {
       const two = typeof value === "object";
       if (!two || value !== folded) folded = null;
-      if (!("typed" in first.dataset)) first.value = two ? value.start : value;
+      const picture = photo();
+      for (const tile of tiles) showTile(tile, knob, picture);
+      first.placeholder = picture ? "photo" : "";
+      if (!("typed" in first.dataset)) first.value = picture ? "" : two ? value.start : value;
+      way.disabled = Boolean(picture);
       line.hidden = !two || folded === value;
       way.setAttribute("aria-pressed", String(!line.hidden));
       for (const thumb of thumbs.children)
-        thumb.setAttribute("aria-pressed", String(!two && Number(thumb.dataset.seed) === value));
+        thumb.setAttribute(
+          "aria-pressed",
+          String(thumb.dataset.seed ? !picture && !two && Number(thumb.dataset.seed) === value : Boolean(picture)),
+        );
       if (!two) return;
       if (!("typed" in second.dataset)) second.value = value.end;
       slider.value = value.at;
     },
   };
   showLock();
+  if (tiles.length) studio.inverting.takes(row.element, knob.name);
   return row;
 }

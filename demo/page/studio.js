@@ -32,7 +32,7 @@ export class Studio extends HTMLElement {
     this.live = new Live(
       (strip, recipe, milliseconds) => this.shown(strip, recipe, milliseconds),
       (message) => this.say(message),
-      () => (this.model.finest > this.model.resolution ? Math.min(this.model.finest, FINE) : 0),
+      () => this.finer(),
       (whether) => this.stage.pend(whether),
     );
     this.tray = new TrayView(this);
@@ -68,6 +68,7 @@ export class Studio extends HTMLElement {
       "div",
       { class: "under" },
       tools,
+      ...this.extraRows(),
       this.compare.element,
       this.tray.element,
       this.status,
@@ -82,6 +83,21 @@ export class Studio extends HTMLElement {
 
   extraTools() {
     return [];
+  }
+
+  /** Return what stands under the toolbar. */
+  extraRows() {
+    return [];
+  }
+
+  /** Return how many pixels a side a picture at rest is drawn with again; 0 where it stays as it is. */
+  finer() {
+    return this.model.finest > this.model.resolution ? Math.min(this.model.finest, FINE) : 0;
+  }
+
+  /** Take a file that was dropped on the page. */
+  async dropped(file) {
+    await this.saving.open(file);
   }
 
   head() {
@@ -139,11 +155,11 @@ export class Studio extends HTMLElement {
   }
 
   /** Take a recipe of the chosen model (others are dropped): controls, picture and, once it rests, history follow. */
-  async set(recipe, { present = true, remember = true } = {}) {
+  async set(recipe, { present = true, remember = true, keepSplit = false } = {}) {
     if (recipe.checkpoint !== this.model.name) return;
     this.recipe = recipe;
     if (present) this.present(recipe);
-    this.compare.leaveSplit();
+    if (!keepSplit) this.compare.leaveSplit();
     this.hush();
     this.live.want(recipe);
     keep(this.key("recipe"), recipe);

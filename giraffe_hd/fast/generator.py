@@ -214,6 +214,13 @@ class Generator(types.Generator):
         values = pose_values(codes, self.config.pose)
         return {knob.name: values[knob.name] for knob in self.knobs if knob.name in values}
 
+    @property
+    def can_invert(self) -> bool:
+        """Whether there is a pose reader beside the file that this generator was read from."""
+        from giraffe_hd.fast.reader import reader_path
+
+        return self.source is not None and reader_path(self.source) is not None
+
     def invert(
         self,
         photo: types.Image,

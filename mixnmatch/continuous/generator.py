@@ -93,6 +93,11 @@ class Generator(PhotoGenerator):
         assert isinstance(other, Generator)
         return other
 
+    @property
+    def can_invert(self) -> bool:
+        """Always: the encoders are its own."""
+        return True
+
     def invert(
         self, photo: Image, *, progress: OnProgress | None = None, apart: bool = True, **options: Any
     ) -> Inverted:

@@ -156,7 +156,7 @@ def test_everything_survives_reloads_crashes_and_another_server(alone):
         page.locator("knob-studio").get_by_label("Frames", exact=True).fill("120")
         page.get_by_role("button", name="Make it").first.click()
         page.get_by_text("of 120.").first.wait_for()
-    page.get_by_text("The connection was lost; please make it again.").wait_for()  # with the server
+    page.get_by_text("The connection was lost; please try again.").wait_for()  # with the server
     assert page.evaluate("window.still")  # no page was loaded anew
     with served(toy_models(), port=port) as address:
         page.reload()
