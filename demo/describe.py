@@ -8,6 +8,7 @@ from demo.examples import examples_of
 from demo.export import parts
 from demo.knobs import group_of, reach_of, turnable
 from demo.models import Model
+from demo.parts import parts_of
 from demo.recipes import SIZES, PictureRecipe, layers_of, seed_knob
 from training.metrics.ground import HOLDS
 from training.types import Knob
@@ -49,7 +50,7 @@ def describe(model: Model) -> dict[str, Any]:
         "finest": max(side for side in (*SIZES, generator.resolution) if generator.at(side).sharp),
         "readsPhotos": model.reads_photos,
         "modes": model.modes,
-        "parts": list(model.generator.parts) if model.inverts else [],  # that a photo can give
+        "parts": list(found.parts) if model.inverts and (found := parts_of(generator)) else [],  # that a photo can give
         "layers": list(parts(layers)),
         "knobs": [described(model, knob) for knob in turnable(generator)],
         "slots": [
