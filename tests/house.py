@@ -11,10 +11,10 @@ PACKAGES = ("training", "giraffe_hd", "mixnmatch", "demo")
 
 
 @cache
-def sources() -> dict[str, Path]:
-    """Return every module of ours by its dotted name."""
+def sources(packages: tuple[str, ...] = PACKAGES) -> dict[str, Path]:
+    """Return every module of the packages by its dotted name."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
