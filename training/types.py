@@ -183,6 +183,11 @@ class Phase:
             raise ValueError(f"{self.name} is due every {self.every} steps; give 1 or more, and a weight of 0 for none")
         self.base_rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the network's parameters that the optimizer updates; the others stay as they are."""
+        updated = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        return [parameter for parameter in self.network.parameters() if id(parameter) in updated]
+
     def set_rates(self, step: Step, factor: float = 1.0) -> None:
         """Set the optimizer's learning rates for `step`, multiplied by `factor`."""
         share = 1.0 if self.rate is None else self.rate(step)

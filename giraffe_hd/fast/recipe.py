@@ -92,7 +92,7 @@ class Recipe:
         n = batch.image.shape[0]
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
-        with learning(self.generator), self.autocast():
+        with learning(self.generator.parameters()), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
             chance = float(self.adaptive.chance) if self.adaptive else 0.0

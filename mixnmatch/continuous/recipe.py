@@ -127,7 +127,7 @@ class Recipe:
         n, z = len(image), pose_of_boxes(batch.box)
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
-        with learning(generator), self.precision():
+        with learning(generator.parameters()), self.precision():
             outline, pose = generator.extractor(image)
             codes = Codes(
                 z=z,

@@ -98,7 +98,7 @@ class TrainingStep:
         average = authors(self.reference, Volume(set=self.set, size=self.size, device=self.device))[0]  # type: ignore[arg-type]
 
         def update(network: nn.Module, optimizer: torch.optim.Optimizer, losses: Callable[[], dict]) -> dict:
-            with learning(network):
+            with learning(network.parameters()):
                 terms = losses()
                 optimizer.zero_grad()
                 torch.stack(list(terms.values())).sum().backward()

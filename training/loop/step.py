@@ -49,7 +49,7 @@ def whole(batch: Batch, step: Step) -> Gradients:
     """Return a function that computes a phase's gradients on one batch, summed over processes."""
 
     def backward(phase: Phase) -> tuple[dict[str, Tensor], Tensor]:
-        with learning(phase.network):
+        with learning(phase.parameters()):
             terms, loss = _loss(phase, batch, step, parts=1)
             return terms, backward_together(loss, loss.detach(), phase.optimizer)
 
@@ -72,7 +72,7 @@ def accumulated(parts: Sequence[tuple[Batch, Step]], begin: Callable[[Batch, Ste
             begin(batch, step)
             if reached:
                 step.rng.set_state(reached[i])
-            with learning(phase.network):
+            with learning(phase.parameters()):
                 terms, loss = _loss(phase, batch, step, parts=len(parts))
                 total = total.to(loss) + loss.detach()
                 if i + 1 < len(parts):

@@ -1,7 +1,7 @@
 """Adversarial training: the logistic loss, R1, and StyleGAN2-ADA's default rates and schedules."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -49,10 +49,13 @@ def decayed(since: int, until: int) -> Callable[[Step], float]:
 
 
 @contextlib.contextmanager
-def learning(network: nn.Module) -> Iterator[None]:
-    """Enable gradients of `network` inside the block; outside of it they are disabled."""
-    network.requires_grad_(True)
+def learning(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Enable gradients of the parameters inside the block; outside of it they are disabled."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
-        network.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(False)

@@ -75,7 +75,7 @@ def test_cutouts_compare_the_object_alone_and_the_place_alone():
     parts = {"cutouts": recipe.generator.object, "places": recipe.generator.background}
     for name in parts:
         recipe.generator.zero_grad()
-        with learning(recipe.generator):
+        with learning(recipe.generator.parameters()):
             losses[name].backward(retain_graph=True)
         learns = {part for part, net in parts.items() if any(p.grad is not None for p in net.parameters())}
         assert learns == {name}

@@ -42,7 +42,7 @@ BATCH = Batch(image=torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_
 def gradients(recompute: bool, phase: int) -> dict[str, Tensor]:
     recipe = made(recompute)
     chosen = recipe.phases()[phase]
-    with learning(chosen.network):
+    with learning(chosen.parameters()):
         terms = chosen.losses(BATCH, Step(index=0, images=0, rng=sharded_generator(7)))
         torch.stack(list(terms.values())).sum().backward()
     return {name: p.grad for name, p in chosen.network.named_parameters() if p.grad is not None}
@@ -73,7 +73,7 @@ def bytes_kept(recompute: bool) -> int:
     for module in recipe.networks.modules():
         if isinstance(module, StyledConv | ResidualBlock):
             module.register_forward_pre_hook(keep_inputs)
-    with learning(recipe.generator), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with learning(recipe.generator.parameters()), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         terms = recipe.generator_losses(BATCH, Step(index=0, images=0, rng=sharded_generator(7)))
     weights = {p.untyped_storage().data_ptr() for p in recipe.networks.parameters()}
     assert terms

@@ -63,7 +63,6 @@ class Recipe:
         self.networks = nn.ModuleDict({"generator": self.generator}).to(device)
         self.average: Yolact = self.generator
         self.optimizer = torch.optim.SGD(self._groups(), lr=config.rate.learning_rate, momentum=config.rate.momentum)
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def _groups(self) -> list[dict]:
         """Return the weights that learn, by rate and decay."""
@@ -101,15 +100,17 @@ class Recipe:
                 network=self.generator,
                 optimizer=self.optimizer,
                 losses=self.losses,
+                rate=self.rate,
                 max_norm=self.config.rate.max_norm,
             )
         ]
 
+    def rate(self, step: Step) -> float:
+        """Return the factor on the learning rates at a step."""
+        return rate_factor(self.config.rate, step.images, self.config.loop.images)
+
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate, and freeze parts of the network."""
-        factor = rate_factor(self.config.rate, step.images, self.config.loop.images)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+        """Put the network in training mode; in small batches BatchNorm keeps its statistics."""
         self.generator.train()
         if not self._norm_learns():
             for module in self.generator.modules():
@@ -119,9 +120,6 @@ class Recipe:
     def losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return B, C, M, S and, with mask re-scoring, I."""
         image = batch.image.contiguous(memory_format=torch.channels_last) if self.config.channels_last else batch.image
-        for name, parameter in self.generator.named_parameters():
-            if self._frozen(name):
-                parameter.requires_grad_(False)  # a phase asks for the gradients of its whole network
         with self.precision():
             levels = self.generator.pyramid(image)
         return self.losses_of(levels, batch, step)

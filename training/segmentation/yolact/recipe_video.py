@@ -33,10 +33,10 @@ class FlowRecipe(Recipe):
     def phases(self) -> list[Phase]:
         """Return the one update of a step."""
         learning = nn.ModuleList([self.generator.flow_net, self.generator.flow_net_pre_convs])
-        return [Phase(name="flow", network=learning, optimizer=self.optimizer, losses=self.losses)]
+        return [Phase(name="flow", network=learning, optimizer=self.optimizer, losses=self.losses, rate=self.rate)]
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate; BatchNorm is frozen."""
+        """Put the network in evaluation mode: BatchNorm is frozen."""
         super().begin(batch, step)
         self.generator.eval()
 
@@ -96,12 +96,12 @@ class VideoRecipe(Recipe):
         if self.pictures is not None:
             kinds = {"pictures": self.picture_losses, **kinds}
         return [
-            Phase(name=name, network=learning, optimizer=self.optimizer, losses=function)
+            Phase(name=name, network=learning, optimizer=self.optimizer, losses=function, rate=self.rate)
             for name, function in kinds.items()
         ]
 
     def begin(self, batch: Batch, step: Step) -> None:
-        """Set the learning rate; BatchNorm and the trunk are frozen."""
+        """Put the network in training mode, except for the trunk, which is frozen."""
         super().begin(batch, step)
         self.generator.backbone.eval()
 

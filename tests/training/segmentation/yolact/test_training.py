@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -177,6 +178,25 @@ def test_learning_rate_follows_the_published_schedule():
     assert [rate_factor(cosine, n, 100) for n in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
 
 
+def test_a_run_trains_at_the_rates_of_its_schedule(folder, tmp_path, monkeypatch):
+    used: list[list[float]] = []
+    config = tiny(folder, images=16)
+    config = replace(config, rate=replace(config.rate, cosine=True, warm_up=0))
+    update = torch.optim.SGD.step
+
+    def note(self: torch.optim.SGD, *arguments: Any) -> Any:
+        used.append([group["lr"] for group in self.param_groups])
+        return update(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", note)
+    train(config, folder, tmp_path / "run")
+    first = used[0]
+    assert len(used) == 4
+    for rates, images in zip(used, (0, 4, 8, 12), strict=True):
+        factor = rate_factor(config.rate, images, 16)
+        assert rates == pytest.approx([factor * rate for rate in first])
+
+
 def test_norm_stands_still_in_small_batches(folder):
     config = tiny(folder)
     config = replace(config, network=replace(config.network, backbone="mobilenetv2"))
@@ -234,8 +254,10 @@ def test_frozen_modules_do_not_learn(folder, rng):
     config = tiny(folder)
     recipe = Recipe(config, torch.device("cpu"))
     batch, step = config.data.open(folder).batch(list(range(4)), rng), Step(index=0, images=0, rng=rng)
+    recipe.networks.requires_grad_(False)
+    [phase] = recipe.phases()
     recipe.begin(batch, step)
-    with learning(recipe.generator):
+    with learning(phase.parameters()):
         torch.stack(list(recipe.losses(batch, step).values())).sum().backward()
     still = tuple(f"{module}." for module in config.frozen)
     learnt = {id(p) for group in recipe.optimizer.param_groups for p in group["params"]}
