@@ -7,13 +7,11 @@ kept. The script's side is `page/cutouts.js`.
 import asyncio
 import base64
 import io
-import json
-import logging
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -23,13 +21,14 @@ import fastapi
 import numpy as np
 import PIL.Image
 from fastapi import Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 from demo.examples import Example, sets
 from demo.files import Files, Visitor
 from demo.models import Models
-from demo.routes import BusyError, sentence, visitor_of
+from demo.routes import BusyError, visitor_of
+from demo.streaming import json_lines
 from demo.turns import NOBODY, Turns
 from training.data.mask_codes import to_polygons
 from training.imaging.video import OF_UPLOADS, probe, read_film
@@ -39,7 +38,6 @@ from training.segmentation.cutouts import cut, without
 from training.segmentation.film import track_film
 from training.segmentation.load import finder_name
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SHOWN = 0.4
@@ -221,29 +219,24 @@ class Cutouts:
         if len(self._films) >= MOST_FILMS:
             raise BusyError
         await asyncio.to_thread(probe, source, OF_UPLOADS)
-        return StreamingResponse(self._painting(visitor, source), media_type="application/x-ndjson")
+        return json_lines(self._painting(visitor, source), "a film")
 
-    async def _painting(self, visitor: Visitor, source: Path) -> AsyncIterator[str]:
-        """Paint a film in a thread and give lines of JSON about it; it ends when nobody listens any more."""
+    async def _painting(self, visitor: Visitor, source: Path) -> AsyncGenerator[dict[str, Any], None]:
+        """Paint a film in a thread and yield how far it is; closing this ends the film."""
         stop, done = threading.Event(), [0]
         self._films.add(visitor.id)
         try:
-            yield _line(frames=0, most=OF_UPLOADS.max_frames)
+            yield {"frames": 0, "most": OF_UPLOADS.max_frames}
             async with self._filming:
                 target = self.files.place(f"{source.stem}-objects.mp4")
                 job = asyncio.ensure_future(asyncio.to_thread(self._paint, visitor, source, target, stop, done))
                 while not job.done():
                     await asyncio.wait([job], timeout=0.25)
-                    yield _line(frames=done[0], most=OF_UPLOADS.max_frames)
+                    yield {"frames": done[0], "most": OF_UPLOADS.max_frames}
                 made = job.result()
             self.files.own(visitor, target)
             named = {"file": str(target), "name": target.name, "identities": made["identities"]}
-            yield _line(frames=made["frames"], most=OF_UPLOADS.max_frames, **named)
-        except ValueError as error:
-            yield _line(error=sentence(error))
-        except Exception as error:  # the answer has begun: the page is told in it
-            log.error("a film failed", exc_info=error)
-            yield _line(error="Something went wrong here; please try again.")
+            yield {"frames": made["frames"], "most": OF_UPLOADS.max_frames, **named}
         finally:
             stop.set()
             self._films.discard(visitor.id)
@@ -364,10 +357,6 @@ def _png(picture: PIL.Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=3)
     return file.getvalue()
-
-
-def _line(**values: Any) -> str:
-    return json.dumps(values) + "\n"
 
 
 async def _chosen(request: Request) -> Chosen:

@@ -4,23 +4,21 @@ The script's side is `page/filming.js`. A page that leaves, or presses Stop, end
 """
 
 import asyncio
-import json
-import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import fastapi
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from demo import orders
 from demo.files import Files, Visitor
 from demo.models import Models
 from demo.orders import Plan
-from demo.routes import BusyError, sentence, visitor_of
+from demo.routes import BusyError, visitor_of
+from demo.streaming import json_lines
 
-log = logging.getLogger(__name__)
 MOST = 8
 """Films that wait or are drawn; one visitor has one."""
 
@@ -50,10 +48,10 @@ class Filming:
         except BaseException:
             self._under_way.discard(visitor.id)
             raise
-        return StreamingResponse(self._lines(visitor, made), media_type="application/x-ndjson")
+        return json_lines(self._steps(visitor, made), "a film")
 
-    async def _lines(self, visitor: Visitor, made: Plan) -> AsyncIterator[str]:
-        """Draw a plan in a thread and give lines of JSON about it; it ends when nobody listens any more."""
+    async def _steps(self, visitor: Visitor, made: Plan) -> AsyncGenerator[dict[str, Any], None]:
+        """Draw a plan in a thread and yield how far it is; closing this ends the film."""
         stop, done, total = threading.Event(), [0], len(made.frames)
 
         def draw() -> Path | None:
@@ -68,19 +66,10 @@ class Filming:
         try:
             job = asyncio.ensure_future(asyncio.to_thread(draw))
             while not job.done():
-                yield _line(done=done[0], of=total)
+                yield {"done": done[0], "of": total}
                 await asyncio.wait([job], timeout=0.2)
             if (path := job.result()) is not None:
-                yield _line(done=total, of=total, file=str(path), name=path.name)
-        except ValueError as error:
-            yield _line(error=sentence(error))
-        except Exception as error:  # the answer has begun: the page is told in it
-            log.error("a film failed", exc_info=error)
-            yield _line(error="Something went wrong here; please try again.")
+                yield {"done": total, "of": total, "file": str(path), "name": path.name}
         finally:
             stop.set()
             self._under_way.discard(visitor.id)
-
-
-def _line(**values: int | str) -> str:
-    return json.dumps(values) + "\n"

@@ -81,16 +81,16 @@ class Generator(types.Generator):
         PyTorch's own).
         """
         config, n = self.config, codes.azimuth.shape[0]
-        draw = prior.source(rng, self.device) if self.training else None
+        rng = prior.source(rng, self.device) if self.training else None
         rays = volume.cast(codes, config.prior.fov, config.volume.resolution)
-        t = volume.depths(config.volume, rays, draw)
+        t = volume.depths(config.volume, rays, rng)
         objects = self.object_field.condition(codes.z_s_fg.reshape(-1, config.z_dim), codes.z_a_fg.flatten(0, -2))
         boxes = rays.in_boxes(codes.scale.reshape(-1, 3), codes.translation.reshape(-1, 3), codes.rotation.reshape(-1))
-        clipped = volume.render_objects(self.object_field, objects, boxes, t, draw)
+        clipped = volume.render_objects(self.object_field, objects, boxes, t, rng)
         background = self.background_field.condition(codes.z_s_bg, codes.z_a_bg)
-        shift, turn = prior.background_pose(config.prior, n, self.device, draw)
+        shift, turn = prior.background_pose(config.prior, n, self.device, rng)
         moved = rays.in_boxes(torch.ones_like(shift), shift, turn)
-        sigma_bg, hidden_bg = volume.render_background(self.background_field, background, moved, t, draw)
+        sigma_bg, hidden_bg = volume.render_background(self.background_field, background, moved, t, rng)
 
         sigma = clipped.sigma.unflatten(0, (n, -1))  # (n, objects, rays, samples)
         if codes.presence is not None:

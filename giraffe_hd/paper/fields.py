@@ -4,7 +4,6 @@ The head that makes features is affine in the hidden layer that is composited al
 sum_s w_s (W h_s + b) = W (sum_s w_s h_s) + (sum_s w_s) b.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -13,14 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from giraffe_hd.paper.config import FieldConfig
-from training.nn.ops.field import Encoding, Mlp
+from training.nn.ops.field import Encoding, Mlp, encode
 
 
 def positional_encoding(p: Float[Tensor, "*n 3"], n_octaves: int) -> Float[Tensor, "*n encoded"]:
     """Return sin(2^i pi p) and cos(2^i pi p) for i < n_octaves, octave by octave  (NeRF Eq. 4): 6 n_octaves values."""
-    frequency = (2.0 ** torch.arange(n_octaves, device=p.device, dtype=p.dtype)) * math.pi
-    angle = p[..., None, :] * frequency[:, None]
-    return torch.stack([angle.sin(), angle.cos()], -2).flatten(-3)
+    return encode(p, Encoding(n_octaves))
 
 
 class Condition(NamedTuple):

@@ -71,15 +71,15 @@ class Generator(types.Generator):
         """
         if inject_index is None:
             inject_index = self._mixed_index(rng) if self.training else self.config.default_inject_index
-        draw = prior.source(rng, self.device) if self.training else None
+        rng = prior.source(rng, self.device) if self.training else None
         z = (codes.z_s_fg, codes.z_a_fg, codes.z_s_bg, codes.z_a_bg)
         w = self.cached("styles", lambda: self.styles(codes), *z)
         camera, box = (codes.azimuth, codes.elevation, codes.radius), (codes.scale, codes.translation, codes.rotation)
-        obj = self.cached("object", lambda: self.object_features(codes, w, draw), *z[:2], *camera, *box)
-        rgb, features = self.fg_renderer(self._to_render(obj.features), w.s_fg, w.a_fg, inject_index, draw)
-        residual = self.refine_renderer(features, w.a_bg, draw)
+        obj = self.cached("object", lambda: self.object_features(codes, w, rng), *z[:2], *camera, *box)
+        rgb, features = self.fg_renderer(self._to_render(obj.features), w.s_fg, w.a_fg, inject_index, rng)
+        residual = self.refine_renderer(features, w.a_bg, rng)
         height = [codes.translation[:, 2]] if self.config.pos_share else []
-        background = self.cached("background", lambda: self.render_background(codes, w, draw), *z[2:], *camera, *height)
+        background = self.cached("background", lambda: self.render_background(codes, w, rng), *z[2:], *camera, *height)
         foreground = torch.tanh(rgb[:, :3] + residual[:, :3])
         mask = torch.sigmoid((rgb if self.config.fg_gen_mask else residual)[:, 3:])
         image = foreground * mask + background * (1 - mask)
@@ -94,19 +94,19 @@ class Generator(types.Generator):
         bg = self.mapping_bg(torch.cat([codes.z_s_bg, codes.z_a_bg]))
         return Styles(fg[:n], fg[n:], bg[:n], bg[n:])
 
-    def object_features(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> FeatureMap:
-        """Return the volume-rendered object V_fg; with `draw`, with training's noise."""
+    def object_features(self, codes: Codes, w: Styles, rng: torch.Generator | None = None) -> FeatureMap:
+        """Return the volume-rendered object V_fg; with `rng`, with training's noise."""
         z = (w.s_fg, w.a_fg) if self.config.grf_use_mlp else (codes.z_s_fg, codes.z_a_fg)
         condition = self.object_field.condition(*z)
         rays = self._rays(codes)
-        t = volume.depths(self.config.volume, rays, draw)
+        t = volume.depths(self.config.volume, rays, rng)
         boxes, delta = rays.in_boxes(codes.scale, codes.translation, codes.rotation), volume.steps(t, rays.length)
         if volume.by_op(self.object_field, t):
             hidden, alpha, distance = volume.render_by_op(
-                self.object_field, condition, boxes, t, delta, draw, box=volume.BOX
+                self.object_field, condition, boxes, t, delta, rng, box=volume.BOX
             )
         else:
-            samples = volume.render_objects(self.object_field, condition, boxes, t, draw)
+            samples = volume.render_objects(self.object_field, condition, boxes, t, rng)
             weights = volume.ray_weights(samples.sigma, delta)
             hidden, alpha, distance = samples.composite(weights), weights.sum(-1), (weights * t).sum(-1)
         features = self.object_field.head(hidden, alpha, condition)
@@ -114,28 +114,28 @@ class Generator(types.Generator):
         return FeatureMap(self._as_map(features), self._as_map(alpha[..., None]), self._as_map(depth[..., None]))
 
     def background_features(
-        self, codes: Codes, w: Styles, draw: torch.Generator | None = None
+        self, codes: Codes, w: Styles, rng: torch.Generator | None = None
     ) -> Float[Tensor, "n feat_dim r r"]:
-        """Return the volume-rendered background V_bg; with `draw`, with training's noise."""
+        """Return the volume-rendered background V_bg; with `rng`, with training's noise."""
         z = (w.s_bg, w.a_bg) if self.config.grf_use_mlp else (codes.z_s_bg, codes.z_a_bg)
         condition = self.background_field.condition(*z)
         rays = self._rays(codes)
-        t = volume.depths(self.config.volume, rays, draw)
-        shift, turn = prior.background_pose(self.config.prior, len(t), self.device, draw)
+        t = volume.depths(self.config.volume, rays, rng)
+        shift, turn = prior.background_pose(self.config.prior, len(t), self.device, rng)
         if self.config.pos_share:
             shift = torch.cat([shift[:, :2], codes.translation[:, 2:]], 1)
         moved = rays.in_boxes(torch.ones_like(shift), shift, turn)
         delta = volume.steps(t, rays.length)
         if volume.by_op(self.background_field, t):
-            composited, alpha, _ = volume.render_by_op(self.background_field, condition, moved, t, delta, draw)
+            composited, alpha, _ = volume.render_by_op(self.background_field, condition, moved, t, delta, rng)
         else:
-            composited, alpha = volume.composite_background(self.background_field, condition, moved, t, delta, draw)
+            composited, alpha = volume.composite_background(self.background_field, condition, moved, t, delta, rng)
         return self._as_map(self.background_field.head(composited, alpha, condition))
 
-    def render_background(self, codes: Codes, w: Styles, draw: torch.Generator | None = None) -> Image:
+    def render_background(self, codes: Codes, w: Styles, rng: torch.Generator | None = None) -> Image:
         """Return B in [-1, 1]; of the object it knows its height at most (`pos_share`)."""
-        features = self.background_features(codes, w, draw)
-        return torch.tanh(self.bg_renderer(self._to_render(features), w.a_bg, w.a_bg, 0, draw)[0])
+        features = self.background_features(codes, w, rng)
+        return torch.tanh(self.bg_renderer(self._to_render(features), w.a_bg, w.a_bg, 0, rng)[0])
 
     def box_silhouette(self, codes: Codes, pad: float = 0.1) -> Mask:
         """Return the projected box |p| <= 1 + pad at the picture's size (GIRAFFE HD Sec. 3.3)."""

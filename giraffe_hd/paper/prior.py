@@ -95,14 +95,14 @@ def _presence(prior: PriorConfig, n: int, rng: torch.Generator) -> Float[Tensor,
 
 
 def background_pose(
-    prior: PriorConfig, n: int, device: torch.device, draw: torch.Generator | None
+    prior: PriorConfig, n: int, device: torch.device, rng: torch.Generator | None
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, " n"]]:
-    """Return shift and turn of the background's field: none, or with `draw` at random, as in training."""
-    if draw is None:
+    """Return shift and turn of the background's field: none, or with `rng` at random, as in training."""
+    if rng is None:
         return torch.zeros(n, 3, device=device), torch.zeros(n, device=device)
-    shift = rand(n, 3, rng=draw)
+    shift = rand(n, 3, rng=rng)
     # authors' program: one turn for the whole batch; here one a picture, as for every other draw
-    turn = rand(n, rng=draw)
+    turn = rand(n, rng=rng)
     return (
         between(prior.background_translation_min, prior.background_translation_max, shift),
         TURN * between(*prior.background_rotation, turn),

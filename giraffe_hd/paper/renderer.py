@@ -31,9 +31,9 @@ class NoiseInjection(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
         self.register_buffer("fixed", torch.randn(1, 1, resolution, resolution))
 
-    def drawn(self, n: int, draw: torch.Generator | None) -> Float[Tensor, "_ 1 r r"]:
-        """Return the noise of `n` pictures: fresh from `draw`, or the fixed map."""
-        return self.fixed if draw is None else randn(n, 1, *self.fixed.shape[2:], rng=draw)
+    def drawn(self, n: int, rng: torch.Generator | None) -> Float[Tensor, "_ 1 r r"]:
+        """Return the noise of `n` pictures: fresh from `rng`, or the fixed map."""
+        return self.fixed if rng is None else randn(n, 1, *self.fixed.shape[2:], rng=rng)
 
     def forward(self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, "_ 1 h w"]) -> Float[Tensor, "n c h w"]:
         """Return x + weight * noise."""
@@ -62,10 +62,10 @@ class StyledConv(nn.Module):
         self.activate = FusedLeakyReLU(out_channels)
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], draw: torch.Generator | None = None
+        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], rng: torch.Generator | None = None
     ) -> Float[Tensor, "n d h2 w2"]:
         """Return the styled map."""
-        noise = self.noise.drawn(x.shape[0], draw)  # outside of what may be computed twice
+        noise = self.noise.drawn(x.shape[0], rng)  # outside of what may be computed twice
         return recomputed(self.styled, self.recompute, x, style, noise)
 
     def styled(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class StyleRenderer(nn.Module):
         w_s: Float[Tensor, "n dim"],
         w_a: Float[Tensor, "n dim"],
         inject_index: int,
-        draw: torch.Generator | None = None,
+        rng: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "n d h w"], Float[Tensor, "n c h w"]]:
         """Return unbounded colours and the features they were read from.
 
@@ -129,11 +129,11 @@ class StyleRenderer(nn.Module):
         def style(layer: int) -> Tensor:
             return w_s if layer < inject_index else w_a
 
-        x = self.conv1(features, style(0), draw)
+        x = self.conv1(features, style(0), rng)
         rgb = self.to_rgb1(x, style(1))
         for i, to_rgb in enumerate(self.to_rgbs):
-            x = self.convs[2 * i](x, style(2 * i + 1), draw)
-            x = self.convs[2 * i + 1](x, style(2 * i + 2), draw)
+            x = self.convs[2 * i](x, style(2 * i + 1), rng)
+            x = self.convs[2 * i + 1](x, style(2 * i + 2), rng)
             rgb = to_rgb(x, style(2 * i + 3), rgb)
         return rgb, x
 
@@ -151,9 +151,9 @@ class RefinementRenderer(nn.Module):
         self.to_rgb = ToRGB(channels, out_channels, style_dim, up=False)
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], w_a_bg: Float[Tensor, "n dim"], draw: torch.Generator | None = None
+        self, x: Float[Tensor, "n c h w"], w_a_bg: Float[Tensor, "n dim"], rng: torch.Generator | None = None
     ) -> Float[Tensor, "n d h w"]:
         """Return the residual of the foreground's colours (and a mask's logit)."""
         for conv in self.convs:
-            x = conv(x, w_a_bg, draw)
+            x = conv(x, w_a_bg, rng)
         return self.to_rgb(x, w_a_bg)

@@ -79,16 +79,16 @@ def _joint_lengths(codes: Codes) -> Float[Tensor, "n 3"]:
     return torch.stack([right, up / up.max(), back], -1)
 
 
-def depths(config: VolumeConfig, rays: Rays, draw: torch.Generator | None = None) -> Float[Tensor, "n rays samples"]:
-    """Return the depths of each ray's samples: evenly spaced, or with `draw` one at random in the cell around each."""
+def depths(config: VolumeConfig, rays: Rays, rng: torch.Generator | None = None) -> Float[Tensor, "n rays samples"]:
+    """Return the depths of each ray's samples: evenly spaced, or with `rng` one at random in the cell around each."""
     n, n_rays, _ = rays.pixel.shape
     t = torch.linspace(0, 1, config.n_samples, device=rays.pixel.device, dtype=rays.pixel.dtype)
     t = config.near + t * (config.far - config.near)
-    if draw is None:
+    if rng is None:
         return t.expand(n, n_rays, -1)
     middle = (t[1:] + t[:-1]) / 2
     low, high = torch.cat([t[:1], middle]), torch.cat([middle, t[-1:]])
-    return low + (high - low) * rand(n, n_rays, len(t), rng=draw).to(t.dtype)
+    return low + (high - low) * rand(n, n_rays, len(t), rng=rng).to(t.dtype)
 
 
 def slab(rays: Rays, half: float) -> tuple[Float[Tensor, "n rays"], Float[Tensor, "n rays"]]:
@@ -132,9 +132,9 @@ def render_objects(
     condition: Condition,
     rays: Rays,
     t: Float[Tensor, "n rays samples"],
-    draw: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> Clipped:
-    """Return the field of each box along `rays` (in box coordinates); with `draw`, noise N(0, 1) on density."""
+    """Return the field of each box along `rays` (in box coordinates); with `rng`, noise N(0, 1) on density."""
     within = inside(rays, t, BOX)
     _, n_rays, samples = within.shape
     index = within.reshape(-1).nonzero().squeeze(1)
@@ -147,8 +147,8 @@ def render_objects(
     view = field.view(direction)
     view = None if view is None else view.reshape(-1, view.shape[-1])[ray]
     raw, hidden = field(points, condition.at(box), view)
-    if draw is not None:  # as in NeRF Appendix A
-        raw = raw + randn(t.shape[0], within.numel() // t.shape[0], rng=draw).flatten()[index]
+    if rng is not None:  # as in NeRF Appendix A
+        raw = raw + randn(t.shape[0], within.numel() // t.shape[0], rng=rng).flatten()[index]
     sigma = raw.new_zeros(within.numel()).index_put((index,), F.relu(raw)).view(within.shape)
     return Clipped(sigma, hidden, index)
 
@@ -158,7 +158,7 @@ def render_background(
     condition: Condition,
     rays: Rays,
     t: Float[Tensor, "n rays samples"],
-    draw: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "n rays samples"], Float[Tensor, "n rays samples width"]]:
     """Return density and hidden features of the background's field on every sample."""
     direction = rays.pixel - rays.camera
@@ -166,8 +166,8 @@ def render_background(
     view = field.view(direction)
     view = None if view is None else view.repeat_interleave(t.shape[-1], 1)
     raw, hidden = _in_cache(field, points.flatten(1, 2), condition, view)
-    if draw is not None:
-        raw = raw + randn(*raw.shape, rng=draw)
+    if rng is not None:
+        raw = raw + randn(*raw.shape, rng=rng)
     return F.relu(raw).view(t.shape), hidden.view(*t.shape, -1)
 
 
@@ -177,17 +177,17 @@ def composite_background(
     rays: Rays,
     t: Float[Tensor, "n rays samples"],
     delta: Float[Tensor, "n rays samples"],
-    draw: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "n rays width"], Float[Tensor, "n rays"]]:
     """Return `render_background` composited, and alpha; on a CPU some rays at a time, so that all stays in its cache
     (a picture's alone: training draws one noise for all rays)."""
-    whole = draw is not None or t.is_cuda or torch.is_grad_enabled()
+    whole = rng is not None or t.is_cuda or torch.is_grad_enabled()
     most = t.shape[1] if whole else max(1, 4096 // (t.shape[0] * t.shape[2]))
     hidden, alpha = [], []
     for start in range(0, t.shape[1], most):
         part = slice(start, start + most)
         some = Rays(rays.camera, rays.pixel[:, part])
-        sigma, h = render_background(field, condition, some, t[:, part], draw)
+        sigma, h = render_background(field, condition, some, t[:, part], rng)
         weights = ray_weights(sigma, delta[:, part])
         hidden.append((weights[..., None, :] @ h).squeeze(-2))
         alpha.append(weights.sum(-1))
@@ -205,13 +205,13 @@ def render_by_op(
     rays: Rays,
     t: Float[Tensor, "n rays samples"],
     delta: Float[Tensor, "n rays samples"],
-    draw: torch.Generator | None = None,
+    rng: torch.Generator | None = None,
     *,
     box: float = math.inf,
 ) -> Composite:
     """Return `render_objects` of one object a scene, or `render_background`, composited; blocks of samples beyond
     `box` cost nothing, and no count is waited for."""
-    noise = None if draw is None else randn(t.shape[0], t[0].numel(), rng=draw).view(t.shape)
+    noise = None if rng is None else randn(t.shape[0], t[0].numel(), rng=rng).view(t.shape)
     direction = rays.pixel - rays.camera
     return render_field(rays.camera, direction, t, delta, *field.as_op(condition), Density(box=box), noise)
 

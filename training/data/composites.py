@@ -23,6 +23,8 @@ LEAST_AREA = 60
 """Visible pixels below which an object is not annotated."""
 LEAST_INSIDE = 0.6
 """Share of an object that must lie in the picture."""
+DISTRACTOR_SEEN = 0.35
+"""Share of a distractor that must stay visible, whatever `SceneOptions.least_seen` asks of objects."""
 TURNS = {"car": 5.0, "cat": 12.0, "dog": 12.0, "fruit": 180.0}
 """Largest rotation of an object in degrees, by label; 25 for others."""
 
@@ -207,7 +209,7 @@ def _place(
     longer: float,
     *,
     crowded: bool,
-    least_seen: float = 0.35,
+    least_seen: float,
     rng: np.random.Generator,
 ) -> None:
     """Add an object behind those in `layers`, if a placement leaves enough of it and of the background's objects
@@ -247,7 +249,8 @@ def _place_blob(
     share = cloud((side, side), rng)[..., None]
     first, second = rng.uniform(0, 255, 3), rng.uniform(0, 255, 3)
     colours = (first + share * (second - first) + rng.normal(0, 6, (side, side, 1))).clip(0, 255).astype(np.uint8)
-    _place(layers, seen, base, blob(rng, colours), side * float(rng.uniform(0.8, 1.5)), crowded=False, rng=rng)
+    shape, longer = blob(rng, colours), side * float(rng.uniform(0.8, 1.5))
+    _place(layers, seen, base, shape, longer, crowded=False, least_seen=DISTRACTOR_SEEN, rng=rng)
 
 
 def _corner(

@@ -40,7 +40,7 @@ class ObjectPose(NamedTuple):
     """Angle of p_box = Rz(rotation) (p - translation) / scale."""
 
 
-class Rays(NamedTuple):
+class BoxRays(NamedTuple):
     """Rays in the coordinates of the object's box: p(t) = origin + t direction, t the depth along the view axis."""
 
     origin: Float[Tensor, "n 1 3"]
@@ -57,7 +57,7 @@ class Rays(NamedTuple):
         return self.far > self.near
 
 
-def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
+def box_rays(pose: ObjectPose, size: int, fov: float) -> BoxRays:
     """Return the rays through the centres of size x size pixels, clipped to the box |p| <= 1 by the slab test."""
     with torch.autocast(pose.azimuth.device.type, enabled=False):  # in bfloat16 rays are off by half a pixel
         x, y = pixel_plane(size, device=pose.azimuth.device)
@@ -71,10 +71,10 @@ def box_rays(pose: ObjectPose, size: int, fov: float) -> Rays:
         direction = torch.where(direction.abs() < 1e-6, direction.new_tensor(1e-6), direction)  # parallel to a face
         faces = torch.stack([(-1 - origin) / direction, (1 - origin) / direction])
         near = faces.amin(0).amax(-1).clamp_min(0)
-        return Rays(origin, direction, near, faces.amax(0).amin(-1), local.norm(dim=-1))
+        return BoxRays(origin, direction, near, faces.amax(0).amin(-1), local.norm(dim=-1))
 
 
-def pick(rays: Rays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[Tensor, "n k"]]:
+def pick(rays: BoxRays, most: int | None = None) -> tuple[Int[Tensor, "n k"], Bool[Tensor, "n k"]]:
     """Return indices of the rays that hit, padded to the largest number of hits in the batch, and which are real.
 
     `most` fixes k in advance, so that a GPU need not synchronise for the count.
@@ -109,7 +109,7 @@ class RenderedRays(NamedTuple):
 
 def render_rays(
     field: ObjectField,
-    rays: Rays,
+    rays: BoxRays,
     length: Float[Tensor, "n 1"],
     w: Float[Tensor, "n *layers style"],
     samples: int,
@@ -171,7 +171,7 @@ class ObjectMaps(NamedTuple):
 def render_object(
     field: ObjectField,
     head: EqualLinear,
-    rays: Rays,
+    rays: BoxRays,
     length: Float[Tensor, "n 1"],
     w: Float[Tensor, "n *layers style"],
     samples: int,
