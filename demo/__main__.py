@@ -20,7 +20,7 @@ import uvicorn
 from demo.app import configure, serve
 from demo.files import server_folder
 from demo.models import Models, bundled, load_model
-from training.command import said
+from training.command import exit_code
 from training.imaging.decoders import DECODERS
 from training.runtime.malloc import spare_memory
 
@@ -136,7 +136,7 @@ def run() -> NoReturn:
     """Run the command and end the process at once: taking the interpreter down takes seconds on a busy machine."""
     args = tyro.cli(Demo)
     try:
-        code = said(lambda: main(args))
+        code = exit_code(lambda: main(args))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
     shutil.rmtree(server_folder(), ignore_errors=True)

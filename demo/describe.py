@@ -185,7 +185,7 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
         return None if value is None else words.format(percent(value) if share else number(value))
 
     unit = knob.unit if knob.unit == "°" else f" {knob.unit}".rstrip()
-    said = (
+    phrases = (
         phrase("slope", "follows at {}"),
         phrase("error", f"usually within {{}}{unit}", share=False),
         phrase("flips", "backwards in {}"),
@@ -197,17 +197,17 @@ def figures_of(card: dict[str, Any], knob: Knob) -> list[str]:
         phrase("background_changed", "background changes {}"),
         phrase("foreground_changed", "object changes {}"),
     )
-    return [words for words in said if words]
+    return [words for words in phrases if words]
 
 
 def mixing_of(card: dict[str, Any]) -> list[str]:
     """Return what a card has measured about all slots together, in short phrases."""
     found = measured(card)
-    said = (
+    phrases = (
         ("swap_diagonal", "a photo changes {} of what its slot names"),
         ("swap_leakage", "{} of anything else"),
     )
-    return [words.format(percent(found[name])) for name, words in said if name in found] or ["not measured"]
+    return [words.format(percent(found[name])) for name, words in phrases if name in found] or ["not measured"]
 
 
 def _turned(found: dict[str, float]) -> str | None:
@@ -252,8 +252,8 @@ def about(model: Model) -> str:
     card, data = model.card, model.card.get("data", "")
     if isinstance(data, dict):
         options = data.get("arguments", {})
-        said = [f"{name} {value}" for name, value in options.items() if isinstance(value, str | int | float)]
-        data = data.get("name") or ", ".join([str(data.get("made_by", "")), *said])
+        settings = [f"{name} {value}" for name, value in options.items() if isinstance(value, str | int | float)]
+        data = data.get("name") or ", ".join([str(data.get("made_by", "")), *settings])
     facts = {
         "Model": f"{model.name}, {model.generator.resolution} x {model.generator.resolution} pixels",
         "Data": data,

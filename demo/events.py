@@ -57,20 +57,20 @@ def friendly(event: Callable[..., Any]) -> Callable[..., Any]:
         try:
             yield from event(*arguments, **named)
         except ValueError as error:
-            raise _said(error) from error
+            raise _gradio_error(error) from error
 
     @functools.wraps(event)
     def function(*arguments: Any, **named: Any) -> Any:
         try:
             return event(*arguments, **named)
         except ValueError as error:
-            raise _said(error) from error
+            raise _gradio_error(error) from error
 
     vars(generator).pop("__no_type_check__", None)  # by which Gradio's search for gr.Request would see no annotations
     return generator if inspect.isgeneratorfunction(inspect.unwrap(event)) else function
 
 
-def _said(error: ValueError) -> gr.Error:
+def _gradio_error(error: ValueError) -> gr.Error:
     return gr.Error(sentence(error), print_exception=False, title="Please check")
 
 

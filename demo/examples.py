@@ -44,8 +44,8 @@ def sets(folder: Path = FOLDER) -> dict[str, tuple[Example, ...]]:
 
 def examples_of(model: Model) -> tuple[Example, ...]:
     """Return the examples that suit a generator: those of the data its card names; else all of them."""
-    for said in (model.name, json.dumps(model.card.get("data", ""))):
+    for text in (model.name, json.dumps(model.card.get("data", ""))):
         for name, examples in sets().items():
-            if name in said:
+            if name in text:
                 return examples
     return tuple(example for examples in sets().values() for example in examples)

@@ -135,8 +135,8 @@ def grid(
         slots = recipe.slots | ({down: row} if down else {})
         mixes = [recipe.model_copy(update={"slots": slots | {across: column}, "size": None}) for column in photos]
         if "pose" in (down, across) and not pose_shows(model, mixes[0]):
-            said = "the shape's photo gives the pose as well where its outline is kept"
-            raise ValueError(f"{said}, so pose would change nothing; choose another slot")
+            reason = "the shape's photo gives the pose as well where its outline is kept"
+            raise ValueError(f"{reason}, so pose would change nothing; choose another slot")
         sheet += [partial(photo, row, size)] if down else []
         sheet += [partial(_mixed, model, mix) for mix in mixes]
     return sheet, len(photos) + bool(down)

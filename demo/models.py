@@ -182,7 +182,7 @@ def load_model(path: Path, device: str) -> Model:
 def bundled(folder: Path = CHECKPOINTS) -> list[Path]:
     """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first.
 
-    Files of other families, such as the finder of objects, are passed over: they make no pictures.
+    Files of other families, such as the segmenter, are skipped: they make no pictures.
     """
 
     def place(path: Path) -> tuple[str, int]:

@@ -234,8 +234,8 @@ async def error_response(request: Request, error: Exception) -> Response:
 
 async def invalid_response(request: Request, error: Exception) -> Response:
     """Answer values of the wrong kind with where they stand; FastAPI itself would send them all back."""
-    said = recipes.complaint(error) if isinstance(error, RequestValidationError) else "this request cannot be read"
-    message = sentence(ValueError(said))[:200]
+    problem = recipes.complaint(error) if isinstance(error, RequestValidationError) else "this request cannot be read"
+    message = sentence(ValueError(problem))[:200]
     return JSONResponse({"message": message, "detail": message}, status_code=422)
 
 

@@ -25,7 +25,7 @@ from giraffe_hd.photos import Invert, ReadPoses
 from training.batched import rows, stack
 from training.checkpoint import load_generator
 from training.codes_file import read_codes, read_weights
-from training.command import said
+from training.command import exit_code
 from training.films import codes_between, knob_values, there_and_back, turn_offsets, write_frames
 from training.pictures import is_film, write_sheet
 from training.types import Generator, Image, Knob
@@ -260,7 +260,7 @@ def as_picture(name: str, layer: Tensor, size: int) -> Image:
 
 @torch.no_grad()
 def main(arguments: list[str]) -> int:
-    """Run one command, printing one line of JSON; return 0, or 2 after what `said` says in one sentence."""
+    """Run one command, printing one line of JSON; return 0, or 2 after a user error; see `exit_code`."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     if arguments[:1] == ["sweep"]:
         log.warning("`sweep` is now called `vary`; the old name goes with the next release")
@@ -279,7 +279,7 @@ def main(arguments: list[str]) -> int:
         args=arguments,
         prog="python -m giraffe_hd",
     )
-    return said(lambda: print(json.dumps(command.run())))
+    return exit_code(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from mixnmatch.fast.split_shape import Split
 from mixnmatch.photos import Crop, Cutter, boxes_for
 from training.batched import repeat
 from training.checkpoint import load_generator, read_card
-from training.command import said
+from training.command import exit_code
 from training.films import there_and_back
 from training.imaging.video import probe, read_film
 from training.interpolation import interpolate
@@ -329,7 +329,7 @@ def main(arguments: list[str]) -> int:
         args=arguments,
         prog="python -m mixnmatch",
     )
-    return said(lambda: print(json.dumps(command.run())))
+    return exit_code(lambda: print(json.dumps(command.run())))
 
 
 if __name__ == "__main__":

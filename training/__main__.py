@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from training.command import said
+from training.command import exit_code
 from training.registry import preset, presets, resolve
 from training.upgrade import upgraded_options
 
@@ -87,10 +87,10 @@ def main(arguments: list[str]) -> int:
         return 0
     verb, *rest = arguments
     if verb == "train":
-        return said(lambda: train(rest))
+        return exit_code(lambda: train(rest))
     if verb in VERBS:
         command, prog = resolve(VERBS[verb][0]), f"python -m training {verb}"
-        return said(lambda: tyro.cli(command, args=upgraded_options(rest, command), prog=prog).run())
+        return exit_code(lambda: tyro.cli(command, args=upgraded_options(rest, command), prog=prog).run())
     print(usage(), file=sys.stderr)
     return 2
 

@@ -1,4 +1,4 @@
-"""Files of codes that photos were inverted to: recipes as the page saves them, which commands read too.
+"""Files of inverted photos: recipes as the page saves them, which commands read too.
 
 A recipe names the checkpoint, the knobs that are numbers, and for each part a slot that holds the photo and its codes:
 field -> float32, little-endian, base64. Weights of a sharpened photo lie beside it, as safetensors.
@@ -28,7 +28,7 @@ from training.types import Generator, Image
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 20_000_000
-"""A file of codes is smaller."""
+"""Largest file of codes that is read."""
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class HasParts(Protocol):
 def write_codes(
     path: Path, generator: Generator, checkpoint: Path, codes: Any, photos: Image, weights: Mapping[str, Tensor] = {}
 ) -> dict[str, Any]:
-    """Write the codes of photos of one object, each whole or not at all; return their knobs.
+    """Write the codes of photos of one object, each file atomically; return the files and the knobs.
 
     The first goes to `path`, the others to names with -2, -3 and so on; `weights`, if there are any, beside `path`.
     """
@@ -89,7 +89,7 @@ def write_codes(
 def read_codes(path: Path, generator: Generator, checkpoint: Path | None = None) -> Any:
     """Return the codes, one row, of a recipe; parts without codes are those of its seeds.
 
-    Raises: ValueError for a file that is none, or of another generator.
+    Raises: ValueError for a file that is no recipe, or of another generator.
     """
     if not isinstance(generator, HasParts):
         raise ValueError(f"a generator of the family {generator.family} takes no codes of photos")
@@ -98,7 +98,7 @@ def read_codes(path: Path, generator: Generator, checkpoint: Path | None = None)
     codes = generator.sample(1, torch.Generator().manual_seed(int(recipe.get("seed", 0))))
     for name, value in recipe.get("knobs", {}).items():
         if name not in known:
-            raise ValueError(f"{path.name} turns a knob {name[:40]!r}, which this generator has not")
+            raise ValueError(f"{path.name} sets the knob {name[:40]!r}, which this generator does not have")
         if isinstance(value, int | float):
             codes = generator.set(codes, name, value)
     if checkpoint is not None and recipe.get("checkpoint", "") not in ("", checkpoint.stem):
@@ -131,7 +131,7 @@ def with_share(generator: HasParts, codes: Any, part: str, fields: dict[str, Ten
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return what sharpening made of weights, for the recipe at `path`; nothing where it was not sharpened.
+    """Return the weights that sharpening changed, for the recipe at `path`; empty where it was not sharpened.
 
     Raises: ValueError for a damaged file.
     """

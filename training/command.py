@@ -9,7 +9,7 @@ NO_MEMORY = (
 )
 
 
-def said(run: Callable[[], object]) -> int:
+def exit_code(run: Callable[[], object]) -> int:
     """Run a command; return 0, or 2 after a user error or out of memory, which is printed in one sentence."""
     try:
         run()

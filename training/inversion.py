@@ -1,4 +1,4 @@
-"""From a photo to codes: `python -m training invert`, for every generator that finds the codes of photos."""
+"""`python -m training invert`: the codes of a photo, for every generator that can invert photos."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def invert(generator: Generator, photo: Image, **options: Any) -> Any:
 
 
 def inverted(generator: Generator, photo: Image, **options: Any) -> Inverted:
-    """Return all that an inversion found. Raises: ValueError for a generator that inverts no photos."""
+    """Return the result of an inversion. Raises: ValueError for a generator that inverts no photos."""
     if not isinstance(generator, InvertsPhotos):
         raise ValueError(f"a generator of the family {generator.family} inverts no photos; fast models do")
     return generator.invert(photo, **options)
@@ -78,14 +78,14 @@ class PhotoOptions:
     turned: bool = False
     """Start from the other end of the object, where front was taken for back."""
     sharpen: bool = False
-    """Tune the last layers of the generator to the photo, too, and write them beside OUT: sharper, 2 s longer."""
+    """Also fine-tune the last layers of the generator to the photo, and write them beside OUT: sharper, 2 s longer."""
     preview: Path | None = None
-    """A sheet of each photo and its rebuilt picture."""
+    """A sheet of each photo beside its reconstruction."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
 
     def write(self, checkpoint: Path, photos: tuple[Path, ...], **options: Any) -> dict[str, Any]:
-        """Invert photos of one object and write what was found; return it in words.
+        """Invert photos of one object, write their codes, and return the files, knobs and loss.
 
         Raises: ValueError for no photos, or boxes that are not one a photo.
         """
@@ -131,6 +131,6 @@ class Invert(PhotoOptions):
     """Photos of one object."""
 
     def run(self) -> None:
-        """Write the recipes; print what was found as one JSON line."""
+        """Write the recipes; print files, knobs and loss as one JSON line."""
         with torch.no_grad():
             print(json.dumps(self.write(self.checkpoint, self.photos)))

@@ -1,4 +1,4 @@
-"""What finding the codes of photos gives, and who can do it: the contract of `training.inversion`."""
+"""The contract of `training.inversion`: its results, and the protocol of generators that invert photos."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -9,16 +9,16 @@ from training.types import Image
 
 
 class Progress(NamedTuple):
-    """How far an inversion has come."""
+    """The progress of an inversion."""
 
     stage: str
-    """`pose` once what is read at once is there, then the names of stages."""
+    """`pose` after the reader has run, then the name of the optimisation's stage."""
     done: float
     """Share of all steps, in [0, 1]."""
     codes: Any
     """A row a photo."""
     loss: float
-    """Of the last step, not a number before the first."""
+    """Loss of the last step; NaN before the first."""
     front: float | None = None
     """With the pose: how clear it is which end of the object is its front, near 1 clear and near 0 not; the option
     `turned` then starts from the other end. None where objects have no such ends."""
@@ -29,20 +29,20 @@ OnProgress = Callable[[Progress], object]
 
 
 class Inverted(NamedTuple):
-    """What an inversion found."""
+    """The result of an inversion."""
 
     codes: Any
     """A row a photo."""
     loss: float
     finished: bool = True
-    """Whether no one ended it early."""
+    """False if the caller ended it early."""
     weights: Mapping[str, Tensor] = {}
-    """What sharpening made of some of the generator's weights, by name."""
+    """Weights of the generator that sharpening changed, by name."""
 
 
 @runtime_checkable
 class InvertsPhotos(Protocol):
-    """A generator that finds the codes of photos."""
+    """A generator that can invert photos."""
 
     @property
     def can_invert(self) -> bool:
@@ -54,6 +54,6 @@ class InvertsPhotos(Protocol):
     ) -> Inverted:
         """Return the codes of photos of one object, or with `apart` of one object each, a row a photo.
 
-        Raises: ValueError where a file that it needs, or an option, is not there.
+        Raises: ValueError for a missing file or an unknown option.
         """
         ...

@@ -196,8 +196,8 @@ class Decoders:
                     size = (int(answer["kept"][0]), int(answer["kept"][1]))
                     yield PIL.Image.frombytes(answer["mode"], size, pixels), float(answer["shown"])
         except _EndedError as error:
-            said = "takes too long to decode" if error.args else "cannot be decoded: it ends the program that tries"
-            raise PictureError(f"{name} {said}; please choose another file.") from None
+            problem = "takes too long to decode" if error.args else "cannot be decoded: it ends the program that tries"
+            raise PictureError(f"{name} {problem}; please choose another file.") from None
         finally:
             self._drop(child)
 
@@ -230,9 +230,8 @@ class Decoders:
         """Run a job in one of the subprocesses; return its answer."""
         data = source if isinstance(source, bytes) else b""
         if len(data) > limits.max_bytes:
-            raise PictureError(
-                f"{name} is a file of more than {limits.max_bytes} bytes; {limits.said()}, please choose a smaller one."
-            )
+            size = f"a file of more than {limits.max_bytes} bytes"
+            raise PictureError(f"{name} is {size}; {limits.in_words()}, please choose a smaller one.")
         path = "" if isinstance(source, bytes) else os.fsencode(source.absolute()).hex()
         job = {"kind": kind, "name": name, "path": path, "limits": asdict(limits)}
         if isinstance(source, bytes) and not data:

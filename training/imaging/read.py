@@ -63,7 +63,7 @@ class Limits:
     memory: int = 400_000_000
     """Bytes for all pictures that are decoded at the same time."""
 
-    def said(self) -> str:
+    def in_words(self) -> str:
         """Return the limits as text for messages."""
         return f"the limit is {self.max_bytes // 1_000_000} MB and {self.max_pixels // 1_000_000} megapixels"
 
@@ -124,7 +124,7 @@ def guarded(data: bytes, name: str, limits: Limits, read: Callable[[], T]) -> T:
     except PictureError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise PictureError(f"{name} has too many pixels; {limits.said()}, please choose a smaller one.") from error
+        raise PictureError(f"{name} has too many pixels; {limits.in_words()}, please choose a smaller one.") from error
     except PIL.UnidentifiedImageError as error:
         if is_heif(data) and "HEIF" not in PIL.Image.OPEN:
             raise PictureError(
@@ -147,14 +147,14 @@ def header(data: bytes, name: str, limits: Limits) -> PIL.Image.Image:
     """Return a picture whose pixels are not decoded yet. Raises: PictureError if it exceeds the limits."""
     if len(data) > limits.max_bytes:
         raise PictureError(
-            f"{name} is a file of more than {limits.max_bytes} bytes; {limits.said()}, please choose a smaller one."
+            f"{name} is a file of more than {limits.max_bytes} bytes; {limits.in_words()}, please choose a smaller one."
         )
     if is_heif(data):
         _register_heif()
     picture = opened(io.BytesIO(data))
     width, height = picture.size
     if width * height > limits.max_pixels:
-        raise PictureError(f"{name} has {width} x {height} pixels; {limits.said()}, please choose a smaller one.")
+        raise PictureError(f"{name} has {width} x {height} pixels; {limits.in_words()}, please choose a smaller one.")
     if max(width, height) > MAX_SIDE:
         raise PictureError(
             f"{name} has {width} x {height} pixels; the limit is {MAX_SIDE} a side, please choose a smaller one."

@@ -303,18 +303,18 @@ class FilmWriter:
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError as error:
-            raise FilmError(f"the film could not be written: {self._said()}") from error
+            raise FilmError(f"the film could not be written: {self._last_message()}") from error
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is not None:
             self._process.kill()
             self._process.communicate()
             return
-        said = self._said()
+        problem = self._last_message()
         if self._process.returncode:
-            raise FilmError(f"the film could not be written: {said}")
+            raise FilmError(f"the film could not be written: {problem}")
 
-    def _said(self) -> str:
+    def _last_message(self) -> str:
         """Wait for the encoder; return its last line of output."""
         _, text = self._process.communicate()
         return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]

@@ -196,8 +196,8 @@ def distances(
 
 def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
     """Return the config of the generator's training data, from its card, without random augmentation."""
-    said = read_card(checkpoint).get("config", {}).get("data", {})
-    config = TypeAdapter(DataConfig).validate_python(said) if said else DataConfig()
+    stored = read_card(checkpoint).get("config", {}).get("data", {})
+    config = TypeAdapter(DataConfig).validate_python(stored) if stored else DataConfig()
     return DataConfig(size=generator.resolution, object_margin=config.object_margin, flip=False, jitter=config.jitter)
 
 

@@ -209,8 +209,8 @@ def _following(
         if full_turn(knob):
             read_as = (math.copysign(1, fit.slope) * (reading - fit.offset)) % 360  # where the knob would have to stand
             rank = wrap(read_as - value).abs().argsort(descending=True)[:8]
-            said = ", ".join(f"{value[i]:.0f}° → {read_as[i]:.0f}°" for i in rank)
-            captions["worst rotations"] = f"The worst pictures: where the knob stood → where it seems to: {said}"
+            pairs = ", ".join(f"{value[i]:.0f}° → {read_as[i]:.0f}°" for i in rank)
+            captions["worst rotations"] = f"The worst pictures: where the knob stood → where it seems to: {pairs}"
             worst["worst rotations"] = torch.cat(
                 [generator(rows(codes, rank[i : i + 1])).image for i in range(len(rank))]
             )

@@ -63,7 +63,7 @@ class Report:
     diversity: dict[str, float] = field(default_factory=dict)
     """Seed knob -> LPIPS distance of pictures that differ in its code alone."""
     inversion: InversionReport | None = None
-    """How well codes found from photos draw them."""
+    """How well the codes found for photos reconstruct them."""
     distances: dict[str, float] = field(default_factory=dict)
     """Distances of samples to real pictures, and (`real against real ...`) of other real pictures to them."""
     n_distance: int = 0

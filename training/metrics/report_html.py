@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: figures, plots, pictures, and how all was measured."""
+"""The report as one self-contained HTML file: figures, plots, pictures, and how they were measured."""
 
 import base64
 import io
@@ -53,9 +53,9 @@ TILES = (
     "look_mask_iou", "look_background_changed", "swap_diagonal", "swap_leakage", "true_factors_diagonal",
     "mix_rotation_error", "given_mask_iou_code",
 )  # fmt: skip
-"""Figures that stand at the top of the page."""
+"""Figures shown at the top of the page, in this order."""
 KINDS = {"free": "samples", "tied": "shape tied to texture", "photos": "mixes of photos"}
-"""What is compared with real pictures, as the page calls it."""
+"""Kinds of pictures compared with real ones, and how the page names them."""
 
 
 def write_page(path: Path, report: "Report", found: dict[str, float]) -> None:
@@ -93,42 +93,44 @@ def _head(report: "Report", found: dict[str, float]) -> Iterator[str]:
 
 def summary(report: "Report") -> list[str]:
     """Return the report in a few sentences."""
-    said = []
+    sentences = []
     knobs, swaps = report.knobs, report.swaps
     if knobs is not None:
         fits = {f.knob: f.fit for f in knobs.following}
         if (turn := fits.get("rotation")) and turn.flips is not None:
-            said.append(
+            sentences.append(
                 f"Turn the rotation knob and the object follows to within {turn.error:.0f}° in the median; "
                 f"{100 * turn.flips:.0f} in 100 face the wrong way round."
             )
         lines = sorted((f for f in knobs.following if f.fit.flips is None), key=lambda f: abs(f.fit.slope - 1))
         if lines:
             good, poor = lines[0], lines[-1]
-            said.append(f"The truest other knob is {good.label} (slope {good.fit.slope:.2f}, 1 is ideal)")
-            said[-1] += f", the weakest {poor.label} ({poor.fit.slope:.2f})." if poor is not good else "."
+            sentences.append(
+                f"Of the other knobs, the most accurate is {good.label} (slope {good.fit.slope:.2f}, 1 is ideal)"
+            )
+            sentences[-1] += f", the least accurate {poor.label} ({poor.fit.slope:.2f})." if poor is not good else "."
         moved = [s for s in knobs.staying if s.background_1 is not None]
         if moved:
             worst = max(moved, key=lambda s: s.background_1 or 0)
-            said.append(
+            sentences.append(
                 f"No knob of the object touches more than {100 * (worst.background_1 or 0):.1f} % of the background "
                 f"({worst.label}, counted from one level of 255)."
             )
     if swaps is not None:
         table = swaps.swaps
-        said.append(
+        sentences.append(
             f"Exchange one factor of a photo and {100 * table.diagonal:.0f} % of what should change changes, as does "
             f"{100 * table.leakage:.0f} % of what should stay."
         )
-        spill = [
+        leaks = [
             (v, r, c)
             for i, r in enumerate(table.rows)
             for j, (c, v) in enumerate(zip(table.columns, table.entries[i], strict=True))
             if i != j
         ]
-        value, row, column = max(spill)
-        said.append(f"The largest leak is from {row} into {column} ({100 * value:.0f} %).")
-    return said
+        value, row, column = max(leaks)
+        sentences.append(f"The largest leak is from {row} into {column} ({100 * value:.0f} %).")
+    return sentences
 
 
 def _knobs(knobs: KnobReport) -> Iterator[str]:
@@ -205,7 +207,7 @@ def _invariance(knobs: KnobReport) -> Iterator[str]:
 
 def _inversion(found: InversionReport) -> Iterator[str]:
     yield "<h2>Photos as codes</h2>"
-    yield f"<p>The codes of {found.n} photos that were not trained on, and what is drawn from them.</p>"
+    yield f"<p>The codes found for {found.n} held-out photos, and the pictures generated from them.</p>"
     yield '<div class="wide"><table><tr><th></th><th>from the codes</th>'
     yield "".join(f"<th>{escape(name)}</th>" for name in found.baselines) + "</tr>"
     for name, value in found.figures.items():
@@ -301,7 +303,7 @@ def _every(table: Table) -> Iterator[str]:
 def _distances(report: "Report") -> Iterator[str]:
     kinds = report.swaps.distances if report.swaps is not None else {}
     if report.distances or kinds:
-        yield "<h2>How near to real pictures?</h2>"
+        yield "<h2>How close to real pictures?</h2>"
         real = f"“{escape(report.compared)}” of {escape(report.data)}"
         yield f"<p>{report.n_distance:,} pictures on either side; the real ones: {real}.</p>"
         for name in [n for n in report.distances if not n.startswith("real")]:
@@ -309,7 +311,7 @@ def _distances(report: "Report") -> Iterator[str]:
                 "samples": report.distances[name]
             }
             floor = report.distances.get(f"real against real {name}")
-            yield _figure(bars(values, unit=name, floor=floor), f"{name}: less is nearer.")
+            yield _figure(bars(values, unit=name, floor=floor), f"{name}: lower is closer.")
     if report.mutual or report.diversity:
         yield "<h2>Scores by others' definitions</h2>"
     for name, value in report.mutual.items():
@@ -318,7 +320,7 @@ def _distances(report: "Report") -> Iterator[str]:
             f"by 1/255 or more when the object is redrawn; 0 is perfect.</p>"
         )
     if report.diversity:
-        yield _figure(bars(report.diversity, unit="LPIPS"), "How different pictures are that differ in one code alone.")
+        yield _figure(bars(report.diversity, unit="LPIPS"), "LPIPS distance of pictures that differ in one code only.")
 
 
 def _how(report: "Report") -> Iterator[str]:
@@ -327,8 +329,7 @@ def _how(report: "Report") -> Iterator[str]:
         f"<p>Seed {report.seed}, n = {report.n}; real pictures: {escape(report.data)} ({escape(report.split)}). "
         f"Checkpoint sha256 {escape(report.sha256[:16])}…</p>"
     )
-    if report.judge:
-        j = report.judge
+    if j := report.judge:
         yield (
             f"<p>A network that learned from the renderer's labels reads rendered cars. On {j['n']:,.0f} held-out "
             f"renders it is off by {j['rotation_median_error']:.1f}° in rotation "

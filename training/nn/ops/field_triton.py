@@ -1,7 +1,7 @@
 """Kernels of `training.nn.ops.field`: a program takes a tile of one image's rays and walks along their samples.
 
 At each sample the tile's points are encoded, go through the MLP as matrix products and are added to the rays, all in
-registers; weights come from the cache, and samples where no ray of the tile is inside are passed over. The backward
+registers; weights come from the cache, and samples where no ray of the tile is inside are skipped. The backward
 kernel walks the same way, computing layers anew and keeping one sample's at a time in a scratch of its own. Gradients
 of weights are summed in a slab that each program owns, and slabs are summed afterwards: no atomics, the same every run.
 """

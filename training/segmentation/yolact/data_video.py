@@ -1,4 +1,4 @@
-"""Pairs of frames to learn from: FlyingChairs with its true flow, and films in YouTube-VIS's format."""
+"""Training pairs of frames: FlyingChairs with its true flow, and films in YouTube-VIS's format."""
 
 import json
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class FlowSet:
             raise ValueError(f"{path} holds no *_flow.flo; give the folder of FlyingChairs")
         self._stems = [flow.with_name(flow.name.removesuffix("_flow.flo")) for flow in flows]
         self.index = flows[0]
-        """Stands for the list of pictures, which FlyingChairs has none of."""
+        """A file that identifies the set; FlyingChairs has no list of its pictures."""
 
     def __len__(self) -> int:
         return len(self._stems)
@@ -104,13 +104,13 @@ class VideoDataConfig:
     letterbox: bool = False
     """Keep the aspect ratio and pad; otherwise frames are squashed."""
     split: str = "train"
-    """Part of the set that is learnt from."""
+    """Split to train on."""
     classes: tuple[str, ...] = ()
     """Categories in the order of the network's classes; empty for those of the list."""
     nearest: int = 2
-    """Frames that `previous` lies before the frame itself, at least."""
+    """Smallest distance from `previous` to the frame, in frames."""
     farthest: int = 5
-    """The same at most."""
+    """Largest distance from `previous` to the frame, in frames."""
     colours: bool = True
     """Vary colours, of both frames alike."""
     mirror: bool = True

@@ -15,14 +15,14 @@ from training.types import Boxes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskConfig:
-    """How masks are cut; the defaults are the published program's."""
+    """How masks are cropped to boxes; the defaults are the published program's."""
 
     cut: bool = True
-    """Cut masks at their boxes."""
+    """Crop masks to their boxes."""
     sharp: bool = False
-    """Cut after the enlargement, at the box grown by `margin`, instead of before it at one prototype pixel around."""
+    """Crop after enlarging, to the box grown by `margin`; otherwise before it, to the box and one prototype pixel."""
     margin: float = 0.05
-    """Share of the box's sides that a sharp cut leaves around it."""
+    """Share of the box's sides that a sharp crop leaves around it."""
     smallest_part: float = 0.0
     """Drop parts of a mask that are smaller than this share of its largest."""
 
@@ -122,15 +122,15 @@ def _sampled(mask: Float[np.ndarray, "h w"], region: tuple[float, ...], placemen
     left, right = max(0, int(np.floor(region[2]))), min(placement.width - 1, int(np.ceil(region[3])))
     if bottom < top or right < left:
         return Patch(0, 0, np.zeros((0, 0), np.float32))
-    rows = _between(mask.shape[0], placement.height / placement.share_y, top, bottom)
-    columns = _between(mask.shape[1], placement.width / placement.share_x, left, right)
+    rows = _bilinear(mask.shape[0], placement.height / placement.share_y, top, bottom)
+    columns = _bilinear(mask.shape[1], placement.width / placement.share_x, left, right)
     across = mask[:, columns[0]] * (1 - columns[2]) + mask[:, columns[1]] * columns[2]
     return Patch(top, left, across[rows[0]] * (1 - rows[2][:, None]) + across[rows[1]] * rows[2][:, None])
 
 
-def _between(n: int, pixels: float, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for pixels `first` to `last` of `pixels` that `n` cells cover: the cells on either side, and how far it is
-    from the one to the other (half-pixel centres, as torch's bilinear interpolation)."""
+def _bilinear(n: int, pixels: float, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, for pixels `first` to `last` of `pixels` that `n` cells cover, the two nearest cells and the weight of
+    the second (half-pixel centres, as torch's bilinear interpolation)."""
     at = np.clip((np.arange(first, last + 1) + 0.5) * n / pixels - 0.5, 0, n - 1)
     low = np.floor(at).astype(np.int64)
     return low, np.minimum(low + 1, n - 1), (at - low).astype(np.float32)

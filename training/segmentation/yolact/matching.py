@@ -1,4 +1,4 @@
-"""Which anchor answers for which object, and which anchors' classes are learnt (YOLACT Sec. 3; SSD Sec. 2.2)."""
+"""Assigns objects to anchors, and picks the anchors of the class loss (YOLACT Sec. 3; SSD Sec. 2.2)."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from training.segmentation.yolact.anchors import area, corners, encode, intersection, overlap
-from training.types import Boxes, Instances
+from training.types import Instances
 
 NEUTRAL = -1
-"""Class of anchors that neither class is asked of."""
+"""Label of anchors that the class loss ignores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MatchConfig:
-    """From which overlap on an anchor is an object's, and when nobody's; the defaults are the published ones."""
+    """Thresholds that make an anchor positive, negative or neutral; the defaults are the published ones."""
 
     positive: float = 0.5
-    """IoU from which on an anchor is its object's."""
+    """An anchor is positive for an object from this IoU on."""
     negative: float = 0.4
-    """IoU under which it is background; between the two it is neutral."""
+    """Below this IoU it is background; between the two it is neutral."""
     crowd: float = 0.7
     """Share of an anchor inside a crowd above which it is neutral."""
     negatives: int = 3
-    """Background anchors that are learnt from, a positive."""
+    """Background anchors in the class loss for each positive one (hard negative mining)."""
     negatives_alone: int = 0
-    """Background anchors that are learnt from in a picture without objects."""  # paper: 0; `fast` 64
+    """Background anchors in the class loss of a picture without objects."""  # paper: 0; `fast` 64
 
     def __post_init__(self) -> None:
         if (
@@ -42,26 +42,26 @@ class MatchConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matched:
-    """What each anchor of one picture should say."""
+    """The targets of one picture's anchors."""
 
     label: Int[Tensor, " anchors"]
     """Class + 1; 0 for background, -1 for neutral."""
     object: Int[Tensor, " anchors"]
-    """The object that it is closest to; 0 where there is none."""
+    """Index of the object of highest IoU; 0 where there is none."""
     code: Float[Tensor, "anchors 4"]
-    """That object's box against the anchor."""
+    """That object's box, encoded against the anchor."""
 
     @property
     def positive(self) -> Bool[Tensor, " anchors"]:
-        """Which anchors are an object's."""
+        """Which anchors are assigned to an object."""
         return self.label > 0
 
 
 @torch.no_grad()
 def match(anchors: Float[Tensor, "anchors 4"], truth: Instances, config: MatchConfig) -> Matched:
-    """Return what the anchors should say of one picture's objects; its crowds only make anchors neutral.
+    """Return the anchors' targets for one picture's objects; crowds only make anchors neutral.
 
-    Each anchor takes its best box; then boxes claim one anchor each, the pair of highest overlap first.
+    Each anchor takes the box of highest IoU; then each box takes one anchor, the pair of highest IoU first.
     """
     boxes, labels = truth.box[~truth.crowd], truth.label[~truth.crowd]
     n = len(anchors)
@@ -81,15 +81,15 @@ def match(anchors: Float[Tensor, "anchors 4"], truth: Instances, config: MatchCo
 
 
 def _assign(shared: Float[Tensor, "anchors objects"]) -> tuple[Float[Tensor, " anchors"], Int[Tensor, " anchors"]]:
-    """Return each anchor's overlap with its object, and which object that is; claimed anchors have an overlap of 2."""
+    """Return each anchor's IoU with its object, 2 where a box took the anchor, and the index of that object."""
     best, chosen = shared.max(1)
-    left = shared.clone()
+    remaining = shared.clone()
     for _ in range(shared.shape[1]):
-        top, anchor = left.max(0)
+        top, anchor = remaining.max(0)
         object_ = int(top.argmax())
-        claimed = anchor[object_]
-        best[claimed], chosen[claimed] = 2.0, object_
-        left[claimed], left[:, object_] = -1.0, -1.0
+        taken = anchor[object_]
+        best[taken], chosen[taken] = 2.0, object_
+        remaining[taken], remaining[:, object_] = -1.0, -1.0
     return best, chosen
 
 
@@ -97,17 +97,12 @@ def _assign(shared: Float[Tensor, "anchors objects"]) -> tuple[Float[Tensor, " a
 def hard_negatives(
     logits: Float[Tensor, "anchors c"], matched: Matched, config: MatchConfig
 ) -> Bool[Tensor, " anchors"]:
-    """Return the background anchors of one picture that are surest to be an object, a few for each positive."""
+    """Return the background anchors of one picture with the highest class loss, `negatives` for each positive."""
     positives = int(matched.positive.sum())
     count = config.negatives * positives if positives else config.negatives_alone
     background = matched.label == 0
-    doubt = (logits.logsumexp(1) - logits[:, 0]).masked_fill(~background, 0)
-    first = doubt.sort(descending=True).indices[: min(count, len(doubt) - 1)]
+    loss = (logits.logsumexp(1) - logits[:, 0]).masked_fill(~background, 0)
+    first = loss.sort(descending=True).indices[: min(count, len(loss) - 1)]
     chosen = torch.zeros_like(background)
     chosen[first] = True
     return chosen & background
-
-
-def learnt_boxes(truth: Instances) -> Boxes:
-    """Return the boxes of a picture's objects, crowds left out."""
-    return truth.box[~truth.crowd]

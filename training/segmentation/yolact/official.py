@@ -41,7 +41,7 @@ def read(path: Path, known: NetworkConfig | None = None) -> Yolact:
 
     `known` gives the input's size and the anchors; by default the config that the file's name begins with does.
 
-    Raises: ValueError for a file that is damaged, of the trunk alone, or with a key that is missing, surplus or of
+    Raises: ValueError for a file that is damaged, of the trunk alone, or with a key that is missing, unexpected or of
     another shape; the key is named.
     """
     content = read_plain(path)
@@ -258,7 +258,7 @@ def _checked(state: State, network: Yolact, name: str) -> State:
 CLASS_LAYERS = re.compile(
     r"prediction_layers\.\d+\.conf_layer\..*|semantic_seg_conv\..*|maskiou_net\.maskiou_net\.10\..*"
 )
-"""Weights that depend on the classes: the only ones that may differ where training goes on with others."""
+"""Weights that depend on the classes: the only ones that may differ when training continues with other classes."""
 
 
 VIDEO_LAYERS = re.compile(rf"{CLASS_LAYERS.pattern}|(flow_net|flow_net_pre_convs|spa)\..*")
@@ -268,10 +268,10 @@ VIDEO_LAYERS = re.compile(rf"{CLASS_LAYERS.pattern}|(flow_net|flow_net_pre_convs
 def for_other_classes(
     theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], anew: re.Pattern[str] = CLASS_LAYERS
 ) -> State:
-    """Return those of `theirs` with which a network of other classes begins: all but those of the layers `anew` that
-    are missing or of another shape. The pyramid may be named as YOLACT or as YolactEdge does.
+    """Return the weights of `theirs` that initialise a network of other classes: all but those of the layers `anew`
+    that are missing or of another shape. The pyramid may be named as YOLACT or as YolactEdge does.
 
-    Raises: ValueError that names the first other key that is missing, surplus or of another shape.
+    Raises: ValueError that names the first other key that is missing, unexpected or of another shape.
     """
     split = any(key.startswith("fpn_phase_") for key in ours)
     theirs = {_renamed(key, split): tensor for key, tensor in theirs.items()}

@@ -20,12 +20,12 @@ from training.types import Image
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyFrame:
-    """What frames after a key frame need of it."""
+    """The features of a key frame that later frames use."""
 
     sums: tuple[Map, Map, Map]
     """x3, x4, x5 of the pyramid's first phase."""
     lateral: Map
-    """What C3 alone gave."""
+    """Lateral map of C3."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,32 +33,27 @@ class Carried:
     """A frame between key frames, before the pyramid's second phase."""
 
     flows: tuple[Flow, ...]
-    """For P4 and P5; in training for P3 before them, which carries nothing."""
+    """For P4 and P5; in training also for P3, first, which warps nothing."""
     lateral: Map
-    """l: what this frame's C3 gave."""
+    """l: lateral map of this frame's own C3."""
     warped: tuple[Map, Map]
-    """x4 and x5 as fetched from the key frame."""
+    """x4 and x5 of the key frame, warped along the flow."""
     sums: tuple[Map, Map, Map]
-    """x3, x4, x5, the last two repaired."""
+    """x3, x4, x5, the last two after the refinement `spa`."""
 
 
 def key_frame(network: Yolact, image: Image) -> tuple[Predictions, KeyFrame]:
-    """Return the predictions for a frame seen in full, and what the frames after it need."""
-    _check(network)
+    """Return the predictions of the full network for a frame, and what later frames need of it."""
+    _require_video(network)
     features = network.backbone(network.backbone.normalise(image))
     sums = network.laterals.sums(features)
     key = KeyFrame(sums=(sums[0], sums[1], sums[2]), lateral=network.laterals.lateral(features[0]))
     return network.predict(network.outputs.levels(sums)), key
 
 
-def between(network: Yolact, image: Image, key: KeyFrame) -> Predictions:
-    """Return the predictions for a frame whose C4 and C5 are not computed but carried from the key frame."""
-    return network.predict(network.outputs.levels(carry(network, image, key).sums))
-
-
 def carry(network: Yolact, image: Image, key: KeyFrame, *, finest: bool = False) -> Carried:
     """Return a frame's pyramid sums, carried from the key frame; with `finest` the flow for P3 too."""
-    _check(network)
+    _require_video(network)
     [c3] = network.backbone(network.backbone.normalise(image), 1)
     lateral = network.laterals.lateral(c3)
     reduce = network.flow_net_pre_convs
@@ -70,10 +65,10 @@ def carry(network: Yolact, image: Image, key: KeyFrame, *, finest: bool = False)
 
 
 class FilmFinder:
-    """Finds objects in the frames of one film, one after the other, with a network for video."""
+    """Segments the frames of one film in order, with a network for video."""
 
     def __init__(self, segmenter: YolactSegmenter, *, every: int = 5, change: float | None = None) -> None:
-        """Begin a film.
+        """Start a film.
 
         Args:
             every: frames from one key frame to the next, at most.
@@ -84,7 +79,7 @@ class FilmFinder:
             raise ValueError(f"every is {every} and change {change}; expected at least 1, and 0 to 2 or none")
         if not isinstance(segmenter.network, Yolact):
             raise ValueError("films need the torch network: an exported one is for single pictures")
-        _check(segmenter.network)
+        _require_video(segmenter.network)
         self.segmenter, self.network = segmenter, segmenter.network
         self.every, self.change = every, change
         self._key: KeyFrame | None = None
@@ -125,7 +120,7 @@ def lateral_change(carried: Carried, key: KeyFrame) -> float:
     return float((1 - F.cosine_similarity(carried.lateral, fetched, dim=1)).mean())
 
 
-def _check(network: Yolact) -> None:
+def _require_video(network: Yolact) -> None:
     if not network.config.video:
         raise ValueError("this network finds objects in single pictures only; give one whose config has video=True")
 
@@ -147,7 +142,7 @@ def feature_loss(
 ) -> Float[Tensor, ""]:
     """Return W: 1 - cosine over channels between carried and true x4 and x5, raw and after the pyramid's 3x3.
 
-    The 3x3 itself learns nothing from it. The published program takes P3's for x5, a slip; otherwise P5's is taken.
+    The 3x3 gets no gradient from it. The published program uses P3's for x5, a mistake; otherwise P5's is used.
     """
     convolutions = network.outputs.pred_layers  # P5's first
     terms = []
