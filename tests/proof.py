@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import re
 import sys
 import tempfile
@@ -33,14 +32,12 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torchvision.models import mobilenet_v2
 
-from giraffe_hd.codes import Codes
 from giraffe_hd.giraffe2021.discriminator import DCDiscriminator
 from giraffe_hd.paper.config import GeneratorConfig
 from giraffe_hd.paper.discriminator import Discriminator
 from giraffe_hd.paper.official import read as read_giraffe
-from giraffe_hd.paper.prior import elevation_of
 from mixnmatch.paper.official import read as read_mixnmatch
-from tests.conformance.cases import fill, load_case
+from tests.conformance.cases import fill, load_case, write_compcar
 from tests.places import ROOT
 from training.checkpoint import load_generator, makes_pictures
 from training.data.folder import PictureSet
@@ -213,22 +210,7 @@ def resume_states() -> dict[str, Any]:
 
 def conformance(folder: Path) -> dict[str, Any]:
     """Return checksums of what the published networks make of the conformance cases' inputs."""
-    case, arrays = load_case("giraffehd_compcar_128")
-    settings = dict(case["settings"])
-    settings["res_vol"] = settings.pop("resolution_vol")
-    torch.save({"g_ema": fill(case["checkpoint"]["g_ema"]), "args": argparse.Namespace(**settings)}, folder / "g.pt")
-    codes = Codes(
-        z_s_fg=arrays["in_z_shape_fg"],
-        z_a_fg=arrays["in_z_appearance_fg"],
-        z_s_bg=arrays["in_z_shape_bg"],
-        z_a_bg=arrays["in_z_appearance_bg"],
-        azimuth=2 * math.pi * arrays["in_u"][:, 0],
-        elevation=elevation_of(arrays["in_v"][:, 0]),
-        radius=arrays["in_radius"][:, 0],
-        scale=arrays["in_scale"],
-        translation=arrays["in_translation"],
-        rotation=2 * math.pi * arrays["in_rotation"][:, 0],
-    )
+    codes, _ = write_compcar(folder / "g.pt")
     giraffe: Any = read_giraffe(folder / "g.pt")
     case, arrays = load_case("mixnmatch_cub")
     for kind, manifest in case["checkpoint"].items():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,7 @@ from giraffe_hd.codes import Codes
 from giraffe_hd.giraffe2021.config import GeneratorConfig
 from giraffe_hd.paper import prior, volume
 from giraffe_hd.paper.fields import FeatureField
-from training import types
-from training.types import Image, Knob, Mask
+from training.types import Image, Mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +60,7 @@ def enlarge(rgb: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h2 w2"]:
     return F.conv2d(F.pad(rgb, (1, 1, 1, 1), mode="reflect"), kernel, groups=3)
 
 
-class Generator(types.Generator):
+class Generator(prior.PriorGenerator):
     """I = pi_neural(pi_vol(C(h_1, ..., h_N, h_background)))  (GIRAFFE Sec. 3.3), C composing by density."""
 
     family: ClassVar[str] = "giraffe"
@@ -127,29 +126,3 @@ class Generator(types.Generator):
         """Return the density per world unit of object `index` at points of its box, 0 outside |p| <= 1.1."""
         z_s, z_a = (z if z.ndim == 2 else z[:, index] for z in (codes.z_s_fg, codes.z_a_fg))
         return volume.density(self.object_field, self.object_field.condition(z_s, z_a), points)
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """What the prior varies: poses and codes, of several objects by number."""
-        return prior.knobs(self.config.prior)
-
-    @property
-    def fixed_knobs(self) -> tuple[Knob, ...]:
-        """Poses that the prior holds still, such as the camera's azimuth."""
-        return prior.fixed_knobs(self.config.prior)
-
-    @property
-    def resolution(self) -> int:
-        """Side of the picture in pixels."""
-        return self.config.resolution
-
-    def sample(self, n: int, rng: torch.Generator) -> Codes:
-        """Draw `n` codes from the authors' prior, on this generator's device."""
-        return prior.sample(self.config.prior, self.config.z_dim, self.config.z_dim_bg, n, rng, self.device)
-
-    def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with one knob at `value` in every row; also knobs that the prior holds still, such as azimuth.
-
-        Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
-        """
-        return prior.set_knob(self.config.prior, codes, name, value)

@@ -11,7 +11,7 @@ Symbol -> where it is computed:
     F = tanh(R_fg(V_fg) + residual), B = tanh(R_bg(V_bg)), I = M F + (1 - M) B: `Generator.forward`
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,8 +22,7 @@ from giraffe_hd.paper import prior, volume
 from giraffe_hd.paper.config import GeneratorConfig
 from giraffe_hd.paper.fields import FeatureField
 from giraffe_hd.paper.renderer import RefinementRenderer, StyleRenderer, mapping_network
-from training import types
-from training.types import Image, Knob, Mask
+from training.types import Image, Mask
 
 
 class Styles(NamedTuple):
@@ -43,7 +42,7 @@ class FeatureMap(NamedTuple):
     depth: Float[Tensor, "n 1 r r"]
 
 
-class Generator(types.Generator):
+class Generator(prior.PriorGenerator):
     """I = M * F + (1 - M) * B  (GIRAFFE HD Sec. 3.2), F and B from separate fields and renderers."""
 
     family: ClassVar[str] = "giraffe_hd_paper"
@@ -148,32 +147,6 @@ class Generator(types.Generator):
         w = self.styles(codes)
         z = (w.s_fg, w.a_fg) if self.config.grf_use_mlp else (codes.z_s_fg, codes.z_a_fg)
         return volume.density(self.object_field, self.object_field.condition(*z), points)
-
-    @property
-    def knobs(self) -> tuple[Knob, ...]:
-        """What the prior varies: pose and the four codes."""
-        return prior.knobs(self.config.prior)
-
-    @property
-    def fixed_knobs(self) -> tuple[Knob, ...]:
-        """Poses that the prior holds still, such as the camera's azimuth."""
-        return prior.fixed_knobs(self.config.prior)
-
-    @property
-    def resolution(self) -> int:
-        """Side of the picture in pixels."""
-        return self.config.resolution
-
-    def sample(self, n: int, rng: torch.Generator) -> Codes:
-        """Draw `n` codes from the authors' prior, on this generator's device."""
-        return prior.sample(self.config.prior, self.config.z_dim, self.config.z_dim_bg, n, rng, self.device)
-
-    def set(self, codes: Codes, name: str, value: Any) -> Codes:
-        """Return `codes` with one knob at `value` in every row; also knobs that the prior holds still, such as azimuth.
-
-        Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
-        """
-        return prior.set_knob(self.config.prior, codes, name, value)
 
     def _to_render(self, features: Tensor) -> Tensor:
         """Return a feature map in the renderers' precision, channels last, as convolutions like it best."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from giraffe_hd.codes import Codes
 from giraffe_hd.paper.config import PriorConfig, Span, Triple
+from training import types
 from training.nn.camera import half_width
 from training.runtime.sharded_random import rand, shard_of, sharded_generator
 from training.types import Knob, knob_numbers, knob_seeds
@@ -268,3 +269,33 @@ def _move(i: int | None, axis: int, percent: float) -> Callable[[Codes, Tensor],
         return replace(codes, translation=_put(codes.translation, i, moved))
 
     return move
+
+
+class PriorGenerator(types.Generator):
+    """A generator whose codes and knobs are those of the authors' prior, `config.prior`."""
+
+    @property
+    def knobs(self) -> tuple[Knob, ...]:
+        """What the prior varies: poses and codes, of several objects by number."""
+        return knobs(self.config.prior)
+
+    @property
+    def fixed_knobs(self) -> tuple[Knob, ...]:
+        """Poses that the prior holds still, such as the camera's azimuth."""
+        return fixed_knobs(self.config.prior)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the picture in pixels."""
+        return self.config.resolution
+
+    def sample(self, n: int, rng: torch.Generator) -> Codes:
+        """Draw `n` codes from the authors' prior, on this generator's device."""
+        return sample(self.config.prior, self.config.z_dim, self.config.z_dim_bg, n, rng, self.device)
+
+    def set(self, codes: Codes, name: str, value: Any) -> Codes:
+        """Return `codes` with one knob at `value` in every row; also knobs that the prior holds still, such as azimuth.
+
+        Raises: ValueError for an unknown name (with the known ones) or a value of the wrong kind.
+        """
+        return set_knob(self.config.prior, codes, name, value)

@@ -21,28 +21,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import tyro
-from torch import Tensor, nn
 
+from tests.training.metrics.small_networks import RandomInception
 from training.metrics.features import load_features
 from training.metrics.fid import distances, statistics
 from training.pictures import to_pil
 from training.runtime.malloc import keep_memory
 from training.types import Image
-
-
-class RandomInception(nn.Module):
-    """The interface of the published file: `layers` turns 299 px pictures in [-1, 1] into 2048 features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 24, stride=18), nn.ReLU(), nn.Conv2d(32, 128, 4, stride=3), nn.ReLU(), nn.Flatten(),
-            nn.AdaptiveAvgPool1d(2048),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
-        """Return features."""
-        return self.layers(x)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ A case is a folder beside this file. Its `case.json` lists each tensor of the au
 turns such a list into the same values on every machine. Its `arrays.npz` holds inputs (`in_...`) and outputs.
 """
 
+import argparse
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from giraffe_hd.codes import Codes
+from giraffe_hd.paper.prior import elevation_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -42,6 +47,28 @@ def _tensor(key: str, spec: dict[str, Any]) -> Tensor:
     if spec.get("positive"):
         draw = np.abs(draw)
     return torch.from_numpy((spec["mean"] + spec["std"] * draw).astype(np.float32))
+
+
+def write_compcar(path: Path) -> tuple[Codes, dict[str, Tensor]]:
+    """Write the CompCar case's checkpoint as GIRAFFE HD's authors save it; return the case's inputs as our codes, and
+    its arrays."""
+    case, arrays = load_case("giraffehd_compcar_128")
+    settings = dict(case["settings"])
+    settings["res_vol"] = settings.pop("resolution_vol")
+    torch.save({"g_ema": fill(case["checkpoint"]["g_ema"]), "args": argparse.Namespace(**settings)}, path)
+    codes = Codes(
+        z_s_fg=arrays["in_z_shape_fg"],
+        z_a_fg=arrays["in_z_appearance_fg"],
+        z_s_bg=arrays["in_z_shape_bg"],
+        z_a_bg=arrays["in_z_appearance_bg"],
+        azimuth=2 * math.pi * arrays["in_u"][:, 0],
+        elevation=elevation_of(arrays["in_v"][:, 0]),
+        radius=arrays["in_radius"][:, 0],
+        scale=arrays["in_scale"],
+        translation=arrays["in_translation"],
+        rotation=2 * math.pi * arrays["in_rotation"][:, 0],
+    )
+    return codes, arrays
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

@@ -18,8 +18,7 @@ from giraffe_hd.paper import official
 from giraffe_hd.paper.config import GeneratorConfig
 from giraffe_hd.paper.generator import Generator
 from giraffe_hd.paper.official import config_of, read, renamed
-from giraffe_hd.paper.prior import elevation_of
-from tests.conformance.cases import fill, load_case, relative_error
+from tests.conformance.cases import load_case, relative_error, write_compcar
 from training.checkpoint import load_generator, save_generator
 from training.official import family_of
 
@@ -56,23 +55,8 @@ ARGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Generator, Codes, dict[str, Tensor]]:
     """The authors' CompCar case: their checkpoint as we import it, their inputs as our codes, all of their arrays."""
-    case, arrays = load_case("giraffehd_compcar_128")
-    settings = dict(case["settings"])
-    settings["res_vol"] = settings.pop("resolution_vol")
     path = tmp_path_factory.mktemp("official") / "compcar.pt"
-    torch.save({"g_ema": fill(case["checkpoint"]["g_ema"]), "args": argparse.Namespace(**settings)}, path)
-    codes = Codes(
-        z_s_fg=arrays["in_z_shape_fg"],
-        z_a_fg=arrays["in_z_appearance_fg"],
-        z_s_bg=arrays["in_z_shape_bg"],
-        z_a_bg=arrays["in_z_appearance_bg"],
-        azimuth=2 * math.pi * arrays["in_u"][:, 0],
-        elevation=elevation_of(arrays["in_v"][:, 0]),
-        radius=arrays["in_radius"][:, 0],
-        scale=arrays["in_scale"],
-        translation=arrays["in_translation"],
-        rotation=2 * math.pi * arrays["in_rotation"][:, 0],
-    )
+    codes, arrays = write_compcar(path)
     return read(path), codes, arrays
 
 

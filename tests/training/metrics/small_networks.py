@@ -78,3 +78,17 @@ def prepared(folder: Path, n: int, *, seed: int = 5, split: str = "train") -> Pa
         lines.append(f"{i:04}.png,{split},toy,16,16,2,2,14,14")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+class RandomInception(nn.Module):
+    """The interface of the published file: `layers` turns 299 px pictures in [-1, 1] into 2048 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 32, 24, stride=18), nn.ReLU(), nn.Conv2d(32, 128, 4, stride=3), nn.ReLU(), nn.Flatten(),
+            nn.AdaptiveAvgPool1d(2048),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
+        return self.layers(x)

@@ -12,10 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torch import Tensor, nn
 
 from tests.places import ROOT
-from tests.training.metrics.small_networks import SmallNetwork, Toy, prepared, scripted
+from tests.training.metrics.small_networks import RandomInception, SmallNetwork, Toy, prepared, scripted
 from training.config import DataConfig
 from training.data.folder import PictureSet
 from training.metrics import features as features_module
@@ -25,20 +24,6 @@ from training.metrics.fid import distances, drawn, real_statistics, statistics, 
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import sha256
 from training.pictures import to_pil
-
-
-class RandomInception(nn.Module):
-    """The interface of the published file: `layers` turns 299 px pictures in [-1, 1] into 2048 features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, 24, stride=18), nn.ReLU(), nn.Conv2d(32, 128, 4, stride=3), nn.ReLU(), nn.Flatten(),
-            nn.AdaptiveAvgPool1d(2048),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor, return_features: bool = True) -> Tensor:
-        return self.layers(x)
 
 
 def test_frechet_distance_of_two_normal_distributions_by_hand() -> None:
