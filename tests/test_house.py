@@ -1,9 +1,12 @@
 """The house rules: imports go down, none in a circle; a config is a leaf; every option says what it does."""
 
 import ast
+import re
 import subprocess
 import sys
 from typing import Any
+
+import pytest
 
 from tests.house import PACKAGES, circles, graph, sources
 from training.__main__ import VERBS
@@ -123,6 +126,39 @@ def commands() -> list[str]:
 def test_every_option_has_help():
     seen: set[str] = set()
     assert [field for dotted in commands() for field in without_help(dotted, seen)] == []
+
+
+SYMBOLS = {
+    "giraffe_hd": {
+        "generator": ("z_s, z_a", "h_fg", "V_fg", "R_fg", "R_bg", "mask", "I = M F + (1 - M) B"),
+        "losses": ("L_adv", "R1", "L_bbox", "L_cvg", "L_bin"),
+    },
+    "mixnmatch": {
+        "generator": ("B =", "f =", "P_f, P_m", "C_f, C_m", "P =", "G(y) =", "tied codes", "S: x -> f"),
+        "losses": ("L_b", "L_p", "L_c", "L_bi", "L_code", "L_S"),
+    },
+}
+"""Symbols of the papers, by the module whose table says where each is computed."""
+
+
+@pytest.mark.parametrize("version", ["fast", "paper"])
+@pytest.mark.parametrize("package", SYMBOLS)
+def test_the_papers_symbols_lead_to_names_that_exist(package, version):
+    known: set[str] = set()
+    for module, path in sources().items():
+        if module.startswith((package, "training")):
+            known |= set(module.split("."))
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                match node:
+                    case (
+                        ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Attribute(attr=name) | ast.arg(name)
+                    ):
+                        known.add(name)
+    for module, symbols in SYMBOLS[package].items():
+        table = ast.get_docstring(ast.parse(sources()[f"{package}.{version}.{module}"].read_text(encoding="utf-8")))
+        assert table is not None and [symbol for symbol in symbols if symbol not in table] == []
+        names = re.findall(r"`([A-Za-z_][\w.]*)`", table)
+        assert [name for name in names if not name.endswith(".pth") and not set(name.split(".")) <= known] == []
 
 
 def longest(limit: int, measure: Any) -> list[str]:

@@ -2,7 +2,15 @@
 
 Each step reconstructs every photo of the batch and generates one mix for each, whose background, pose, shape and
 texture are those of four different photos; half of both in code mode, half in feature mode. The discriminators make
-mixes look real; reconstruction determines the content of each code.
+mixes look real; reconstruction determines the content of each code. Loss of the paper (the symbols of
+`mixnmatch.paper.losses`) -> what takes its place here, names in quotes being the terms of `generator_losses`:
+
+    L_b, L_p  none: "pixels", "perceptual" and "shading" reconstruct the photo, its background and its folds
+    L_c       -log D_c(x) - log(1 - D_c(G(y))) on mixes: `discriminator_losses`, "image", and the projected
+              discriminator; textures: `patch_losses`, "patches"
+    L_bi      none: all codes are read from photos
+    L_code    |E_k(G(y)) - y_k|^2 for p and c of a mix: `cycle`, "cycle"
+    L_S       the outline and the pose, both read from the photo: "mask", "pose"
 """
 
 from dataclasses import dataclass, replace
@@ -139,8 +147,8 @@ class Recipe:
             background, place, shape, texture = givers
             mixed = Codes(z=z[place], b=codes.b[background], p=codes.p[shape], c=codes.c[texture])
             by_code = generator.shape.feature(torch.cat([z, mixed.z[:half]]), torch.cat([codes.p, mixed.p[:half]]))
-            told = outline_of(outline)
-            feature = torch.cat([by_code[:half], told[half:], by_code[n:], told[shape[half:]]])
+            by_outline = outline_of(outline)
+            feature = torch.cat([by_code[:half], by_outline[half:], by_code[n:], by_outline[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b)  # computed once: mixes use the photos' backgrounds
             layers = generator.composed(
