@@ -5,29 +5,26 @@ ends its photo. The script's side is `page/inverting.js`.
 """
 
 import asyncio
-import json
-import logging
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
 import fastapi
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from demo import uploads
 from demo.files import Visitor
 from demo.models import Model
 from demo.parts import packed_parts, parts_of
-from demo.routes import BusyError, Routes, body_of, box_of, sentence, visitor_of
+from demo.routes import BusyError, Routes, body_of, box_of, visitor_of
+from demo.streaming import json_lines
 from training.inversion import inverted
 from training.invertible import Inverted, OnProgress, Progress
 from training.pictures import from_pil
 from training.types import Image
 
-log = logging.getLogger(__name__)
 SHOWN = (0.15, 0.4)
 """Shares of the steps after which codes are shown, before those of all steps."""
 UNSURE = 0.7
@@ -65,24 +62,23 @@ class Inverting:
         photo = from_pil(cut.crop)
         options = {"turned": True} if turned else {}
         read = await self.routes.run(request, _read, chosen, photo, options)
-        first = _line(
+        first = {
             **uploads.seen(cut),
             **_found(chosen, read.stage, 0.0, read.codes),
-            turns=read.front is not None,
-            unsure=read.front is not None and read.front < UNSURE,
-        )
-        lines = self._lines(visitor, chosen, photo, options, first)
-        return StreamingResponse(lines, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+            "turns": read.front is not None,
+            "unsure": read.front is not None and read.front < UNSURE,
+        }
+        return json_lines(self._steps(visitor, chosen, photo, options, first), "a photo")
 
-    async def _lines(
-        self, visitor: Visitor, model: Model, photo: Image, options: dict[str, Any], first: str
-    ) -> AsyncIterator[str]:
-        """Invert a photo in its turn and give lines of JSON about it; it ends when nobody listens any more."""
-        stop, lines, done = threading.Event(), deque[str](), [-1.0]
+    async def _steps(
+        self, visitor: Visitor, model: Model, photo: Image, options: dict[str, Any], first: dict[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Invert a photo in its turn and yield how far it is; closing this ends the photo."""
+        stop, found, done = threading.Event(), deque[dict[str, Any]](), [-1.0]
 
         def keep(step: Progress) -> bool:
             if any(done[0] < share <= step.done for share in SHOWN):
-                lines.append(_line(**_found(model, step.stage, step.done, step.codes)))
+                found.append(_found(model, step.stage, step.done, step.codes))
             done[0] = step.done
             return not stop.is_set()
 
@@ -93,15 +89,10 @@ class Inverting:
             job = asyncio.wrap_future(self.routes.known.invert(_inverted, model, photo, options, keep, visitor=visitor))
             while not job.done():
                 await asyncio.wait([job], timeout=0.1)
-                while lines:
-                    yield lines.popleft()
-                yield _line(done=max(0.0, done[0]), waits=done[0] < 0)
-            yield _line(**_found(model, "done", 1.0, job.result().codes))
-        except ValueError as error:
-            yield _line(error=sentence(error))
-        except Exception as error:  # the answer has begun: the page is told in it
-            log.error("a photo failed", exc_info=error)
-            yield _line(error="Something went wrong here; please try again.")
+                while found:
+                    yield found.popleft()
+                yield {"done": max(0.0, done[0]), "waits": done[0] < 0}
+            yield _found(model, "done", 1.0, job.result().codes)
         finally:
             stop.set()
             if job is not None:
@@ -132,7 +123,3 @@ def _found(model: Model, stage: str, done: float, codes: Any) -> dict[str, Any]:
     assert generator is not None
     knobs = {name: round(float(values[0]), 6) for name, values in generator.knob_values(codes).items()}
     return {"stage": stage, "done": round(done, 4), "knobs": knobs, "codes": packed_parts(generator, codes)}
-
-
-def _line(**values: Any) -> str:
-    return json.dumps(values) + "\n"
