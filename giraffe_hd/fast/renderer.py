@@ -95,12 +95,15 @@ class MaskHead(nn.Module):
         hit: Float[Tensor, "n 1 r r"],
         finer: int = 1,
     ) -> Float[Tensor, "n 1 h w"]:
-        """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box."""
+        """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box.
+
+        Of rays `finer` times as fine, the sigmoid is as much steeper: an outline as wide as a pixel stays so.
+        """
         x = leaky(self.read(features, dilation=finer))
         for _ in range(self.doublings):
             x, alpha, hit = double(x), double(alpha), double(hit)
         correction = torch.tanh(self.write(x, dilation=finer).float())
-        return torch.sigmoid(12 * (alpha - 0.5) + 4 * correction) * hit
+        return torch.sigmoid(finer * (12 * (alpha - 0.5) + 4 * correction)) * hit
 
 
 class BackgroundRenderer(nn.Module):
