@@ -52,7 +52,8 @@ def test_each_photo_is_optimised_for_itself(generator, photo):
 
 
 def test_encoding_with_steps_gives_the_factors_asked_for(generator, photo):
-    assert isinstance(generator, InvertsPhotos) and generator.steps == 0
+    model: object = generator
+    assert isinstance(model, InvertsPhotos) and generator.steps == 0
     plain, finer = generator.encode(photo), generator.with_steps(3)
     with torch.inference_mode():
         found = finer.encode(photo)
