@@ -166,8 +166,8 @@ def test_shuffles_resets_and_blends_are_steps_that_do_not_jump(page):
     way.click()
     settle(page)
     assert np.array_equal(pixels(page), before) and way.get_attribute("aria-pressed") == "false"
-    page.wait_for_selector("[data-knob=look] .seed-thumb")
-    page.locator("[data-knob=look] .seed-thumb").nth(2).click()
+    page.wait_for_selector("[data-knob=look] .seed-thumb[data-seed]")
+    page.locator("[data-knob=look] .seed-thumb[data-seed]").nth(2).click()
     assert knobs(page)["look"] == int(
         page.locator("[data-knob=look] .seed-thumb[aria-pressed=true]").get_attribute("data-seed")
     )

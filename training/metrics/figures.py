@@ -112,9 +112,14 @@ def figure(name: str, value: float) -> Figure:
 
 @cache
 def kind_of(name: str) -> Kind:
-    """Return the properties of a figure: by its exact name, else by the template with the shortest match of {}."""
+    """Return the properties of a figure: by its exact name, else by the template with the shortest match of {}.
+
+    A name that ends in a word in brackets is a baseline of the figure before it, and better in neither direction.
+    """
     if name in TABLE:
         return TABLE[name]
+    if baseline := re.fullmatch(r"(.+) \(.+\)", name):
+        return kind_of(baseline[1])._replace(better="neither")
     fitting = [t for t in TABLE if re.fullmatch(re.escape(t).replace(r"\{\}", ".+"), name)]
     return TABLE[max(fitting, key=len)] if fitting else OTHER
 

@@ -242,6 +242,7 @@ def test_every_figure_of_the_cards_is_in_the_table() -> None:
     assert [name for name in sorted(names) if kind_of(name) is OTHER] == []
     assert kind_of("rotation_mask_iou").better == "neither"
     assert kind_of("look_mask_iou").better == "more"
+    assert kind_of("novel_60_mask_iou (photo left as it is)") == kind_of("novel_60_mask_iou")._replace(better="neither")
     assert kind_of("real against real FD-inception").better == "neither"
     assert figure("shape_leaks", 0.2).unit == "share"
     assert not better("mask_mean", 0.1, 0.9)
