@@ -23,6 +23,7 @@ from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.prior import uncentred
 from giraffe_hd.fast.reader import PoseReader, load_reader, reader_path
 from training.batched import rows
+from training.devices import autocast
 from training.invertible import Inverted, OnProgress, Progress
 from training.nn.layers import double
 from training.nn.volume import box_rays, render_object
@@ -253,7 +254,7 @@ def _optimised(problem: Problem, photos: Image, options: InvertOptions) -> Itera
         for step in range(steps):
             falling = 0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)) if name == "fine" else 1.0
             _set_rates(optimizer, options, min((step + 1) / 5, falling))
-            with torch.autocast(photos.device.type, torch.bfloat16):
+            with autocast(photos.device):
                 drawn = draw_coarse(problem.generator, problem.codes()) if name == "coarse" else problem.draw()
                 error = difference(*drawn, photos, options.object_weight).sum()
                 loss = error + problem.prior()
@@ -295,7 +296,7 @@ def _sharpened(
     weights = {name: w for name, w in generator.named_parameters() if name.split(".")[0] in TUNED}
     optimizer = torch.optim.Adam([w.requires_grad_(True) for w in weights.values()], lr=options.sharpen_rate)
     for _ in range(options.sharpen):
-        with torch.autocast(photos.device.type, torch.bfloat16):
+        with autocast(photos.device):
             layers = generator(codes)
             loss = difference(layers.image, layers.mask, photos, options.object_weight).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Choice of the device, and detection of out-of-memory errors."""
+"""Choice of the device and of its arithmetic, and detection of out-of-memory errors."""
 
 import torch
 
@@ -22,6 +22,22 @@ def pick_device(name: str | None = None) -> torch.device:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"--device {name} cannot be used here ({reason}); give --device cpu") from error
     return device
+
+
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Return whether the device computes in bfloat16; a CPU with AVX2 alone emulates it, ten times slower than float32.
+
+    CPUs with AVX512 but no bfloat16 instructions, where PyTorch's kernels are about as fast in both, count too.
+    """
+    if torch.device(device).type != "cpu":
+        return True
+    return torch.backends.cpu.get_cpu_capability() in ("AVX512", "SVE256")
+
+
+def autocast(device: torch.device | str, *, bf16: bool = True) -> torch.autocast:
+    """Return the context of bfloat16 arithmetic where `bf16` asks for it and the device has it, else of float32."""
+    device = torch.device(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and has_bfloat16(device))
 
 
 def out_of_memory(error: BaseException) -> bool:

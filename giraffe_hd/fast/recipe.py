@@ -15,6 +15,7 @@ from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.prior import pose_targets
 from training import types
 from training.batched import repeat, rows
+from training.devices import autocast
 from training.nn.augment import AdaptiveChance, augment
 from training.nn.discriminator import Discriminator
 from training.nn.gan import (
@@ -94,12 +95,10 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator.parameters()), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
-        if self.projected is not None:
-            chance = float(self.adaptive.chance) if self.adaptive else 0.0
-            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
+        real_seen, fake_seen = batch.image, self.fake.image
         mask = self.fake.mask[:m]  # no horizon to read the elevation from
         self.on_flat_background = self.on_flat_colour(self.fake.foreground[:m], mask, step)
         if self.config.cutouts > 0:
@@ -108,13 +107,23 @@ class Recipe:
                     "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
                 )
             places = max(1, m // 2)
+            cut_out = self.on_flat_colour(batch.image[:m], batch.mask[:m], step)
+            real_seen, fake_seen = (
+                torch.cat([flat, whole[m:]])
+                for flat, whole in ((cut_out, batch.image), (self.on_flat_background, self.fake.image))
+            )
             self.on_flat_background = self.seen(self.on_flat_background, step)
-            self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
+            self.cut_out = self.seen(cut_out, step)
             around = 1 - max_pool2d(batch.mask[-places:], 5, stride=1, padding=2)  # no fur is left of the object
             real = self.on_flat_colour(batch.image[-places:], around, step)
             fake = self.on_flat_colour(self.fake.background[-places:], around, step)
             self.places = self.seen(fake, step)
             self.real_places = self.seen(real, step)
+        if (
+            self.projected is not None
+        ):  # cut-outs and whole pictures in one batch: twice the pictures would cost a third
+            chance = float(self.adaptive.chance) if self.adaptive else 0.0
+            self.projected.look(augment(real_seen, chance, step.rng), augment(fake_seen, chance, step.rng))
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
         """Return objects on plain backgrounds of random colours."""
@@ -123,7 +132,7 @@ class Recipe:
 
     def autocast(self) -> torch.autocast:
         """Return the context of bfloat16 arithmetic, if the config wants it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+        return autocast(self.device, bf16=self.config.loop.bf16)
 
     def seen(self, image: Image, step: Step) -> Image:
         """Return pictures as the discriminator gets them: recoloured, where it has become too sure of a small set."""

@@ -19,6 +19,7 @@ from giraffe_hd.fast.config import PoseConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.prior import pose_targets
 from training.data.backgrounds import background
+from training.devices import autocast
 from training.nn.camera import half_width
 from training.types import Image
 
@@ -88,7 +89,7 @@ def draw_pool(
         codes, through = generator.sample(min(batch, n - start), rng), generator
         if start >= n / 2:
             through, codes = varied(generator, codes, rng)
-        with torch.autocast(generator.device.type, torch.bfloat16):
+        with autocast(generator.device):
             layers = through(codes)
         targets.append(pose_targets(codes, generator.config.pose).float().cpu())
         for name, parts in drawn.items():

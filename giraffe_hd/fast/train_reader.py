@@ -18,7 +18,7 @@ from giraffe_hd.fast.reader import PoseReader, load_reader, reader_from_discrimi
 from giraffe_hd.fast.recombine import Pool, draw_pool, recombined
 from training.checkpoint import load_generator, read_card, save_generator
 from training.data.backgrounds import read_environments
-from training.devices import pick_device
+from training.devices import autocast, pick_device
 from training.files import check_folder
 from training.nn.layers import MinibatchStddev
 from training.warm_start import load_weights
@@ -110,7 +110,7 @@ def train_reader(reader: PoseReader, pool: Pool, options: TrainReader, rng: torc
         for step, (image, target) in enumerate(_batches(reader, pool, steps, options.batch, rng)):
             share = min((step + 1) / 50, (1 + math.cos(math.pi * step / steps)) / 2)
             optimizer.param_groups[0]["lr"] = options.learning_rate * share
-            with torch.autocast(reader.device.type, torch.bfloat16):
+            with autocast(reader.device):
                 loss = pose_error(reader(image), target, WEIGHTS)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -14,6 +14,7 @@ from giraffe_hd.paper.losses import bbox_containment, coverage
 from giraffe_hd.paper.renderer import StyledConv
 from training import types
 from training.batched import repeat, rows
+from training.devices import autocast, has_bfloat16
 from training.nn.gan import discriminator_loss, generator_loss, r1_penalty
 from training.runtime.sharded_random import sampled
 from training.types import Batch, Image, Phase, Step
@@ -29,7 +30,7 @@ class Recipe:
         self.generator = Generator(config.generator).to(device)
         self.discriminator = Discriminator(config.generator.resolution, config.discriminator_multiplier).to(device)
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
-        if config.loop.bf16:
+        if config.loop.bf16 and has_bfloat16(device):
             self.generator.precision = torch.bfloat16
         for module in self.networks.modules():
             if isinstance(module, StyledConv | ResidualBlock):
@@ -53,7 +54,7 @@ class Recipe:
 
     def discriminate(self, image: Image) -> torch.Tensor:
         """Return the discriminator's logits (n,), in bfloat16 inside where the run wants it."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16):
+        with autocast(self.device, bf16=self.config.loop.bf16):
             return self.discriminator(image).float()
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, torch.Tensor]:

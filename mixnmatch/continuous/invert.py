@@ -16,6 +16,7 @@ from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from training.batched import fields_of
+from training.devices import autocast
 from training.invertible import Inverted, OnProgress, Progress
 from training.types import Image, Mask
 
@@ -73,7 +74,7 @@ def invert(
             share = 0.1 + 0.45 * (1 + math.cos(math.pi * step / options.steps))
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * share
-            with torch.autocast(photo.device.type, torch.bfloat16):
+            with autocast(photo.device):
                 error = difference(generator(Codes(**codes)), photo, outline, options).sum()
             away = torch.stack([(codes[k] - start[k]).square().mean(1).sum() for k in codes]).sum()
             optimizer.zero_grad(set_to_none=True)

@@ -30,6 +30,7 @@ from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import multiscale_l1, shading_consistency
 from training import types
 from training.batched import rows
+from training.devices import autocast
 from training.nn.augment import augment
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
@@ -97,7 +98,7 @@ class Recipe:
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+        return autocast(self.device, bf16=self.config.loop.bf16)
 
     def phases(self) -> list[Phase]:
         """Return the phases of one step: discriminators, their lazy R1, then the generator with the encoders."""

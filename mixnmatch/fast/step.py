@@ -13,6 +13,7 @@ from mixnmatch.fast.losses import (
     Usage,
 )
 from mixnmatch.fast.pose import placing, pose_features
+from training.devices import autocast
 from training.nn.augment import KINDS, AdaptiveChance, augment
 from training.nn.discriminator import Discriminator
 from training.types import Image, Step
@@ -69,7 +70,7 @@ class Context:
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+        return autocast(self.device, bf16=self.config.loop.bf16)
 
     def annealed(self, ends: tuple[float, float], step: Step) -> float:
         """Return a weight at `step`: linear between its two values over `annealing_ramp`."""

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from training.data.folder import PictureSet
+from training.devices import has_bfloat16
 from training.loop.monitor import Monitor, crossed, unless_full
 from training.loop.run import Run, folder_of_run, keep_config, keep_data
 from training.runtime.distributed import any_of, from_first, joined, rank, share_of
@@ -42,6 +43,8 @@ def train(
         if rank() > 0:
             logging.getLogger("training.loop").setLevel(logging.ERROR)  # only the first process logs
         pictures = config.data.open(data) if hasattr(config.data, "open") else PictureSet(data, config.data)
+        if config.loop.bf16 and not has_bfloat16(where):
+            log.info("this CPU has no bfloat16 instructions, so float32 is used, which is faster here")
         run = Run(config, out, where)
         if rank() == 0:
             keep_data(pictures, out)

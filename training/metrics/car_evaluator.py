@@ -27,6 +27,7 @@ from tqdm import tqdm
 from training.checkpoint import write_whole
 from training.config import DataConfig
 from training.data.folder import PictureSet
+from training.devices import autocast
 from training.metrics.weights import sha256
 from training.nn.camera import half_width
 from training.types import Image, Mask
@@ -328,7 +329,7 @@ class Train:
                 image, mask = (torch.where(flip[:, None, None, None], x.flip(3), x) for x in (batch.image, batch.mask))
                 pose = torch.where(flip[:, None], labels["pose"][picks] * mirror, labels["pose"][picks])
                 image = spoil(exchange_backgrounds(image, mask, 0.75, rng), rng)
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                with autocast("cpu", bf16=self.bf16):
                     out = network(image)
                 loss = 4 * (out[:, :6] - pose).square().mean()
                 loss = loss + (out[:, 6:9] - labels["paint"][picks]).square().mean()

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.devices import autocast, has_bfloat16
 from training.nn.backbone import FrozenFeatures, load_backbone
 from training.types import Batch, Image, Phase, Step
 
@@ -165,8 +166,8 @@ class Projected:
     """
 
     def __init__(self, config: ProjectedConfig, device: torch.device, *, bf16: bool) -> None:
-        self.config, self.device, self.bf16 = config, device, bf16
-        features = FrozenFeatures(load_backbone(config.backbone), side=config.side, bf16=bf16)
+        self.config, self.device, self.bf16 = config, device, bf16 and has_bfloat16(device)
+        features = FrozenFeatures(load_backbone(config.backbone), side=config.side, bf16=self.bf16)
         self.network = ProjectedDiscriminator(features).to(device)
         self.real: list[Tensor] = []
         self.fake: list[Tensor] = []
@@ -195,7 +196,7 @@ class Projected:
         self.fake = self.features(fake)
 
     def _logits(self, maps: list[Tensor]) -> list[Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.device, bf16=self.bf16):
             return self.network(maps)
 
     def discriminator_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:

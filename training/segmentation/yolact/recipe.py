@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.batched import fields_of
+from training.devices import autocast
 from training.segmentation.yolact.detection import DetectionConfig
 from training.segmentation.yolact.losses import losses
 from training.segmentation.yolact.network import Predictions, Yolact
@@ -90,7 +91,7 @@ class Recipe:
 
     def precision(self) -> torch.autocast:
         """Return the context in which the network computes: bfloat16 where the config allows it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.loop.bf16)
+        return autocast(self.device, bf16=self.config.loop.bf16)
 
     def phases(self) -> list[Phase]:
         """Return the one update of a step."""
