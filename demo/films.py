@@ -164,17 +164,17 @@ def photos_of(video: Path, limit: int) -> list[PIL.Image.Image]:
 
     Raises: ValueError (training.imaging.video.FilmError) for a file that is no video, or has frames of too many pixels.
     """
-    kept: list[tuple[int, Pixels]] = []
-    step = n = 1
-    for n, frame in enumerate(read_film(video, OF_UPLOADS, fps=VIDEO_FPS, seconds=VIDEO_SECONDS, square=VIDEO_SIDE), 1):
-        if (n - 1) % step == 0:
-            kept.append((n - 1, frame))
-        if len(kept) > 4 * limit:  # of a long video not all are kept until the end
-            kept, step = kept[::2], 2 * step
-    wanted = np.linspace(0, n - 1, min(limit, n))
-    places = np.array([place for place, _ in kept])
-    chosen = [int(np.abs(places - place).argmin()) for place in wanted]
-    return [PIL.Image.fromarray(kept[i][1]) for i in chosen]
+    n = 0
+    with tempfile.TemporaryFile(dir=server_folder()) as file:  # in memory, two films at once would take 200 MB
+        for frame in read_film(video, OF_UPLOADS, fps=VIDEO_FPS, seconds=VIDEO_SECONDS, square=VIDEO_SIDE):
+            file.write(np.ascontiguousarray(frame).data)
+            n += 1
+        pictures = []
+        for place in np.linspace(0, n - 1, min(limit, n)).round().astype(int):
+            file.seek(int(place) * VIDEO_SIDE**2 * 3)
+            data = file.read(VIDEO_SIDE**2 * 3)
+            pictures.append(PIL.Image.frombytes("RGB", (VIDEO_SIDE, VIDEO_SIDE), data))
+    return pictures
 
 
 def enlarged(image: Image, size: int) -> Float[Tensor, "n 3 large large"]:

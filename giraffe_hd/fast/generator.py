@@ -14,7 +14,9 @@ Symbol of the paper -> where it is computed (the same table as in `giraffe_hd.pa
     I = M F + (1 - M) B: `Generator.forward`
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ from giraffe_hd.fast.prior import (
     set_pose,
     set_seed,
 )
-from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer
+from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRenderer, window
 from training import types
 from training.invertible import Inverted, OnProgress
 from training.nn.fields import ObjectField
@@ -99,26 +101,49 @@ class Generator(types.Generator):
         w_look = self.cached("look", lambda: self.map_look(codes.z_a_fg), codes.z_a_fg)
         own = {part: _offsets(codes, layers) for part, layers in self.style_layers.items()}
 
-        def body() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def body() -> tuple[ObjectMaps, Tensor, tuple[slice, slice] | None]:
             maps = self.volume(codes, _styled(w_shape, own["shape"]), rng, sigma_noise)
-            return maps.features, maps.alpha, maps.depth, self.mask(maps.features, maps.alpha, maps.hit, self.finer)
+            seen = self._seen(maps)
+            draw = partial(self.mask, finer=self.finer)
+            return maps, self._within(seen, draw, maps.features, maps.alpha, maps.hit), seen
 
         def render() -> Tensor:
-            styles = (_styled(w, own["look"]) for w in (w_shape, w_look))
-            return self.object(features, *styles, inject_index, self.finer)
+            w = [_styled(w, own["look"]) for w in (w_shape, w_look)]
+            return self._within(seen, lambda x: self.object(x, *w, inject_index, self.finer), maps.features)
 
         pose = (codes.azimuth, codes.elevation, codes.radius, codes.scale, codes.translation, codes.rotation)
         if rng is None:
             shape = (codes.z_s_fg, *own["shape"], *pose)
-            features, alpha, depth, mask = self.cached("body", body, *shape)
+            maps, mask, seen = self.cached("body", body, *shape)
             foreground = self.cached(f"foreground {inject_index}", render, *shape, codes.z_a_fg, *own["look"])
         else:
-            features, alpha, depth, mask = body()
+            maps, mask, seen = body()
             foreground = render()
         behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation, *own["background"])
         background = self.cached("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
-        return Layers(image=image, foreground=foreground, background=background, mask=mask, alpha=alpha, depth=depth)
+        return Layers(
+            image=image, foreground=foreground, background=background, mask=mask, alpha=maps.alpha, depth=maps.depth
+        )
+
+    def _seen(self, maps: ObjectMaps) -> tuple[slice, slice] | None:
+        """Return the rows and columns of rays that the object's pixels depend on; None for all, where all are drawn:
+        with gradients, and on a GPU, which would have to be waited for."""
+        if torch.is_grad_enabled() or maps.hit.is_cuda:
+            return None
+        return window(maps.hit, self.finer * self.object.reach)
+
+    def _within(
+        self, seen: tuple[slice, slice] | None, draw: Callable[..., Tensor], *maps: Float[Tensor, "n _ r r"]
+    ) -> Float[Tensor, "n _ h w"]:
+        """Return what `draw` makes of the maps of rays, 0 outside `seen`."""
+        if seen is None:
+            return draw(*maps)
+        drawn, times = draw(*(x[:, :, *seen] for x in maps)), 2**self.config.doublings
+        side = times * self.rays
+        whole = drawn.new_zeros(*drawn.shape[:2], side, side)
+        whole[:, :, *(slice(times * each.start, times * each.stop) for each in seen)] = drawn
+        return whole
 
     def volume(
         self,

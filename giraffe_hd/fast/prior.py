@@ -3,6 +3,7 @@
 import math
 import zlib
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ DRAWN_BY = {"shape": ("z_s_fg",), "look": ("z_a_fg",), "background": ("z_s_bg", 
 """Seed knob -> fields of the codes that it draws."""
 
 
+@cache
 def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     """Return the knobs of camera and object; positions are percent of half the picture's width, size is relative."""
     half = half_width(pose.radius, pose.fov) / 100
@@ -54,6 +56,7 @@ def pose_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     return tuple(knobs)
 
 
+@cache
 def camera_knobs(pose: PoseConfig) -> tuple[Knob, ...]:
     """Return the knobs of the camera beside its elevation, those that training held still with their extended range."""
     low, high = pose.azimuth

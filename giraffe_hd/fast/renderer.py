@@ -10,6 +10,16 @@ from training.nn.fields import style_of
 from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, double, leaky
 
 
+def window(shown: Float[Tensor, "n 1 h w"], margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns in which any map is above 0, and `margin` more on each side; at least one each."""
+    spans = []
+    for across in (3, 2):
+        places = shown.amax((0, 1, across)).nonzero()
+        low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
+        spans.append(slice(max(0, low - margin), min(shown.shape[5 - across], high + margin)))
+    return spans[0], spans[1]
+
+
 class StyledConv(nn.Module):
     """Modulated 3 x 3 convolution, bias, leaky ReLU (StyleGAN2 Fig. 2d); no noise, it would be a second look."""
 
@@ -53,10 +63,12 @@ class ObjectRenderer(nn.Module):
         self.to_rgb = ToRGB(channels[-1], style_dim)
         self.n_layers = 1 + 2 * len(self.blocks)
         self.doublings = doublings
+        self.reach = self.n_layers + 2 * doublings
+        """Places of the feature map that a pixel depends on, to each side."""
 
     def forward(
         self,
-        features: Float[Tensor, "n c r r"],
+        features: Float[Tensor, "n c r s"],
         w_shape: Float[Tensor, "n *layers dim"],
         w_look: Float[Tensor, "n *layers dim"],
         inject_index: int,
@@ -90,9 +102,9 @@ class MaskHead(nn.Module):
 
     def forward(
         self,
-        features: Float[Tensor, "n c r r"],
-        alpha: Float[Tensor, "n 1 r r"],
-        hit: Float[Tensor, "n 1 r r"],
+        features: Float[Tensor, "n c r s"],
+        alpha: Float[Tensor, "n 1 r s"],
+        hit: Float[Tensor, "n 1 r s"],
         finer: int = 1,
     ) -> Float[Tensor, "n 1 h w"]:
         """Return the mask: sigmoid(12 (alpha - 1/2) + 4 tanh(correction)), 0 wherever no ray hits the box.

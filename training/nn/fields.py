@@ -13,6 +13,8 @@ from training.nn.ops.field import Density, Encoding, Mlp, encode
 
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
+GAIN = math.sqrt(2)
+"""Of every ReLU, which keeps the variance."""
 BALL, RADIUS = 4.0, 0.7
 """BALL (RADIUS - |p|) is added to the density: an untrained field is an ellipsoid."""
 
@@ -36,13 +38,20 @@ class ModulatedLinear(nn.Module):
         self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"]
     ) -> Float[Tensor, "n points out_dim"]:
         """Return x W(w) + b(w), one batched product."""
-        weight, bias = self.of(w)
+        return self.times(x, w)
+
+    def times(self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"], gain: float = 1.0) -> Tensor:
+        """Return gain (x W(w) + b(w)); the gain is in the weights, which saves a pass over the points."""
+        weight, bias = self.of(w, gain)
         return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
 
-    def of(self, w: Float[Tensor, "n style"]) -> tuple[Float[Tensor, "n in_dim out_dim"], Float[Tensor, "n out_dim"]]:
-        """Return W(w) and b(w)."""
+    def of(
+        self, w: Float[Tensor, "n style"], gain: float = 1.0
+    ) -> tuple[Float[Tensor, "n in_dim out_dim"], Float[Tensor, "n out_dim"]]:
+        """Return gain W(w) and gain b(w)."""
         weight = self.weight * self.modulation(w)[:, :, None]
-        return weight * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8), self.shift(w)
+        weight = weight * (gain * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8))
+        return weight, self.shift(w) if gain == 1 else gain * self.shift(w)
 
 
 def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "n style"]:
@@ -78,7 +87,7 @@ class ObjectField(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for i, layer in enumerate(self.layers):
-            x = F.relu(layer(x, style_of(w, i))) * math.sqrt(2)
+            x = layer.times(x, style_of(w, i), GAIN).relu_()  # type: ignore[operator]  # relu(x) gain = relu(x gain)
         raw = self.sigma(x, style_of(w, len(self.layers)))[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
         if noise is not None:
             raw = raw + noise
@@ -86,15 +95,12 @@ class ObjectField(nn.Module):
 
     def as_op(self, w: Float[Tensor, "n *layers style"]) -> tuple[Mlp, Encoding, Density]:
         """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
-        weights, biases = zip(*(layer.of(style_of(w, i)) for i, layer in enumerate(self.layers)), strict=True)  # type: ignore[operator]
-        (sigma, sigma_bias), gain = (
-            self.sigma.of(style_of(w, len(self.layers))),
-            math.sqrt(2),
-        )  # relu(x) gain = relu(x gain)
+        weights, biases = zip(*(layer.of(style_of(w, i), GAIN) for i, layer in enumerate(self.layers)), strict=True)  # type: ignore[operator]
+        sigma, sigma_bias = self.sigma.of(style_of(w, len(self.layers)))
         mlp = Mlp(
-            entry=gain * weights[0],
-            hidden=gain * torch.stack(weights[1:], 1),
-            bias=gain * torch.stack(biases, 1),
+            entry=weights[0],
+            hidden=torch.stack(weights[1:], 1),
+            bias=torch.stack(biases, 1),
             sigma=sigma[..., 0],
             sigma_bias=sigma_bias[:, 0],
         )

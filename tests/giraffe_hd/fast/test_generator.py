@@ -1,5 +1,6 @@
 """Properties of the fast GIRAFFE HD: which code moves which layer, where the object stands, what knobs do."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -259,3 +260,18 @@ def test_a_card_of_other_weights_is_passed_over_and_a_broken_one_named(generator
         beside.write_text(broken)
         with pytest.raises(CheckpointError, match=r"g\.json is no.* card"):
             read_card(path)
+
+
+def test_what_the_mask_hides_need_not_be_drawn(generator):
+    """Without gradients the renderer sees only the rays around the object; the picture is that of all rays."""
+    generator = copy.deepcopy(generator)
+    generator.object.to_rgb.bias.data.fill_(0.5)
+    codes = generator.set(generator.sample(2, torch.Generator().manual_seed(0)), "scale", 0.6)
+    whole = generator(codes)  # with gradients
+    with torch.inference_mode():
+        seen = generator(codes)
+    for name in ("image", "mask", "alpha", "depth", "background"):
+        torch.testing.assert_close(getattr(seen, name), getattr(whole, name).detach(), atol=2e-6, rtol=0)
+    torch.testing.assert_close(seen.mask * seen.foreground, (whole.mask * whole.foreground).detach(), atol=2e-6, rtol=0)
+    assert (seen.foreground[:, :, 0, 0] == 0).all()  # a corner far from the object
+    assert (whole.foreground[:, :, 0, 0] != 0).all()
