@@ -15,11 +15,11 @@ import fastapi
 from fastapi import Request, Response
 
 from demo import uploads
-from demo.files import Visitor
 from demo.models import Model
 from demo.parts import packed_parts, parts_of
 from demo.routes import BusyError, Routes, body_of, box_of, visitor_of
 from demo.streaming import json_lines
+from demo.unlike import kind_of, known_of, unlike_of
 from training.inversion import inverted
 from training.invertible import Inverted, OnProgress, Progress
 from training.pictures import from_pil
@@ -68,12 +68,14 @@ class Inverting:
             "turns": read.front is not None,
             "unsure": read.front is not None and read.front < UNSURE,
         }
-        return json_lines(self._steps(visitor, chosen, photo, options, first), "a photo")
+        return json_lines(self._steps(request, chosen, cut, options, first), "a photo")
 
     async def _steps(
-        self, visitor: Visitor, model: Model, photo: Image, options: dict[str, Any], first: dict[str, Any]
+        self, request: Request, model: Model, cut: uploads.Cut, options: dict[str, Any], first: dict[str, Any]
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Invert a photo in its turn and yield how far it is; closing this ends the photo."""
+        """Invert a photo in its turn and yield how far it is, and whether it is of another kind than the model's;
+        closing this ends the photo."""
+        visitor, photo = visitor_of(request), from_pil(cut.crop)
         stop, found, done = threading.Event(), deque[dict[str, Any]](), [-1.0]
 
         def keep(step: Progress) -> bool:
@@ -83,22 +85,36 @@ class Inverting:
             return not stop.is_set()
 
         self._under_way[visitor.id] += 1
-        job = None
+        job = warning = None
         try:
             yield first
             job = asyncio.wrap_future(self.routes.known.invert(_inverted, model, photo, options, keep, visitor=visitor))
-            while not job.done():
-                await asyncio.wait([job], timeout=0.1)
+            warning = asyncio.ensure_future(self._unlike(request, model, cut))
+            waited: set[asyncio.Future[Any]] = {job, warning}
+            while waited:
+                ready, waited = await asyncio.wait(waited, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                if warning in ready and warning.result():
+                    yield {"unlike": warning.result(), "done": max(0.0, done[0]), "waits": done[0] < 0}
                 while found:
                     yield found.popleft()
                 yield {"done": max(0.0, done[0]), "waits": done[0] < 0}
             yield _found(model, "done", 1.0, job.result().codes)
         finally:
             stop.set()
-            if job is not None:
-                job.cancel()  # one that has not begun
+            for each in (job, warning):
+                if each is not None:
+                    each.cancel()  # a photo that has not begun
             self._under_way[visitor.id] -= 1
             self._under_way += Counter()  # forgets those with none
+
+    async def _unlike(self, request: Request, model: Model, cut: uploads.Cut) -> str:
+        """Return a sentence for a photo of another kind than the model's; empty for others, and where many wait."""
+        try:
+            kind = await self.routes.open(request, kind_of, cut.crop)
+            known = await self.routes.open(request, known_of, model)
+            return await self.routes.run(request, unlike_of, model, from_pil(cut.crop), kind, known)
+        except BusyError:
+            return ""
 
 
 def _read(model: Model, photo: Image, options: dict[str, Any]) -> Progress:

@@ -56,16 +56,19 @@ def kind_of(picture: PIL.Image.Image) -> str:
 def unlike_of(model: Model, photo: Image, kind: str, known: Known) -> str:
     """Return a sentence where a photo, of a kind by `kind_of`, is of another kind than the model's pictures.
 
-    Where the finder names no kind, a photo is unlike if its redrawing loses more than that of any example.
+    Where the finder names no kind, a photo is unlike if its redrawing loses more than that of any example; of a
+    generator that cannot redraw at once nothing is said then.
     """
+    generator = model.generator
     if kind and known.kinds:
         alike = kind in known.kinds
+    elif not hasattr(generator, "encode"):
+        alike = True
     else:
-        generator = model.generator
         if generator not in _limits:
             _limits[generator] = FACTOR * max((lost(model, each) for each in known.images), default=2.0)
         alike = lost(model, photo) <= _limits[generator]
-    return "" if alike else "This photo is unlike those that the model learned from; expect little of it in the mix."
+    return "" if alike else "This photo is unlike those that the model learned from; expect little of it."
 
 
 def lost(model: Model, photo: Image) -> float:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import training.typecheck  # noqa: F401 (the checker that pyproject names must be loaded before what it checks)
+from tests.places import CHECKPOINTS
 
 torch.set_num_threads(1)  # tests share their machine; results do not depend on it
 
@@ -53,4 +54,15 @@ def finder_without_network() -> Iterator[None]:
         patch.setattr(load, "BUNDLED", Path("no network"))
         load.default_finder.cache_clear()
         yield
+    load.default_finder.cache_clear()
+
+
+@pytest.fixture
+def bundled_finder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the bundled network serve after all."""
+    from training.segmentation import load
+
+    monkeypatch.setattr(load, "BUNDLED", CHECKPOINTS / "yolact-fast-320.safetensors")
+    load.default_finder.cache_clear()
+    yield
     load.default_finder.cache_clear()

@@ -9,7 +9,7 @@ const HINT = "Or drop or paste a photo, to turn what it shows.";
 const UNSURE = "It is not clear which end is the front.";
 
 export class Inverting {
-  known = new Map(); // photo as the generator saw it -> {file, caption, view, square, turned, turns, unsure}
+  known = new Map(); // photo as the generator saw it -> {file, caption, view, square, turned, turns, unsure, unlike}
   running = null; // {control, part} of the photo that is being inverted
 
   constructor(studio) {
@@ -140,6 +140,7 @@ export class Inverting {
 
   heard(run, line) {
     const { studio } = this;
+    if (line.unlike) this.known.set(run.picture, { ...this.known.get(run.picture), unlike: line.unlike });
     this.told(line);
     if (!line.codes) return;
     if (line.picture) {
@@ -182,9 +183,10 @@ export class Inverting {
     this.thumb.dataset.of = picture ?? "";
     this.turnButton.hidden = !known?.turns;
     this.turnButton.classList.toggle("main", Boolean(known?.unsure));
-    this.says.className = busy && !this.waits ? "unseen" : "hint"; // beside the bar it takes a row of its own
     const working = this.waits ? "Waiting for another photo …" : "Sharpening …";
-    const says = busy ? working : !picture ? HINT : known?.unsure ? UNSURE : "";
+    const warning = known?.unlike ?? (known?.unsure && !busy ? UNSURE : "");
+    const says = warning || (busy ? working : picture ? "" : HINT);
+    this.says.className = says === working && !this.waits ? "unseen" : "hint"; // beside the bar it takes a row of its own
     if (this.says.textContent !== says) this.says.textContent = says;
   }
 

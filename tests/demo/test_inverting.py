@@ -16,6 +16,7 @@ import torch
 
 from demo import recipes
 from demo.describe import describe
+from demo.examples import examples_of, sets
 from demo.inverting import MOST_EACH
 from demo.models import Model, Models, bundled, load_model
 from demo.parts import MOST, pack
@@ -329,3 +330,22 @@ def test_a_photo_of_the_bundled_cars_turns_the_rotation_knob():
         assert drawn.status_code == 200, drawn.text
     rebuilt = from_pil(PIL.Image.open(io.BytesIO(drawn.content)).convert("RGB"))
     assert float((rebuilt - from_pil(picture)).square().mean().sqrt()) < 0.12  # of a range of 2
+
+
+@pytest.mark.usefixtures("bundled_finder")
+def test_a_garment_on_the_cars_is_warned_of():
+    """The finder tells that it is no car; the model's own example gets no warning."""
+    path = next(path for path in bundled() if path.stem == "giraffe-hd-cars-64")
+    model = load_model(path, "cpu")
+    garment = next(each for name, each_set in sets().items() for each in each_set if "clothing" in name)
+    car = examples_of(model)[0]
+    with served(Models([model])) as address, httpx.Client(base_url=address, timeout=300) as web:
+        for shown, warned in ((garment, True), (car, False)):
+            told = []
+            asked: dict[str, Any] = {"params": {"model": model.name}, "content": shown.path.read_bytes()}
+            with web.stream("POST", "/live/invert", **asked) as answer:
+                for line in map(json.loads, answer.iter_lines()):
+                    told += [line["unlike"]] if "unlike" in line else []
+                    if line["done"] > 0.2:
+                        break
+            assert bool(told) == warned, (shown.caption, told)

@@ -29,11 +29,9 @@ from demo.thumbs import farthest
 from demo.unlike import Known, kind_of, known_of, unlike_of
 from demo.uploads import cut
 from tests.odd_files import BAD, GOOD, as_file, check, gradient
-from tests.places import CHECKPOINTS
 from tests.serving import served, toy_models
 from tests.toys import Blocks
 from training.pictures import from_pil
-from training.segmentation import load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
@@ -243,14 +241,6 @@ def test_a_photo_of_another_kind_gets_a_warning():
         foreign = [from_pil(cut(model, each.path.read_bytes(), each.caption, each.box).crop) for each in clothes]
         warned = [unlike_of(model, photo, "", known) for photo in foreign]
     assert len(cars) > 3 and sum(map(bool, warned)) >= 0.9 * len(warned)
-
-
-@pytest.fixture
-def bundled_finder(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(load, "BUNDLED", CHECKPOINTS / "yolact-fast-320.safetensors")
-    load.default_finder.cache_clear()
-    yield
-    load.default_finder.cache_clear()
 
 
 @pytest.mark.usefixtures("bundled_finder")
