@@ -32,7 +32,7 @@ class StyledConv(nn.Module):
         self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], dilation: int = 1
     ) -> Float[Tensor, "n d h w"]:
         """Return the styled map, same size."""
-        return self.activate(self.conv(x, style, dilation))
+        return self.conv.activated(x, style, self.activate.bias.view(1, -1, 1, 1), dilation)
 
 
 class ToRGB(nn.Module):

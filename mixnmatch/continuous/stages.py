@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from mixnmatch.fast.stages import double
-from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
 from training.types import Image, Mask
 
 OUTSIDE = 10.0
@@ -111,8 +111,7 @@ class TextureStage(nn.Module):
         map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
-            y = conv(x, style)
-            x = leaky(y + bias.to(y.dtype))
+            x = conv.activated(x, style, bias)  # type: ignore[operator]
         x = double(self.narrow(x))
         x = self.fine(x, self.shift(style)[:, :, None, None])
         return torch.tanh(self.to_rgb(x).float() + self.tint(style)[:, :, None, None])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mixnmatch.fast.config import GeneratorConfig
 from mixnmatch.fast.encoders import Trunk
 from mixnmatch.fast.losses import cell_weights
-from training.nn.layers import EqualConv2d, EqualLinear, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.runtime.sharded_random import randn
 from training.types import Boxes, Image, Mask
 
@@ -40,9 +40,9 @@ class PatchDiscriminator(nn.Module):
         self.cells = (self.side - field) // self.stride + 1
         self.convs = nn.ModuleList(
             [
-                EqualConv2d(3, dim, first, stride=self.stride, padding=0),
-                EqualConv2d(dim, 2 * dim, second, padding=0),
-                EqualConv2d(2 * dim, 2 * dim, third, padding=0),
+                ActivatedConv2d(3, dim, first, stride=self.stride, padding=0),
+                ActivatedConv2d(dim, 2 * dim, second, padding=0),
+                ActivatedConv2d(2 * dim, 2 * dim, third, padding=0),
             ]
         )
         self.head = EqualConv2d(2 * dim, 2, last, padding=0)
@@ -57,7 +57,7 @@ class PatchDiscriminator(nn.Module):
             image = F.interpolate(image, size=(self.side, self.side), mode="area")
         x = image.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = leaky(conv(x))
+            x = conv(x)
         real, background = self.head(x).float().unbind(1)
         return real, background
 
@@ -128,14 +128,14 @@ class FeatureDiscriminator(nn.Module):
 
     def __init__(self, feature_dim: int, dim: int = 32) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([EqualConv2d(feature_dim, dim, 3, stride=2), EqualConv2d(dim, 2 * dim, 3)])
+        self.convs = nn.ModuleList([ActivatedConv2d(feature_dim, dim, 3, stride=2), ActivatedConv2d(dim, 2 * dim, 3)])
         self.head = EqualConv2d(2 * dim, 1, 3)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n t t"]:
         """Return a map of logits, high where the feature looks generated."""
         x = feature.contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
-            x = leaky(conv(x))
+            x = conv(x)
         return self.head(x).squeeze(1).float()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import FACTORS, Codes
 from mixnmatch.fast.config import GeneratorConfig
 from training.nn.discriminator import Features
-from training.nn.layers import EqualConv2d, EqualLinear, leaky
+from training.nn.layers import ActivatedConv2d, EqualLinear
 from training.types import Image
 
 
@@ -20,11 +20,11 @@ class Trunk(nn.Module):
 
     def __init__(self, side: int, dim: int, out_dim: int, *, channels: int = 3, most: int = 4) -> None:
         super().__init__()
-        self.fold = EqualConv2d(4 * channels, dim, 3)
+        self.fold = ActivatedConv2d(4 * channels, dim, 3)
         side, width, convs = side // 2, dim, []
         while side > 4:
             wider = min(width * 3 // 2, most * dim) // 16 * 16
-            convs += [EqualConv2d(width, width, 3), EqualConv2d(width, wider, 3, stride=2)]
+            convs += [ActivatedConv2d(width, width, 3), ActivatedConv2d(width, wider, 3, stride=2)]
             side, width = side // 2, wider
         self.convs = nn.ModuleList(convs)
         self.last = EqualLinear(width * side * side, out_dim, activate=True)
@@ -32,9 +32,9 @@ class Trunk(nn.Module):
     def forward(self, image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n out_dim"]:
         """Return one vector a picture."""
         x = F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)
-        x = leaky(self.fold(x))
+        x = self.fold(x)
         for conv in self.convs:
-            x = leaky(conv(x))
+            x = conv(x)
         return self.last(x.flatten(1))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mixnmatch.fast.config import GeneratorConfig
 from mixnmatch.fast.flat import Flat
 from mixnmatch.fast.solid import Solid
-from training.nn.layers import EqualConv2d, EqualLinear, ModulatedConv2d, leaky
+from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
 from training.types import Image, Mask
 
 
@@ -42,7 +42,7 @@ class BackgroundStage(nn.Module):
         style = self.mapping(torch.cat([self.embed(b), z], 1))
         x = self.start.expand(z.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
-            x = styled(conv, bias, double(x), style)
+            x = conv.activated(double(x), style, bias)  # type: ignore[operator]
         return torch.tanh(self.to_rgb(x).float())
 
 
@@ -65,7 +65,7 @@ class ParentStage(nn.Module):
             self.biases = nn.ParameterList(
                 [nn.Parameter(torch.zeros(1, n, 1, 1)) for n in (config.shape_dim, config.feature_dim - 1)]
             )
-        self.up = EqualConv2d(config.feature_dim, config.texture_dim // 2, 3)
+        self.up = ActivatedConv2d(config.feature_dim, config.texture_dim // 2, 3)
         self.head = EqualConv2d(config.texture_dim // 2, 2, 3)
 
     def feature(
@@ -79,13 +79,13 @@ class ParentStage(nn.Module):
         if isinstance(self.space, Solid):
             return self.space(z, style, rng)
         seen = self.space(z, p).contiguous(memory_format=torch.channels_last)
-        x = styled(self.first, self.biases[0], seen, style)
-        x = styled(self.second, self.biases[1], x, style)
+        x = self.first.activated(seen, style, self.biases[0])
+        x = self.second.activated(x, style, self.biases[1])
         return torch.cat([seen[:, :1].to(x.dtype), x], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
         """Return P_f in [-1, 1], and P_m = sigmoid(12 (coarse - 1/2) + 4 tanh(correction))."""
-        x = self.head(leaky(self.up(double(feature.contiguous(memory_format=torch.channels_last))))).float()
+        x = self.head(self.up(double(feature.contiguous(memory_format=torch.channels_last)))).float()
         coarse = double(feature[:, :1].float())
         # paper: P_f in colour; here grey, so that only the texture code gives the object's colours
         return torch.tanh(x[:, :1]).expand(-1, 3, -1, -1), torch.sigmoid(12 * (coarse - 0.5) + 4 * torch.tanh(x[:, 1:]))
@@ -113,18 +113,10 @@ class ChildStage(nn.Module):
         style = self.embed(c)
         x = feature.contiguous(memory_format=torch.channels_last)
         for i, (conv, bias) in enumerate(zip(self.convs, self.biases, strict=True)):
-            x = styled(conv, bias, double(x) if i == self.doubled else x, style)
+            x = conv.activated(double(x) if i == self.doubled else x, style, bias)  # type: ignore[operator]
         x = (self.head(x, style) + self.tint(style).to(x.dtype)[:, :, None, None]).float()
         # paper: C_m is independent of P_m; here C_m = P_m sigmoid(.), so that a texture stays inside its shape
         return torch.tanh(x[:, :3]), parent_mask * torch.sigmoid(x[:, 3:] + 3)
-
-
-def styled(
-    conv: nn.Module, bias: Float[Tensor, "1 c 1 1"], x: Float[Tensor, "n d h w"], style: Float[Tensor, "n style"]
-) -> Float[Tensor, "n c h w"]:
-    """Return leaky(conv(x, style) + bias), in the precision of the convolution."""
-    y = conv(x, style)
-    return leaky(y + bias.to(y.dtype))
 
 
 def double(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h2 w2"]:

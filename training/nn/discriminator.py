@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.nn.layers import EqualConv2d, EqualLinear, MinibatchStddev, leaky
+from training.nn.layers import ActivatedConv2d, EqualLinear, MinibatchStddev
 from training.types import Image
 
 
@@ -31,26 +31,26 @@ class Features(nn.Module):
     def __init__(self, channels: tuple[int, ...], *, deviation: bool = False) -> None:
         super().__init__()
         first, *_, last = channels
-        self.read = EqualConv2d(12, first, 3)
+        self.read = ActivatedConv2d(12, first, 3)
         self.levels = nn.ModuleList(
-            nn.ModuleList([EqualConv2d(i, i, 3), EqualConv2d(i, o, 3)]) for i, o in pairwise(channels)
+            nn.ModuleList([ActivatedConv2d(i, i, 3), ActivatedConv2d(i, o, 3)]) for i, o in pairwise(channels)
         )
         self.stddev = MinibatchStddev() if deviation else nn.Identity()
-        self.mix = EqualConv2d(last + deviation, last, 3)
+        self.mix = ActivatedConv2d(last + deviation, last, 3)
         self.flat = EqualLinear(last * 16, last, activate=True)
 
     def maps(self, image: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         """Return the feature maps at half the picture's side and each halving after."""
-        x = leaky(self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last)))
+        x = self.read(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
         seen = [x]
         for keep, widen in self.levels:  # type: ignore[misc]
-            x = leaky(widen(F.avg_pool2d(leaky(keep(x)), 2)))
+            x = widen(F.avg_pool2d(keep(x), 2))
             seen.append(x)
         return seen
 
     def vector(self, image: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n last"]:
         """Return a feature vector for each picture."""
-        return self.flat(leaky(self.mix(self.stddev(self.maps(image)[-1]))).flatten(1).float())
+        return self.flat(self.mix(self.stddev(self.maps(image)[-1])).flatten(1).float())
 
 
 class Discriminator(Features):

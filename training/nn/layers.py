@@ -212,32 +212,51 @@ class ModulatedConv2d(nn.Module):
         self.padding, self.demodulate = kernel // 2, demodulate
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], dilation: int = 1
+        self,
+        x: Float[Tensor, "n c h w"],
+        style: Float[Tensor, "n dim"],
+        dilation: int = 1,
+        *,
+        bias: Float[Tensor, "1 d 1 1"] | None = None,
+        gain: float = 1.0,
     ) -> Float[Tensor, "n d h2 w2"]:
-        """Return conv(x * s) * demod, s = A(style), demod_o = 1 / sqrt(sum_ik (w_oik s_i)^2).
+        """Return gain (conv(x * s) * demod + bias), s = A(style), demod_o = 1 / sqrt(sum_ik (w_oik s_i)^2).
 
         `dilation` spreads the kernel of a convolution that keeps the size, for maps drawn that many times finer.
         """
         s = self.modulation(style)
         weight = self.weight[0] * self.scale
+        shift = None if bias is None else (gain * bias).to(x.dtype)
         if x.shape[0] == 1 and not torch.is_grad_enabled():  # one picture's weights are smaller than its map
             weight = weight * s[0, :, None, None]
             if self.demodulate:
                 weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
-            weight = weight.to(x.dtype)
+            weight = (gain * weight).to(x.dtype)
             if self.blur is None:
-                return F.conv2d(x, weight, padding=self.padding * dilation, dilation=dilation)
-            return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+                shift = None if shift is None else shift.flatten()
+                return F.conv2d(x, weight, shift, padding=self.padding * dilation, dilation=dilation)
+            y = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+            return y if shift is None else y + shift
+        scaled = x * s.to(x.dtype)[:, :, None, None]
         if self.blur is None:
-            scaled, around = x * s.to(x.dtype)[:, :, None, None], self.padding * dilation
-            y = F.conv2d(scaled, weight.to(x.dtype), padding=around, dilation=dilation)
+            y = F.conv2d(scaled, weight.to(x.dtype), padding=self.padding * dilation, dilation=dilation)
         else:
-            y = F.conv_transpose2d(x * s.to(x.dtype)[:, :, None, None], weight.transpose(0, 1).to(x.dtype), stride=2)
-            y = self.blur(y)
-        if self.demodulate:
-            demod = torch.rsqrt(s.square() @ weight.square().sum((2, 3)).T + 1e-8)
-            y = y * demod.to(y.dtype)[:, :, None, None]
-        return y
+            y = self.blur(F.conv_transpose2d(scaled, weight.transpose(0, 1).to(x.dtype), stride=2))
+        if not self.demodulate:
+            return y * gain if shift is None else torch.add(shift, y, alpha=gain)
+        demod = gain * torch.rsqrt(s.square() @ weight.square().sum((2, 3)).T + 1e-8)
+        demod = demod.to(y.dtype)[:, :, None, None]
+        return y * demod if shift is None else torch.addcmul(shift, y, demod)
+
+    def activated(
+        self,
+        x: Float[Tensor, "n c h w"],
+        style: Float[Tensor, "n dim"],
+        bias: Float[Tensor, "1 d 1 1"],
+        dilation: int = 1,
+    ) -> Float[Tensor, "n d h2 w2"]:
+        """Return leaky(conv(x, style) + bias): the gain is in the demodulation, with the bias in the same pass."""
+        return F.leaky_relu(self(x, style, dilation, bias=bias, gain=math.sqrt(2)), 0.2, inplace=True)
 
 
 class MinibatchStddev(nn.Module):
