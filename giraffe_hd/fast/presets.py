@@ -41,7 +41,6 @@ CATS_64 = replace(
             elevation=(-10.0, 15.0), rotation=(-40.0, 40.0), scale=(0.40, 0.46), proportions=(0.85, 0.95, 1.1),
             y=(-0.05, 0.05), z=(-0.1, -0.02),
         ),
-        object_channels=(64, 64, 48),
     ),
     coverage=(0.5, 0.9),
     cutouts=1.0,
@@ -50,5 +49,4 @@ CATS_64 = replace(
     sigma_noise_until=30_000,
 )  # fmt: skip
 """Heads of cats seen from the front, cut to 1.5 times the head's box: the object is head and chest, so its box reaches
-from the ears to below the picture. Masks cover two thirds of that box on average. Its renderer is wider and one block
-deeper than that of cars: faces have more detail than paint."""
+from the ears to below the picture. Masks cover two thirds of that box on average."""

@@ -95,10 +95,12 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.generator.parameters()), self.autocast():
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
+        if self.projected is not None:
+            chance = float(self.adaptive.chance) if self.adaptive else 0.0
+            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
-        real_seen, fake_seen = batch.image, self.fake.image
         mask = self.fake.mask[:m]  # no horizon to read the elevation from
         self.on_flat_background = self.on_flat_colour(self.fake.foreground[:m], mask, step)
         if self.config.cutouts > 0:
@@ -107,23 +109,13 @@ class Recipe:
                     "cut-outs are compared, but the set has no masks; prepare it with masks, or give --cutouts 0"
                 )
             places = max(1, m // 2)
-            cut_out = self.on_flat_colour(batch.image[:m], batch.mask[:m], step)
-            real_seen, fake_seen = (
-                torch.cat([flat, whole[m:]])
-                for flat, whole in ((cut_out, batch.image), (self.on_flat_background, self.fake.image))
-            )
             self.on_flat_background = self.seen(self.on_flat_background, step)
-            self.cut_out = self.seen(cut_out, step)
+            self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
             around = 1 - max_pool2d(batch.mask[-places:], 5, stride=1, padding=2)  # no fur is left of the object
             real = self.on_flat_colour(batch.image[-places:], around, step)
             fake = self.on_flat_colour(self.fake.background[-places:], around, step)
             self.places = self.seen(fake, step)
             self.real_places = self.seen(real, step)
-        if (
-            self.projected is not None
-        ):  # cut-outs and whole pictures in one batch: twice the pictures would cost a third
-            chance = float(self.adaptive.chance) if self.adaptive else 0.0
-            self.projected.look(augment(real_seen, chance, step.rng), augment(fake_seen, chance, step.rng))
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
         """Return objects on plain backgrounds of random colours."""

@@ -91,12 +91,15 @@ class Segment:
         if "boxes" in self.parts:
             self._boxes()
 
-    def _measured(self, segmenter: Segmenter, data: Path, *, one_class: bool = False) -> dict[str, Any]:
-        """Return the scores of a segmenter on the validation pictures of a COCO folder."""
+    def _measured(
+        self, segmenter: Segmenter, data: Path, groups: dict[str, str] | None = None, *, one_class: bool = False
+    ) -> dict[str, Any]:
+        """Return the scores of a segmenter on the validation pictures of a COCO folder; labels of a group count as
+        one."""
         truth = find_split(data, "validation")
         n = min(self.limit or len(truth), len(truth))
         chosen = np.unique(np.linspace(0, len(truth) - 1, n).round().astype(int)).tolist()
-        return measure(segmenter, truth, chosen, one_class=one_class, bootstrap=100, keep=0).summary()
+        return measure(segmenter, truth, chosen, groups, one_class=one_class, bootstrap=100, keep=0).summary()
 
     def _film(self, model: Path, folder: Path) -> dict[str, Any]:
         """Return frames a second of a 640 x 360 film on two cores, from reading to having written."""
@@ -124,16 +127,23 @@ class Segment:
             say("int8", data=name, fp32_ap=ap["fp32"], int8_ap=ap["int8"], cost=round(ap["fp32"] - ap["int8"], 4))
 
     def _precision(self, name: str) -> None:
-        """Say the AP of masks on a set; of clothing as one class, and by class."""
+        """Say the AP of masks on a set by class; of clothing also as one class, of scenes with garments as one."""
         data = getattr(self, name)
         if data is None:
             return
         segmenter = load_segmenter(self.model, settings="published")
-        for one_class in (True, False) if name == "clothing" else (False,):
-            found = self._measured(segmenter, data, one_class=one_class)
+        ways = ["each"] + (["one"] if name == "clothing" else [])
+        garments: dict[str, str] = {}
+        if name == "scenes" and self.clothing is not None:
+            garments = dict.fromkeys(find_split(self.clothing, "validation").categories, "garment")
+            ways.append("garments as one")
+        for way in ways:
+            one_class = way == "one"
+            groups = garments if way == "garments as one" else None
+            found = self._measured(segmenter, data, groups, one_class=one_class)
             say(
                 name,
-                classes="one" if one_class else "each",
+                classes=way,
                 **{k: found["mask"][k] for k in ("ap", "ap50", "ap75", "interval", "interval50")},
                 by_class=None if one_class else {k: v["mask_ap"] for k, v in found["classes"].items()},
                 **{k: found[k] for k in ("pictures", "best_mask_iou", "best_mask_iou_over_80", "surest_mask_iou")},
