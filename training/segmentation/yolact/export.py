@@ -7,11 +7,12 @@ as `Predictions` names them. Config and anchors stand in the file.
 import copy
 import importlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from training.devices import has_vnni
 from training.files import write_whole
 from training.segmentation.contract import Pixels
 from training.segmentation.yolact.anchors import make_anchors
@@ -27,8 +29,12 @@ from training.segmentation.yolact.network import Predictions, Yolact
 from training.segmentation.yolact.photos import prepare
 from training.types import Image
 
+log = logging.getLogger(__name__)
+
 OUTPUTS = ("box_code", "logits", "coefficients", "prototypes")
 OPSET = 20
+BITS = "bits"
+"""Name of a quantised file's note on its weights."""
 NEEDED = "python -m pip install 'knobs-without-labels[segment]'"
 
 
@@ -80,15 +86,16 @@ def export_int8(network: Yolact, path: Path, photos: Iterable[Pixels]) -> None:
         quantise(whole, path, (prepare(photo, config.size, letterbox=config.letterbox)[0] for photo in tensors))
 
 
-def quantise(source: Path, path: Path, pictures: Iterable[Image]) -> None:
+def quantise(source: Path, path: Path, pictures: Iterable[Image], *, bits: Literal[7, 8] | None = None) -> None:
     """Write an exported network with 8-bit weights and activations, scaled by what `pictures` cause; 100 will do.
 
     Weights are signed, with a scale a channel; activations unsigned. Besides convolutions, sums and the nonlinearities
-    between them are in 8 bits: with these in float nothing would be gained.
+    between them are in 8 bits: with these in float nothing would be gained. By default weights have 8 `bits` where this
+    CPU has VNNI instructions, else 7: there ONNX Runtime's sums saturate, which cost .12 of AP instead of .02.
 
     Raises: ValueError where ONNX Runtime is not installed, or without pictures.
     """
-    _imported("onnxruntime", "onnx")
+    onnx = _imported("onnx", "onnxruntime")
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
@@ -101,21 +108,25 @@ def quantise(source: Path, path: Path, pictures: Iterable[Image]) -> None:
                 return {"image": ((picture + 1) * 127.5).numpy()}
             return None
 
-    reader = Reader()
+    reader, bits = Reader(), bits or (8 if has_vnni() else 7)
+    kind = quantization.QuantType
     with tempfile.TemporaryDirectory() as folder:
         prepared, out = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         try:
             quantization.quantize_static(
                 str(prepared), str(out), reader, quant_format=quantization.QuantFormat.QDQ, per_channel=True,
-                weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8,
+                weight_type=kind.QInt8, activation_type=kind.QUInt8, reduce_range=bits == 7,
                 op_types_to_quantize=["Conv", "Add", "Clip", "Relu"],
             )  # fmt: skip
         except ValueError as error:
             if reader.count == 0:
                 raise ValueError("got no pictures to calibrate with; give some, 100 are enough") from error
             raise
-        write_whole(path, out.read_bytes())
+        model = onnx.load(str(out))
+        entry = model.metadata_props.add()
+        entry.key, entry.value = BITS, str(bits)
+        write_whole(path, model.SerializeToString())
 
 
 class OnnxNetwork:
@@ -138,6 +149,11 @@ class OnnxNetwork:
                 f"{path.name} is no network exported by this toolkit ({type(error).__name__}); export it again"
             ) from error
         self.anchors = make_anchors(self.config)
+        if about.get(BITS) == "8" and not has_vnni():
+            log.warning(
+                "%s has 8-bit weights, which are inexact on this CPU: it has no VNNI instructions; export it here",
+                path.name,
+            )
 
     @property
     def device(self) -> torch.device:

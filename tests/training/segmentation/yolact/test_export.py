@@ -3,9 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import training.segmentation.yolact.export as export_file
 from training.segmentation.yolact.export import OUTPUTS, OnnxNetwork, export, quantise
 from training.segmentation.yolact.network import Yolact
 from training.segmentation.yolact.presets import FAST
@@ -59,6 +61,22 @@ def test_eight_bits_stay_close(network, exported, tmp_path, rng):
         assert (a - b).square().mean().sqrt() < 0.15 * b.square().mean().sqrt(), name
     with pytest.raises(ValueError, match="no pictures"):
         quantise(exported, tmp_path / "none.onnx", [])
+
+
+def test_eight_bits_are_for_cpus_that_sum_them_exactly(exported, tmp_path, rng, monkeypatch, caplog):
+    """Without VNNI instructions sums saturate: a network exported there has weights of seven bits."""
+    onnx = pytest.importorskip("onnx")
+    pictures, most = [torch.rand(1, 3, 64, 64, generator=rng) * 2 - 1], {}
+    for bits, exact in ((8, True), (7, False)):
+        monkeypatch.setattr(export_file, "has_vnni", lambda exact=exact: exact)
+        quantise(exported, tmp_path / f"{bits}.onnx", pictures)
+        OnnxNetwork(tmp_path / f"{bits}.onnx")
+        assert not caplog.records
+        stored = [onnx.numpy_helper.to_array(x) for x in onnx.load(str(tmp_path / f"{bits}.onnx")).graph.initializer]
+        most[bits] = max(np.abs(x.astype(int)).max() for x in stored if x.dtype == np.int8 and x.size > 100)
+    assert most[8] > 100 and 50 < most[7] <= 64
+    OnnxNetwork(tmp_path / "8.onnx")
+    assert "8-bit weights" in caplog.text and "export it here" in caplog.text
 
 
 def test_files_that_are_no_export_are_refused(tmp_path):
