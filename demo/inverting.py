@@ -19,7 +19,6 @@ from demo.models import Model
 from demo.parts import packed_parts, parts_of
 from demo.routes import BusyError, Routes, body_of, box_of, visitor_of
 from demo.streaming import json_lines
-from demo.unlike import kind_of, known_of, unlike_of
 from training.inversion import inverted
 from training.invertible import Inverted, OnProgress, Progress
 from training.pictures import from_pil
@@ -110,9 +109,7 @@ class Inverting:
     async def _unlike(self, request: Request, model: Model, cut: uploads.Cut) -> str:
         """Return a sentence for a photo of another kind than the model's; empty for others, and where many wait."""
         try:
-            kind = await self.routes.open(request, kind_of, cut.crop)
-            known = await self.routes.open(request, known_of, model)
-            return await self.routes.run(request, unlike_of, model, from_pil(cut.crop), kind, known)
+            return await self.routes.unlike(request, model, cut)
         except BusyError:
             return ""
 

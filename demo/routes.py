@@ -167,12 +167,14 @@ class Routes:
         cut = await self.open(request, partial(uploads.cut, chosen, data, name, bounds, find=find))
         image = from_pil(cut.crop)
         codes = await self.run(request, recipes.read, chosen, image)
-        unlike = ""
-        if not example:
-            kind, known = await self.open(request, kind_of, cut.crop), await self.open(request, known_of, chosen)
-            unlike = await self.run(request, unlike_of, chosen, image, kind, known)
+        unlike = "" if example else await self.unlike(request, chosen, cut)
         photo = uploads.Photo(cut=cut, codes=codes, unlike=unlike)
         return JSONResponse(photo.values(), headers={"Cache-Control": "no-store"})
+
+    async def unlike(self, request: Request, model: Model, cut: uploads.Cut) -> str:
+        """Return a sentence for a photo of another kind than the model's, empty for others. Raises: BusyError."""
+        kind, known = await self.open(request, kind_of, cut.crop), await self.open(request, known_of, model)
+        return await self.run(request, unlike_of, model, from_pil(cut.crop), kind, known)
 
     async def recipe(self, request: Request, name: str = "") -> Response:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""

@@ -140,7 +140,11 @@ export class Inverting {
 
   heard(run, line) {
     const { studio } = this;
-    if (line.unlike) this.known.set(run.picture, { ...this.known.get(run.picture), unlike: line.unlike });
+    if (line.unlike) {
+      const photo = { ...this.known.get(run.picture), unlike: line.unlike };
+      putPhoto(photo);
+      this.known.set(run.picture, photo);
+    }
     this.told(line);
     if (!line.codes) return;
     if (line.picture) {

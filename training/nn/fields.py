@@ -25,8 +25,7 @@ def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[T
 
 
 class ModulatedLinear(nn.Module):
-    """Linear layer over points whose weights W(w), demodulated (StyleGAN2 Eq. 3), and bias b(w) depend on the style
-    w."""
+    """The weights W(w), demodulated (StyleGAN2 Eq. 3), and the bias b(w) that a style w gives a linear layer."""
 
     def __init__(self, in_dim: int, out_dim: int, style_dim: int) -> None:
         super().__init__()
@@ -35,23 +34,19 @@ class ModulatedLinear(nn.Module):
         self.shift = EqualLinear(style_dim, out_dim)
 
     def forward(
-        self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"]
-    ) -> Float[Tensor, "n points out_dim"]:
-        """Return x W(w) + b(w), one batched product."""
-        return self.times(x, w)
-
-    def times(self, x: Float[Tensor, "n points in_dim"], w: Float[Tensor, "n style"], gain: float = 1.0) -> Tensor:
-        """Return gain (x W(w) + b(w)); the gain is in the weights, which saves a pass over the points."""
-        weight, bias = self.of(w, gain)
-        return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
-
-    def of(
         self, w: Float[Tensor, "n style"], gain: float = 1.0
     ) -> tuple[Float[Tensor, "n in_dim out_dim"], Float[Tensor, "n out_dim"]]:
         """Return gain W(w) and gain b(w)."""
         weight = self.weight * self.modulation(w)[:, :, None]
         weight = weight * (gain * torch.rsqrt(weight.square().sum(1, keepdim=True) + 1e-8))
-        return weight, self.shift(w) if gain == 1 else gain * self.shift(w)
+        return weight, gain * self.shift(w)
+
+
+def linear(
+    x: Float[Tensor, "n points in_dim"], weight: Float[Tensor, "n in_dim out_dim"], bias: Float[Tensor, "n out_dim"]
+) -> Float[Tensor, "n points out_dim"]:
+    """Return x W + b, one batched product, in the precision of x."""
+    return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
 
 
 def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "n style"]:
@@ -69,15 +64,31 @@ class ObjectField(nn.Module):
         self.layers = nn.ModuleList(ModulatedLinear(i, o, style_dim) for i, o in pairwise(dims))
         self.sigma = ModulatedLinear(hidden, 1, style_dim)
 
+    def weights(self, w: Float[Tensor, "n *layers style"]) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's weights and bias under a style, the density's last.
+
+        `w` is one style for all layers, or one for each. relu(x) gain = relu(x gain): the gain is in the weights.
+        """
+        hidden = [layer(style_of(w, i), GAIN) for i, layer in enumerate(self.layers)]
+        return [*hidden, self.sigma(style_of(w, len(self.layers)))]
+
     def forward(
         self,
         p: Float[Tensor, "n points 3"],
         w: Float[Tensor, "n *layers style"],
         noise: Float[Tensor, "n points"] | None = None,
     ) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points hidden"]]:
+        """Return `at` of a style; see `weights`."""
+        return self.at(p, self.weights(w), noise)
+
+    def at(
+        self,
+        p: Float[Tensor, "n points 3"],
+        weights: list[tuple[Tensor, Tensor]],
+        noise: Float[Tensor, "n points"] | None = None,
+    ) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points hidden"]]:
         """Return density per half-length of the object, at least 0, and hidden features, for p in [-1, 1]^3.
 
-        `w` is one style for all layers, or one for each, the last of them the density's.
         `noise` is added to the density before its softplus (NeRF Appendix A).
         """
         p = p.float()
@@ -86,17 +97,18 @@ class ObjectField(nn.Module):
         x = positional_encoding(p, self.octaves)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        for i, layer in enumerate(self.layers):
-            x = layer.times(x, style_of(w, i), GAIN).relu_()  # type: ignore[operator]  # relu(x) gain = relu(x gain)
-        raw = self.sigma(x, style_of(w, len(self.layers)))[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
+        *hidden, sigma = weights
+        for layer in hidden:
+            x = linear(x, *layer).relu_()
+        raw = linear(x, *sigma)[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
         if noise is not None:
             raw = raw + noise
         return self.density * F.softplus(raw), x
 
     def as_op(self, w: Float[Tensor, "n *layers style"]) -> tuple[Mlp, Encoding, Density]:
         """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
-        weights, biases = zip(*(layer.of(style_of(w, i), GAIN) for i, layer in enumerate(self.layers)), strict=True)  # type: ignore[operator]
-        sigma, sigma_bias = self.sigma.of(style_of(w, len(self.layers)))
+        *hidden, (sigma, sigma_bias) = self.weights(w)
+        weights, biases = zip(*hidden, strict=True)
         mlp = Mlp(
             entry=weights[0],
             hidden=torch.stack(weights[1:], 1),

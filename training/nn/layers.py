@@ -225,13 +225,13 @@ class ModulatedConv2d(nn.Module):
         `dilation` spreads the kernel of a convolution that keeps the size, for maps drawn that many times finer.
         """
         s = self.modulation(style)
-        weight = self.weight[0] * self.scale
+        weight = self.weight[0] * (self.scale if self.demodulate else gain * self.scale)
         shift = None if bias is None else (gain * bias).to(x.dtype)
         if x.shape[0] == 1 and not torch.is_grad_enabled():  # one picture's weights are smaller than its map
             weight = weight * s[0, :, None, None]
             if self.demodulate:
-                weight = weight * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8)
-            weight = (gain * weight).to(x.dtype)
+                weight = weight * (gain * torch.rsqrt(weight.square().sum((1, 2, 3), keepdim=True) + 1e-8))
+            weight = weight.to(x.dtype)
             if self.blur is None:
                 shift = None if shift is None else shift.flatten()
                 return F.conv2d(x, weight, shift, padding=self.padding * dilation, dilation=dilation)
@@ -243,7 +243,7 @@ class ModulatedConv2d(nn.Module):
         else:
             y = self.blur(F.conv_transpose2d(scaled, weight.transpose(0, 1).to(x.dtype), stride=2))
         if not self.demodulate:
-            return y * gain if shift is None else torch.add(shift, y, alpha=gain)
+            return y if shift is None else y + shift
         demod = gain * torch.rsqrt(s.square() @ weight.square().sum((2, 3)).T + 1e-8)
         demod = demod.to(y.dtype)[:, :, None, None]
         return y * demod if shift is None else torch.addcmul(shift, y, demod)

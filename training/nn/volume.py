@@ -131,10 +131,11 @@ def render_rays(
     if noise is not None:
         noise = noise.gather(1, index[..., None].expand(n, k, samples))
     t, step = stratified_depths(near, far, rays.length[index] / length, samples, jitter)
+    layers = field.weights(w)
 
     def composited(part: slice) -> tuple[Tensor, Tensor, Tensor]:
         points = rays.origin[:, None] + direction[:, part, None] * t[:, part, :, None]
-        sigma, hidden = field(points.flatten(1, 2), w, None if noise is None else noise[:, part].flatten(1))
+        sigma, hidden = field.at(points.flatten(1, 2), layers, None if noise is None else noise[:, part].flatten(1))
         weights = ray_weights(sigma.view(n, -1, samples), step[:, part])
         composed = torch.einsum("nks,nksh->nkh", weights.to(hidden.dtype), hidden.view(*weights.shape, -1))
         opacity = weights.sum(2)

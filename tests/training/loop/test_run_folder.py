@@ -49,8 +49,9 @@ def logged(out: Path, lines: int) -> int:
 
 def test_a_closed_terminal_ends_the_run_saved_and_nobody_else_trains_there(pictures, tmp_path):
     """The kernel sends SIGHUP to whom a terminal belongs; nobody reads what is written to standard error."""
-    code = (
-        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    code = (  # the signal is ignored in what `nohup` starts, such as these tests
+        "import fcntl, os, signal, sys, termios; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
         "from pathlib import Path; from tests.training.loop.test_run_folder import ENDLESS, train\n"
         "train(ENDLESS, Path(sys.argv[1]), Path(sys.argv[2]), device='cpu')"
     )
@@ -63,12 +64,15 @@ def test_a_closed_terminal_ends_the_run_saved_and_nobody_else_trains_there(pictu
     )
     os.close(theirs)
     os.close(writes)
-    logged(out, 2)
-    with pytest.raises(ValueError, match=rf"in use by another `train` \(process {process.pid} on .*another --out"):
-        train(SHORT, pictures, out, device="cpu")
-    seen = logged(out, 4)
-    os.close(ours)
-    process.wait(60)
+    try:
+        logged(out, 2)
+        with pytest.raises(ValueError, match=rf"in use by another `train` \(process {process.pid} on .*another --out"):
+            train(SHORT, pictures, out, device="cpu")
+        seen = logged(out, 4)
+        os.close(ours)
+        process.wait(60)
+    finally:
+        process.kill()
     found = newest_state(out)
     assert found is not None
     assert found[0]["images"] >= seen >= 16
