@@ -18,7 +18,7 @@ async (tag) => {
 }"""
 SETTLED = """
 (tag) => {
-  // Whether the picture is that of the knobs.
+  // Whether the picture is that of the knobs, with none on its way that was asked for earlier.
   const studio = document.querySelector(tag);
-  return studio.dataset.shown === JSON.stringify(studio.recipe);
+  return !studio.live.busy && studio.dataset.shown === JSON.stringify(studio.recipe);
 }"""

@@ -42,6 +42,7 @@ class Watch:
                 stdout=output,
                 stderr=output,
                 pass_fds=[self.lock.fileno()],
+                start_new_session=True,  # Ray kills the process group of a dead worker before it could save
                 env=os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
             )
         logged = self.folder / "log.jsonl"

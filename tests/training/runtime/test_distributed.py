@@ -110,6 +110,14 @@ def gradients_of_one(rank: int) -> list[Any]:
     return [total, *(p.grad for p in (used, unused, first_only, matrix))]
 
 
+def stop_training() -> None:
+    """Send this process SIGTERM once training, which then saves its state, would hear it."""
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def one_of_two(rank: int, folder: Path, data: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -122,7 +130,7 @@ def one_of_two(rank: int, folder: Path, data: Path) -> None:
     train(giraffe(), data, folder / "whole", device="cpu")
     endless = replace(giraffe(), loop=replace(giraffe().loop, images=10**7, save_every=10**7))
     if rank == 1:
-        threading.Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
+        threading.Thread(target=stop_training).start()
     train(endless, data, folder / "stopped", device="cpu")
     dist.destroy_process_group()
 
