@@ -15,7 +15,7 @@ from .contract import Instance, PixelBox
 
 SIDE = 96
 """Side of the squares that masks are compared at, so that the work does not depend on the film's size."""
-KEPT = 12
+KEPT = 24
 """Frames from which an object's size and speed are read."""
 RECENT = 5
 """Frames without an object after which it is looked for by colour and size rather than by overlap."""
@@ -23,8 +23,18 @@ UNSURE = 2
 """The same after which something not yet confirmed is forgotten."""
 YOUNG = 12
 """Frames in which something new may turn out to be an object that was hidden."""
-PARTLY = 0.8
-"""Share of an object's area below which it is taken to be partly hidden."""
+PARTLY = 0.9
+"""Share of an object's area below which it is taken to be partly hidden, where another object is at it."""
+KNOWN = 12
+"""Frames after which an object's size and colours are taken to be known."""
+ADAPT = 0.05
+"""Weight of a frame in an object's colours."""
+EXCHANGED = 0.2
+"""Share of colours that two objects must fit better with each other's identity to exchange them."""
+SLACK = 0.15
+"""Share of its sides by which a part may reach out of the whole's expected box."""
+SOON = 40
+"""Frames in a row of such a smaller area after which it is taken to be the object's size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +149,12 @@ class Tracker:
         matched = {id(what): track for track, what in pairs}
         for track in self._tracks:
             track.hidden += 1
-        found = []
+        shown: list[tuple[_Track, _Seen]] = []
         for what in seen:
             track = matched.get(id(what))
             if track is not None:
                 track.hidden -= 1
-                self._go_on(track, what, size)
+                self._go_on(track, what, size, any(other is not what and _touch(other.box, what.box) for other in seen))
             elif what.instance.score >= c.sure:
                 centres = [(self._frame, _middle(what.box))]
                 track = _Track(self._next, what.mask, what.box, what.colour, [what.area], centres)
@@ -154,14 +164,37 @@ class Tracker:
                 continue
             label = what.instance.label
             track.votes[label] = track.votes.get(label, 0.0) + what.instance.score
+            shown.append((track, what))
+        for track, what in shown:  # not before it is known which ones are lost
             if track.seen <= YOUNG:
                 self._recognise(track, what)
-            if track.seen >= c.confirm:
-                found.append(Tracked(track.identity, max(track.votes, key=track.votes.__getitem__), what.instance))
+        self._exchange(shown)
+        found = [
+            Tracked(track.identity, max(track.votes, key=track.votes.__getitem__), what.instance)
+            for track, what in shown
+            if track.seen >= c.confirm
+        ]
         self._tracks = [
             track for track in self._tracks if track.hidden <= (c.patience if track.seen >= c.confirm else UNSURE)
         ]
         return found
+
+    def _exchange(self, shown: list[tuple[_Track, _Seen]]) -> None:
+        """Give two tracks each other's identity where what they follow since they met has the other's colours."""
+        now = {id(track): what for track, what in shown}
+        for track, what in shown:
+            for other in self._tracks:
+                if other is track or min(track.seen, other.seen) < KNOWN:
+                    continue
+                theirs = now.get(id(other))
+                gain = _same(other, what) - _same(track, what)
+                if theirs is not None:
+                    gain += _same(track, theirs) - _same(other, theirs)
+                if gain > EXCHANGED:
+                    track.identity, other.identity = other.identity, track.identity
+                    track.colour, other.colour = other.colour, track.colour
+                    track.votes, other.votes = other.votes, track.votes
+                    track.seen, other.seen = other.seen, track.seen
 
     def _recognise(self, track: _Track, what: _Seen) -> None:
         """Give a new track the identity of a lost one that it turns out to be, once enough of it shows."""
@@ -174,24 +207,26 @@ class Tracker:
             }
             self._tracks.remove(best)
 
-    def _go_on(self, track: _Track, what: _Seen, size: tuple[int, int]) -> None:
-        """Move a track to where its object is now; while something hides a part of it, along its way."""
+    def _go_on(self, track: _Track, what: _Seen, size: tuple[int, int], touched: bool) -> None:
+        """Move a track to where its object is now; while a thing that it touches hides a part of it, along its way."""
         track.seen += 1
         expected, ahead = track.expected(size), track.ahead()
         track.hidden = 0
-        if PARTLY * track.area > what.area and track.partly < KEPT:
+        part = what.area < PARTLY * track.area
+        merged = len(track.areas) >= KNOWN and what.area > track.area / PARTLY
+        if touched and (part or merged) and track.partly < SOON:
             track.partly += 1
-            shift = _within(what.box, ahead)
+            shift = _within(what.box, ahead) if part else np.zeros(2)
             track.mask = _shifted(expected, np.round(shift * SIDE / np.array(size)).astype(int).tolist())
             track.box = ahead + np.concatenate([shift, shift])
             return
-        if track.partly >= KEPT or np.abs(_middle(what.box) - _middle(ahead)).max() > np.sqrt(_area(ahead)):
+        if track.partly >= SOON or np.abs(_middle(what.box) - _middle(ahead)).max() > np.sqrt(_area(ahead)):
             track.centres = []  # a new size, or a jump: what was learned of its way no longer holds
         track.partly = 0
         track.mask, track.box = what.mask, what.box
         track.areas = [*track.areas[1 - KEPT :], what.area]
         track.centres = [*track.centres[1 - KEPT :], (self._frame, _middle(what.box))]
-        track.colour = 0.8 * track.colour + 0.2 * what.colour
+        track.colour = (1 - ADAPT) * track.colour + ADAPT * what.colour
 
 
 def _assigned(
@@ -235,8 +270,14 @@ def _near(track: _Track, what: _Seen, radius: float) -> float:
 
 def _within(part: Float[np.ndarray, "4"], whole: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
     """Return the smallest shift of the box of a whole that makes it hold the box of its part, x and y."""
-    low, high = part[:2] - whole[:2], part[2:] - whole[2:]
+    slack = SLACK * (whole[2:] - whole[:2])
+    low, high = part[:2] - whole[:2] + slack, part[2:] - whole[2:] - slack
     return np.where(low < 0, low, np.where(high > 0, high, 0.0))
+
+
+def _touch(a: Float[np.ndarray, "4"], b: Float[np.ndarray, "4"]) -> bool:
+    """Return whether two boxes share a point."""
+    return bool((a[:2] <= b[2:]).all() and (b[:2] <= a[2:]).all())
 
 
 def _middle(box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
