@@ -71,7 +71,7 @@ class Report:
     """The split of the real pictures for distances."""
     notes: list[str] = field(default_factory=list)
     """What was not measured, and why."""
-    judge: dict[str, float] = field(default_factory=dict)
+    evaluator_errors: dict[str, float] = field(default_factory=dict)
     """Errors of the evaluator network on held-out renders."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Part of the report -> seconds."""
@@ -294,7 +294,7 @@ class Evaluate:
                 evaluator = load_evaluator(self.evaluator, device)
                 about = self.evaluator.with_suffix(".json")
                 if about.is_file():
-                    report.judge = json.loads(about.read_text(encoding="utf-8"))["held_out_renders"]
+                    report.evaluator_errors = json.loads(about.read_text(encoding="utf-8"))["held_out_renders"]
             report.n_distance = self.n_distance
             if report.n_distance:
                 features = self._features(report, device)

@@ -329,7 +329,7 @@ def _how(report: "Report") -> Iterator[str]:
         f"<p>Seed {report.seed}, n = {report.n}; real pictures: {escape(report.data)} ({escape(report.split)}). "
         f"Checkpoint sha256 {escape(report.sha256[:16])}…</p>"
     )
-    if j := report.judge:
+    if j := report.evaluator_errors:
         yield (
             f"<p>A network that learned from the renderer's labels reads rendered cars. On {j['n']:,.0f} held-out "
             f"renders it is off by {j['rotation_median_error']:.1f}° in rotation "

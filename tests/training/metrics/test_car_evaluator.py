@@ -1,4 +1,4 @@
-"""The judge of rendered cars: as good as its card says, and taught by its command."""
+"""The evaluator of rendered cars: as good as its card says, and taught by its command."""
 
 import json
 from pathlib import Path
@@ -24,13 +24,13 @@ from training.metrics.weights import sha256
 
 @pytest.fixture(scope="module")
 def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fresh renders of another seed than the judge learnt from."""
+    """Fresh renders of another seed than the evaluator learned from."""
     folder = tmp_path_factory.mktemp("cars") / "set"
     PrepareCars(out=folder, count=32, test=64, seed=77, workers=1).run()
     return folder
 
 
-def test_the_shipped_judge_reads_fresh_renders(cars: Path) -> None:
+def test_the_shipped_evaluator_reads_fresh_renders(cars: Path) -> None:
     test = PictureSet(cars, DataConfig(size=64, flip=False), "test")
     found = errors(load_evaluator(), test)
     assert found["rotation_median_error"] <= 4
@@ -56,16 +56,16 @@ def test_its_card_holds_the_promise() -> None:
 def test_pictures_of_another_size_are_read_alike(cars: Path) -> None:
     image = PictureSet(cars, DataConfig(size=64, flip=False), "test").get(range(16)).image
     large = torch.nn.functional.interpolate(image, scale_factor=2, mode="bicubic", align_corners=False)
-    judge = load_evaluator()
-    turn = (judge.read(large).rotation - judge.read(image).rotation + 180) % 360 - 180
+    evaluator = load_evaluator()
+    turn = (evaluator.read(large).rotation - evaluator.read(image).rotation + 180) % 360 - 180
     assert turn.abs().median() < 2
 
 
-def test_the_command_teaches_and_writes_a_judge_with_its_card(cars: Path, tmp_path: Path) -> None:
-    Train(data=cars, out=tmp_path / "judge.safetensors", images=320, batch=16).run()
-    judge = load_evaluator(tmp_path / "judge.safetensors")
-    assert judge.read(torch.zeros(2, 3, 64, 64)).mesh.sum(1).tolist() == pytest.approx([1, 1])
-    card = json.loads((tmp_path / "judge.json").read_text())
+def test_the_command_teaches_and_writes_an_evaluator_with_its_card(cars: Path, tmp_path: Path) -> None:
+    Train(data=cars, out=tmp_path / "evaluator.safetensors", images=320, batch=16).run()
+    evaluator = load_evaluator(tmp_path / "evaluator.safetensors")
+    assert evaluator.read(torch.zeros(2, 3, 64, 64)).mesh.sum(1).tolist() == pytest.approx([1, 1])
+    card = json.loads((tmp_path / "evaluator.json").read_text())
     assert card["held_out_renders"]["n"] == 64
     assert card["settings"]["images"] == 320
 

@@ -248,14 +248,14 @@ def test_a_perfect_mixer_of_rendered_cars_takes_every_true_factor(tmp_path: Path
     PrepareCars(out=tmp_path / "cars", count=44, test=0, seed=5, workers=1).run()
     index = tmp_path / "cars" / "index.csv"
     kept = [line for line in index.read_text().splitlines(keepends=True) if ",car_hatchback," not in line]
-    index.write_text("".join(kept))  # the judge's first model is none of this set's
+    index.write_text("".join(kept))  # the evaluator's first model is none of this set's
     cars = PictureSet(tmp_path / "cars", DataConfig(size=64, flip=False))
     found = measure_swaps(Renderer(cars).eval(), cars, evaluator=load_evaluator(), n=40)
     assert found.truths is not None
     assert found.rotation is not None
     for i, row in enumerate(found.truths.entries):
         for j, entry in enumerate(row):
-            # nothing is perfect here but the mixer: the judge errs, and 40 cars are few
+            # nothing is perfect here but the mixer: the evaluator errs, and 40 cars are few
             assert entry > 0.6 if i == j else abs(entry) < 0.4, (found.truths.rows[i], found.truths.columns[j], entry)
     assert found.truths.diagonal > 0.75
     assert abs(found.truths.leakage) < 0.1
