@@ -51,6 +51,8 @@ MOST_SESSIONS = 256
 """Of visitors' choices that Gradio remembers; one takes some kilobytes."""
 MOST_UNFETCHED = 4000
 """Sessions whose events have not been fetched, more than Gradio keeps answers of."""
+QUEUE_SECONDS = 0.02
+"""Between two looks of Gradio's queue for a request: at its own 1 ms an idle server takes a twelfth of a core."""
 FILM_NUMBERS = {"frames": 36, "fps": 20, "photos": 5}
 
 
@@ -87,7 +89,9 @@ def page(models: Models, files: Files | None = None, audience: Audience | None =
             api(friendly(function), concurrency_limit=4)
         with gr.Column(visible=False):
             _films(events)
-    return blocks.queue(max_size=64, default_concurrency_limit=2)
+    queue = blocks.queue(max_size=64, default_concurrency_limit=2)._queue
+    queue.sleep_when_free, queue.progress_update_sleep_when_free = QUEUE_SECONDS, 5 * QUEUE_SECONDS
+    return blocks
 
 
 def _films(events: Events) -> None:

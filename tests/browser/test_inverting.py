@@ -116,6 +116,7 @@ def test_what_ends_a_photo_keeps_the_codes_so_far(page, mirrors, how):
     mirrors.pause = 0.15
     choose(page, RED, wait=False)
     page.wait_for_function("knobStudio.inverting.progress.value >= 0.15")
+    mirrors.pause = 0.6  # a slow browser has the time to show each step
     page.wait_for_timeout(200)
     codes = settle(page)["slots"]["look"]["codes"]
     if how == "Escape":
@@ -125,9 +126,9 @@ def test_what_ends_a_photo_keeps_the_codes_so_far(page, mirrors, how):
     else:
         page.evaluate("knobStudio.turn('scale', 0.27)")
     page.wait_for_function(REST)
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(1000)
     done = mirrors.done
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(800)
     assert mirrors.done == done and mirrors.running == 0  # the server has stopped too
     found = settle(page)
     assert found["slots"]["look"]["codes"] == codes

@@ -55,6 +55,31 @@ def test_it_serves_a_file_of_ones_own_and_leaves_nothing_behind(tmp_path: Path):
     assert f"http://127.0.0.1:{port} is ready" in told.decode()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="processor time is read from /proc")
+def test_an_idle_server_leaves_the_processor_alone(tmp_path: Path):
+    file = tmp_path / "mine.safetensors"
+    save_generator(file, Generator(GeneratorConfig()), card={"title": "My own"})
+    port = free_port("127.0.0.1", 7760)
+    command = [sys.executable, "-m", "demo", "--checkpoint", str(file), "--port", str(port), "--no-open"]
+    process = subprocess.Popen(command)
+
+    def seconds_of_processor() -> float:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    try:
+        answer_of(process, f"http://127.0.0.1:{port}/live/models")
+        shares = []
+        while len(shares) < 8 and (not shares or min(shares) > 0.05):  # its start may not be over yet
+            before = seconds_of_processor()
+            time.sleep(2)
+            shares.append((seconds_of_processor() - before) / 2)
+        assert min(shares) <= 0.05, shares
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
 def test_a_signal_ends_it_in_time_whatever_it_does():
     """Here the main thread sleeps on, and a thread that must be waited for works."""
     script = """

@@ -87,30 +87,28 @@ class _Track:
     partly: int = 0
     """Frames in a row in which a part of it was seen."""
 
-    @property
-    def area(self) -> float:
-        """Area of the whole object on the small mask."""
-        return float(np.median(self.areas))
+    area: float = 0.0
+    """Of the whole object on the small mask."""
+    ahead: Float[np.ndarray, "4"] = field(default_factory=lambda: np.zeros(4))
+    """Box where the object is expected in this frame."""
+    expected: Bool[np.ndarray, "s s"] = field(default_factory=lambda: np.zeros((SIDE, SIDE), bool))
+    """Small mask of the same."""
 
-    @property
-    def speed(self) -> Float[np.ndarray, "2"]:
-        """Pixels a frame, x and y: the slope through the last middles."""
+    def look_ahead(self, size: tuple[int, int]) -> None:
+        """Expect the object in a frame of width, height `size`."""
+        self.area = float(np.median(self.areas))
+        moved = self._speed() * (self.hidden + 1)
+        self.ahead = self.box + np.concatenate([moved, moved])
+        self.expected = _shifted(self.mask, np.round(moved * SIDE / np.array(size)).astype(int).tolist())
+
+    def _speed(self) -> Float[np.ndarray, "2"]:
+        """Return pixels a frame, x and y: the slope through the last middles."""
         times = np.array([time for time, _ in self.centres], float)
         if len(times) < 3:
             return np.zeros(2)
         times -= times.mean()
         centres = np.stack([centre for _, centre in self.centres])
         return times @ (centres - centres.mean(0)) / (times @ times)
-
-    def ahead(self) -> Float[np.ndarray, "4"]:
-        """Return the box where the object is expected now."""
-        moved = self.speed * (self.hidden + 1)
-        return self.box + np.concatenate([moved, moved])
-
-    def expected(self, size: tuple[int, int]) -> Bool[np.ndarray, "s s"]:
-        """Return the small mask where the object is expected now, in a frame of width, height `size`."""
-        moved = self.speed * (self.hidden + 1) * SIDE / np.array(size)
-        return _shifted(self.mask, np.round(moved).astype(int).tolist())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,8 +139,10 @@ class Tracker:
         c, size = self.config, (frame.shape[1], frame.shape[0])
         self._frame += 1
         seen = [_looked_at(frame, instance) for instance in instances]
+        for track in self._tracks:
+            track.look_ahead(size)
         recent = [track for track in self._tracks if track.hidden <= RECENT]
-        pairs = _assigned(recent, seen, lambda track, what: _overlapping(track, what, size), c.least)
+        pairs = _assigned(recent, seen, _overlapping, c.least)
         taken = {id(track) for track, _ in pairs} | {id(what) for _, what in pairs}
         lost = [track for track in self._tracks if id(track) not in taken]
         pairs += _assigned(lost, [what for what in seen if id(what) not in taken], _returned, c.alike)
@@ -210,7 +210,7 @@ class Tracker:
     def _go_on(self, track: _Track, what: _Seen, size: tuple[int, int], touched: bool) -> None:
         """Move a track to where its object is now; while a thing that it touches hides a part of it, along its way."""
         track.seen += 1
-        expected, ahead = track.expected(size), track.ahead()
+        expected, ahead = track.expected, track.ahead
         track.hidden = 0
         part = what.area < PARTLY * track.area
         merged = len(track.areas) >= KNOWN and what.area > track.area / PARTLY
@@ -238,9 +238,9 @@ def _assigned(
     return [(tracks[t], seen[k]) for t, k in zip(rows, columns, strict=True) if table[t, k] >= least]
 
 
-def _overlapping(track: _Track, what: _Seen, size: tuple[int, int]) -> float:
+def _overlapping(track: _Track, what: _Seen) -> float:
     """Return in [0, 1] how likely an instance is a track: by overlap where the track is expected, and colour."""
-    ahead, expected = track.ahead(), track.expected(size)
+    ahead, expected = track.ahead, track.expected
     shared = float((expected & what.mask).sum())
     overlap = max(shared / max(1.0, float((expected | what.mask).sum())), _iou(ahead, what.box))
     if what.area < PARTLY * track.area:  # what is seen may be a part: it need only lie where the whole is expected
@@ -262,7 +262,7 @@ def _same(track: _Track, what: _Seen) -> float:
 
 def _near(track: _Track, what: _Seen, radius: float) -> float:
     """Return 1 where an instance lies where the track is expected, less the further away, in units of their size."""
-    ahead = track.ahead()
+    ahead = track.ahead
     gap = np.hypot(*(_middle(ahead) - _middle(what.box)))
     extent = float(np.sqrt(max(_area(ahead), _area(what.box), 1.0)))
     return float(np.exp(-((gap / (extent * (radius + 0.1 * track.hidden))) ** 2)))

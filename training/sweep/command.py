@@ -91,8 +91,7 @@ def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
     """Run or resume all trials on Ray Tune. Raises: ValueError if none was completed."""
     ray = _ray()
     alone = sweep.address == "local"
-    board = False if alone else None
-    ray.init(sweep.address, include_dashboard=board, log_to_driver=False, logging_level=logging.ERROR)
+    _start(ray, sweep.address)
     try:
         gpus = _gpus_of_a_trial(sweep, ray.cluster_resources())
         if alone:  # a cluster may yet grow
@@ -104,6 +103,20 @@ def _tune(sweep: Sweep, grid: list[tuple[str, Any]]) -> None:
             raise ValueError(f"no trial was completed: {errors[0]}")
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, address: str, attempts: int = 3) -> None:
+    """Start or join Ray; again where a busy machine takes longer to start it than Ray waits. Raises: ValueError."""
+    board = False if address == "local" else None
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(address, include_dashboard=board, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray raises no narrower class
+            ray.shutdown()
+            if attempt == attempts or "timed out" not in str(error):
+                raise ValueError(f"Ray does not start at {address}: {str(error).splitlines()[0]}") from error
+            log.warning("Ray took too long to start on this machine; once more")
 
 
 def _ray() -> Any:

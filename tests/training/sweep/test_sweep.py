@@ -23,7 +23,7 @@ from tests.places import ROOT
 from training.checkpoint import load_generator, newest_state
 from training.loop.train import train
 from training.registry import preset
-from training.sweep.command import Sweep
+from training.sweep.command import Sweep, _start
 from training.sweep.grid import trials
 from training.sweep.results import metric_curve, results, write_results
 
@@ -93,6 +93,34 @@ def test_without_ray_it_says_what_to_install(tmp_path, squares, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"a sweep needs Ray .*pip install '.\[sweep\]'"):
         sweep(tmp_path / "out", squares, "lr=1e-3,2e-3").run()
+
+
+class SlowRay:
+    """Stands for Ray on a machine too busy to start it in the time that Ray waits."""
+
+    def __init__(self, *errors: str) -> None:
+        self.errors, self.starts, self.ends = list(errors), 0, 0
+
+    def init(self, address: str, **options: object) -> None:
+        self.starts += 1
+        if self.errors:
+            raise Exception(self.errors.pop(0))
+
+    def shutdown(self) -> None:
+        self.ends += 1
+
+
+def test_ray_is_started_again_where_it_took_too_long():
+    late = "The current node timed out during startup.\nThis could happen ..."
+    ray = SlowRay(late, late)
+    _start(ray, "local")
+    assert (ray.starts, ray.ends) == (3, 2)
+    with pytest.raises(ValueError, match=r"^Ray does not start at local: The current node timed out during startup.$"):
+        _start(SlowRay(late, late, late), "local")
+    ray = SlowRay("no cluster at that address")
+    with pytest.raises(ValueError, match="no cluster at that address"):
+        _start(ray, "10.0.0.1:6379")
+    assert ray.starts == 1
 
 
 def test_the_folder_of_another_sweep_is_refused(tmp_path, squares, monkeypatch):
