@@ -13,7 +13,7 @@ from tests.places import CHECKPOINTS
 torch.set_num_threads(1)  # tests share their machine; results do not depend on it
 
 LONG = ("test_sweep", "test_whole_path", "test_train", "test_distributed", "test_readme", "test_kernels", "test_floods")
-"""Files of few tests that take minutes: they are begun first, so that no worker is alone with one of them at the end."""
+"""Files of few tests that take minutes: they begin first, so that no worker is alone with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
