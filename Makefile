@@ -15,7 +15,7 @@ test: $(VENV)/.test browser scripts
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/pyright --pythonpath $(RUN)/python
-	$(RUN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 format: BIOME_OPTIONS := --write
 format: $(VENV)/.test scripts

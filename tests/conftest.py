@@ -12,15 +12,6 @@ from tests.places import CHECKPOINTS
 
 torch.set_num_threads(1)  # tests share their machine; results do not depend on it
 
-LONG = ("test_sweep", "test_whole_path", "test_train", "test_distributed", "test_readme", "test_kernels", "test_floods")
-"""Files of few tests that take minutes: they begin first, so that no worker is alone with one of them at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files, the long ones first; within a file nothing changes."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
-
 def devices() -> list:
     """Return the CPU, and the GPU where there is one."""
     gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
