@@ -12,6 +12,7 @@ from tests.places import CHECKPOINTS
 
 torch.set_num_threads(1)  # tests share their machine; results do not depend on it
 
+
 def devices() -> list:
     """Return the CPU, and the GPU where there is one."""
     gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
