@@ -12,16 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import tyro
 
-from tests.benchmarks.page import percentile, say
+from tests.benchmarks.page import Measure, percentile, say, server
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 MODEL = ROOT / "checkpoints" / "giraffe-hd-cars-64.safetensors"
 
 
@@ -44,21 +46,17 @@ class Beside:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder)
             with self._training(out / "alone") as log:
-                train = self._speed(log)
+                train, _ = _pace(log, lambda: time.sleep(self.seconds))
             evaluate = self._evaluated(out)
             with self._training(out / "with") as log:
-                before, began = _seen(log), time.perf_counter()
-                evaluate_beside = self._evaluated(out)
-                train_beside = (_seen(log) - before) / (time.perf_counter() - began)
+                train_beside, evaluate_beside = _pace(log, lambda: self._evaluated(out))
             say("train beside evaluate", alone=train, beside=train_beside, of_alone=train_beside / train, target=0.45)
             share = evaluate / evaluate_beside
             say("evaluate beside train", alone_s=evaluate, beside_s=evaluate_beside, of_alone=share, target=0.45)
-            with self._page() as address:
+            with server(Measure(checkpoint=[MODEL], port=self.port)) as (address, _):
                 alone = self._waits(address)
                 with self._training(out / "page") as log:
-                    before, began = _seen(log), time.perf_counter()
-                    beside = self._waits(address)
-                    train_page = (_seen(log) - before) / (time.perf_counter() - began)
+                    train_page, beside = _pace(log, lambda: self._waits(address))
             p95 = [percentile(waits, 0.95) for waits in (alone, beside)]
             medians = [statistics.median(waits) for waits in (alone, beside)]
             say(
@@ -83,12 +81,6 @@ class Beside:
             process.terminate()
             process.wait()
 
-    def _speed(self, log: Path) -> float:
-        """Return pictures a second."""
-        before, began = _seen(log), time.perf_counter()
-        time.sleep(self.seconds)
-        return (_seen(log) - before) / (time.perf_counter() - began)
-
     def _evaluated(self, out: Path) -> float:
         """Return the seconds that `evaluate` takes."""
         command = [sys.executable, "-m", "training", "evaluate", str(MODEL), "--data", str(self.data)]
@@ -97,25 +89,6 @@ class Beside:
             [*command, "--n", str(self.n), "--out", str(out / "report")], cwd=ROOT, check=True, capture_output=True
         )
         return time.perf_counter() - began
-
-    @contextlib.contextmanager
-    def _page(self) -> Iterator[str]:
-        """Serve the page inside the block; yields its address."""
-        command = [sys.executable, "-m", "demo", "--port", str(self.port), "--checkpoint", str(MODEL)]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-        address = f"http://127.0.0.1:{self.port}"
-        try:
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    httpx.get(f"{address}/live/models", timeout=30).raise_for_status()
-                    break
-                if process.poll() is not None:
-                    raise SystemExit(f"the page ended with {process.returncode}")
-                time.sleep(0.2)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
 
     def _waits(self, address: str) -> list[float]:
         """Return milliseconds from asking for a picture to having it, one after another."""
@@ -128,6 +101,13 @@ class Beside:
                 client.post("/live/picture", json={"checkpoint": model["name"], "knobs": knobs}).raise_for_status()
                 waits.append(1000 * (time.perf_counter() - began))
         return waits[10:]
+
+
+def _pace(log: Path, during: Callable[[], T]) -> tuple[float, T]:
+    """Return the pictures a second that training sees while `during` runs, and what that returns."""
+    before, began = _seen(log), time.perf_counter()
+    result = during()
+    return (_seen(log) - before) / (time.perf_counter() - began), result
 
 
 def _seen(log: Path) -> int:

@@ -86,7 +86,6 @@ class _Track:
     seen: int = 1
     partly: int = 0
     """Frames in a row in which a part of it was seen."""
-
     area: float = 0.0
     """Of the whole object on the small mask."""
     ahead: Float[np.ndarray, "4"] = field(default_factory=lambda: np.zeros(4))
