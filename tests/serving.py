@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import uvicorn
 
@@ -16,6 +18,8 @@ from demo.models import Model, Models
 from tests.toys import Blocks, Patches
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Segmenter
+
+T = TypeVar("T")
 
 
 def toy_models() -> Models:
@@ -31,6 +35,12 @@ def toy_models() -> Models:
             ),
         ]
     )
+
+
+def result_of(coroutine: Coroutine[None, None, T]) -> T:
+    """Run a coroutine in a thread of its own, as Playwright leaves a loop running in the thread of its tests."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 @contextmanager

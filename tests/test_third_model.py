@@ -1,9 +1,7 @@
 """A further model costs one entry in the table of families, a further tab one line; both are trained or shown here."""
 
-import asyncio
 import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import nn
 from demo import app
 from demo.models import Models, load_model
 from tests.benchmarks.kills import squares
+from tests.serving import result_of
 from tests.third_model import FAMILY
 from training.loop.train import train
 from training.registry import FAMILIES, preset
@@ -49,8 +48,7 @@ def test_a_third_model_trains_is_measured_and_joins_the_page(tmp_path: Path, mon
     async def laid_out() -> list[dict]:  # Gradio leaves event loops open where none runs
         return [part["props"] for part in app.page(models).config["components"]]
 
-    with ThreadPoolExecutor(1) as thread:  # in this one a browser test may have left a loop running
-        shown = thread.submit(lambda: asyncio.run(laid_out())).result()
+    shown = result_of(laid_out())
     assert [part["label"] for part in shown if part.get("id") in ("knobs", "mix", "cutouts", "third")] == [
         "Turn the knobs",
         "Cut out objects",

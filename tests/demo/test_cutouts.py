@@ -1,5 +1,6 @@
 """The routes of "Cut out objects": found, cut, painted; each visitor's own; bounded; others are answered meanwhile."""
 
+import asyncio
 import base64
 import io
 import json
@@ -18,7 +19,7 @@ import pytest
 from demo import cutouts
 from demo.cutouts import Desk, _examples, _made, united
 from tests.odd_files import BAD, GOOD
-from tests.serving import served, toy_models
+from tests.serving import result_of, served, toy_models
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Instance
 
@@ -240,9 +241,7 @@ def test_one_visitor_has_few_requests_under_way(visitor, monkeypatch):
     assert answers.count(200) >= cutouts.EACH and answers.count(503) >= 1
 
 
-def test_the_line_before_the_finder_is_bounded(monkeypatch):
-    import asyncio
-
+def test_the_line_before_the_finder_is_bounded():
     async def many() -> int:
         desk = Desk(Discs)
         tasks = [asyncio.create_task(desk.find(np.asarray(picture()))) for _ in range(cutouts.MOST_WAITING + 5)]
@@ -250,7 +249,7 @@ def test_the_line_before_the_finder_is_bounded(monkeypatch):
         desk.close()
         return sum(isinstance(result, cutouts.BusyError) for result in results)
 
-    assert asyncio.run(many()) == 5
+    assert result_of(many()) == 5
 
 
 def test_examples_and_labels_are_told(visitor):
