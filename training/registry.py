@@ -56,6 +56,7 @@ FAMILIES: dict[str, Family] = {
             "giraffe-hd-cars-128": "giraffe_hd.fast.presets:CARS_128",
             "giraffe-hd-photos-64": "giraffe_hd.fast.presets:PHOTOS_64",
             "giraffe-hd-cats-64": "giraffe_hd.fast.presets:CATS_64",
+            "giraffe-hd-fruit-64": "giraffe_hd.fast.presets:FRUIT_64",
         },
     ),
     "giraffe_hd_reader": Family(

@@ -50,3 +50,22 @@ CATS_64 = replace(
 )  # fmt: skip
 """Heads of cats seen from the front, cut to 1.5 times the head's box: the object is head and chest, so its box reaches
 from the ears to below the picture. Masks cover two thirds of that box on average."""
+
+FRUIT_64 = replace(
+    PHOTOS_64,
+    generator=replace(
+        PHOTOS_64.generator,
+        pose=PoseConfig(
+            elevation=(0.0, 10.0), scale=(0.29, 0.34), proportions=(1.0, 1.0, 0.92), y=(-0.02, 0.02), z=(-0.02, 0.02)
+        ),
+        mirror=False,
+    ),
+    coverage=(0.5, 0.9),
+    cutouts=1.0,
+    object_pose_share=(0.5, 0.5),
+    pose_weights=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    binarisation_ramp=(10_000, 30_000),
+    sigma_noise_until=30_000,
+)
+"""Single fruit on a motor's shaft, from all sides at the height of the eye, pasted onto environments. One side differs
+from the other, and no side is the front, so that the pose head reads the rotation with half the weight."""

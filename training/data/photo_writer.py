@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from training.data.new_backgrounds import NewBackgrounds
 from training.data.sources import Photo, PixelBox
 from training.data.tables import BOX_COLUMNS, number
 from training.imaging.decoders import DECODERS
@@ -55,6 +56,8 @@ class PhotoWriter:
     mask_rim: float
     require: tuple[str, ...] = ()
     """`box`, `mask`: photos for which neither the source nor the finder gives it are left out."""
+    backgrounds: NewBackgrounds | None = None
+    """What replaces the photos' own backgrounds; photos without a mask are then left out."""
 
     def write(self, place: int, photo: Photo) -> Written | str:
         """Write one photo and its mask; return its entry, or why it cannot be used."""
@@ -65,6 +68,8 @@ class PhotoWriter:
             mask, noted = self._mask(photo, shown)
             box, origin = self._box(photo, shown, mask)
             located = self._found(photo, shown, mask, box, origin)
+            if self.backgrounds is not None:
+                shown, located = self._pasted(self.backgrounds, photo, shown, located)
         except PictureError as error:
             return str(error)
         return self._written(f"{place:07d}", photo, shown, located, noted)
@@ -162,6 +167,18 @@ class PhotoWriter:
             if subject.sure:
                 origin = FOUND if self.finder.is_network == (subject.origin == "network") else BACKDROP
         return (x0 * size[0], y0 * size[1], x1 * size[0], y1 * size[1]), origin
+
+    def _pasted(
+        self, backgrounds: NewBackgrounds, photo: Photo, shown: Decoded, located: "Located"
+    ) -> tuple[Decoded, "Located"]:
+        """Return a photo's object on another background. Raises: PictureError without a mask to cut it out by."""
+        if located.mask is None:
+            raise PictureError(f"{photo.name}: it has no mask, by which a new background could be put behind its object")
+        pasted = backgrounds(shown.picture, located.mask, photo.name)
+        if pasted is None:
+            raise PictureError(f"{photo.name}: its object is under 16 pixels wide or in small fragments")
+        new = replace(shown, picture=pasted.picture, size=pasted.picture.size, orientation=1)
+        return new, replace(located, mask=pasted.mask, box=pasted.box, box_from="mask")
 
     def _check_required(self, photo: Photo, mask: PIL.Image.Image | None, origin: str) -> None:
         """Raise PictureError for a photo without a required box or mask that is known or found with confidence."""

@@ -13,8 +13,10 @@ import tyro
 from tqdm import tqdm
 
 from training.data.account import Account, show
+from training.data.backgrounds import read_environments
 from training.data.layouts import LAYOUTS, detect, with_boxes
 from training.data.masked_photos import PrepareMasked
+from training.data.new_backgrounds import NewBackgrounds
 from training.data.photo_writer import PhotoWriter, Written
 from training.data.prepare_cars import PrepareCars
 from training.data.prepare_composites import PrepareComposites
@@ -80,6 +82,9 @@ class Prepare:
     """Labels of the finder to accept; by default all, of which the largest confident object is taken."""
     finder_sure: float = 0.5
     """Score from which a network's object counts as confident; only such objects give masks, others mark the photo."""
+    backgrounds: Path | None = None
+    """A folder of .npz environment maps (`radiance`, linear, equirectangular); the objects, cut out by their masks, are
+    pasted onto views of them. For photos on white; photos without a mask are left out."""
     held_out: float = 0.1
     """Share of the photos to hold out for testing, where the source has no splits."""
     margin: float = 1.5
@@ -205,6 +210,12 @@ class Prepare:
             return None
         return load_finder(self.finder, self.finder_label, sure=self.finder_sure)
 
+    def _backgrounds(self) -> NewBackgrounds | None:
+        """Return what replaces the photos' backgrounds. Raises: ValueError if the environment maps cannot be read."""
+        if self.backgrounds is None:
+            return None
+        return NewBackgrounds(tuple(read_environments(self.backgrounds).values()), self.margin)
+
     def _written(self, folder: Path, photos: list[Photo], finder: SubjectFinder | None) -> Iterator[Written | str]:
         """Write photos in parallel; yield each one's entry, or why it cannot be used."""
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -217,6 +228,7 @@ class Prepare:
             mask_share=self.mask_share,
             mask_rim=self.mask_rim,
             require=self.require,
+            backgrounds=self._backgrounds(),
         )
         with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:
             for start in range(0, len(photos), 1000):  # so that a long list does not become as many pending tasks
