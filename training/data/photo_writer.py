@@ -173,7 +173,7 @@ class PhotoWriter:
     ) -> tuple[Decoded, "Located"]:
         """Return a photo's object on another background. Raises: PictureError without a mask to cut it out by."""
         if located.mask is None:
-            raise PictureError(f"{photo.name}: it has no mask, by which a new background could be put behind its object")
+            raise PictureError(f"{photo.name}: it has no mask to cut its object out by")
         pasted = backgrounds(shown.picture, located.mask, photo.name)
         if pasted is None:
             raise PictureError(f"{photo.name}: its object is under 16 pixels wide or in small fragments")
