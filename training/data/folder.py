@@ -41,6 +41,7 @@ class _Row:
     width: int
     height: int
     box: Box | None
+    sequence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class PictureSet:
         """The label of each picture, as an index into `label_names`."""
         self.factors: dict[str, Tensor] = columns
         """Further numeric columns of the index by name, float64 `(n,)`; NaN where a cell is empty."""
+        self.sequences: tuple[str, ...] = tuple(row.sequence for row in rows)
+        """The film that each picture is a frame of, by the column `sequence`; "" for none."""
         self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="pictures")
         self._memory: list[_Decoded] | None = None
         if len(rows) * _bytes_a_picture(config, self.has_masks) <= memory:
@@ -310,7 +313,7 @@ def _row(index: Path, number: int, line: dict[str, str]) -> _Row:
     if edges:
         x0, y0, x1, y1 = edges
         box = (x0 / width, y0 / height, x1 / width, y1 / height)
-    return _Row(line["file"], line["label"], width, height, box)
+    return _Row(line["file"], line["label"], width, height, box, line.get("sequence", ""))
 
 
 def _number(text: str | None) -> float | None:

@@ -78,7 +78,7 @@ class Block(nn.Module):
         return torch.relu(x + self.body(x))
 
 
-def _down(old: int, new: int, kernel: int = 3) -> nn.Sequential:
+def down(old: int, new: int, kernel: int = 3) -> nn.Sequential:
     """Return a convolution that halves the side."""
     return nn.Sequential(nn.Conv2d(old, new, kernel, 2, 1, bias=False), nn.BatchNorm2d(new), nn.ReLU())
 
@@ -89,9 +89,9 @@ class CarEvaluator(nn.Module):
     def __init__(self, meshes: tuple[str, ...], dims: tuple[int, ...] = (24, 48, 96, 128)) -> None:
         super().__init__()
         self.meshes = meshes
-        trunk: list[nn.Module] = [_down(3, dims[0], 4)]
+        trunk: list[nn.Module] = [down(3, dims[0], 4)]
         for old, new in pairwise(dims):
-            trunk += [_down(old, new), Block(new)]
+            trunk += [down(old, new), Block(new)]
         self.trunk = nn.Sequential(*trunk)
         cells = (SIDE // 2 ** len(dims)) ** 2
         self.head = nn.Sequential(
@@ -250,7 +250,7 @@ def calibrate(network: CarEvaluator, pictures: PictureSet, n: int = 4000) -> Non
     network.shift.copy_(out.mean(0) - network.gain * truth.mean(0))
 
 
-def _rate(done: float) -> float:
+def rate(done: float) -> float:
     """Return the learning rate's factor: up over the first tenth, then half a cosine down to 0."""
     return min(1.0, 0.01 + 10 * done) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
@@ -317,7 +317,7 @@ class Train:
         labels = targets(train)
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=0.02)
         steps = self.images // self.batch
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / steps))
         rng = torch.Generator().manual_seed(self.seed)
         mirror = torch.tensor([-1.0, 1, 1, 1, -1, 1])  # a mirrored car turns and stands the other way
         with tqdm(total=steps * self.batch, unit="img", mininterval=5) as bar:

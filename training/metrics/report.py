@@ -28,8 +28,10 @@ from training.metrics.knobs import KnobReport, car_reader, measure_knobs
 from training.metrics.lpips import Lpips, diversity
 from training.metrics.masks import read_masks
 from training.metrics.mutual_background import CLASSES, deeplab, mutual_background
+from training.metrics.regression import Fit
 from training.metrics.report_html import write_page
 from training.metrics.swaps import SwapReport, measure_swaps
+from training.metrics.turn_evaluator import TurnEvaluator, load_turn_evaluator, measured_turn
 from training.metrics.weights import WeightsMissingError
 from training.runtime.malloc import keep_memory
 from training.types import Generator
@@ -62,6 +64,8 @@ class Report:
     """Segmenter -> share of common background changed by 1/255 or more when the object is redrawn."""
     diversity: dict[str, float] = field(default_factory=dict)
     """Seed knob -> LPIPS distance of pictures that differ in its code alone."""
+    turns: Fit | None = None
+    """Turns of the rotation knob, up to 60 degrees, against those that an evaluator of films reads."""
     inversion: InversionReport | None = None
     """How well the codes found for photos reconstruct them."""
     distances: dict[str, float] = field(default_factory=dict)
@@ -104,6 +108,7 @@ def evaluate(
     *,
     training_pictures: PictureSet | None = None,
     evaluator: CarEvaluator | None = None,
+    turn_evaluator: TurnEvaluator | None = None,
     features: Features | None = None,
     perceptual: Lpips | None = None,
     segmenter: str | None = None,
@@ -111,13 +116,16 @@ def evaluate(
 ) -> Report:
     """Fill in `report` with what applies to the generator, and return it.
 
-    Without `pictures` only what needs no real ones is measured. `evaluator` reads rendered cars. Distances are those to
+    Without `pictures` only what needs no real ones is measured. `evaluator` reads rendered cars, `turn_evaluator` turns
+    of objects that it saw in films. Distances are those to
     `pictures`, or to `training_pictures` where there are too few for a Frechet distance and more of these.
     """
     n, seed = report.n, report.seed
     compared, others = _compared(report, pictures, training_pictures, features)
     with tqdm(total=5, unit="part", leave=False) as bar:
         timed = Timed(report, bar)
+        if turn_evaluator is not None:
+            report.turns = timed("turns", lambda: measured_turn(turn_evaluator, generator, n=n, seed=seed))
         if any(knob.kind in ("range", "angle") for knob in generator.knobs):
             _evaluate_knobs(generator, report, evaluator, segmenter, timed)
         elif segmenter:
@@ -253,6 +261,9 @@ class Evaluate:
     """Class of the object, such as car or person, for the authors' mutual background score by DeepLab."""
     evaluator: Path = SHIPPED
     """The network that reads rendered cars, a file of `python -m training.metrics.car_evaluator`."""
+    turn_evaluator: Path | None = None
+    """A network that reads the turn between two photos of an object, a file of `python -m
+    training.metrics.turn_evaluator`: measures the rotation knob of generators of such photos."""
     inversion: int = 0
     """Real pictures to invert: how well their codes draw them rebuilt and, on rendered cars, turned and repainted; 40
     take about 3 minutes."""
@@ -303,8 +314,9 @@ class Evaluate:
         except WeightsMissingError as problem:
             report.notes.append(f"LPIPS: {problem}")
         evaluate(
-            generator, report, pictures, training_pictures=others, evaluator=evaluator, features=features,
-            perceptual=perceptual, segmenter=self.segmenter, inversion=self.inversion,
+            generator, report, pictures, training_pictures=others, evaluator=evaluator,
+            turn_evaluator=load_turn_evaluator(self.turn_evaluator, device) if self.turn_evaluator else None,
+            features=features, perceptual=perceptual, segmenter=self.segmenter, inversion=self.inversion,
         )  # fmt: skip
         self.write(report)
 

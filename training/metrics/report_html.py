@@ -116,6 +116,9 @@ def summary(report: "Report") -> list[str]:
                 f"No knob of the object touches more than {100 * (worst.background_1 or 0):.1f} % of the background "
                 f"({worst.label}, counted from one level of 255)."
             )
+    if (turns := report.turns) is not None:
+        said = f"Turned by up to 60°, objects turn {abs(turns.slope):.2f} times as far (R² {turns.r2:.2f})"
+        sentences.append(f"{said}, read by a network that learned from films.")
     if swaps is not None:
         table = swaps.swaps
         sentences.append(

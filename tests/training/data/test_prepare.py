@@ -58,6 +58,39 @@ def test_photos_beside_their_masks_come_with_them(source):
     assert masks == [f"{Path(row['file']).stem}.png" for row in rows[:3]]
 
 
+def test_objects_on_white_are_put_before_environments(source, tmp_path):
+    (source / "images").mkdir()
+    (source / "masks").mkdir()
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    np.savez(maps / "blue.npz", radiance=np.tile(np.float32([0.01, 0.02, 1.0]), (16, 32, 1)))
+    for i in range(3):  # a red rectangle on white, 60 x 40, its mask; the last has none
+        picture = PIL.Image.new("RGB", (100, 100), "white")
+        picture.paste((200, 30, 30), (20, 30, 80, 70))
+        picture.save(source / "images" / f"{i}.png")
+        mask = PIL.Image.new("L", (100, 100))
+        mask.paste(255, (20, 30, 80, 70))
+        if i < 2:
+            mask.save(source / "masks" / f"{i}.png")
+    options: Any = {"backgrounds": maps, "find_boxes": False, "size": 32, "views": "all-sides"}
+    Prepare(source=source, out=tmp_path / "set", **options).run()
+    Prepare(source=source, out=tmp_path / "again", **options).run()
+    made = json.loads((tmp_path / "set" / "set.json").read_text())
+    assert len(made["left_out"]) == 1 and "no mask" in made["left_out"][0]
+    pictures = PictureSet(tmp_path / "set", DataConfig(size=32, object_margin=1.5), None)
+    batch = pictures.get([0, 1])
+    assert batch.box is not None and batch.mask is not None
+    x0, y0, x1, y1 = batch.box[0].tolist()
+    assert (x0 + x1) / 2 == pytest.approx(0.5, abs=0.03) and (x1 - x0) == pytest.approx(1 / 1.5, abs=0.05)
+    assert (y1 - y0) == pytest.approx(40 / 60 / 1.5, abs=0.05)
+    object_, place = batch.mask > 0.95, batch.mask < 0.05
+    red, blue = batch.image[:, 0:1], batch.image[:, 2:3]
+    assert red[object_].min() > blue[object_].max() and blue[place].min() > red[place].max()
+    assert red[place].max() < 0.5, "white of the photo is left"
+    first, second = (sorted((tmp_path / name / "images").iterdir()) for name in ("set", "again"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
 def test_a_mask_with_a_damaged_chunk_is_left_out(cub):
     path = cub / "segmentations" / "001.Albatross" / "a.png"
     rng = np.random.default_rng(0)
