@@ -63,7 +63,7 @@ def test_objects_on_white_are_put_before_environments(source, tmp_path):
     (source / "masks").mkdir()
     maps = tmp_path / "maps"
     maps.mkdir()
-    np.savez(maps / "blue.npz", radiance=np.tile(np.float32([0.01, 0.02, 1.0]), (16, 32, 1)))
+    np.savez(maps / "blue.npz", radiance=np.tile(np.array([0.01, 0.02, 1], np.float32), (16, 32, 1)))
     for i in range(3):  # a red rectangle on white, 60 x 40, its mask; the last has none
         picture = PIL.Image.new("RGB", (100, 100), "white")
         picture.paste((200, 30, 30), (20, 30, 80, 70))
