@@ -37,6 +37,7 @@ TABLE: dict[str, Kind] = {
     "{}_within_15": Kind("more", "share", "of pictures are turned as the knob says, to 15° (chance: 8 %)"),
     "turn_slope": Kind("one, either sign", "ratio", "slope of turns up to 60°, read by a network that saw films"),
     "turn_r2": Kind("more", "ratio", "R² of these turns"),
+    "turn_seen": Kind("neither", "share", "of pairs of pictures show how far the object turned"),
     "turn_error": Kind("less", "degrees", "median error of these turns"),
     "turn_steps_right": Kind("more", "share", "of the steps of full turns go the right way"),
     "turns_closed": Kind("more", "share", "of full turns without a wrong step"),
@@ -148,7 +149,9 @@ def figures(report: "Report") -> dict[str, float]:
     if report.knobs is not None:
         found |= dict(_of_knobs(report.knobs))
     if (turns := report.turns) is not None:
-        found |= {"turn_slope": turns.slope, "turn_r2": turns.r2, "turn_error": turns.error}
+        found |= {"turn_seen": turns.share}
+        if turns.seen is not None:
+            found |= {f"turn_{name}": getattr(turns.seen, name) for name in ("slope", "r2", "error")}
     if report.swaps is not None:
         found |= dict(_of_swaps(report.swaps))
     found |= {f"mutual_background_{name}": value for name, value in report.mutual.items()}

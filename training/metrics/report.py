@@ -28,10 +28,9 @@ from training.metrics.knobs import KnobReport, car_reader, measure_knobs
 from training.metrics.lpips import Lpips, diversity
 from training.metrics.masks import read_masks
 from training.metrics.mutual_background import CLASSES, deeplab, mutual_background
-from training.metrics.regression import Fit
 from training.metrics.report_html import write_page
 from training.metrics.swaps import SwapReport, measure_swaps
-from training.metrics.turn_evaluator import TurnEvaluator, load_turn_evaluator, measured_turn
+from training.metrics.turn_evaluator import TurnEvaluator, TurnFit, load_turn_evaluator, measured_turn
 from training.metrics.weights import WeightsMissingError
 from training.runtime.malloc import keep_memory
 from training.types import Generator
@@ -64,7 +63,7 @@ class Report:
     """Segmenter -> share of common background changed by 1/255 or more when the object is redrawn."""
     diversity: dict[str, float] = field(default_factory=dict)
     """Seed knob -> LPIPS distance of pictures that differ in its code alone."""
-    turns: Fit | None = None
+    turns: TurnFit | None = None
     """Turns of the rotation knob, up to 60 degrees, against those that an evaluator of films reads."""
     inversion: InversionReport | None = None
     """How well the codes found for photos reconstruct them."""

@@ -116,8 +116,8 @@ def summary(report: "Report") -> list[str]:
                 f"No knob of the object touches more than {100 * (worst.background_1 or 0):.1f} % of the background "
                 f"({worst.label}, counted from one level of 255)."
             )
-    if (turns := report.turns) is not None:
-        said = f"Turned by up to 60°, objects turn {abs(turns.slope):.2f} times as far (R² {turns.r2:.2f})"
+    if report.turns is not None and (seen := report.turns.seen) is not None:
+        said = f"Turned by up to 60°, objects turn {abs(seen.slope):.2f} times as far (R² {seen.r2:.2f})"
         sentences.append(f"{said}, read by a network that learned from films.")
     if swaps is not None:
         table = swaps.swaps

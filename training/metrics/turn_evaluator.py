@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, smooth_l1_loss
+from torch.nn.functional import affine_grid, grid_sample
 from tqdm import tqdm
 
 from training.batched import repeat
@@ -30,7 +30,6 @@ from training.data.folder import PictureSet
 from training.metrics.car_evaluator import SIDE, Block, down, rate, spoil
 from training.metrics.regression import Fit, line_fit, wrap
 from training.metrics.weights import sha256
-from training.resize import resized
 from training.types import Generator, Image, Mask
 
 log = logging.getLogger(__name__)
@@ -39,11 +38,25 @@ MOST = 60.0
 """Degrees: the largest turn that is measured."""
 TRAINED = 75.0
 """Degrees: the largest turn in training, so that measured ones are not at its end."""
-DATA = DataConfig(size=SIDE, object_margin=1.5, flip=False)
+VISIBLE = 10.0
+"""Degrees: the largest expected error of a reading that counts; the turn of a smooth, even fruit cannot be seen."""
+ROOM = 1.1
+"""Side of the crop around an object over the longer side of its mask."""
+DATA = DataConfig(size=96, object_margin=1.5, flip=False)
+"""How pictures are read, before they are cropped to `SIDE`."""
+
+
+class Reading(NamedTuple):
+    """What was read of each pair."""
+
+    turn: Float[Tensor, " n"]
+    """Degrees from the first picture to the second."""
+    spread: Float[Tensor, " n"]
+    """Expected absolute error of that in degrees."""
 
 
 class TurnEvaluator(nn.Module):
-    """Two pictures of an object in, its turn about the vertical axis in degrees out.
+    """Two pictures of an object in, its turn about the vertical axis out.
 
     Features of both are correlated along rows, as in stereo, and convolutions read the turn. The result is odd:
     exchanging the pictures changes its sign alone.
@@ -56,24 +69,39 @@ class TurnEvaluator(nn.Module):
         self.trunk = nn.Sequential(
             down(cells + channels, width), Block(width), down(width, 2 * width), Block(2 * width),
             down(2 * width, 2 * width), nn.Flatten(), nn.Linear(2 * width * (cells // 8) ** 2, 128), nn.ReLU(),
-            nn.Linear(128, 1),
+            nn.Linear(128, 2),
         )  # fmt: skip
 
-    def forward(self, first: Image, second: Image) -> Float[Tensor, " n"]:
-        """Return turns in degrees, from pictures of objects on grey (`on_grey`)."""
+    def forward(self, first: Image, second: Image) -> Reading:
+        """Return turns, from pictures of objects on grey (`on_grey`)."""
         n = len(first)
         features = self.stem(torch.cat([first, second]))
         a, b = features[:n], features[n:]
         rows = torch.einsum("nchx,nchy->nhxy", a, b) / math.sqrt(a.shape[1])  # (n, rows, columns of a, columns of b)
         one_way = torch.cat([rows.permute(0, 3, 1, 2), a], 1)
         other_way = torch.cat([rows.permute(0, 2, 1, 3), b], 1)
-        out = self.trunk(torch.cat([one_way, other_way])).flatten()
-        return MOST / 2 * (out[:n] - out[n:])
+        out = self.trunk(torch.cat([one_way, other_way]))
+        turn, log_spread = out[:n, 0] - out[n:, 0], (out[:n, 1] + out[n:, 1]).clamp(-4, 1)
+        return Reading(MOST / 2 * turn, MOST * log_spread.exp())
 
 
 def on_grey(image: Image, mask: Mask) -> Float[Tensor, "n 3 side side"]:
-    """Return pictures of `SIDE` with grey in place of the background, which must not tell the turn."""
-    return resized(image * mask, SIDE)
+    """Return crops of `SIDE` around the objects, with grey in place of the background, which must not tell the turn."""
+    inside = mask[:, 0] > 0.5
+    (x0, x1), (y0, y1) = _ends(inside.any(1)), _ends(inside.any(2))
+    half = ROOM * torch.maximum(x1 - x0, y1 - y0) / 2
+    zero = torch.zeros_like(half)
+    theta = torch.stack([half, zero, (x0 + x1) / 2, zero, half, (y0 + y1) / 2], 1).view(-1, 2, 3)
+    grid = affine_grid(theta, [len(image), 3, SIDE, SIDE], align_corners=False)
+    return grid_sample(image * mask, grid, align_corners=False)
+
+
+def _ends(there: Bool[Tensor, "n pixels"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the first and the last place that is True, from -1 to 1; all of it where none is."""
+    size = there.shape[1]
+    there = there | ~there.any(1, keepdim=True)
+    first, last = there.float().argmax(1), size - there.flip(1).float().argmax(1)
+    return 2 * first / size - 1, 2 * last / size - 1
 
 
 class Pairs(NamedTuple):
@@ -94,7 +122,7 @@ class Films:
         yaw = pictures.factors.get("yaw_deg")
         if yaw is None or not pictures.has_masks or not any(pictures.sequences):
             raise ValueError(f"{pictures.path} has no films; expected columns sequence and yaw_deg, and masks")
-        self.yaw = yaw
+        self.yaw = yaw.clone()
         self.frames: dict[str, list[int]] = {}
         for i, name in enumerate(pictures.sequences):
             if name and not math.isnan(float(yaw[i])):
@@ -102,23 +130,44 @@ class Films:
         batches = list(pictures.batches(size=256))
         self.images = torch.cat([on_grey(b.image, b.mask) for b in batches if b.mask is not None])
 
-    def pairs(self, n: int, most: float, rng: torch.Generator) -> Pairs:
-        """Return pairs from random films, turned by up to `most` degrees; turns are spread evenly."""
-        films, found = list(self.frames.values()), []
+    def pairs(self, n: int, most: float, rng: torch.Generator, film: str | None = None) -> Pairs:
+        """Return pairs from random films, or of one, turned by up to `most` degrees; turns are spread evenly."""
+        films, found = list(self.frames.values()) if film is None else [self.frames[film]], []
         while len(found) < n:
-            film = films[int(torch.randint(len(films), (), generator=rng))]
-            first = film[int(torch.randint(len(film), (), generator=rng))]
-            turn = wrap(self.yaw[film] - self.yaw[first])
+            frames = films[int(torch.randint(len(films), (), generator=rng))]
+            first = frames[int(torch.randint(len(frames), (), generator=rng))]
+            turn = wrap(self.yaw[frames] - self.yaw[first])
             aim = most * (2 * torch.rand((), generator=rng) - 1)
             place = int((turn - aim).abs().argmin())
             if abs(float(turn[place])) <= most:
-                found.append((first, film[place], float(turn[place])))
-        columns = torch.tensor(found).T
-        return Pairs(*columns)
+                found.append((first, frames[place], float(turn[place])))
+        return Pairs(*torch.tensor(found).T)
 
     def images_of(self, pairs: Pairs) -> tuple[Image, Image]:
         """Return the pictures of the pairs."""
         return self.images[pairs.first.long()], self.images[pairs.second.long()]
+
+    def reverse(self, network: TurnEvaluator) -> list[str]:
+        """Exchange the direction of films that clearly turn the other way, by what a network reads; return their names.
+
+        A film's frames tell how far its motor turned and not which way.
+        """
+        found, rng = [], torch.Generator().manual_seed(2)
+        for name, frames in self.frames.items():
+            pairs = self.pairs(64, MOST, rng, name)
+            fit = line_fit(pairs.turn, read(network, *self.images_of(pairs)).turn)
+            if fit.slope < 0 and fit.r2 > 0.4:
+                self.yaw[frames] *= -1
+                found.append(name)
+        return found
+
+
+@torch.inference_mode()
+def read(network: TurnEvaluator, first: Image, second: Image) -> Reading:
+    """Return the readings of many pairs, on the CPU."""
+    device = next(network.parameters()).device
+    parts = [network(a.to(device), b.to(device)) for a, b in zip(first.split(64), second.split(64), strict=True)]
+    return Reading(*(torch.cat(columns).double().cpu() for columns in zip(*parts, strict=True)))
 
 
 def _moved(image: Image, rng: torch.Generator) -> Image:
@@ -130,10 +179,32 @@ def _moved(image: Image, rng: torch.Generator) -> Image:
     return grid_sample(image, affine_grid(theta, list(image.shape), align_corners=False), align_corners=False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TurnFit:
+    """How turns that were read follow turns that are known."""
+
+    seen: Fit | None
+    """The fit over pairs whose turn can be seen (`VISIBLE`); None if there are fewer than ten."""
+    all: Fit
+    """The fit over all pairs."""
+    share: float
+    """Share of the pairs whose turn can be seen."""
+
+
+def turn_fit(turn: Float[Tensor, " n"], reading: Reading) -> TurnFit:
+    """Return the fit of readings to known turns."""
+    seen = reading.spread < VISIBLE
+    return TurnFit(
+        seen=line_fit(turn[seen], reading.turn[seen]) if seen.sum() >= 10 else None,
+        all=line_fit(turn, reading.turn),
+        share=float(seen.double().mean()),
+    )
+
+
 @torch.inference_mode()
 def measured_turn(
     network: TurnEvaluator, generator: Generator, *, n: int = 600, seed: int = 0, most: float = MOST
-) -> Fit:
+) -> TurnFit:
     """Return the fit of turns that the evaluator reads to turns of the rotation knob, up to `most` degrees.
 
     Raises: ValueError if the generator has no rotation knob.
@@ -142,37 +213,33 @@ def measured_turn(
     if knob is None:
         raise ValueError(f"{type(generator).__name__} has no rotation knob, so no turn to measure")
     rng = torch.Generator().manual_seed(seed)
-    turns, read = most * (2 * torch.rand(n, generator=rng) - 1), []
-    for start in range(0, n, 32):
-        turn = turns[start : start + 32]
-        low, high = knob.low, knob.high
-        middle = low + (high - low) * torch.rand(len(turn), generator=rng)
-        if high - low < 360:  # both ends stay within the knob's range
-            middle = middle.clamp(low + most / 2, high - most / 2)
+    turns, pictures = most * (2 * torch.rand(n, generator=rng) - 1), []
+    for turn in turns.split(32):
+        middle = knob.low + (knob.high - knob.low) * torch.rand(len(turn), generator=rng)
+        if knob.high - knob.low < 360:  # both ends stay within the knob's range
+            middle = middle.clamp(knob.low + most / 2, knob.high - most / 2)
         codes = repeat(generator.sample(len(turn), rng), 2)
         ends = torch.stack([middle - turn / 2, middle + turn / 2], 1).flatten()
         layers = generator(generator.set(codes, "rotation", ends))
-        shown = on_grey(layers.image, layers.mask).to(next(network.parameters()).device)
-        read.append(network(shown[0::2], shown[1::2]).double().cpu())
-    return line_fit(turns, torch.cat(read))
+        pictures.append(on_grey(layers.image, layers.mask).cpu())
+    shown = torch.cat(pictures)
+    return turn_fit(turns, read(network, shown[0::2], shown[1::2]))
 
 
-def errors(network: TurnEvaluator, films: Films, n: int = 2_000) -> dict[str, float]:
-    """Return the evaluator's errors on pairs of frames up to `MOST` degrees apart."""
+def errors(network: TurnEvaluator, films: Films, n: int = 2_000) -> dict[str, Any]:
+    """Return the evaluator's errors on pairs of frames up to `MOST` degrees apart: of all, and of those seen."""
+    turned = films.reverse(network)
     pairs = films.pairs(n, MOST, torch.Generator().manual_seed(1))
-    first, second = films.images_of(pairs)
-    with torch.inference_mode():
-        read = torch.cat([network(a, b) for a, b in zip(first.split(256), second.split(256), strict=True)])
-    off, fit = (read - pairs.turn).abs(), line_fit(pairs.turn, read)
-    return {
-        "films": len(films.frames),
-        "pairs": n,
-        "median_error": off.median().item(),
-        "within_15": (off < 15).float().mean().item(),
-        "slope": fit.slope,
-        "r2": fit.r2,
-        "median_of_no_turn": pairs.turn.abs().median().item(),
-    }
+    reading = read(network, *films.images_of(pairs))
+    off, seen = (reading.turn - pairs.turn).abs(), reading.spread < VISIBLE
+    fit = turn_fit(pairs.turn, reading)
+    found = {"films": len(films.frames), "pairs": n, "reversed_films": turned, "seen": fit.share}
+    for name, chosen, part in (("all", torch.ones_like(seen), fit.all), ("seen", seen, fit.seen)):
+        if part is not None:
+            found |= {f"median_error_{name}": float(off[chosen].median()), f"slope_{name}": part.slope}
+            found |= {f"r2_{name}": part.r2}
+    found["median_of_no_turn"] = float(pairs.turn.abs().median())
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
 
 
 def load_turn_evaluator(path: Path, device: torch.device | str = "cpu") -> TurnEvaluator:
@@ -215,13 +282,14 @@ class Train:
         held_out = Films(PictureSet(self.data, DATA, "validation"))
         torch.manual_seed(self.seed)
         network = TurnEvaluator().to(memory_format=torch.channels_last)
-        self.fit(network, films)
+        turned = self.fit(network, films)
         state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
         write_whole(self.out, save({k: v.contiguous() for k, v in state.items()}))
-        found = {k: round(v, 4) for k, v in errors(load_turn_evaluator(self.out), held_out).items()}
+        found = errors(load_turn_evaluator(self.out), held_out)
         card = {
             "what": "reads the turn about the vertical axis between two photos of an object, up to 60 degrees",
             "held_out_films": found,
+            "reversed_films": turned,
             "trained_on": json.loads((self.data / "set.json").read_text(encoding="utf-8"))["arguments"],
             "licence": self.licence,
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "licence")},
@@ -231,23 +299,33 @@ class Train:
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         return found
 
-    def fit(self, network: TurnEvaluator, films: Films) -> None:
-        """Train `network` in place; it is left in evaluation mode."""
+    def fit(self, network: TurnEvaluator, films: Films) -> list[str]:
+        """Train `network` in place; return the films whose direction was exchanged after half of it.
+
+        The loss is the likelihood of the error under a Laplace distribution of the spread that is read (Kendall and
+        Gal 2017, Eq. 8), plus the error itself, which keeps pairs whose turn is hardly seen in the training.
+        """
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=0.02)
-        steps = max(1, self.pairs // self.batch)
+        steps, turned = max(1, self.pairs // self.batch), []
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / steps))
         network.train()
         with tqdm(total=steps * self.batch, unit="pairs", mininterval=5) as bar:
-            for first, second, turn in self._batches(films, steps):
-                loss = smooth_l1_loss(network(first, second) / MOST, turn / MOST, beta=0.1)
+            for step, (first, second, turn) in enumerate(self._batches(films, steps)):
+                reading = network(first, second)
+                error, spread = (reading.turn - turn).abs() / MOST, reading.spread / MOST
+                loss = (error / spread + spread.log() + error).mean()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 bar.update(self.batch)
-                if schedule.last_epoch % 100 == 1:
-                    bar.set_postfix(loss=f"{loss.item():.4f}")
+                if step % 100 == 0:
+                    bar.set_postfix(loss=f"{loss.item():.4f}", error=f"{MOST * error.mean().item():.1f}")
+                if step == steps // 2:
+                    turned = films.reverse(network.eval())
+                    network.train()
         network.eval()
+        return turned
 
     def _batches(self, films: Films, steps: int) -> Iterator[tuple[Image, Image, Tensor]]:
         rng = torch.Generator().manual_seed(self.seed)
