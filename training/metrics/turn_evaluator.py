@@ -264,10 +264,14 @@ class Train:
     """A prepared set with masks and the columns sequence and yaw_deg, splits train and validation or test."""
     out: Path
     """The evaluator's file."""
+    start_from: Path | None = None
+    """An evaluator to continue from."""
     pairs: int = 80_000
     """Pairs of frames to see."""
     batch: int = 32
     """Pairs a step."""
+    tested: int = 2_000
+    """Pairs of held-out films to measure errors on."""
     learning_rate: float = 2e-3
     """AdamW's; it rises over the first tenth and falls to nothing as a cosine."""
     seed: int = 0
@@ -281,18 +285,24 @@ class Train:
         films = Films(PictureSet(self.data, DATA))
         held_out = Films(PictureSet(self.data, DATA, "validation"))
         torch.manual_seed(self.seed)
-        network = TurnEvaluator().to(memory_format=torch.channels_last)
-        turned = self.fit(network, films)
+        network, turned = TurnEvaluator(), []
+        if self.start_from is not None:
+            network = load_turn_evaluator(self.start_from)
+            turned = films.reverse(network)
+        network.to(memory_format=torch.channels_last).requires_grad_(True)
+        turned += self.fit(network, films)
         state = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
         write_whole(self.out, save({k: v.contiguous() for k, v in state.items()}))
-        found = errors(load_turn_evaluator(self.out), held_out)
+        found = errors(load_turn_evaluator(self.out), held_out, self.tested)
         card = {
             "what": "reads the turn about the vertical axis between two photos of an object, up to 60 degrees",
             "held_out_films": found,
             "reversed_films": turned,
             "trained_on": json.loads((self.data / "set.json").read_text(encoding="utf-8"))["arguments"],
             "licence": self.licence,
-            "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "licence")},
+            "command": "python -m training.metrics.turn_evaluator --data DIR --out FILE",
+            "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from", "licence")},
+            "went_on_from": None if self.start_from is None else sha256(self.start_from),
             "minutes": round((time.monotonic() - start) / 60, 1),
             "sha256": sha256(self.out),
         }

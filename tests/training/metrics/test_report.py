@@ -11,13 +11,16 @@ from typing import Any
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.places import CHECKPOINTS
 from tests.toys import Blocks, BlocksConfig, Patches
 from training.config import DataConfig
 from training.metrics import report as report_module
+from training.metrics import turn_evaluator
 from training.metrics.figures import OTHER, better, figure, kind_of
 from training.metrics.report import Evaluate, held_out, quick_figures
+from training.metrics.turn_evaluator import TurnEvaluator
 from training.pictures import to_pil
 from training.types import Generator
 
@@ -97,13 +100,19 @@ def test_knobs_become_a_page_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = use(small_blocks(), monkeypatch, tmp_path)
-    Evaluate(checkpoint=checkpoint, out=tmp_path / "out", n=32, card=True).run()
+    films = tmp_path / "films.safetensors"
+    save_file(TurnEvaluator().state_dict(), films)
+    monkeypatch.setattr(turn_evaluator, "VISIBLE", 1000)
+    Evaluate(checkpoint=checkpoint, out=tmp_path / "out", n=32, card=True, turn_evaluator=films).run()
     page = read_page(tmp_path / "out" / "report.html")
     assert "<toy> & co" in page.text
+    assert "read by a network that learned from films" in page.text
     assert "1,234 pictures seen" in page.text
     assert "--lpips-weights FILE" in page.text  # says what it could not measure, and why
     found: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
     assert found["figures"]["scale_slope"] == pytest.approx(found["knobs"]["following"][0]["fit"]["slope"], rel=1e-4)
+    assert found["figures"]["turn_seen"] == 1
+    assert found["figures"]["turn_slope"] == pytest.approx(found["turns"]["seen"]["slope"], rel=1e-4)
     assert found["figures"]["background_foreground_changed"] == 0
     assert found["figures"]["shape_background_changed"] == 0
     assert found["figures"]["mutual_background_own masks"] == 0

@@ -9,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
+from tests.places import CHECKPOINTS
 from tests.training.data.photos import index
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
@@ -25,8 +26,9 @@ from training.metrics.turn_evaluator import (
     measured_turn,
     on_grey,
 )
+from training.metrics.weights import sha256
 
-SHIPPED = Path("checkpoints/readers/fruit-turns.safetensors")
+SHIPPED = CHECKPOINTS / "readers" / "fruit-turns.safetensors"
 
 
 def ball(yaw: float, seed: int) -> np.ndarray:
@@ -136,7 +138,7 @@ def test_films_that_turn_the_other_way_are_found(films: Path) -> None:
 
 def test_it_learns_turns_from_films(films: Path, tmp_path: Path) -> None:
     out = tmp_path / "balls.safetensors"
-    found = Train(data=films, out=out, pairs=1_920).run()
+    found = Train(data=films, out=out, pairs=1_600, tested=200).run()
     assert found["films"] == 2
     assert found["median_error_all"] < 0.5 * found["median_of_no_turn"]
     card = json.loads(out.with_suffix(".json").read_text())
@@ -144,11 +146,21 @@ def test_it_learns_turns_from_films(films: Path, tmp_path: Path) -> None:
     load_turn_evaluator(out)
 
 
+def test_the_bundled_one_is_what_its_card_says() -> None:
+    load_turn_evaluator(SHIPPED)
+    card = json.loads(SHIPPED.with_suffix(".json").read_text())
+    assert card["sha256"] == sha256(SHIPPED)
+    assert "CC BY-SA 4.0" in card["licence"]
+    held_out = card["held_out_films"]
+    assert held_out["films"] >= 15 and held_out["pairs"] >= 2000
+    assert held_out["median_error_seen"] < 4 and held_out["seen"] > 0.4
+
+
 def test_a_file_that_holds_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file"):
         load_turn_evaluator(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="holds no turn evaluator"):
-        load_turn_evaluator(Path("checkpoints/giraffe-hd-cars-64.safetensors"))
+        load_turn_evaluator(CHECKPOINTS / "giraffe-hd-cars-64.safetensors")
 
 
 def test_it_measures_a_generator() -> None:
@@ -163,7 +175,7 @@ def test_it_measures_a_generator() -> None:
             turn = self.network.read(second).rotation - self.network.read(first).rotation
             return Reading((turn + 180) % 360 - 180, torch.ones_like(turn))
 
-    generator = load_generator(Path("checkpoints/giraffe-hd-cars-64.safetensors"))
+    generator = load_generator(CHECKPOINTS / "giraffe-hd-cars-64.safetensors")
     fit = measured_turn(Reads(), generator, n=64)
     assert fit.share == 1 and fit.seen is not None
     assert 0.6 < abs(fit.seen.slope) < 1.2  # it never saw crops
