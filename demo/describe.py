@@ -235,11 +235,15 @@ def number(value: float) -> str:
 
 
 def measured(card: dict[str, Any]) -> dict[str, float]:
-    """Return a card's finite figures by name, whether it holds them flat or as a whole report."""
+    """Return a card's finite figures by name, whether it holds them flat or as a whole report.
+
+    Where nothing reads the rotation itself, turns that were read stand for it.
+    """
     figures = card.get("figures", {})
     figures = figures.get("figures", figures) if isinstance(figures, dict) else {}
     numbers = {name: float(value) for name, value in figures.items() if isinstance(value, float | int)}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    turns = {f"rotation_{name}": numbers[f"turn_{name}"] for name in ("slope", "error") if f"turn_{name}" in numbers}
+    return {name: value for name, value in (turns | numbers).items() if math.isfinite(value)}
 
 
 def title_of(model: Model) -> str:

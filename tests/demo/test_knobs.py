@@ -263,6 +263,14 @@ def test_each_knob_has_one_plain_mark(name, figures, mark):
     assert mark_of(card, Blocks().knob(name)) == mark
 
 
+def test_turns_stand_for_the_rotation_of_photos():
+    rotation = Blocks().knob("rotation")
+    assert mark_of({"figures": {"turn_slope": 0.97, "turn_error": 4.0}}, rotation) == "reliable"
+    assert mark_of({"figures": {"turn_slope": 0.63, "turn_error": 9.0}}, rotation) == "approximate"
+    assert "follows at 63\xa0%" in figures_of({"figures": {"turn_slope": 0.63}}, rotation)
+    assert mark_of({"figures": {"turn_slope": 0.97, "rotation_slope": 0.6}}, rotation) == "approximate"
+
+
 def test_photos_have_a_mark_too():
     pose, texture = (Patches().knob(name) for name in ("pose", "texture"))
     figures = {"texture_follows": 0.99, "texture_leaks": 0.1, "pose_follows": 0.9, "pose_leaks": 0.1}
