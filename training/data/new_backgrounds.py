@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from training.data.backgrounds import view
 from training.data.cutouts import RIM, cut_out
+from training.imaging.masks import bounds
 from training.pictures import PixelBox
 
 ROOM = 1.1
@@ -51,5 +52,5 @@ class NewBackgrounds:
         alpha = np.zeros((side, side), np.float32)
         alpha[place] = item.alpha
         shown = PIL.Image.fromarray((255 * alpha + 0.5).astype(np.uint8))
-        x0, y0, x1, y1 = shown.point([255 * (value > 127) for value in range(256)]).getbbox() or (0, 0, side, side)
+        x0, y0, x1, y1 = bounds(shown) or (0, 0, side, side)
         return Pasted(PIL.Image.fromarray(canvas.clip(0, 255).astype(np.uint8)), shown, (x0, y0, x1, y1))

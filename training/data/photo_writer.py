@@ -12,7 +12,7 @@ from training.data.new_backgrounds import NewBackgrounds
 from training.data.sources import Photo, PixelBox
 from training.data.tables import BOX_COLUMNS, number
 from training.imaging.decoders import DECODERS
-from training.imaging.masks import looks_like_mask
+from training.imaging.masks import bounds, looks_like_mask
 from training.imaging.read import TURNS, Decoded, Limits, PictureError
 from training.objects import WIDE
 from training.pictures import Box
@@ -70,6 +70,8 @@ class PhotoWriter:
             located = self._found(photo, shown, mask, box, origin)
             if self.backgrounds is not None:
                 shown, located = self._pasted(self.backgrounds, photo, shown, located)
+                kept = {k: v for k, v in photo.values.items() if not k.endswith(tuple(f"_{c}" for c in CORNERS))}
+                photo = replace(photo, values=kept)  # further boxes are those of the old picture
         except PictureError as error:
             return str(error)
         return self._written(f"{place:07d}", photo, shown, located, noted)
@@ -126,7 +128,7 @@ class PhotoWriter:
             return box, "listing"
         width, height = shown.size
         if mask is not None:
-            edges = mask.point([255 * (value > 127) for value in range(256)]).getbbox()
+            edges = bounds(mask)
             if edges is None:
                 raise PictureError(f"{photo.name}: its mask is empty")
             x, y = width / mask.width, height / mask.height

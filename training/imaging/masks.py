@@ -181,3 +181,8 @@ def _two_levels(values: UInt8[np.ndarray, "h w"]) -> bool:
     """Whether nearly all values are near 0 or near 255, and both occur."""
     dark, light = (values < 40).mean(), (values > 215).mean()
     return bool(dark + light >= SURE and min(dark, light) > 0.003)
+
+
+def bounds(mask: PIL.Image.Image) -> tuple[int, int, int, int] | None:
+    """Return left, top, right and bottom of what a grey mask covers by more than half; None where it covers nothing."""
+    return mask.point([255 * (value > 127) for value in range(256)]).getbbox()

@@ -261,7 +261,7 @@ class Train:
     """Train an evaluator of turns on the films of a set, and write it with a card of its errors on held-out films."""
 
     data: Path
-    """A prepared set with masks and the columns sequence and yaw_deg, splits train and validation or test."""
+    """A prepared set with masks and the columns sequence and yaw_deg, splits train and validation."""
     out: Path
     """The evaluator's file."""
     start_from: Path | None = None
