@@ -142,6 +142,31 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReconstructionConfig:
+    """Part of each batch can be photos, reconstructed from what an encoder reads off them. For sets with masks."""
+
+    share: float = 0.0
+    """Share of a batch that is generated from photos instead of the prior; 0 trains without an encoder."""
+    channels: tuple[int, ...] = (32, 64, 96, 192)
+    """Of the encoder: channels at half the picture's size and each halving after."""
+    pixels: float = 1.5
+    """Weight of multi-scale L1 between a photo and its reconstruction."""
+    perceptual: float = 2.0
+    """The same in the features of the projected discriminator's pretrained network."""
+    mask: float = 1.0
+    """Weight of cross entropy and Dice of its mask against the photo's."""
+    divergence: float = 0.002
+    """Weight of the divergence of the codes read from the prior's normal distribution (VAE); larger makes samples more
+    like the photos, smaller makes reconstructions so."""
+    cycle: float = 0.5
+    """Weight of the error of the codes and the pose that the encoder reads from generated pictures."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"reconstruction.share is {self.share}; expected from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """All that training of the fast generator depends on."""
 
@@ -154,6 +179,7 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     projected: ProjectedConfig = field(default_factory=ProjectedConfig)
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     learning_rate: float | None = None
     """Adam's, of both networks, by default `training.nn.gan.learning_rate`; the mapping networks learn at a tenth."""
     decay_since: float = 0.8
@@ -200,6 +226,13 @@ class TrainConfig:
         if self.data.size != size:
             raise ValueError(f"data.size is {self.data.size} and generator.resolution {size}; give both the same")
         check_levels(self.discriminator.channels, size, "discriminator.channels")
+        if self.reconstruction.share > 0:
+            check_levels(self.reconstruction.channels, size, "reconstruction.channels")
+            if self.projected.weight <= 0 and self.reconstruction.perceptual > 0:
+                raise ValueError(
+                    "reconstruction.perceptual needs the pretrained network of the projected discriminator; give "
+                    "projected.weight above 0, or reconstruction.perceptual 0"
+                )
 
     def for_dataset(self, made: dict[str, Any]) -> "TrainConfig":
         """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.

@@ -10,13 +10,15 @@ from torch.nn.functional import max_pool2d
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
+from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.prior import pose_targets
 from training import types
-from training.batched import repeat, rows
+from training.batched import repeat, rows, stack
 from training.devices import autocast
 from training.nn.augment import AdaptiveChance, augment
+from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import (
     decayed,
@@ -28,8 +30,9 @@ from training.nn.gan import (
     r1_penalty,
 )
 from training.nn.projected_discriminator import projected_for
+from training.nn.reconstruction import divergence, mask_loss, multiscale_l1
 from training.nn.volume import box_rays
-from training.runtime.sharded_random import rand, sampled
+from training.runtime.sharded_random import rand, sampled, shard_of, sharded_generator
 from training.types import Batch, Image, Mask, Phase, Step
 
 
@@ -50,6 +53,10 @@ class Recipe:
             device, memory_format=torch.channels_last
         )  # type: ignore[call-overload]
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.discriminator})
+        self.encoder: PhotoEncoder | None = None
+        if config.reconstruction.share > 0:
+            encoder = PhotoEncoder(config.generator, config.reconstruction.channels)
+            self.networks["encoder"] = self.encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
             self.networks["augment"] = self.adaptive
@@ -61,6 +68,10 @@ class Recipe:
         self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
+        self.photos = slice(0, 0)
+        """Rows of the batch that are reconstructed: fakes and photos correspond."""
+        self.read: Reading
+        """What the encoder read from these photos."""
         self.fake: Layers
         self.on_flat_background: Image
         self.cut_out: Image
@@ -77,7 +88,8 @@ class Recipe:
         discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=lr, betas=(0.0, 0.99), fused=True)
         mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
-        groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}]
+        encoder = [] if self.encoder is None else [{"params": list(self.encoder.parameters())}]
+        groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}, *encoder]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
         rate = decayed(round(c.decay_since * c.loop.images), c.loop.images)
         D: dict[str, Any] = {"network": self.discriminator, "optimizer": discriminator, "rate": rate}
@@ -85,19 +97,32 @@ class Recipe:
             *([] if self.projected is None else self.projected.phases(rate)),
             Phase(name="D", losses=self.discriminator_losses, **D),
             Phase(name="R1", losses=self.r1_losses, every=c.r1_every, **D),
-            Phase(name="G", network=self.generator, optimizer=generator, losses=self.generator_losses, rate=rate),
+            Phase(name="G", network=self.drawing, optimizer=generator, losses=self.generator_losses, rate=rate),
         ]
+
+    @property
+    def drawing(self) -> nn.ModuleList:
+        """The networks behind the generated pictures."""
+        return nn.ModuleList([self.generator] if self.encoder is None else [self.generator, self.encoder])
 
     def begin(self, batch: Batch, step: Step) -> None:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
         n = batch.image.shape[0]
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
-        with learning(self.generator.parameters()), self.autocast():
+        with learning(self.drawing.parameters()), self.autocast():
+            if self.encoder is not None:
+                self.photos = slice(n - round(n * self.config.reconstruction.share), n)
+                self.read = self.encoder(batch.image[self.photos])
+                read = self.encoder.codes(self.read, step.rng)
+                self.codes = stack([rows(self.codes, slice(0, self.photos.start)), read])
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
             chance = float(self.adaptive.chance) if self.adaptive else 0.0
-            self.projected.look(augment(batch.image, chance, step.rng), augment(self.fake.image, chance, step.rng))
+            part, parts = shard_of(step.rng)
+            seed = int(torch.randint(2**31, (), generator=step.rng))
+            alike = (sharded_generator(seed, part, parts) for _ in range(2))  # photos and their reconstructions
+            self.projected.look(*(augment(x, chance, next(alike)) for x in (batch.image, self.fake.image)))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation
@@ -140,7 +165,7 @@ class Recipe:
     def pose_losses(self, read: Tensor, read_on_flat: Tensor, step: Step) -> dict[str, Tensor]:
         """Return the errors of the poses read from pictures and from objects on a flat colour."""
         c = self.config
-        true = pose_targets(self.codes, c.generator.pose)
+        true = pose_targets(self.codes, c.generator.pose).detach()
         late = step.ramp(*c.pose_ramp)
         weights = tuple(a + late * (b - a) for a, b in zip(c.pose_weights, c.pose_weights_late, strict=True))
         return {
@@ -188,7 +213,28 @@ class Recipe:
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
             **(self.projected.generator_losses() if self.projected is not None else {}),
+            **({} if self.encoder is None else self.reconstruction_losses(self.encoder, batch)),
         }
+
+    def reconstruction_losses(self, encoder: PhotoEncoder, batch: Batch) -> dict[str, Tensor]:
+        """Return how far reconstructions are from their photos, and what the encoder misreads of generated pictures."""
+        weights, rows_, fake, real = self.config.reconstruction, self.photos, self.fake, batch.image[self.photos]
+        drawn = slice(0, rows_.start)
+        with self.autocast():
+            read = encoder(fake.image[drawn].detach())
+        latent = torch.cat([getattr(self.codes, name) for name in LATENT], 1)[drawn]
+        pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
+        terms = {
+            "pixels": weights.pixels * multiscale_l1(fake.image[rows_], real).mean(),
+            "divergence": weights.divergence * divergence(self.read.mean, self.read.log_variance),
+            "cycle": weights.cycle * ((read.mean - latent).square().mean() + (read.pose - pose).square().mean()),
+        }
+        if weights.mask > 0 and batch.mask is not None:
+            terms["mask"] = weights.mask * mask_loss(fake.mask[rows_], batch.mask[rows_])
+        if self.projected is not None:
+            ours, theirs = ([x[rows_] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
+            terms["perceptual"] = weights.perceptual * perceptual_distance(ours, theirs).mean()
+        return terms
 
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
         """Return samples; a turn; and the layers, shape and look of a few objects."""
@@ -206,8 +252,18 @@ class Recipe:
         shapes = generator(replace(one, z_s_fg=self.shown.z_s_fg[8:16]))
         looks = generator(replace(one, z_a_fg=self.shown.z_a_fg[8:16]))
         mask = (layers.mask * 2 - 1).expand(-1, 3, -1, -1)
-        return {
+        photos = {} if self.encoder is None else {"photos": self.reconstructed(self.encoder, generator, batch)}
+        return photos | {
             "samples": generator(rows(self.shown, slice(8, 40))).image,
             "turn": generator(turn).image,
             "layers": torch.cat([layers.image, layers.foreground, mask, layers.background, shapes.image, looks.image]),
         }
+
+    def reconstructed(self, encoder: PhotoEncoder, generator: Generator, batch: Batch) -> Image:
+        """Return photos, their reconstructions and masks, and both turned to the ends of the prior."""
+        photos = batch.image[:8]
+        codes = encoder.codes(encoder(photos))
+        ends = (codes.rotation.new_full((len(photos),), end).deg2rad() for end in self.config.generator.pose.rotation)
+        drawn = generator(codes)
+        turned = [generator(replace(codes, rotation=end)).image for end in ends]
+        return torch.cat([photos, drawn.image, (drawn.mask * 2 - 1).expand(-1, 3, -1, -1), *turned])

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
-from mixnmatch.fast.losses import multiscale_l1, shading_consistency
+from mixnmatch.fast.losses import shading_consistency
 from training import types
 from training.batched import rows
 from training.devices import autocast
@@ -36,18 +35,11 @@ from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import projected_for
+from training.nn.reconstruction import mask_loss, multiscale_l1
 from training.runtime.sharded_random import shard_of, sharded_generator
 from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
-
-
-def mask_loss(mask: Mask, given: Mask) -> Scalar:
-    """Return the cross entropy of a mask against the given one, plus 1 - Dice."""
-    mask = mask.float().clamp(1e-4, 1 - 1e-4)
-    entropy = F.binary_cross_entropy(mask, given)
-    both, all_ = (mask * given).sum((1, 2, 3)), (mask + given).sum((1, 2, 3))
-    return entropy + (1 - (2 * both + 1) / (all_ + 1)).mean()
 
 
 def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feature s s"]:

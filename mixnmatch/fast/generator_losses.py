@@ -12,7 +12,6 @@ from mixnmatch.fast.losses import (
     child_area,
     containment,
     jitter,
-    multiscale_l1,
     perimeter,
     relief,
     scale_gradient,
@@ -23,9 +22,8 @@ from mixnmatch.fast.reconstruction import Reconstruction
 from training.batched import rows
 from training.nn.augment import augment
 from training.nn.discriminator import bounded
-from training.nn.gan import (
-    generator_loss,
-)
+from training.nn.gan import generator_loss
+from training.nn.reconstruction import multiscale_l1
 from training.runtime.sharded_random import randn, shard_of
 from training.types import Batch, Step
 

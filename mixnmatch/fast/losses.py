@@ -131,15 +131,6 @@ def box_projection(mask: Mask, boxes: Boxes) -> Scalar:
     return rows + (mask.amax(2) - target.amax(2)).abs().mean()
 
 
-def multiscale_l1(fake: Image, real: Image) -> Float[Tensor, " n"]:
-    """Return the mean absolute difference of each picture's pixels, at full size and halved twice."""
-    total = (fake - real).abs().mean((1, 2, 3))
-    for _ in range(2):
-        fake, real = F.avg_pool2d(fake, 2), F.avg_pool2d(real, 2)
-        total = total + (fake - real).abs().mean((1, 2, 3))
-    return total
-
-
 def scale_gradient(x: Tensor, share: float) -> Tensor:
     """Return `x` unchanged; its gradient is multiplied by `share`."""
     return x * share + x.detach() * (1 - share)

@@ -14,12 +14,12 @@ from mixnmatch.fast.encoders import as_codes
 from mixnmatch.fast.losses import (
     box_projection,
     inside,
-    multiscale_l1,
     scale_gradient,
     two_candidates,
 )
 from mixnmatch.fast.step import Context
 from training.nn.backbone import perceptual_distance
+from training.nn.reconstruction import multiscale_l1
 from training.runtime.distributed import batch_mean
 from training.types import Batch, Step
 
