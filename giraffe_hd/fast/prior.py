@@ -158,7 +158,7 @@ def pose_targets(codes: Codes, pose: PoseConfig) -> Float[Tensor, "n 6"]:
             seen.sin(),
             seen.cos(),
             centred(codes.elevation.rad2deg(), pose.elevation),
-            centred(codes.scale[:, 0].log(), (low, high)),
+            centred((codes.scale[:, 0] / pose.proportions[0]).log(), (low, high)),
             centred(codes.translation[:, 1], pose.y),
             centred(codes.translation[:, 2], pose.z),
         ],

@@ -112,6 +112,11 @@ class Recipe:
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.drawing.parameters()), self.autocast():
             if self.encoder is not None:
+                if batch.mask is None and self.config.reconstruction.mask > 0:
+                    raise ValueError(
+                        "masks of reconstructions are compared, but the set has no masks; prepare it with masks, or "
+                        "give --reconstruction.mask 0"
+                    )
                 self.photos = slice(n - round(n * self.config.reconstruction.share), n)
                 self.read = self.encoder(batch.image[self.photos])
                 read = self.encoder.codes(self.read, step.rng)

@@ -13,7 +13,7 @@ from mixnmatch.continuous.encoders import grey
 from mixnmatch.continuous.frame import WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
-from mixnmatch.continuous.recipe import Recipe, mask_loss
+from mixnmatch.continuous.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
@@ -194,12 +194,6 @@ def test_patches_are_cut_inside_the_object(rng: torch.Generator) -> None:
     assert float(middle.detach().min()) > 0.999
     cut.sum().backward()
     assert image.grad is not None
-
-
-def test_mask_loss_by_hand() -> None:
-    mask, given = torch.full((1, 1, 2, 2), 0.5), torch.tensor([1.0, 1, 0, 0]).view(1, 1, 2, 2)
-    # cross entropy log 2; Dice: (2 x 1 + 1) / (2 + 2 + 1)
-    assert float(mask_loss(mask, given)) == pytest.approx(0.693147 + 1 - 3 / 5, rel=1e-4)
 
 
 def tiny(augment: float = 0.0) -> TrainConfig:

@@ -1,0 +1,102 @@
+"""The photo encoder and the reconstruction of photos in training."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig, PoseConfig, ReconstructionConfig
+from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, pose_of
+from giraffe_hd.fast.generator import Generator
+from giraffe_hd.fast.presets import CARS_64, CATS_64
+from giraffe_hd.fast.prior import pose_targets
+from giraffe_hd.fast.recipe import Recipe
+from training.loop.step import step_rng, train_step
+from training.nn.projected_discriminator import ProjectedConfig
+from training.types import Batch, Step
+
+TINY = replace(
+    CARS_64,
+    loop=replace(CARS_64.loop, batch=8, bf16=False),
+    data=replace(CARS_64.data, size=16),
+    generator=GeneratorConfig(
+        resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
+    ),
+    discriminator=DiscriminatorConfig(channels=(8, 10)),
+    reconstruction=ReconstructionConfig(share=0.5, channels=(8, 16), perceptual=0.0),
+)
+
+
+def at(index: int) -> Step:
+    return Step(index=index, images=8 * index, rng=step_rng(0, index))
+
+
+def photos() -> Batch:
+    """Return bright discs on dark grounds, of several sizes and places."""
+    rng = torch.Generator().manual_seed(1)
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    centre, radius = 7 + 2 * torch.rand(2, 8, 1, 1, generator=rng), 3 + 2 * torch.rand(8, 1, 1, generator=rng)
+    mask = (((x - centre[0]) ** 2 + (y - centre[1]) ** 2).sqrt() < radius).float()[:, None]
+    colours = torch.rand(2, 8, 3, 1, 1, generator=rng)
+    return Batch(image=mask * (0.2 + 0.8 * colours[0]) - (1 - mask) * (0.2 + 0.8 * colours[1]), mask=mask)
+
+
+@pytest.mark.parametrize("pose", [PoseConfig(), CATS_64.generator.pose], ids=["all sides", "front"])
+def test_a_pose_read_without_error_is_the_pose(pose: PoseConfig):
+    codes = Generator(replace(TINY.generator, pose=pose)).sample(16, torch.Generator().manual_seed(0))
+    read = pose_of(pose_targets(codes, pose), pose)
+    read["rotation"] = read["rotation"].remainder(2 * torch.pi)
+    for name, value in read.items():
+        true = codes.rotation.remainder(2 * torch.pi) if name == "rotation" else getattr(codes, name)
+        torch.testing.assert_close(value, true, atol=1e-5, rtol=1e-5)
+
+
+def test_a_pose_outside_the_prior_is_brought_to_its_end():
+    pose = CATS_64.generator.pose
+    codes = pose_of(torch.tensor([[1.0, 0.0, 3.0, -9.0, 2.0, 0.0]]), pose)  # 90 degrees, above, tiny, far right
+    torch.testing.assert_close(codes["rotation"].rad2deg(), torch.tensor([pose.rotation[1]]))
+    torch.testing.assert_close(codes["elevation"].rad2deg(), torch.tensor([pose.elevation[1]]))
+    torch.testing.assert_close(codes["scale"][:, 0], torch.tensor([pose.scale[0] * pose.proportions[0]]))
+    torch.testing.assert_close(codes["translation"][:, 1], torch.tensor([pose.y[1]]))
+
+
+def test_codes_are_the_means_or_drawn_around_them():
+    torch.manual_seed(0)
+    encoder = PhotoEncoder(TINY.generator, (8, 16)).requires_grad_(False)
+    read = encoder(torch.rand(4, 3, 16, 16))
+    exact, drawn = encoder.codes(read), encoder.codes(read, torch.Generator().manual_seed(0))
+    means = torch.cat([getattr(exact, name) for name in LATENT], 1)
+    assert torch.equal(means, read.mean)
+    noise = (torch.cat([getattr(drawn, name) for name in LATENT], 1) - means) / (read.log_variance / 2).exp()
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1) and float(noise.std()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_few_steps_bring_reconstructions_nearer_to_their_photos():
+    torch.manual_seed(0)
+    recipe, batch, logged = Recipe(TINY, torch.device("cpu")), photos(), []
+    recipe.networks.requires_grad_(False)
+    phases = recipe.phases()
+    for i in range(40):
+        recipe.begin(batch, at(i))
+        logged.append(train_step(phases, batch, at(i)))
+    assert all(bool(value.isfinite()) for terms in logged for value in terms.values())
+    for name in ("G/pixels", "G/mask"):
+        first, last = (sum(float(terms[name]) for terms in part) for part in (logged[:5], logged[-5:]))
+        assert last < 0.8 * first, name
+    assert recipe.photos == slice(4, 8)
+    assert len(recipe.grids(recipe.generator, batch)["photos"]) == 5 * 8
+
+
+def test_a_set_without_masks_is_refused():
+    recipe = Recipe(TINY, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"--reconstruction\.mask 0"):
+        recipe.begin(Batch(image=photos().image), at(0))
+
+
+def test_configs_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"reconstruction\.share"):
+        ReconstructionConfig(share=2.0)
+    with pytest.raises(ValueError, match=r"reconstruction\.perceptual"):
+        replace(TINY, reconstruction=replace(TINY.reconstruction, perceptual=1.0), projected=ProjectedConfig())
+    with pytest.raises(ValueError, match=r"reconstruction\.channels"):
+        replace(TINY, reconstruction=replace(TINY.reconstruction, channels=(8, 8, 8)))
