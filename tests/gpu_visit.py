@@ -2,7 +2,8 @@
 
     python -m tests.gpu_visit --out OUT [--resume checkpoints/resume/giraffe-hd-cars-64] [--reference CLONE]
 
-GPU tests, the fused op against its reference, benchmark rows, and training with the time that is left. Each step has a
+GPU tests, the fused op against its reference, benchmark rows, with --duel-minutes 4 the authors' program and ours
+trained side by side, and training with the time that is left. Each step has a
 limit of its own, and what one step leaves is in OUT before the next begins: at most 8 files of 16 MiB. Training goes on
 from a folder with a state; its run folder comes back every two minutes as `run.tar.0`, `run.tar.1`, ..., and
 `cat OUT/run.tar.* | tar x` makes it again, to be resumed on a CPU or on the next visit. Needs no network.
@@ -57,6 +58,10 @@ class GpuVisit:
     """Cars to render."""
     reference: Path | None = None
     """A clone of the authors' GIRAFFE HD, to be measured in turns with ours."""
+    duel_minutes: float = 0.0
+    """Minutes of training of each side of `tests.benchmarks.duel`; 0 leaves it out. 4 leave none for other training."""
+    features: Path | None = None
+    """The network for the duel's distance to real pictures; by default FID's, which has to be there."""
     options: tuple[str, ...] = ()
     """Further options of the training command, such as --loop.images=2000000."""
 
@@ -77,6 +82,12 @@ class GpuVisit:
             made = ["prepare", "cars", "--out", str(data), "--size", "64", "--count", str(self.cars), "--test", "500"]
             if not data.exists():
                 visit.step("cars", [*python, "training", *made], visit.left() / 3)
+        if self.duel_minutes > 0:
+            duel = ["--data", str(data), "--out", str(self.out.parent / "visit_duel"), "--device", self.device]
+            duel += ["--minutes", str(self.duel_minutes), *clone]
+            duel += [] if self.features is None else ["--features", str(self.features.resolve())]
+            command = [*python, "tests.benchmarks.duel", *duel]
+            visit.step("duel", command, 120 * self.duel_minutes + 90 * share / 60)
         folder = self.out.parent / "visit_run"
         if self.resume is not None and not folder.exists():
             shutil.copytree(self.resume, folder)

@@ -6,6 +6,7 @@ With `--reference`, the authors' networks take steps in turns with ours: discrim
 with the losses of the paper (Sec. 3.3), in float32 as they train.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +53,7 @@ class TrainingStep:
         works = [self.ours(config, image)]
         if self.reference is not None:
             about = Volume(set=self.set, size=self.size, batch=self.batch, device=self.device)
-            works.append(self.theirs(authors(self.reference, about)[0].train(), config, image))
+            works.append(self.theirs(authors(self.reference, about, density=1.0)[0].train(), config, lambda: image)[0])
         losses: list[dict[str, float]] = [{} for _ in works]
 
         def keep(i: int) -> None:
@@ -85,8 +86,10 @@ class TrainingStep:
 
         return work
 
-    def theirs(self, generator: Any, config: TrainConfig, image: Tensor) -> Callable[[], dict[str, Tensor]]:
-        """Return the same steps with the authors' networks."""
+    def theirs(
+        self, generator: Any, config: TrainConfig, images: Callable[[], Tensor]
+    ) -> tuple[Callable[[], dict[str, Tensor]], Any]:
+        """Return the same steps with the authors' networks, on the photos of `images`, and the averaged generator."""
         import model  # type: ignore[import-not-found]  # the clone's; `authors` has put it on the path
 
         critic: nn.Module = model.Discriminator(size=self.size, channel_multiplier=2).to(self.device)
@@ -106,11 +109,11 @@ class TrainingStep:
             return {name: term.detach() for name, term in terms.items()}
 
         def adversarial() -> dict[str, Tensor]:
-            fake = generator(generator.get_rand_rep(self.batch))[0]
+            image, fake = images(), generator(generator.get_rand_rep(self.batch))[0]
             return {"D/adversarial": discriminator_loss(critic(image)[:, 0], critic(fake)[:, 0])}
 
         def r1() -> dict[str, Tensor]:
-            real = image.detach().requires_grad_()
+            real = images().detach().requires_grad_()
             return {"R1/r1": config.r1_every * config.r1 / 2 * r1_penalty(critic(real)[:, 0], real)}
 
         def whole() -> dict[str, Tensor]:
@@ -124,17 +127,19 @@ class TrainingStep:
                 "G/bin": config.bin * binarisation(layers[5]),
             }
 
+        taken = itertools.count()
+
         def work() -> dict[str, Tensor]:
             logged: dict[str, Tensor] = {}
-            for i in range(self.steps):
+            for _ in range(self.steps):
                 logged |= update(critic, d, adversarial)
-                if i % config.r1_every == 0:
+                if next(taken) % config.r1_every == 0:
                     logged |= update(critic, d, r1)
                 logged |= update(generator, g, whole)
                 update_average(average, generator, 0.998)
             return logged
 
-        return work
+        return work, average
 
 
 if __name__ == "__main__":

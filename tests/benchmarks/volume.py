@@ -119,14 +119,18 @@ class Volume:
             )
 
 
-def authors(clone: Path, args: Volume) -> tuple[Any, list[Tensor]]:
-    """Return the authors' generator with random weights, and codes in their form."""
+@torch.no_grad()
+def authors(clone: Path, args: Volume, *, density: float = 20.0) -> tuple[Any, list[Tensor]]:
+    """Return the authors' generator with random weights, and codes in their form.
+
+    The density's weights are multiplied by `density`, so that there is something to see in an untrained volume.
+    """
     sys.path.insert(0, str(clone))
     if args.device != "cuda" or shutil.which("nvcc") is None:
         sys.modules |= {"op": stand_in(), "op.conv2d_gradfix": stand_in().conv2d_gradfix}
     warnings.simplefilter("ignore")  # theirs are of 2021
     model = importlib.import_module("model").GIRAFFEHDGenerator(device=args.device, **settings(args))
-    model.vol_generator.decoder.dense_layers.sigma_out.weight.mul_(20)  # something to see in an untrained volume
+    model.vol_generator.decoder.dense_layers.sigma_out.weight.mul_(density)
     return model.eval().to(args.device), [r.to(args.device) for r in model.get_rand_rep(args.batch)]
 
 
