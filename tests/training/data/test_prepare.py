@@ -91,6 +91,25 @@ def test_objects_on_white_are_put_before_environments(source, tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_objects_before_new_backgrounds_have_no_boxes_of_the_old_pictures(source, tmp_path):
+    for folder in (source / "images", source / "masks", tmp_path / "maps"):
+        folder.mkdir()
+    np.savez(tmp_path / "maps" / "grey.npz", radiance=np.ones((16, 32, 3), np.float32))
+    PIL.Image.new("RGB", (100, 100), (200, 30, 30)).save(source / "images" / "0.png")
+    mask = PIL.Image.new("L", (100, 100))
+    mask.paste(255, (20, 30, 80, 70))
+    mask.save(source / "masks" / "0.png")
+    (source / "index.csv").write_text(
+        "file,mask,yaw_deg,head_x0,head_y0,head_x1,head_y1\nimages/0.png,masks/0.png,12.5,20,30,40,50\n"
+    )
+    kept = {}
+    for name, maps in (("as they are", None), ("pasted", tmp_path / "maps")):
+        Prepare(source=source, out=tmp_path / name, backgrounds=maps, find_boxes=False, size=32, views="front").run()
+        kept[name] = set(PictureSet(tmp_path / name, DataConfig(size=32), None).factors)
+    assert kept["as they are"] - kept["pasted"] == {"head_x0", "head_y0", "head_x1", "head_y1"}
+    assert "yaw_deg" in kept["pasted"]
+
+
 def test_a_mask_with_a_damaged_chunk_is_left_out(cub):
     path = cub / "segmentations" / "001.Albatross" / "a.png"
     rng = np.random.default_rng(0)
