@@ -150,12 +150,13 @@ class ReconstructionConfig:
     channels: tuple[int, ...] = (32, 64, 96, 192)
     """Of the encoder: channels at half the picture's size and each halving after."""
     pixels: float = 1.5
-    """Weight of multi-scale L1 between a photo and its reconstruction."""
+    """Weight of multi-scale L1 between a photo and its reconstruction, composed by the photo's own mask: the object has
+    to be drawn by the object, its surroundings by the background."""
     perceptual: float = 2.0
     """The same in the features of the projected discriminator's pretrained network."""
-    mask: float = 1.0
+    mask: float = 3.0
     """Weight of cross entropy and Dice of its mask against the photo's."""
-    divergence: float = 0.002
+    divergence: float = 0.001
     """Weight of the divergence of the codes read from the prior's normal distribution (VAE); larger makes samples more
     like the photos, smaller makes reconstructions so."""
     cycle: float = 0.5
@@ -181,7 +182,9 @@ class TrainConfig:
     projected: ProjectedConfig = field(default_factory=ProjectedConfig)
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     learning_rate: float | None = None
-    """Adam's, of both networks, by default `training.nn.gan.learning_rate`; the mapping networks learn at a tenth."""
+    """Adam's, of both networks, by default `training.nn.gan.learning_rate`."""
+    mapping_rate: float = 0.1
+    """Learning rate of the mapping networks over that of the others; larger where codes are read from photos."""
     decay_since: float = 0.8
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     r1: float | None = None

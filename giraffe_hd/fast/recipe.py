@@ -89,7 +89,7 @@ class Recipe:
         mapping = [p for name, p in self.generator.named_parameters() if name.startswith("map_")]
         others = [p for name, p in self.generator.named_parameters() if not name.startswith("map_")]
         encoder = [] if self.encoder is None else [{"params": list(self.encoder.parameters())}]
-        groups = [{"params": others}, {"params": mapping, "lr": lr * 0.1}, *encoder]
+        groups = [{"params": others}, {"params": mapping, "lr": lr * c.mapping_rate}, *encoder]
         generator = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99), fused=True)
         rate = decayed(round(c.decay_since * c.loop.images), c.loop.images)
         D: dict[str, Any] = {"network": self.discriminator, "optimizer": discriminator, "rate": rate}
@@ -229,8 +229,10 @@ class Recipe:
             read = encoder(fake.image[drawn].detach())
         latent = torch.cat([getattr(self.codes, name) for name in LATENT], 1)[drawn]
         pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
+        mask = fake.mask[rows_] if batch.mask is None else batch.mask[rows_]
+        composed = mask * fake.foreground[rows_] + (1 - mask) * fake.background[rows_]
         terms = {
-            "pixels": weights.pixels * multiscale_l1(fake.image[rows_], real).mean(),
+            "pixels": weights.pixels * multiscale_l1(composed, real).mean(),
             "divergence": weights.divergence * divergence(self.read.mean, self.read.log_variance),
             "cycle": weights.cycle * ((read.mean - latent).square().mean() + (read.pose - pose).square().mean()),
         }
