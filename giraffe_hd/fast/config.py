@@ -149,14 +149,14 @@ class ReconstructionConfig:
     """Share of a batch that is generated from photos instead of the prior; 0 trains without an encoder."""
     channels: tuple[int, ...] = (32, 64, 96, 192)
     """Of the encoder: channels at half the picture's size and each halving after."""
-    pixels: float = 1.5
+    pixels: float = 5.0
     """Weight of multi-scale L1 between a photo and its reconstruction, composed by the photo's own mask: the object has
     to be drawn by the object, its surroundings by the background."""
-    perceptual: float = 2.0
+    perceptual: float = 30.0
     """The same in the features of the projected discriminator's pretrained network."""
     mask: float = 3.0
     """Weight of cross entropy and Dice of its mask against the photo's."""
-    divergence: float = 0.001
+    divergence: float = 2e-4
     """Weight of the divergence of the codes read from the prior's normal distribution (VAE); larger makes samples more
     like the photos, smaller makes reconstructions so."""
     cycle: float = 0.5

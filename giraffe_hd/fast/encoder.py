@@ -20,6 +20,8 @@ from training.nn.layers import EqualLinear
 from training.runtime.sharded_random import randn
 from training.types import Image
 
+START = -4.0
+"""Log variance of an untrained encoder: at 0, the noise hides what it reads, and the codes stay unused."""
 LATENT = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
 
 
@@ -47,7 +49,8 @@ class PhotoEncoder(nn.Module):
     def forward(self, image: Image) -> Reading:
         """Return what photos show."""
         h = self.trunk.vector(image)
-        return Reading(self.pose(h).float(), self.mean(h).float(), self.log_variance(h).float().clamp(-8, 2))
+        log_variance = self.log_variance(h).float() + START
+        return Reading(self.pose(h).float(), self.mean(h).float(), log_variance.clamp(-8, 2))
 
     def codes(self, read: Reading, rng: torch.Generator | None = None) -> Codes:
         """Return codes drawn from what was read (VAE Eq. 4), without `rng` their means; poses are kept inside the
