@@ -76,6 +76,9 @@ class GeneratorConfig:
     """Length of the mapped codes that style the layers."""
     mapping_layers: int = 3
     """Layers of each mapping network."""
+    fitted_codes: bool = False
+    """Latent codes first get the mean and the covariance of those that the encoder reads from photos; for training with
+    `reconstruction`."""
     rays: int = 32
     """Side of the ray map."""
     samples: int = 10
@@ -156,9 +159,10 @@ class ReconstructionConfig:
     """The same in the features of the projected discriminator's pretrained network."""
     mask: float = 3.0
     """Weight of cross entropy and Dice of its mask against the photo's."""
+    fit: float = 0.01
+    """Share by which a step moves the distribution of drawn codes to that of the codes just read."""
     divergence: float = 2e-4
-    """Weight of the divergence of the codes read from the prior's normal distribution (VAE); larger makes samples more
-    like the photos, smaller makes reconstructions so."""
+    """Weight of the divergence of the codes read from the standard normal distribution (VAE); it bounds their scale."""
     cycle: float = 0.5
     """Weight of the error of the codes and the pose that the encoder reads from generated pictures."""
 
@@ -231,6 +235,10 @@ class TrainConfig:
         check_levels(self.discriminator.channels, size, "discriminator.channels")
         if self.reconstruction.share > 0:
             check_levels(self.reconstruction.channels, size, "reconstruction.channels")
+            if not self.generator.fitted_codes:
+                raise ValueError(
+                    "reconstruction.share needs --generator.fitted-codes: drawn codes become like read ones"
+                )
             if self.projected.weight <= 0 and self.reconstruction.perceptual > 0:
                 raise ValueError(
                     "reconstruction.perceptual needs the pretrained network of the projected discriminator; give "

@@ -16,13 +16,13 @@ from giraffe_hd.fast.config import GeneratorConfig, PoseConfig
 from giraffe_hd.fast.prior import uncentred
 from giraffe_hd.fast.reader import pose_read
 from training.nn.discriminator import Features
-from training.nn.layers import EqualLinear
+from training.nn.layers import EqualLinear, FittedCodes
 from training.runtime.sharded_random import randn
 from training.types import Image
 
 START = -4.0
 """Log variance of an untrained encoder: at 0, the noise hides what it reads, and the codes stay unused."""
-LATENT = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
+LATENT: tuple[str, ...] = ("z_s_fg", "z_a_fg", "z_s_bg", "z_a_bg")
 
 
 class Reading(NamedTuple):
@@ -52,14 +52,15 @@ class PhotoEncoder(nn.Module):
         log_variance = self.log_variance(h).float() + START
         return Reading(self.pose(h).float(), self.mean(h).float(), log_variance.clamp(-8, 2))
 
-    def codes(self, read: Reading, rng: torch.Generator | None = None) -> Codes:
+    def codes(self, read: Reading, fits: dict[str, FittedCodes], rng: torch.Generator | None = None) -> Codes:
         """Return codes drawn from what was read (VAE Eq. 4), without `rng` their means; poses are kept inside the
-        prior. Differentiable."""
+        prior. Differentiable; `fits` are the generator's."""
         latent = read.mean
         if rng is not None:
             latent = latent + randn(*latent.shape, rng=rng).to(latent.device) * (read.log_variance / 2).exp()
-        latent = latent.chunk(len(LATENT), 1)
-        return Codes(**dict(zip(LATENT, latent, strict=True)), **pose_of(read.pose, self.config.pose))
+        parts = dict(zip(LATENT, latent.chunk(len(LATENT), 1), strict=True))
+        latent = {name: fits[name].standardised(part) for name, part in parts.items()}
+        return Codes(**latent, **pose_of(read.pose, self.config.pose))
 
 
 def pose_of(read: Float[Tensor, "n 6"], pose: PoseConfig) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ from giraffe_hd.fast.renderer import BackgroundRenderer, MaskHead, ObjectRendere
 from training import types
 from training.invertible import Inverted, OnProgress
 from training.nn.fields import ObjectField
-from training.nn.layers import EqualLinear, Mapping
+from training.nn.layers import EqualLinear, FittedCodes, Mapping
 from training.nn.volume import ObjectMaps, box_rays, render_object
 from training.resize import resized
 from training.runtime.sharded_random import rand, randn
@@ -72,9 +72,9 @@ class Generator(types.Generator):
         self.config = c = config
         self.finer = 1
         """How many times as many rays a side as in training."""
-        self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
-        self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
-        self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
+        self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
+        self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
         self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density)
         self.head = EqualLinear(c.field_dim, c.features)  # applied once a ray
         self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim, c.doublings)
@@ -180,6 +180,12 @@ class Generator(types.Generator):
         own = _offsets(codes, self.style_layers["shape"])
         sigma, _ = self.field(points, _styled(self.map_shape(codes.z_s_fg), own))
         return sigma / codes.scale[:, :1] * (points.abs().amax(-1) <= 1)
+
+    @property
+    def fits(self) -> dict[str, FittedCodes]:
+        """The distribution of each latent code of `Codes`, where the config has them fitted."""
+        behind = self.map_background.codes
+        return {"z_s_fg": self.map_shape.codes, "z_a_fg": self.map_look.codes, "z_s_bg": behind, "z_a_bg": behind}  # type: ignore[dict-item]
 
     @property
     def style_layers(self) -> dict[str, slice]:

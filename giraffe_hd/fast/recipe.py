@@ -119,7 +119,8 @@ class Recipe:
                     )
                 self.photos = slice(n - round(n * self.config.reconstruction.share), n)
                 self.read = self.encoder(batch.image[self.photos])
-                read = self.encoder.codes(self.read, step.rng)
+                self.fit_codes()
+                read = self.encoder.codes(self.read, self.generator.fits, step.rng)
                 self.codes = stack([rows(self.codes, slice(0, self.photos.start)), read])
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
@@ -146,6 +147,15 @@ class Recipe:
             fake = self.on_flat_colour(self.fake.background[-places:], around, step)
             self.places = self.seen(fake, step)
             self.real_places = self.seen(real, step)
+
+    def fit_codes(self) -> None:
+        """Move the distributions of the latent codes towards those of the codes just read."""
+        parts = (x.detach().chunk(len(LATENT), 1) for x in (self.read.mean, self.read.log_variance.exp()))
+        mean, variance = (dict(zip(LATENT, x, strict=True)) for x in parts)
+        share = self.config.reconstruction.fit
+        for names in (("z_s_fg",), ("z_a_fg",), ("z_s_bg", "z_a_bg")):  # the background's codes have one mapping
+            means, variances = (torch.cat([x[name] for name in names]) for x in (mean, variance))
+            self.generator.fits[names[0]].update(means, variances, share)
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
         """Return objects on plain backgrounds of random colours."""
@@ -227,7 +237,7 @@ class Recipe:
         drawn = slice(0, rows_.start)
         with self.autocast():
             read = encoder(fake.image[drawn].detach())
-        latent = torch.cat([getattr(self.codes, name) for name in LATENT], 1)[drawn]
+        latent = torch.cat([fit(getattr(self.codes, name)[drawn]) for name, fit in self.generator.fits.items()], 1)
         pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
         mask = fake.mask[rows_] if batch.mask is None else batch.mask[rows_]
         composed = mask * fake.foreground[rows_] + (1 - mask) * fake.background[rows_]
@@ -269,7 +279,7 @@ class Recipe:
     def reconstructed(self, encoder: PhotoEncoder, generator: Generator, batch: Batch) -> Image:
         """Return photos, their reconstructions and masks, and both turned to the ends of the prior."""
         photos = batch.image[:8]
-        codes = encoder.codes(encoder(photos))
+        codes = encoder.codes(encoder(photos), generator.fits)
         ends = (codes.rotation.new_full((len(photos),), end).deg2rad() for end in self.config.generator.pose.rotation)
         drawn = generator(codes)
         turned = [generator(replace(codes, rotation=end)).image for end in ends]

@@ -4,6 +4,7 @@ Weights are stored as in the public checkpoints of that family: N(0, 1), scaled 
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from training.runtime.distributed import batch_mean
 
 
 class PixelNorm(nn.Module):
@@ -61,14 +64,57 @@ class EqualLinear(nn.Module):
         return leaky(y) if self.activate else y
 
 
-class Mapping(nn.Sequential):
-    """z -> w: normalisation, then linear layers, meant for a tenth of the learning rate (StyleGAN Sec. 2)."""
+class FittedCodes(nn.Module):
+    """A normal distribution fitted to codes read from photos: it makes standard normal numbers such codes.
 
-    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
+    A photo encoder's codes then are standard normal themselves, so that drawn codes are like those of photos.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    factor: Tensor
+    """Of the covariance, L of L L^T (Cholesky)."""
+    updates: Tensor
+    """How often the distribution was moved."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("covariance", torch.eye(dim))
+        self.register_buffer("factor", torch.eye(dim))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def forward(self, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        """Return mean + L z."""
+        return self.mean + z.float() @ self.factor.T
+
+    def standardised(self, read: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        """Return the z of codes; the inverse of `forward`."""
+        return torch.linalg.solve_triangular(self.factor, (read - self.mean).T, upper=False).T
+
+    @torch.no_grad()
+    def update(self, mean: Float[Tensor, "n dim"], variance: Float[Tensor, "n dim"], share: float) -> None:
+        """Move the fit by `share`, at first by more, towards codes of these means and variances."""
+        self.updates += 1
+        share = max(share, 1 / float(self.updates))
+        self.mean.lerp_(batch_mean(mean.mean(0)), share)
+        off = mean - self.mean
+        found = off.T @ off / len(off) + torch.diag(variance.mean(0))
+        self.covariance.lerp_(batch_mean(found), share)
+        self.factor.copy_(torch.linalg.cholesky(self.covariance + 1e-5 * torch.eye(len(self.mean)).to(self.mean)))
+
+
+class Mapping(nn.Sequential):
+    """z -> w: normalisation, then linear layers, meant for a tenth of the learning rate (StyleGAN Sec. 2).
+
+    With `fitted`, z is first made a code like those read from photos.
+    """
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int, *, fitted: bool = False) -> None:
         dims = [z_dim] + [w_dim] * layers
-        super().__init__(
-            PixelNorm(), *(EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers))
-        )
+        linear = [EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers)]
+        parts: dict[str, nn.Module] = {"codes": FittedCodes(z_dim)} if fitted else {}
+        super().__init__(OrderedDict(parts | {str(i): part for i, part in enumerate((PixelNorm(), *linear))}))
 
 
 class EqualConv2d(nn.Module):

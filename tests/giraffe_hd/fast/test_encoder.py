@@ -20,11 +20,19 @@ TINY = replace(
     loop=replace(CARS_64.loop, batch=8, bf16=False),
     data=replace(CARS_64.data, size=16),
     generator=GeneratorConfig(
-        resolution=16, rays=8, object_channels=(8, 6), background_channels=(8, 6, 4), field_dim=8, features=8
+        resolution=16,
+        rays=8,
+        object_channels=(8, 6),
+        background_channels=(8, 6, 4),
+        field_dim=8,
+        features=8,
+        fitted_codes=True,
     ),
     discriminator=DiscriminatorConfig(channels=(8, 10)),
     reconstruction=ReconstructionConfig(share=0.5, channels=(8, 16), perceptual=0.0),
 )
+
+DEVICE = torch.device("cpu")
 
 
 def at(index: int) -> Step:
@@ -63,17 +71,33 @@ def test_a_pose_outside_the_prior_is_brought_to_its_end():
 def test_codes_are_the_means_or_drawn_around_them():
     torch.manual_seed(0)
     encoder = PhotoEncoder(TINY.generator, (8, 16)).requires_grad_(False)
-    read = encoder(torch.rand(4, 3, 16, 16))
-    exact, drawn = encoder.codes(read), encoder.codes(read, torch.Generator().manual_seed(0))
+    read, fits = encoder(torch.rand(4, 3, 16, 16)), Generator(TINY.generator).fits
+    exact, drawn = encoder.codes(read, fits), encoder.codes(read, fits, torch.Generator().manual_seed(0))
     means = torch.cat([getattr(exact, name) for name in LATENT], 1)
     assert torch.equal(means, read.mean)
     noise = (torch.cat([getattr(drawn, name) for name in LATENT], 1) - means) / (read.log_variance / 2).exp()
     assert float(noise.mean()) == pytest.approx(0, abs=0.1) and float(noise.std()) == pytest.approx(1, abs=0.1)
 
 
+def test_drawn_codes_become_like_those_read():
+    recipe, batch = Recipe(replace(TINY, reconstruction=replace(TINY.reconstruction, fit=0.2)), DEVICE), photos()
+    recipe.networks.requires_grad_(False)
+    for i in range(40):
+        recipe.begin(batch, at(i))
+    fits, read = recipe.generator.fits, recipe.read
+    spread = read.log_variance.exp().mean(0)
+    for name, means, noise in zip(LATENT, read.mean.chunk(4, 1), spread.chunk(4), strict=True):
+        drawn = fits[name](torch.randn(4000, means.shape[1], generator=torch.Generator().manual_seed(0)))
+        if name.endswith("fg"):  # the background's two codes share a distribution
+            torch.testing.assert_close(drawn.mean(0), means.mean(0), atol=0.05, rtol=0)
+            torch.testing.assert_close(drawn.var(0), means.var(0, correction=0) + noise, atol=0.03, rtol=0.1)
+        torch.testing.assert_close(fits[name](fits[name].standardised(means)), means, atol=1e-4, rtol=1e-4)
+    assert fits["z_s_bg"] is fits["z_a_bg"]
+
+
 def test_a_few_steps_bring_reconstructions_nearer_to_their_photos():
     torch.manual_seed(0)
-    recipe, batch, logged = Recipe(TINY, torch.device("cpu")), photos(), []
+    recipe, batch, logged = Recipe(TINY, DEVICE), photos(), []
     recipe.networks.requires_grad_(False)
     phases = recipe.phases()
     for i in range(60):
@@ -88,7 +112,7 @@ def test_a_few_steps_bring_reconstructions_nearer_to_their_photos():
 
 
 def test_a_set_without_masks_is_refused():
-    recipe = Recipe(TINY, torch.device("cpu"))
+    recipe = Recipe(TINY, DEVICE)
     with pytest.raises(ValueError, match=r"--reconstruction\.mask 0"):
         recipe.begin(Batch(image=photos().image), at(0))
 
@@ -98,5 +122,7 @@ def test_configs_that_cannot_be_are_refused():
         ReconstructionConfig(share=2.0)
     with pytest.raises(ValueError, match=r"reconstruction\.perceptual"):
         replace(TINY, reconstruction=replace(TINY.reconstruction, perceptual=1.0), projected=ProjectedConfig())
+    with pytest.raises(ValueError, match="fitted-codes"):
+        replace(TINY, generator=replace(TINY.generator, fitted_codes=False))
     with pytest.raises(ValueError, match=r"reconstruction\.channels"):
         replace(TINY, reconstruction=replace(TINY.reconstruction, channels=(8, 8, 8)))
