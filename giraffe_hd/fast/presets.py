@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from giraffe_hd.fast.config import VIEWS, DiscriminatorConfig, GeneratorConfig, PoseConfig, TrainConfig
+from giraffe_hd.fast.config import (
+    VIEWS,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    PoseConfig,
+    ReconstructionConfig,
+    TrainConfig,
+)
 from training.config import DataConfig, LoopConfig
 from training.nn.projected_discriminator import ProjectedConfig
 
@@ -35,8 +42,14 @@ PHOTOS_64 = replace(
 
 CATS_64 = replace(
     PHOTOS_64,
+    loop=replace(PHOTOS_64.loop, batch=8),
+    reconstruction=ReconstructionConfig(share=0.5),
+    mapping_rate=0.5,
     generator=replace(
         PHOTOS_64.generator,
+        fitted_codes=True,
+        features=64,
+        object_channels=(64, 32),
         pose=PoseConfig(
             elevation=(-10.0, 15.0), rotation=(-40.0, 40.0), scale=(0.40, 0.46), proportions=(0.85, 0.95, 1.1),
             y=(-0.05, 0.05), z=(-0.1, -0.02),
@@ -49,7 +62,8 @@ CATS_64 = replace(
     sigma_noise_until=30_000,
 )  # fmt: skip
 """Heads of cats seen from the front, cut to 1.5 times the head's box: the object is head and chest, so its box reaches
-from the ears to below the picture. Masks cover two thirds of that box on average."""
+from the ears to below the picture. Masks cover two thirds of that box on average. Half of each batch are photos,
+reconstructed: without that, faces did not appear in 48,000 pictures."""
 
 FRUIT_64 = replace(
     PHOTOS_64,
