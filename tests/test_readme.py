@@ -153,17 +153,18 @@ def row(card: dict) -> str:
     name, figures = card["stem"], card["figures"]
     cells = [f"[{name}](checkpoints/{name}.json)", f"{card['resolution']}", f"{card['images_seen']:,}"]
     if card["family"].startswith("giraffe"):
-        # of photos nothing reads the rotation, but turns are read by a network that saw films
-        cells += [f"{figures['rotation_error' if 'rotation_error' in figures else 'turn_error']:.1f}°"]
+        # of photos nothing reads the rotation, but for turns where there were films of them
+        cells += [shown(figures, "rotation_error" if "rotation_error" in figures else "turn_error", ".1f")]
+        cells[-1] += "°" if cells[-1] != "–" else ""
         cells += [shown(figures, "rotation_flips", ".2%")]
         cells += [shown(figures, f"{knob}_r2", ".2f") for knob in ("elevation", "scale")]
         cells.append(shown(figures, "turns_closed", ".0%"))
     else:
         cells += [f"{figures['swap_diagonal']:.2f}", f"{figures['swap_leakage']:.2f}"]
         cells += [f"{figures[f'given_mask_iou_{mode}']:.2f}" for mode in ("code", "feature")]
-    network = next(key for key in figures if key.startswith("FD-"))
+    network = next((key for key in figures if key.startswith("FD-")), "")  # sets of few photos have none
     floor = figures.get(f"real against real {network}")
-    cells.append(f"{figures[network]:.0f}" + ("" if floor is None else f" ({floor:.0f})"))
+    cells.append(shown(figures, network, ".0f") + ("" if floor is None else f" ({floor:.0f})"))
     return "| " + " | ".join(cells) + " |"
 
 
