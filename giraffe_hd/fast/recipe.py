@@ -17,7 +17,7 @@ from giraffe_hd.fast.prior import pose_targets
 from training import types
 from training.batched import repeat, rows, stack
 from training.devices import autocast
-from training.nn.augment import AdaptiveChance, augment
+from training.nn.augment import AdaptiveChance, augment, augment_alike
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import (
@@ -32,7 +32,7 @@ from training.nn.gan import (
 from training.nn.projected_discriminator import projected_for
 from training.nn.reconstruction import divergence, mask_loss, multiscale_l1
 from training.nn.volume import box_rays
-from training.runtime.sharded_random import rand, sampled, shard_of, sharded_generator
+from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Mask, Phase, Step
 
 
@@ -125,10 +125,7 @@ class Recipe:
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
             chance = float(self.adaptive.chance) if self.adaptive else 0.0
-            part, parts = shard_of(step.rng)
-            seed = int(torch.randint(2**31, (), generator=step.rng))
-            alike = (sharded_generator(seed, part, parts) for _ in range(2))  # photos and their reconstructions
-            self.projected.look(*(augment(x, chance, next(alike)) for x in (batch.image, self.fake.image)))
+            self.projected.look(*augment_alike((batch.image, self.fake.image), chance, step.rng))
         early, late = self.config.object_pose_share
         m = max(1, round(n * (early + step.ramp(*self.config.pose_ramp) * (late - early))))
         m = m if m < 4 else m - m % 4  # whole groups for the discriminator's minibatch deviation

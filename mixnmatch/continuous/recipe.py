@@ -30,13 +30,12 @@ from mixnmatch.fast.losses import shading_consistency
 from training import types
 from training.batched import rows
 from training.devices import autocast
-from training.nn.augment import augment
+from training.nn.augment import augment, augment_alike
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import projected_for
 from training.nn.reconstruction import mask_loss, multiscale_l1
-from training.runtime.sharded_random import shard_of, sharded_generator
 from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
@@ -168,11 +167,7 @@ class Recipe:
         A photo and its reconstruction get the same augmentation, so that their features can be compared.
         """
         now, chance = self.shared, self.losses.augment
-        part, parts = shard_of(step.rng)
-        seed = int(torch.randint(2**31, (), generator=step.rng))
-        photos, reconstruction = (
-            augment(x, chance, sharded_generator(seed, part, parts)) for x in (image, now.reconstruction.image)
-        )
+        photos, reconstruction = augment_alike((image, now.reconstruction.image), chance, step.rng)
         self.seen = photos, augment(now.mixes.image, chance, step.rng)
         if self.projected is not None:
             self.projected.look(photos, torch.cat([reconstruction, self.seen[1]]))

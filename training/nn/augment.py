@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.runtime.distributed import batch_mean, size
-from training.runtime.sharded_random import rand
+from training.runtime.sharded_random import rand, shard_of, sharded_generator
 from training.types import Image
 
 Kind = Literal["colour", "shift", "cutout"]
@@ -47,6 +47,13 @@ def augment(image: Image, chance: float, rng: torch.Generator, kinds: Sequence[K
     centre = draw(2) * side
     inside = ((line - centre[:, :1]).abs() < side / 4)[:, :, None] & ((line - centre[:, 1:]).abs() < side / 4)[:, None]
     return image * (1 - inside[:, None] * chosen[:, 2, None, None, None])
+
+
+def augment_alike(images: Sequence[Image], chance: float, rng: torch.Generator) -> list[Image]:
+    """Return batches of pictures with row k of each augmented alike, so that photos and reconstructions correspond."""
+    part, parts = shard_of(rng)
+    seed = int(torch.randint(2**31, (), generator=rng))
+    return [augment(image, chance, sharded_generator(seed, part, parts)) for image in images]
 
 
 class AdaptiveChance(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.nn.augment import AdaptiveChance, augment
+from training.nn.augment import AdaptiveChance, augment, augment_alike
 
 
 def test_augment_with_no_chance_is_the_picture_itself():
@@ -60,3 +60,9 @@ def test_the_chance_rises_while_the_critic_is_sure_and_falls_when_not():
 def test_an_impossible_target_is_refused(target):
     with pytest.raises(ValueError, match=r"such as 0\.6"):
         AdaptiveChance(target)
+
+
+def test_photos_and_their_reconstructions_are_augmented_alike():
+    photos = torch.rand(6, 3, 16, 16) * 2 - 1
+    first, second = augment_alike((photos, photos.clone()), 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(first, second) and not torch.equal(first, photos)
