@@ -117,7 +117,8 @@ class Recipe:
                         "masks of reconstructions are compared, but the set has no masks; prepare it with masks, or "
                         "give --reconstruction.mask 0"
                     )
-                self.photos = slice(n - round(n * self.config.reconstruction.share), n)
+                count = round(n * self.config.reconstruction.share)  # at least one photo and one drawn code
+                self.photos = slice(n - min(n - 1, max(1, count)), n)
                 self.read = self.encoder(batch.image[self.photos])
                 self.fit_codes()
                 read = self.encoder.codes(self.read, self.generator.fits, step.rng)
@@ -230,23 +231,23 @@ class Recipe:
 
     def reconstruction_losses(self, encoder: PhotoEncoder, batch: Batch) -> dict[str, Tensor]:
         """Return how far reconstructions are from their photos, and what the encoder misreads of generated pictures."""
-        weights, rows_, fake, real = self.config.reconstruction, self.photos, self.fake, batch.image[self.photos]
-        drawn = slice(0, rows_.start)
+        weights, photos, fake, real = self.config.reconstruction, self.photos, self.fake, batch.image[self.photos]
+        drawn = slice(0, photos.start)
         with self.autocast():
             read = encoder(fake.image[drawn].detach())
         latent = torch.cat([fit(getattr(self.codes, name)[drawn]) for name, fit in self.generator.fits.items()], 1)
         pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
-        mask = fake.mask[rows_] if batch.mask is None else batch.mask[rows_]
-        composed = mask * fake.foreground[rows_] + (1 - mask) * fake.background[rows_]
+        mask = fake.mask[photos] if batch.mask is None else batch.mask[photos]
+        composed = mask * fake.foreground[photos] + (1 - mask) * fake.background[photos]
         terms = {
             "pixels": weights.pixels * multiscale_l1(composed, real).mean(),
             "divergence": weights.divergence * divergence(self.read.mean, self.read.log_variance),
             "cycle": weights.cycle * ((read.mean - latent).square().mean() + (read.pose - pose).square().mean()),
         }
         if weights.mask > 0 and batch.mask is not None:
-            terms["mask"] = weights.mask * mask_loss(fake.mask[rows_], batch.mask[rows_])
+            terms["mask"] = weights.mask * mask_loss(fake.mask[photos], batch.mask[photos])
         if self.projected is not None:
-            ours, theirs = ([x[rows_] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
+            ours, theirs = ([x[photos] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
             terms["perceptual"] = weights.perceptual * perceptual_distance(ours, theirs).mean()
         return terms
 

@@ -126,3 +126,13 @@ def test_configs_that_cannot_be_are_refused():
         replace(TINY, generator=replace(TINY.generator, fitted_codes=False))
     with pytest.raises(ValueError, match=r"reconstruction\.channels"):
         replace(TINY, reconstruction=replace(TINY.reconstruction, channels=(8, 8, 8)))
+
+
+@pytest.mark.parametrize(("share", "photos_read"), [(0.01, 1), (0.5, 4), (1.0, 7)])
+def test_any_share_leaves_a_photo_and_a_drawn_code(share: float, photos_read: int):
+    recipe = Recipe(replace(TINY, reconstruction=replace(TINY.reconstruction, share=share)), DEVICE)
+    recipe.networks.requires_grad_(False)
+    recipe.begin(photos(), at(0))
+    losses = recipe.generator_losses(photos(), at(0))
+    assert len(recipe.read.mean) == photos_read
+    assert all(bool(value.isfinite()) for value in losses.values())
