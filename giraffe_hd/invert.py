@@ -65,15 +65,26 @@ class Whitening(NamedTuple):
 
 
 @torch.no_grad()
-def whitening(mapping: nn.Module, z_dim: int, *, n: int = 4096) -> Whitening:
-    """Return mean and root of the covariance of a mapping's styles, from `n` draws that are always the same."""
-    weight = next(mapping.parameters())
-    z = torch.randn(n, z_dim, generator=torch.Generator().manual_seed(0)).to(weight)
-    w = mapping(z).double()
+def whitening(w: Float[Tensor, "n w"]) -> Whitening:
+    """Return mean and root of the covariance of styles."""
+    w = w.double()
     mean = w.mean(0)
-    values, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / n)
+    values, vectors = torch.linalg.eigh((w - mean).T @ (w - mean) / len(w))
     root = values.clamp_min(0).sqrt()[:, None] * vectors.T
     return Whitening(mean.float(), root.float())
+
+
+@torch.no_grad()
+def prior_styles(generator: Generator, n: int = 4096) -> dict[str, Whitening]:
+    """Return the whitening of each part's styles, from `n` draws that are always the same."""
+    drawn = generator.sample(n, torch.Generator().manual_seed(0))
+    styles = {
+        "shape": generator.map_shape(drawn.z_s_fg),
+        "look": generator.map_look(drawn.z_a_fg),
+        "background": generator.map_background(drawn.z_s_bg),
+        "back_look": generator.map_background(drawn.z_a_bg),
+    }
+    return {part: whitening(w) for part, w in styles.items()}
 
 
 class Problem:
@@ -89,10 +100,7 @@ class Problem:
         self.front = min(1.0, float(read[:, :2].norm(dim=1).min()))
         self.pose = torch.cat([torch.zeros_like(read[:, :1]), read[:, 2:].clamp(-1.4, 1.4)], 1).requires_grad_()
         counts = {"shape": objects, "look": objects, "background": len(read), "back_look": len(read)}
-        maps = {"shape": generator.map_shape, "look": generator.map_look}
-        white = {k: whitening(m, c.z_dim) for k, m in maps.items()}
-        white["background"] = white["back_look"] = whitening(generator.map_background, c.z_dim)
-        self.white = white
+        self.white = prior_styles(generator)
         zeros: dict[str, Any] = {"device": read.device, "requires_grad": True}
         self.code = {k: torch.zeros(n, c.w_dim, **zeros) for k, n in counts.items()}
         """Of each part, for all its layers."""

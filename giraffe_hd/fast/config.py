@@ -77,8 +77,8 @@ class GeneratorConfig:
     mapping_layers: int = 3
     """Layers of each mapping network."""
     fitted_codes: bool = False
-    """Latent codes first get the mean and the covariance of those that the encoder reads from photos; for training with
-    `reconstruction`."""
+    """Latent codes are drawn with the mean and the covariance of those that the encoder reads from photos, instead of
+    standard normal; for training with `reconstruction`."""
     rays: int = 32
     """Side of the ray map."""
     samples: int = 10
@@ -159,6 +159,9 @@ class ReconstructionConfig:
     """The same in the features of the projected discriminator's pretrained network."""
     mask: float = 3.0
     """Weight of cross entropy and Dice of its mask against the photo's."""
+    behind: float = 1.0
+    """Weight of the differences of neighbouring pixels of the background where the photo's object hides it: no photo
+    shows what is there, so it goes on smoothly."""
     fit: float = 0.01
     """Share by which a step moves the distribution of drawn codes to that of the codes just read."""
     divergence: float = 2e-4

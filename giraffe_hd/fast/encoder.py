@@ -16,7 +16,7 @@ from giraffe_hd.fast.config import GeneratorConfig, PoseConfig
 from giraffe_hd.fast.prior import uncentred
 from giraffe_hd.fast.reader import pose_read
 from training.nn.discriminator import Features
-from training.nn.layers import EqualLinear, FittedCodes
+from training.nn.layers import EqualLinear
 from training.runtime.sharded_random import randn
 from training.types import Image
 
@@ -52,15 +52,14 @@ class PhotoEncoder(nn.Module):
         log_variance = self.log_variance(h).float() + START
         return Reading(self.pose(h).float(), self.mean(h).float(), log_variance.clamp(-8, 2))
 
-    def codes(self, read: Reading, fits: dict[str, FittedCodes], rng: torch.Generator | None = None) -> Codes:
+    def codes(self, read: Reading, rng: torch.Generator | None = None) -> Codes:
         """Return codes drawn from what was read (VAE Eq. 4), without `rng` their means; poses are kept inside the
-        prior. Differentiable; `fits` are the generator's."""
+        prior. Differentiable."""
         latent = read.mean
         if rng is not None:
             latent = latent + randn(*latent.shape, rng=rng).to(latent.device) * (read.log_variance / 2).exp()
         parts = dict(zip(LATENT, latent.chunk(len(LATENT), 1), strict=True))
-        latent = {name: fits[name].standardised(part) for name, part in parts.items()}
-        return Codes(**latent, **pose_of(read.pose, self.config.pose))
+        return Codes(**parts, **pose_of(read.pose, self.config.pose))
 
 
 def pose_of(read: Float[Tensor, "n 6"], pose: PoseConfig) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import GeneratorConfig
@@ -72,9 +72,12 @@ class Generator(types.Generator):
         self.config = c = config
         self.finer = 1
         """How many times as many rays a side as in training."""
-        self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
-        self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
-        self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers, fitted=c.fitted_codes)
+        self.map_shape = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.map_look = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        self.map_background = Mapping(c.z_dim, c.w_dim, c.mapping_layers)
+        fits = {part: FittedCodes(c.z_dim * len(fields)) for part, fields in DRAWN_BY.items()}
+        self.fits = nn.ModuleDict(fits if c.fitted_codes else {})
+        """The distributions that the latent codes of each seed knob are drawn from, where they are not normal."""
         self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density)
         self.head = EqualLinear(c.field_dim, c.features)  # applied once a ray
         self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim, c.doublings)
@@ -180,12 +183,6 @@ class Generator(types.Generator):
         own = _offsets(codes, self.style_layers["shape"])
         sigma, _ = self.field(points, _styled(self.map_shape(codes.z_s_fg), own))
         return sigma / codes.scale[:, :1] * (points.abs().amax(-1) <= 1)
-
-    @property
-    def fits(self) -> dict[str, FittedCodes]:
-        """The distribution of each latent code of `Codes`, where the config has them fitted."""
-        behind = self.map_background.codes
-        return {"z_s_fg": self.map_shape.codes, "z_a_fg": self.map_look.codes, "z_s_bg": behind, "z_a_bg": behind}  # type: ignore[dict-item]
 
     @property
     def style_layers(self) -> dict[str, slice]:
@@ -325,18 +322,27 @@ class Generator(types.Generator):
         return tuple(knob for knob in camera_knobs(self.config.pose) if knob.extended_range)
 
     def sample(self, n: int, rng: torch.Generator) -> Codes:
-        """Draw `n` rows from the prior: normal codes, uniform pose."""
+        """Draw `n` rows from the prior: codes normal or as fitted to photos, uniform pose."""
         z = torch.randn(4, n, self.config.z_dim, generator=rng)
         pose = sample_pose(self.config.pose, n, rng)
         codes = Codes(z_s_fg=z[0], z_a_fg=z[1], z_s_bg=z[2], z_a_bg=z[3], **pose)
-        return replace(
-            codes, **{k: v.to(self.device) for k in pose.keys() | SEED_FIELDS if (v := getattr(codes, k)) is not None}
-        )
+        drawn = {k: v.to(self.device) for k in pose.keys() | SEED_FIELDS if (v := getattr(codes, k)) is not None}
+        return self._fitted(replace(codes, **drawn), *self.fits)
+
+    @torch.no_grad()
+    def _fitted(self, codes: Codes, *parts: str) -> Codes:
+        """Return codes whose normal latent codes of some parts became such as the photos' are."""
+        for part in parts:
+            z = torch.cat([getattr(codes, name) for name in DRAWN_BY[part]], 1)
+            drawn = self.fits[part](z).chunk(len(DRAWN_BY[part]), 1)
+            codes = replace(codes, **dict(zip(DRAWN_BY[part], drawn, strict=True)))
+        return codes
 
     def set(self, codes: Codes, name: str, value: Any) -> Codes:
         """Return `codes` with one knob turned; see `training.types.Generator.set`."""
         knob = self.knob(name)
         if knob.kind == "seed":
             drawn = set_seed(codes, name, value)
+            drawn = self._fitted(drawn, name) if name in self.fits else drawn
             return self.take(codes, name, replace(drawn, styles=None))
         return set_pose(codes, self.config.pose, name, value)

@@ -13,7 +13,7 @@ from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
-from giraffe_hd.fast.prior import pose_targets
+from giraffe_hd.fast.prior import DRAWN_BY, pose_targets
 from training import types
 from training.batched import repeat, rows, stack
 from training.devices import autocast
@@ -30,7 +30,7 @@ from training.nn.gan import (
     r1_penalty,
 )
 from training.nn.projected_discriminator import projected_for
-from training.nn.reconstruction import divergence, mask_loss, multiscale_l1
+from training.nn.reconstruction import divergence, mask_loss, multiscale_l1, roughness
 from training.nn.volume import box_rays
 from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Mask, Phase, Step
@@ -121,7 +121,7 @@ class Recipe:
                 self.photos = slice(n - min(n - 1, max(1, count)), n)
                 self.read = self.encoder(batch.image[self.photos])
                 self.fit_codes()
-                read = self.encoder.codes(self.read, self.generator.fits, step.rng)
+                read = self.encoder.codes(self.read, step.rng)
                 self.codes = stack([rows(self.codes, slice(0, self.photos.start)), read])
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
@@ -151,9 +151,9 @@ class Recipe:
         parts = (x.detach().chunk(len(LATENT), 1) for x in (self.read.mean, self.read.log_variance.exp()))
         mean, variance = (dict(zip(LATENT, x, strict=True)) for x in parts)
         share = self.config.reconstruction.fit
-        for names in (("z_s_fg",), ("z_a_fg",), ("z_s_bg", "z_a_bg")):  # the background's codes have one mapping
-            means, variances = (torch.cat([x[name] for name in names]) for x in (mean, variance))
-            self.generator.fits[names[0]].update(means, variances, share)
+        for part, fit in self.generator.fits.items():
+            means, variances = (torch.cat([x[name] for name in DRAWN_BY[part]], 1) for x in (mean, variance))
+            fit.update(means, variances, share)  # type: ignore[operator]
 
     def on_flat_colour(self, image: Image, mask: Mask, step: Step) -> Image:
         """Return objects on plain backgrounds of random colours."""
@@ -235,7 +235,7 @@ class Recipe:
         drawn = slice(0, photos.start)
         with self.autocast():
             read = encoder(fake.image[drawn].detach())
-        latent = torch.cat([fit(getattr(self.codes, name)[drawn]) for name, fit in self.generator.fits.items()], 1)
+        latent = torch.cat([getattr(self.codes, name)[drawn] for name in LATENT], 1)
         pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
         mask = fake.mask[photos] if batch.mask is None else batch.mask[photos]
         composed = mask * fake.foreground[photos] + (1 - mask) * fake.background[photos]
@@ -246,6 +246,8 @@ class Recipe:
         }
         if weights.mask > 0 and batch.mask is not None:
             terms["mask"] = weights.mask * mask_loss(fake.mask[photos], batch.mask[photos])
+        if weights.behind > 0:
+            terms["behind"] = weights.behind * roughness(fake.background[photos], mask.detach())
         if self.projected is not None:
             ours, theirs = ([x[photos] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
             terms["perceptual"] = weights.perceptual * perceptual_distance(ours, theirs).mean()
@@ -277,7 +279,7 @@ class Recipe:
     def reconstructed(self, encoder: PhotoEncoder, generator: Generator, batch: Batch) -> Image:
         """Return photos, their reconstructions and masks, and both turned to the ends of the prior."""
         photos = batch.image[:8]
-        codes = encoder.codes(encoder(photos), generator.fits)
+        codes = encoder.codes(encoder(photos))
         ends = (codes.rotation.new_full((len(photos),), end).deg2rad() for end in self.config.generator.pose.rotation)
         drawn = generator(codes)
         turned = [generator(replace(codes, rotation=end)).image for end in ends]

@@ -21,7 +21,7 @@ from giraffe_hd.fast.reader import (
     reader_path,
 )
 from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined
-from giraffe_hd.invert import InvertOptions, invert, whitening, with_own_weights
+from giraffe_hd.invert import InvertOptions, invert, prior_styles, with_own_weights
 from training import __main__ as training
 from training.batched import rows
 from training.checkpoint import load_generator, makes_pictures, save_generator
@@ -175,7 +175,7 @@ def test_mirrored_pictures_are_read_the_other_way_round(generator):
 
 
 def test_whitened_styles_have_the_priors_mean_and_covariance(generator):
-    white = whitening(generator.map_shape, 8)
+    white = prior_styles(generator)["shape"]
     z = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(9))
     w = generator.map_shape(z)
     torch.testing.assert_close(white.mean, w.mean(0), atol=0.06, rtol=0)

@@ -4,7 +4,6 @@ Weights are stored as in the public checkpoints of that family: N(0, 1), scaled 
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -65,10 +64,7 @@ class EqualLinear(nn.Module):
 
 
 class FittedCodes(nn.Module):
-    """A normal distribution fitted to codes read from photos: it makes standard normal numbers such codes.
-
-    A photo encoder's codes then are standard normal themselves, so that drawn codes are like those of photos.
-    """
+    """A normal distribution fitted to codes read from photos, from which such codes are drawn."""
 
     mean: Tensor
     covariance: Tensor
@@ -85,12 +81,8 @@ class FittedCodes(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def forward(self, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-        """Return mean + L z."""
+        """Return codes, mean + L z, from standard normal z."""
         return self.mean + z.float() @ self.factor.T
-
-    def standardised(self, read: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-        """Return the z of codes; the inverse of `forward`."""
-        return torch.linalg.solve_triangular(self.factor, (read - self.mean).T, upper=False).T
 
     @torch.no_grad()
     def update(self, mean: Float[Tensor, "n dim"], variance: Float[Tensor, "n dim"], share: float) -> None:
@@ -105,16 +97,12 @@ class FittedCodes(nn.Module):
 
 
 class Mapping(nn.Sequential):
-    """z -> w: normalisation, then linear layers, meant for a tenth of the learning rate (StyleGAN Sec. 2).
+    """z -> w: normalisation, then linear layers, meant for a tenth of the learning rate (StyleGAN Sec. 2)."""
 
-    With `fitted`, z is first made a code like those read from photos.
-    """
-
-    def __init__(self, z_dim: int, w_dim: int, layers: int, *, fitted: bool = False) -> None:
+    def __init__(self, z_dim: int, w_dim: int, layers: int) -> None:
         dims = [z_dim] + [w_dim] * layers
         linear = [EqualLinear(dims[i], dims[i + 1], lr_mul=0.1, activate=True) for i in range(layers)]
-        parts: dict[str, nn.Module] = {"codes": FittedCodes(z_dim)} if fitted else {}
-        super().__init__(OrderedDict(parts | {str(i): part for i, part in enumerate((PixelNorm(), *linear))}))
+        super().__init__(PixelNorm(), *linear)
 
 
 class EqualConv2d(nn.Module):

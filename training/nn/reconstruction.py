@@ -26,6 +26,19 @@ def mask_loss(mask: Mask, given: Mask) -> Scalar:
     return entropy + (1 - (2 * both + 1) / (all_ + 1)).mean()
 
 
+def roughness(image: Image, mask: Mask) -> Scalar:
+    """Return the mean absolute difference of neighbouring pixels that both lie within the mask."""
+    total = image.new_zeros(())
+    for axis in (2, 3):
+        last = image.shape[axis] - 1
+        (before, within_before), (after, within_after) = (
+            (image.narrow(axis, start, last), mask.narrow(axis, start, last)) for start in (0, 1)
+        )
+        within = within_before * within_after
+        total = total + ((after - before).abs() * within).sum() / (image.shape[1] * within.sum()).clamp_min(1)
+    return total / 2
+
+
 def divergence(mean: Float[Tensor, "n d"], log_variance: Float[Tensor, "n d"]) -> Scalar:
     """Return KL(N(mean, variance) || N(0, 1)), summed over a code, mean over pictures (VAE, Kingma and Welling 2014,
     Appendix B)."""
