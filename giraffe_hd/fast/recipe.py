@@ -65,7 +65,6 @@ class Recipe:
             self.networks["projected"] = self.projected.network
         self.scalars: dict[str, Tensor] = {}
         """Values for the log that are no losses."""
-        self.shown = self.generator.sample(64, torch.Generator().manual_seed(0))
         self.average: types.Generator
         self.codes: Codes
         self.photos = slice(0, 0)
@@ -256,22 +255,23 @@ class Recipe:
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
         """Return samples; a turn; and the layers, shape and look of a few objects."""
         assert isinstance(generator, Generator)
-        few = rows(self.shown, slice(0, 4))
+        shown = generator.sample(64, torch.Generator().manual_seed(0))
+        few = rows(shown, slice(0, 4))
         turn = repeat(few, 8)
         low, high = self.config.generator.pose.rotation
         steps = torch.arange(8, device=self.device) / (
             8 if high - low >= 360 else 7
         )  # a whole turn ends where it began
         turn = replace(turn, rotation=(low + (high - low) * steps).deg2rad().repeat(4))
-        eight = rows(self.shown, slice(0, 8))
-        one = repeat(rows(self.shown, 0), 8)
+        eight = rows(shown, slice(0, 8))
+        one = repeat(rows(shown, 0), 8)
         layers = generator(eight)
-        shapes = generator(replace(one, z_s_fg=self.shown.z_s_fg[8:16]))
-        looks = generator(replace(one, z_a_fg=self.shown.z_a_fg[8:16]))
+        shapes = generator(replace(one, z_s_fg=shown.z_s_fg[8:16]))
+        looks = generator(replace(one, z_a_fg=shown.z_a_fg[8:16]))
         mask = (layers.mask * 2 - 1).expand(-1, 3, -1, -1)
         photos = {} if self.encoder is None else {"photos": self.reconstructed(self.encoder, generator, batch)}
         return photos | {
-            "samples": generator(rows(self.shown, slice(8, 40))).image,
+            "samples": generator(rows(shown, slice(8, 40))).image,
             "turn": generator(turn).image,
             "layers": torch.cat([layers.image, layers.foreground, mask, layers.background, shapes.image, looks.image]),
         }
