@@ -7,7 +7,7 @@ import httpx
 import pytest
 import torch
 
-import training.typecheck  # noqa: F401 (the checker that pyproject names must be loaded before what it checks)
+import tests.typecheck  # noqa: F401 (the checker that pyproject names must be loaded before what it checks)
 from tests.places import CHECKPOINTS
 
 torch.set_num_threads(1)  # tests share their machine; results do not depend on it

@@ -13,7 +13,7 @@ from training.__main__ import VERBS
 from training.registry import FAMILIES, resolve
 
 ROOMS = (
-    "typecheck", "upgrade", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded",
+    "upgrade", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded",
     "runtime", "types", "invertible", "nn", "interpolation", "registry", "checkpoint", "warm_start", "official",
     "imaging", "pictures", "codes_file", "films", "objects", "segmentation.contract", "segmentation.classical",
     "segmentation.subject", "data", "metrics", "segmentation", "inversion", "data.prepare", "loop", "publish", "sweep",

@@ -141,7 +141,7 @@ class Recipe:
             self.cut_out = self.seen(self.on_flat_colour(batch.image[:m], batch.mask[:m], step), step)
             around = 1 - max_pool2d(batch.mask[-places:], 5, stride=1, padding=2)  # no fur is left of the object
             real = self.on_flat_colour(batch.image[-places:], around, step)
-            fake = self.on_flat_colour(self.fake.background[-places:], around, step)
+            fake = self.on_flat_colour(self.fake.background[:places], around, step)  # of drawn codes
             self.places = self.seen(fake, step)
             self.real_places = self.seen(real, step)
 
