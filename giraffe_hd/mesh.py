@@ -136,13 +136,15 @@ def write_mesh(path: Path, mesh: Mesh, colours: Colours | None = None) -> None:
 
 
 def normals(mesh: Mesh) -> Float[np.ndarray, "vertices 3"]:
-    """Return the vertices' unit normals: those of their triangles, weighted by area."""
+    """Return the vertices' unit normals: those of their triangles, weighted by area; up where these have no area."""
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
     across = np.cross(b - a, c - a)
     total = np.zeros_like(mesh.vertices)
     for corner in range(3):
         np.add.at(total, mesh.faces[:, corner], across)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    total /= np.abs(total).max(1, keepdims=True).clip(1e-300)  # of triangles however thin, the square is no zero
+    total[~total.any(1)] = [0.0, 0.0, 1.0]
+    return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
 def glb(mesh: Mesh, colours: Colours | None = None) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from giraffe_hd.codes import Codes, Layers
-from giraffe_hd.mesh import Mesh, glb, march, object_mesh, write_mesh
+from giraffe_hd.mesh import Mesh, glb, march, normals, object_mesh, write_mesh
 from giraffe_hd.mesh_colour import vertex_colours
 from training.data.cars.gltf import _accessor, _document
 from training.nn.volume import box_rays
@@ -41,6 +41,14 @@ def test_a_ball_is_closed_round_and_turned_outward(radius):
     back = {(b, a) for a, b in half_edges.tolist()}
     assert len(back) == len(half_edges) and back == set(map(tuple, half_edges.tolist()))  # each edge once each way
     assert len(mesh.vertices) - len(half_edges) // 2 + len(mesh.faces) == 2  # Euler: one sphere
+
+
+def test_normals_are_of_unit_length_however_thin_the_triangles():
+    corners = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    thin = Mesh(np.concatenate([corners, 1e-9 * corners, 0 * corners]), np.arange(9).reshape(3, 3))
+    found = normals(thin)  # viewers refuse files with shorter ones; a point has no direction, so it gets one
+    np.testing.assert_allclose(found, np.tile([0.0, 0.0, 1.0], (9, 1)))
+    np.testing.assert_allclose(normals(Mesh(thin.vertices, thin.faces[:, ::-1]))[:6], np.tile([0.0, 0.0, -1.0], (6, 1)))
 
 
 def test_a_linear_field_is_cut_exactly():
