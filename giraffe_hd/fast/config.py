@@ -163,7 +163,7 @@ class ReconstructionConfig:
     """Weight of the differences of neighbouring pixels of the background where the photo's object hides it: no photo
     shows what is there, so it goes on smoothly."""
     fit: float = 0.01
-    """Share by which a step moves the distribution of drawn codes to that of the codes just read."""
+    """Share by which each batch drawn moves the distribution of drawn codes to that of the codes just read."""
     divergence: float = 2e-4
     """Weight of the divergence of the codes read from the standard normal distribution (VAE); it bounds their scale."""
     cycle: float = 0.5

@@ -36,6 +36,17 @@ from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Mask, Phase, Step
 
 
+def reconstructed_rows(n: int, share: float) -> slice:
+    """Return which of `n` pictures are reconstructed: the last ones, at least one, and not all. Raises: ValueError for
+    a single picture."""
+    if n < 2:
+        raise ValueError(
+            "a batch of one picture has no room for a photo and a drawn code; make --loop.batch at least twice "
+            "--loop.accumulate times the processes, or give --reconstruction.share 0"
+        )
+    return slice(n - min(n - 1, max(1, round(n * share))), n)
+
+
 class Recipe:
     """Networks, phases and grids of one training run."""
 
@@ -116,8 +127,7 @@ class Recipe:
                         "masks of reconstructions are compared, but the set has no masks; prepare it with masks, or "
                         "give --reconstruction.mask 0"
                     )
-                count = round(n * self.config.reconstruction.share)  # at least one photo and one drawn code
-                self.photos = slice(n - min(n - 1, max(1, count)), n)
+                self.photos = reconstructed_rows(n, self.config.reconstruction.share)
                 self.read = self.encoder(batch.image[self.photos])
                 self.fit_codes()
                 read = self.encoder.codes(self.read, step.rng)

@@ -10,7 +10,7 @@ from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, pose_of
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64, CATS_64
 from giraffe_hd.fast.prior import pose_targets
-from giraffe_hd.fast.recipe import Recipe
+from giraffe_hd.fast.recipe import Recipe, reconstructed_rows
 from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
 from training.types import Batch, Step
@@ -129,6 +129,12 @@ def test_configs_that_cannot_be_are_refused():
         replace(TINY, generator=replace(TINY.generator, fitted_codes=False))
     with pytest.raises(ValueError, match=r"reconstruction\.channels"):
         replace(TINY, reconstruction=replace(TINY.reconstruction, channels=(8, 8, 8)))
+
+
+def test_a_batch_of_one_picture_is_refused():
+    with pytest.raises(ValueError, match=r"--loop\.batch at least twice"):
+        reconstructed_rows(1, 0.5)
+    assert reconstructed_rows(2, 1.0) == slice(1, 2)
 
 
 @pytest.mark.parametrize(("share", "photos_read"), [(0.01, 1), (0.5, 4), (1.0, 7)])
