@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partialmethod
 
 import PIL.Image
 import pytest
@@ -305,7 +306,8 @@ def side(path):
         return picture.size
 
 
-def test_a_photo_goes_through_the_commands(folder, tmp_path, capsys):
+def test_a_photo_goes_through_the_commands(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Generator, "invert", partialmethod(Generator.invert, coarse=3, fine=5))
     car, photos = folder / "car.safetensors", [str(folder / f"{i}.png") for i in (0, 1)]
     out = tmp_path / "car.json"
     assert giraffe.main(["invert", *photos, "--checkpoint", str(car), "--out", str(out), "--sharpen"]) == 0
