@@ -138,7 +138,7 @@ def test_films_that_turn_the_other_way_are_found(films: Path) -> None:
 
 def test_it_learns_turns_from_films(films: Path, tmp_path: Path) -> None:
     out = tmp_path / "balls.safetensors"
-    found = Train(data=films, out=out, pairs=1_600, tested=200).run()
+    found = Train(data=films, out=out, pairs=960, batch=16, tested=200).run()
     assert found["films"] == 2
     assert found["median_error_all"] < 0.5 * found["median_of_no_turn"]
     card = json.loads(out.with_suffix(".json").read_text())

@@ -1,11 +1,13 @@
 """Activations computed twice: the same gradients, R1's second derivatives included, and less that is kept."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from giraffe_hd.paper.config import GeneratorConfig, TrainConfig, VolumeConfig
-from giraffe_hd.paper.discriminator import ResidualBlock
+from giraffe_hd.paper.discriminator import Discriminator, ResidualBlock
 from giraffe_hd.paper.presets import COMPCAR_256, FFHQ_512, FFHQ_1024
 from giraffe_hd.paper.recipe import Recipe
 from giraffe_hd.paper.renderer import StyledConv
@@ -13,6 +15,13 @@ from training.config import DataConfig, LoopConfig
 from training.nn.gan import learning
 from training.runtime.sharded_random import sharded_generator
 from training.types import Batch, Step
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the layers a sixteenth of their channels: what is computed twice is the same."""
+    monkeypatch.setattr("giraffe_hd.paper.recipe.Discriminator", partial(Discriminator, widest=32))
+    monkeypatch.setattr(GeneratorConfig, "channels", lambda self, resolution: 16)
 
 
 def made(recompute: bool) -> Recipe:
@@ -53,7 +62,8 @@ def test_gradients_are_the_same(phase):
     kept, again = gradients(False, phase), gradients(True, phase)
     assert kept.keys() == again.keys()
     for name, gradient in kept.items():
-        torch.testing.assert_close(again[name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+        near = 1e-5 * float(gradient.abs().max())  # R1's are small
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=near, msg=lambda s, name=name: f"{name}: {s}")
 
 
 def bytes_kept(recompute: bool) -> int:
