@@ -21,7 +21,6 @@ from training.checkpoint import (
     tensors_sha256,
 )
 from training.files import check_folder, write_whole
-from training.metrics.report import MEASURED_ON
 from training.types import Generator
 
 log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class Publish:
             "stored_as": self.dtype,
             "notes": self.notes,
             "figures": _figures_of(report, str(seen["sha256"])),
-            "measured_on": {name: report[name] for name in MEASURED_ON if name in report},
+            "measured_on": _measured_on(report),
             "config": seen.get("config", {}),
         }
         reader = None
@@ -120,6 +119,15 @@ class Publish:
         write_whole(self.out, content)
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a report says of how its figures were found."""
+    if not report:
+        return {}
+    from training.metrics.report import MEASURED_ON  # with its plots, which take seconds to load
+
+    return {name: report[name] for name in MEASURED_ON if name in report}
 
 
 def _plain_card(path: Path) -> dict[str, Any]:
