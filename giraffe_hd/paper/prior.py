@@ -2,8 +2,10 @@
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -119,7 +121,8 @@ class Handle:
     """Codes and values (n,), or for a seed one whole number, to codes."""
 
 
-def handles(prior: PriorConfig) -> dict[str, Handle]:
+@cache
+def handles(prior: PriorConfig) -> Mapping[str, Handle]:
     """Return every handle of a scene by name, also those that the prior holds still."""
     found: list[Handle] = []
     for i in range(prior.n_objects):
@@ -129,7 +132,7 @@ def handles(prior: PriorConfig) -> dict[str, Handle]:
         _seed("background_shape", "Background shape", "z_s_bg", None),
         _seed("background_look", "Background look", "z_a_bg", None),
     ]
-    return {handle.knob.name: handle for handle in found}
+    return MappingProxyType({handle.knob.name: handle for handle in found})
 
 
 def knobs(prior: PriorConfig) -> tuple[Knob, ...]:
