@@ -25,7 +25,7 @@ from training.types import Image, Mask
 class InvertOptions:
     """How long and how freely codes are optimised."""
 
-    steps: int = 60
+    steps: int = 100
     """Adam's."""
     learning_rate: float = 0.08
     """Adam's, of the codes of texture and background; those of shape and pose learn at `slower` of it."""
