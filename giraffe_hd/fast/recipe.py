@@ -1,5 +1,6 @@
 """How the fast GIRAFFE HD learns: discriminator, lazy R1 and generator share one drawing of each batch."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from training.devices import autocast
 from training.nn.augment import AdaptiveChance, augment, augment_alike
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
+from training.nn.fields import with_octaves
 from training.nn.gan import (
     decayed,
     discriminator_loss,
@@ -90,6 +92,10 @@ class Recipe:
         """Generated backgrounds, objects' silhouettes of photos covered by flat colours."""
         self.real_places: Image
         """The photos, so covered."""
+
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return another run's weights; a field of fewer octaves gets those that it lacks, and draws the same."""
+        return with_octaves(theirs, "generator.field.", self.config.generator.octaves)
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""

@@ -1,6 +1,7 @@
 """The object's feature field: points in its box and a shape code in, density and features out (GIRAFFE Sec. 3.1)."""
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,25 @@ BALL, RADIUS = 4.0, 0.7
 def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[Tensor, "n points d"]:
     """Return p and the damped sin(2^k pi p), cos(2^k pi p) for k < octaves  (NeRF Eq. 4): d = 3 + 6 octaves."""
     return encode(p, Encoding(octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True))
+
+
+def with_octaves(weights: Mapping[str, Tensor], prefix: str, octaves: int) -> dict[str, Tensor]:
+    """Return a state whose `ObjectField`, named `prefix`, reads at least so many octaves; its shapes stay the same.
+
+    Weights of the new octaves are 0 at first (`positional_encoding` has the sines of each axis, then the cosines).
+    """
+    found, entry = dict(weights), f"{prefix}layers.0."
+    dims = len(found.get(f"{entry}weight", ()))
+    had = (dims - 3) // 6
+    if had >= octaves or dims != 3 + 6 * had:
+        return found
+    waves = 3 + torch.arange(6)[:, None] * octaves + torch.arange(had)
+    kept = torch.cat([torch.arange(3), waves.flatten()])
+    for name, start in (("weight", 0.0), ("modulation.weight", 0.0), ("modulation.bias", 1.0)):
+        old = found[entry + name]
+        found[entry + name] = old.new_full((3 + 6 * octaves, *old.shape[1:]), start)
+        found[entry + name][kept] = old
+    return found
 
 
 class ModulatedLinear(nn.Module):

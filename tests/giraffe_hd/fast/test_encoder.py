@@ -14,6 +14,7 @@ from giraffe_hd.fast.recipe import Recipe, reconstructed_rows
 from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
 from training.types import Batch, Step
+from training.warm_start import copy_matching
 
 TINY = replace(
     CARS_64,
@@ -112,6 +113,15 @@ def test_a_few_steps_bring_reconstructions_nearer_to_their_photos():
         assert last < 0.85 * first, name
     assert recipe.photos == slice(4, 8)
     assert len(recipe.grids(recipe.generator, batch)["photos"]) == 5 * 8
+
+
+def test_a_run_with_more_octaves_begins_from_all_weights_of_one_with_fewer():
+    few = Recipe(TINY, DEVICE)
+    more = Recipe(replace(TINY, generator=replace(TINY.generator, octaves=TINY.generator.octaves + 1)), DEVICE)
+    taken, numbers = copy_matching(more.networks, more.adapt_weights(few.networks.state_dict()))
+    assert taken == numbers
+    codes = few.generator.sample(2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(more.generator(codes).image, few.generator(codes).image)
 
 
 def test_a_set_without_masks_is_refused():
