@@ -18,7 +18,7 @@ def test_a_field_of_more_octaves_is_the_same_at_first(octaves: int):
     p, w = torch.rand(3, 50, 3) * 2 - 1, torch.randn(3, 6)
     for here, there in zip(few(p, w), more(p, w), strict=True):
         torch.testing.assert_close(here, there)
-    more.layers[0].weight.add_(0.1)  # and the new ones are not dead
+    more.get_parameter("layers.0.weight").add_(0.1)  # and the new ones are not dead
     assert not torch.allclose(few(p, w)[0], more(p, w)[0], atol=1e-2)
 
 
