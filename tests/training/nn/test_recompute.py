@@ -63,7 +63,9 @@ def test_gradients_are_the_same(phase):
     assert kept.keys() == again.keys()
     for name, gradient in kept.items():
         near = 1e-5 * float(gradient.abs().max())  # R1's are small
-        torch.testing.assert_close(again[name], gradient, rtol=1.3e-6, atol=near, msg=lambda s, name=name: f"{name}: {s}")
+        torch.testing.assert_close(
+            again[name], gradient, rtol=1.3e-6, atol=near, msg=lambda s, name=name: f"{name}: {s}"
+        )
 
 
 def bytes_kept(recompute: bool) -> int:
