@@ -18,3 +18,6 @@ CLOTHING_128 = replace(
     discriminator_channels=(32, 48, 72, 112, 160),
 )
 """The same at 128 px, to be started from the 64 px model with `--start-from`."""
+
+PETS_64 = replace(CLOTHING_64)
+"""Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
-from mixnmatch.continuous.frame import Pose, pose_of_boxes
+from mixnmatch.continuous.frame import Pose, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import shading_consistency
@@ -116,15 +116,16 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Compute the photos' codes, the reconstructions and the mixes once for all phases.
 
-        Raises: ValueError for a set without boxes or masks.
+        The pose of a photo is the box around its mask, since the set's box may hold only a part of the object (heads).
+        Raises: ValueError for a set without masks.
         """
-        if batch.mask is None or batch.box is None:
+        if batch.mask is None:
             raise ValueError(
                 "this recipe needs the objects' masks, and the prepared set has none; prepare it with masks, or let "
                 "`python -m training prepare photos` find them"
             )
         generator, image, mask = self.generator, batch.image, batch.mask
-        n, z = len(image), pose_of_boxes(batch.box)
+        n, z = len(image), pose_of_masks(mask)
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator.parameters()), self.precision():
