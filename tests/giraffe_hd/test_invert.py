@@ -22,7 +22,7 @@ from giraffe_hd.fast.reader import (
     reader_path,
 )
 from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined
-from giraffe_hd.invert import InvertOptions, invert, prior_styles, with_own_weights
+from giraffe_hd.invert import FeatureDistance, InvertOptions, invert, prior_styles, with_own_weights
 from training import __main__ as training
 from training.batched import rows
 from training.checkpoint import load_generator, makes_pictures, save_generator
@@ -109,6 +109,26 @@ def test_knob_values_are_the_inverse_of_set(generator):
 def test_a_reader_reads_each_picture_alone(reader):
     image = torch.rand(4, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(reader(image), torch.cat([reader(x) for x in image.split(1)]))
+
+
+def test_features_tell_pictures_apart_each_for_itself(reader):
+    photos = torch.rand(2, 3, 16, 16) * 2 - 1
+    distance = FeatureDistance(reader, photos)
+    torch.testing.assert_close(distance(photos), torch.zeros(2))
+    near, far = photos + 0.05 * torch.randn_like(photos), photos.flip(0)
+    assert (distance(near) < distance(far)).all()
+    alone = torch.cat([FeatureDistance(reader, x)(y) for x, y in zip(photos.split(1), near.split(1), strict=True)])
+    torch.testing.assert_close(distance(near), alone)
+
+
+def test_features_alone_bring_pictures_nearer(generator, monkeypatch):
+    monkeypatch.setattr("giraffe_hd.invert.difference", lambda image, *_: image.new_zeros(len(image)))
+    shown = draw(generator, 1, seed=5)
+    photo, reader = generator(shown).image, told(shown)
+    distance = FeatureDistance(reader, photo)
+    found = [invert(generator, reader, photo, options=replace(FEW, fine=n, features=5.0)).codes for n in (0, 20)]
+    start, end = (distance(generator(codes).image).item() for codes in found)
+    assert end < 0.7 * start
 
 
 def test_a_reader_is_its_discriminator_at_the_typical_deviation():
