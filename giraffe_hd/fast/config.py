@@ -150,6 +150,9 @@ class ReconstructionConfig:
 
     share: float = 0.0
     """Share of a batch that is generated from photos instead of the prior; 0 trains without an encoder."""
+    since: int = 0
+    """Images after which photos are reconstructed; until then the encoder learns from generated pictures alone. For a
+    generator that was trained without one, whose codes an untrained encoder would narrow to nothing."""
     channels: tuple[int, ...] = (32, 64, 96, 192)
     """Of the encoder: channels at half the picture's size and each halving after."""
     pixels: float = 5.0
@@ -172,6 +175,8 @@ class ReconstructionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"reconstruction.share is {self.share}; expected from 0 to 1")
+        if self.since < 0:
+            raise ValueError(f"reconstruction.since is {self.since}; expected a number of images")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import gaussian_nll_loss, max_pool2d
 
 from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
-from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, Reading
+from giraffe_hd.fast.encoder import LATENT, START, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.prior import DRAWN_BY, pose_targets
@@ -69,6 +69,8 @@ class Recipe:
         self.encoder: PhotoEncoder | None = None
         if config.reconstruction.share > 0:
             encoder = PhotoEncoder(config.generator, config.reconstruction.channels)
+            if config.reconstruction.since > 0:
+                nn.init.constant_(encoder.log_variance.bias, -START)  # it knows nothing yet: a variance of 1
             self.networks["encoder"] = self.encoder = encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.adaptive = None if config.augment_target is None else AdaptiveChance(config.augment_target).to(device)
         if self.adaptive is not None:
@@ -125,6 +127,7 @@ class Recipe:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
         n = batch.image.shape[0]
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
+        self.photos = slice(n, n)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.drawing.parameters()), self.autocast():
             if self.encoder is not None:
@@ -133,11 +136,8 @@ class Recipe:
                         "masks of reconstructions are compared, but the set has no masks; prepare it with masks, or "
                         "give --reconstruction.mask 0"
                     )
-                self.photos = reconstructed_rows(n, self.config.reconstruction.share)
-                self.read = self.encoder(batch.image[self.photos])
-                self.fit_codes()
-                read = self.encoder.codes(self.read, step.rng)
-                self.codes = stack([rows(self.codes, slice(0, self.photos.start)), read])
+                if step.images >= self.config.reconstruction.since:
+                    self.read_photos(self.encoder, batch, step)
             self.fake = self.generator(self.codes, rng=step.rng, sigma_noise=noise)
         if self.projected is not None:
             chance = float(self.adaptive.chance) if self.adaptive else 0.0
@@ -160,6 +160,13 @@ class Recipe:
             fake = self.on_flat_colour(self.fake.background[:places], around, step)  # of drawn codes
             self.places = self.seen(fake, step)
             self.real_places = self.seen(real, step)
+
+    def read_photos(self, encoder: PhotoEncoder, batch: Batch, step: Step) -> None:
+        """Put codes read from photos in place of the last ones drawn."""
+        self.photos = reconstructed_rows(len(batch.image), self.config.reconstruction.share)
+        self.read = encoder(batch.image[self.photos])
+        self.fit_codes()
+        self.codes = stack([rows(self.codes, slice(0, self.photos.start)), encoder.codes(self.read, step.rng)])
 
     def fit_codes(self) -> None:
         """Move the distributions of the latent codes towards those of the codes just read."""
@@ -245,20 +252,15 @@ class Recipe:
         }
 
     def reconstruction_losses(self, encoder: PhotoEncoder, batch: Batch) -> dict[str, Tensor]:
-        """Return how far reconstructions are from their photos, and what the encoder misreads of generated pictures."""
+        """Return what the encoder misreads of generated pictures, and how far reconstructions are from their photos."""
         weights, photos, fake, real = self.config.reconstruction, self.photos, self.fake, batch.image[self.photos]
-        drawn = slice(0, photos.start)
-        with self.autocast():
-            read = encoder(fake.image[drawn].detach())
-        latent = torch.cat([getattr(self.codes, name)[drawn] for name in LATENT], 1)
-        pose = pose_targets(rows(self.codes, drawn), self.config.generator.pose)
+        terms = {"cycle": weights.cycle * self.misread(encoder)}
+        if photos.start == photos.stop:
+            return terms
         mask = fake.mask[photos] if batch.mask is None else batch.mask[photos]
         composed = mask * fake.foreground[photos] + (1 - mask) * fake.background[photos]
-        terms = {
-            "pixels": weights.pixels * multiscale_l1(composed, real).mean(),
-            "divergence": weights.divergence * divergence(self.read.mean, self.read.log_variance),
-            "cycle": weights.cycle * ((read.mean - latent).square().mean() + (read.pose - pose).square().mean()),
-        }
+        terms["pixels"] = weights.pixels * multiscale_l1(composed, real).mean()
+        terms["divergence"] = weights.divergence * divergence(self.read.mean, self.read.log_variance)
         if weights.mask > 0 and batch.mask is not None:
             terms["mask"] = weights.mask * mask_loss(fake.mask[photos], batch.mask[photos])
         if weights.behind > 0:
@@ -267,6 +269,21 @@ class Recipe:
             ours, theirs = ([x[photos] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
             terms["perceptual"] = weights.perceptual * perceptual_distance(ours, theirs).mean()
         return terms
+
+    def misread(self, encoder: PhotoEncoder) -> Tensor:
+        """Return the error of codes and poses that the encoder reads from generated pictures.
+
+        Before photos are reconstructed it is the codes' likelihood, so that codes read from photos are at first as far
+        apart as drawn ones; after, their squared error, as the noise is then the reconstructions' to choose.
+        """
+        drawn = slice(0, self.photos.start)
+        with self.autocast():
+            read = encoder(self.fake.image[drawn].detach())
+        codes = torch.cat([getattr(self.codes, name)[drawn] for name in LATENT], 1)
+        pose = (read.pose - pose_targets(rows(self.codes, drawn), self.config.generator.pose)).square().mean()
+        if self.photos.start == self.photos.stop:
+            return pose + gaussian_nll_loss(read.mean, codes, read.log_variance.exp())
+        return pose + (read.mean - codes).square().mean()
 
     def grids(self, generator: types.Generator, batch: Batch) -> dict[str, Image]:
         """Return samples; a turn; and the layers, shape and look of a few objects."""

@@ -115,6 +115,25 @@ def test_a_few_steps_bring_reconstructions_nearer_to_their_photos():
     assert len(recipe.grids(recipe.generator, batch)["photos"]) == 5 * 8
 
 
+def test_an_encoder_that_learns_first_keeps_the_drawn_codes():
+    torch.manual_seed(0)
+    config = replace(TINY.reconstruction, since=8 * 60, fit=0.05)
+    recipe, batch = Recipe(replace(TINY, reconstruction=config), DEVICE), photos()
+    recipe.networks.requires_grad_(False)
+    phases, errors = recipe.phases(), []
+    for i in range(60):
+        recipe.begin(batch, at(i))
+        assert recipe.photos == slice(8, 8)  # no photo yet
+        errors.append(float(train_step(phases, batch, at(i))["G/cycle"]))
+        assert all(float(fit.updates) == 0 for fit in recipe.generator.fits.values())
+    assert sum(errors[-8:]) < sum(errors[:8])
+    for i in range(60, 80):
+        recipe.begin(batch, at(i))
+    assert recipe.photos == slice(4, 8)
+    spread = [torch.diag(fit.covariance).mean() for fit in recipe.generator.fits.values()]  # 1 before
+    assert min(map(float, spread)) > 0.5
+
+
 def test_a_run_with_more_octaves_begins_from_all_weights_of_one_with_fewer():
     few = Recipe(TINY, DEVICE)
     more = Recipe(replace(TINY, generator=replace(TINY.generator, octaves=TINY.generator.octaves + 1)), DEVICE)
