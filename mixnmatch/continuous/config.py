@@ -69,6 +69,9 @@ class LossConfig:
     """Multi-scale L1 between a photo and its reconstruction."""
     perceptual: float = 2.0
     """The same in the features of the pretrained network."""
+    behind: float = 0.0
+    """Differences of neighbouring pixels of the background where the photo's object hides it: no photo shows what is
+    there, so it goes on smoothly."""
     mask: float = 2.0
     """Cross entropy and Dice of the predicted masks against the photo's."""
     pose: float = 2.0

@@ -19,5 +19,10 @@ CLOTHING_128 = replace(
 )
 """The same at 128 px, to be started from the 64 px model with `--start-from`."""
 
-PETS_64 = replace(CLOTHING_64)
-"""Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole."""
+PETS_64 = replace(
+    CLOTHING_64,
+    generator=replace(CLOTHING_64.generator, shape_dim=128),
+    losses=replace(CLOTHING_64.losses, behind=1.0),
+)
+"""Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole. The place of
+eyes and nose is part of the shape, whose code is longer than that of a garment."""

@@ -13,6 +13,8 @@ mixes look real; reconstruction determines the content of each code. Loss of the
     L_S       the outline and the pose, both read from the photo: "mask", "pose"
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +37,7 @@ from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import projected_for
-from training.nn.reconstruction import mask_loss, multiscale_l1
+from training.nn.reconstruction import mask_loss, multiscale_l1, roughness
 from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
@@ -44,6 +46,20 @@ Scalar = Float[Tensor, ""]
 def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feature s s"]:
     """Return parent features whose mask channels pass no gradient, so that masks are trained by the mask loss alone."""
     return torch.cat([feature[:, :4].detach(), feature[:, 4:]], 1)
+
+
+def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights whose shape code is as long as in `own`: its new numbers are read, but move nothing at first."""
+    found, entry, read = dict(theirs), "generator.shape.start.weight", "generator.shape_encoder.code."
+    if entry not in found or (had := found[entry].shape[1]) >= (now := own[entry].shape[1]):
+        return found
+    old = found[entry]
+    found[entry] = torch.cat([old * math.sqrt(now / had), old.new_zeros(len(old), now - had)], 1)  # equalised rates
+    for name in (read + "weight", read + "bias"):
+        found[name] = torch.cat([found[name], own[name][had:].to(found[name])])
+    bank = found["generator.bank_p"]
+    found["generator.bank_p"] = torch.cat([bank, bank.new_zeros(len(bank), now - had)], 1)
+    return found
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,6 +102,10 @@ class Recipe:
         self.shared: Shared
         self.seen: tuple[Image, Image]
         """Photos and mixes after augmentation: the input of the discriminators."""
+
+    def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return another run's weights; those of a shorter shape code are lengthened, and draw the same."""
+        return with_longer_shape_codes(theirs, self.networks.state_dict())
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""
@@ -230,6 +250,7 @@ class Recipe:
             "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * generator_loss(by_patch),
             "pixels": weights.pixels * multiscale_l1(now.reconstruction.image, batch.image).mean(),
+            "behind": weights.behind * roughness(now.reconstruction.background, batch.mask),
             "mask": weights.mask * 2 * mask_loss(now.masks, batch.mask.repeat(2, 1, 1, 1)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
             "shading": weights.shading

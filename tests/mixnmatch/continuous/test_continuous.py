@@ -17,7 +17,9 @@ from mixnmatch.continuous.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
+from training.nn.reconstruction import roughness
 from training.types import Batch, Step
+from training.warm_start import copy_matching
 
 TINY = GeneratorConfig(
     shape_dim=8,
@@ -226,6 +228,50 @@ def test_a_few_steps_bring_reconstructions_and_masks_nearer() -> None:
         assert float(logged[-1][name]) < 0.9 * float(logged[0][name]), name
     recipe.average, twice = recipe.generator, Batch(image=image.repeat(2, 1, 1, 1))
     assert {len(x) % 8 for x in recipe.grids(recipe.generator, twice).values()} == {0}
+
+
+def test_a_pose_is_the_box_around_the_mask_whatever_the_set_s_box() -> None:
+    recipe = Recipe(tiny(), torch.device("cpu"))
+    image, mask, boxes = photos()
+    recipe.begin(Batch(image=image, box=boxes / 2, mask=mask), at(0))  # such as a head's
+    torch.testing.assert_close(recipe.shared.codes.z, pose_of_boxes(boxes))
+
+
+def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt() -> None:
+    torch.manual_seed(0)
+    short, long = (Recipe(replace(tiny(), generator=replace(TINY, shape_dim=n)), torch.device("cpu")) for n in (8, 12))
+    short.networks.requires_grad_(False)
+    image, mask, boxes = photos()
+    batch = Batch(image=image, box=boxes, mask=mask)
+    short.begin(batch, at(0))  # its bank holds codes
+    taken, numbers = copy_matching(long.networks, long.adapt_weights(short.networks.state_dict()))
+    assert taken == numbers
+    drawn, again = (net.generator(net.generator.encode(image)).image for net in (short, long))
+    torch.testing.assert_close(again, drawn)
+    samples = (net.generator(net.generator.sample(2, torch.Generator().manual_seed(0))).image for net in (short, long))
+    torch.testing.assert_close(*samples)
+    long.networks.requires_grad_(False)
+    phases, start = long.phases(), long.generator.shape.start.weight.clone()
+    for i in range(2):
+        long.begin(batch, at(i))
+        train_step(phases, batch, at(i))
+    assert (long.generator.shape.start.weight - start)[:, 8:].abs().mean() > 0
+
+
+def test_backgrounds_go_on_smoothly_behind_objects() -> None:
+    image, mask, boxes = photos()
+    batch, found = Batch(image=image, box=boxes, mask=mask), []
+    for weight in (0.0, 30.0):
+        torch.manual_seed(0)
+        config = tiny()
+        recipe = Recipe(replace(config, losses=replace(config.losses, behind=weight)), torch.device("cpu"))
+        recipe.networks.requires_grad_(False)
+        phases = recipe.phases()
+        for i in range(12):
+            recipe.begin(batch, at(i))
+            train_step(phases, batch, at(i))
+        found.append(float(roughness(recipe.shared.reconstruction.background.detach(), mask)))
+    assert found[1] < 0.8 * found[0]
 
 
 def test_a_set_without_masks_is_refused() -> None:
