@@ -1,6 +1,7 @@
 """Configs of the MixNMatch with continuous codes."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from training.config import DataConfig, LoopConfig
 from training.nn.discriminator import check_levels
@@ -16,6 +17,9 @@ class GeneratorConfig:
 
     resolution: int = 64
     """Side of the picture in pixels: 64 times a power of two."""
+    frame: Literal["mask", "box"] = "mask"
+    """What the object's frame is: the box around its mask, or `BOX_SHARE` times the set's box. The latter is for heads:
+    eyes stay at their place in the frame, and the mask goes on below."""
     shape_dim: int = 32
     """Length of the shape code p."""
     texture_dim: int = 64

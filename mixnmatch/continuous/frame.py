@@ -3,6 +3,8 @@
 The pose is that box: z = (centre x, centre y, log half width, log half height), in half widths of the picture.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,6 +17,9 @@ WIDENED = 1.12
 SMALLEST = 0.08
 """Smallest half side of a box, in half pictures."""
 
+BOX_SHARE = 1.35
+"""Side of the pose's box over that of a box which holds only a part of the object."""
+
 Pose = Float[Tensor, "n 4"]
 
 
@@ -23,6 +28,12 @@ def pose_of_boxes(boxes: Boxes) -> Pose:
     centre = boxes[:, :2] + boxes[:, 2:] - 1
     half = (boxes[:, 2:] - boxes[:, :2]).clamp(min=SMALLEST)
     return torch.cat([centre, half.log()], 1)
+
+
+def pose_of_parts(boxes: Boxes) -> Pose:
+    """Return the pose of boxes that hold only a part of the object, such as heads: `BOX_SHARE` times as large."""
+    z = pose_of_boxes(boxes)
+    return torch.cat([z[:, :2], z[:, 2:] + math.log(BOX_SHARE)], 1)
 
 
 def pose_of_masks(mask: Mask, threshold: float = 0.5) -> Pose:

@@ -135,10 +135,14 @@ class Generator(PhotoGenerator):
     def shape_feature(self, image: Image) -> Float[Tensor, "n feature s s"]:
         """Return S(x) of photos x: pose and shape together, as a feature map aligned with the pixels.
 
-        Raises: ValueError for pictures that are not squares of `resolution`.
+        Where frames are no boxes of masks, z stands in four further channels. Raises: ValueError for pictures that are
+        not squares of `resolution`.
         """
         self._check(image)
-        return self.extractor(image)[0]
+        feature, z = self.extractor(image)
+        if self.config.frame == "mask":
+            return feature
+        return torch.cat([feature, z[:, :, None, None].expand(-1, -1, *feature.shape[2:])], 1)
 
     def forward(
         self,
@@ -149,8 +153,10 @@ class Generator(PhotoGenerator):
         3.4)."""
         if feature is None:
             z, feature = codes.z, self.cached("shape", lambda: self.shape.feature(codes.z, codes.p), codes.z, codes.p)
-        else:
+        elif self.config.frame == "mask":
             z = pose_of_masks(unfolded(feature))
+        else:
+            feature, z = feature[:, :-4], feature[:, -4:, 0, 0]
         background = self.cached("background", lambda: self.background(codes.b), codes.b)
         return self.composed(background, feature, z, codes.c)
 

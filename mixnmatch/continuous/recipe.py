@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
-from mixnmatch.continuous.frame import Pose, pose_of_masks
+from mixnmatch.continuous.frame import Pose, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import shading_consistency
@@ -136,8 +136,7 @@ class Recipe:
     def begin(self, batch: Batch, step: Step) -> None:
         """Compute the photos' codes, the reconstructions and the mixes once for all phases.
 
-        The pose of a photo is the box around its mask, since the set's box may hold only a part of the object (heads).
-        Raises: ValueError for a set without masks.
+        Raises: ValueError for a set without masks, or without boxes where they give the objects' frames.
         """
         if batch.mask is None:
             raise ValueError(
@@ -145,7 +144,7 @@ class Recipe:
                 "`python -m training prepare photos` find them"
             )
         generator, image, mask = self.generator, batch.image, batch.mask
-        n, z = len(image), pose_of_masks(mask)
+        n, z = len(image), self.frames(batch)
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator.parameters()), self.precision():
@@ -181,6 +180,15 @@ class Recipe:
             masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
         )
         self.look(image, step)
+
+    def frames(self, batch: Batch) -> Pose:
+        """Return the photos' poses. Raises: ValueError for a set without the boxes that give them."""
+        assert batch.mask is not None
+        if self.config.generator.frame == "mask":
+            return pose_of_masks(batch.mask)
+        if batch.box is None:
+            raise ValueError("objects' frames are their boxes, and the set has none; give --generator.frame mask")
+        return pose_of_parts(batch.box)
 
     def look(self, image: Image, step: Step) -> None:
         """Augment photos, reconstructions and mixes, and compute their features for the projected discriminator.

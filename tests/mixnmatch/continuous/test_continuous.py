@@ -10,7 +10,7 @@ from torch import Tensor
 from mixnmatch.continuous.config import GeneratorConfig, LossConfig, TrainConfig
 from mixnmatch.continuous.discriminators import PATCH, patches
 from mixnmatch.continuous.encoders import grey
-from mixnmatch.continuous.frame import WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
+from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe
@@ -235,6 +235,23 @@ def test_a_pose_is_the_box_around_the_mask_whatever_the_set_s_box() -> None:
     image, mask, boxes = photos()
     recipe.begin(Batch(image=image, box=boxes / 2, mask=mask), at(0))  # such as a head's
     torch.testing.assert_close(recipe.shared.codes.z, pose_of_boxes(boxes))
+
+
+def test_a_frame_by_boxes_is_that_of_the_set_and_feature_mode_reads_it() -> None:
+    config = replace(tiny(), generator=replace(TINY, frame="box"))
+    recipe = Recipe(config, torch.device("cpu"))
+    image, mask, boxes = photos()
+    heads = torch.cat([boxes[:, :3], boxes.mean(1, keepdim=True)], 1)
+    recipe.begin(Batch(image=image, box=heads, mask=mask), at(0))
+    centre, half = heads[:, :2] + heads[:, 2:] - 1, (heads[:, 2:] - heads[:, :2]) * BOX_SHARE
+    torch.testing.assert_close(recipe.shared.codes.z, torch.cat([centre, half.log()], 1))
+    with pytest.raises(ValueError, match=r"--generator\.frame mask"):
+        recipe.begin(Batch(image=image, mask=mask), at(0))
+    generator = recipe.generator.requires_grad_(False)
+    codes, feature = generator.encode(image), generator.shape_feature(image)
+    own, z = generator.extractor(image)
+    behind = generator.background(codes.b)
+    torch.testing.assert_close(generator(codes, feature).image, generator.composed(behind, own, z, codes.c).image)
 
 
 def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt() -> None:
