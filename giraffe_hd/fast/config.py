@@ -154,7 +154,8 @@ class ReconstructionConfig:
     """Images after which photos are reconstructed; until then the encoder learns from generated pictures alone. For a
     generator that was trained without one, whose codes an untrained encoder would narrow to nothing."""
     channels: tuple[int, ...] = (32, 64, 96, 192)
-    """Of the encoder: channels at half the picture's size and each halving after."""
+    """Of the encoder: channels at half the picture's size and each halving after. With those of the discriminator, a
+    run started from one without an encoder begins with the discriminator's trunk and pose head."""
     pixels: float = 5.0
     """Weight of multi-scale L1 between a photo and its reconstruction, composed by the photo's own mask: the object has
     to be drawn by the object, its surroundings by the background."""

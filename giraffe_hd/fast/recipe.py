@@ -15,6 +15,7 @@ from giraffe_hd.fast.encoder import LATENT, START, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import binarisation, coverage, pose_error
 from giraffe_hd.fast.prior import DRAWN_BY, pose_targets
+from giraffe_hd.fast.reader import reader_from_discriminator
 from training import types
 from training.batched import repeat, rows, stack
 from training.devices import autocast
@@ -96,8 +97,19 @@ class Recipe:
         """The photos, so covered."""
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return another run's weights; a field of fewer octaves gets those that it lacks, and draws the same."""
-        return with_octaves(theirs, "generator.field.", self.config.generator.octaves)
+        """Return another run's weights; a field of fewer octaves gets those that it lacks, and draws the same.
+
+        Of a run without an encoder, the discriminator's trunk and pose head serve an encoder of the same channels.
+        """
+        found = with_octaves(theirs, "generator.field.", self.config.generator.octaves)
+        c = self.config
+        if c.reconstruction.channels == c.discriminator.channels and not any(x.startswith("encoder.") for x in found):
+            of_judge = (name for name in found if name.startswith("discriminator."))
+            judge = {name.removeprefix("discriminator."): found[name] for name in of_judge}
+            if "pose.weight" in judge and self.encoder is not None:
+                reader = reader_from_discriminator(judge, c.generator.pose)
+                found |= {f"encoder.{name}": w for name, w in reader.state_dict().items()}
+        return found
 
     def phases(self) -> list[Phase]:
         """Return discriminator, R1 every few steps, generator."""

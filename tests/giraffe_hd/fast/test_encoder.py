@@ -10,6 +10,7 @@ from giraffe_hd.fast.encoder import LATENT, PhotoEncoder, pose_of
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.presets import CARS_64, CATS_64
 from giraffe_hd.fast.prior import pose_targets
+from giraffe_hd.fast.reader import reader_from_discriminator
 from giraffe_hd.fast.recipe import Recipe, reconstructed_rows
 from training.loop.step import step_rng, train_step
 from training.nn.projected_discriminator import ProjectedConfig
@@ -134,6 +135,22 @@ def test_an_encoder_that_learns_first_keeps_the_drawn_codes():
     fits = recipe.generator.fits.state_dict()
     spread = [value.diag().mean() for name, value in fits.items() if name.endswith(".covariance")]  # 1 before
     assert min(map(float, spread)) > 0.5
+
+
+def test_an_encoder_begins_as_the_pose_reader_of_a_run_without_one():
+    torch.manual_seed(0)
+    without = Recipe(replace(TINY, reconstruction=ReconstructionConfig()), DEVICE)
+    wide = replace(TINY.reconstruction, channels=TINY.discriminator.channels)
+    theirs = without.networks.state_dict()
+    recipe = Recipe(replace(TINY, reconstruction=wide), DEVICE)
+    copy_matching(recipe.networks, recipe.adapt_weights(theirs))
+    judge = {name.removeprefix("discriminator."): w for name, w in theirs.items() if name.startswith("discriminator.")}
+    reader = reader_from_discriminator(judge, TINY.generator.pose)
+    assert recipe.encoder is not None
+    image = photos().image
+    torch.testing.assert_close(recipe.encoder(image).pose, reader(image))
+    narrow = Recipe(TINY, DEVICE).adapt_weights(theirs)
+    assert not any(name.startswith("encoder.") for name in narrow)
 
 
 def test_a_run_with_more_octaves_begins_from_all_weights_of_one_with_fewer():
