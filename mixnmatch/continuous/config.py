@@ -19,7 +19,7 @@ class GeneratorConfig:
     """Side of the picture in pixels: 64 times a power of two."""
     frame: Literal["mask", "box"] = "mask"
     """What the object's frame is: the box around its mask, or `BOX_SHARE` times the set's box. The latter is for heads:
-    eyes stay at their place in the frame, and the mask goes on below."""
+    eyes stay at their place in the frame, and the body goes on below it."""
     shape_dim: int = 32
     """Length of the shape code p."""
     texture_dim: int = 64

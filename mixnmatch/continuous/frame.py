@@ -64,14 +64,17 @@ def _lines(side: int, like: Tensor) -> Float[Tensor, " side"]:
     return (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * 2 / side - 1
 
 
-def placed(map: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "n c side side"]:
-    """Return a map of the object's frame resampled into the picture of `side`; 0 outside the frame."""
+def placed(
+    map: Float[Tensor, "n c h w"], z: Pose, side: int, *, beyond: bool = False
+) -> Float[Tensor, "n c side side"]:
+    """Return a map of the object's frame resampled into the picture of `side`; 0 outside the frame, or, with `beyond`,
+    what stands at its edge."""
     z, line = z.float(), _lines(side, z)
     half = _half(z)
     x = (line[None, :] - z[:, :1]) / half[:, :1]
     y = (line[None, :] - z[:, 1:2]) / half[:, 1:]
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    return F.grid_sample(map.float(), grid, align_corners=False)
+    return F.grid_sample(map.float(), grid, padding_mode="border" if beyond else "zeros", align_corners=False)
 
 
 def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "n c side side"]:

@@ -49,6 +49,8 @@ class ShapeStage(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.side = config.resolution // 2
+        self.beyond = config.frame == "box"
+        """Whether objects go on outside their frames, as bodies do below heads."""
         widths = config.shape_channels
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
         self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
@@ -69,9 +71,9 @@ class ShapeStage(nn.Module):
             x = double(conv(x))
         x = self.last(x).float()
         logit = 2 * x[:, :1] + self.ellipse
-        inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side)
+        inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
-        mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side) - OUTSIDE))
+        mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE))
         return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
@@ -108,7 +110,8 @@ class TextureStage(nn.Module):
         """Return C_f in [-1, 1], defined at every pixel of the picture."""
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
-        map = placed(c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS), z, feature.shape[-1])
+        map = c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS)
+        map = placed(map, z, feature.shape[-1], beyond=config.frame == "box")
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
             x = conv.activated(x, style, bias)  # type: ignore[operator]

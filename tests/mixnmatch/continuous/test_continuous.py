@@ -254,6 +254,16 @@ def test_a_frame_by_boxes_is_that_of_the_set_and_feature_mode_reads_it() -> None
     torch.testing.assert_close(generator(codes, feature).image, generator.composed(behind, own, z, codes.c).image)
 
 
+def test_bodies_go_on_below_the_frame_of_a_head() -> None:
+    frame = torch.zeros(1, 1, 4, 4)
+    frame[..., 2:, 1:3] = 1
+    z = pose_of_boxes(torch.tensor([[0.25, 0.125, 0.75, 0.5]]))
+    ends, goes_on = (placed(frame, z, 32, beyond=beyond)[0, 0] for beyond in (False, True))
+    assert float(ends[-1].max()) == 0
+    assert float(goes_on[-1, 16]) == pytest.approx(1, abs=1e-5)
+    assert float(goes_on[-1, 0]) == float(goes_on[0].max()) == 0  # not above it, nor at its sides
+
+
 def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt() -> None:
     torch.manual_seed(0)
     short, long = (Recipe(replace(tiny(), generator=replace(TINY, shape_dim=n)), torch.device("cpu")) for n in (8, 12))
