@@ -252,10 +252,11 @@ def invert(
         if options.features is None:
             options = replace(options, features=1.0 if generator.config.fitted_codes else 0.0)
         problem = Problem(drawing, read, objects.to(photos.device), options)
-        return _run(problem, photos, FeatureDistance(reader, photos), progress)
+        features = FeatureDistance(reader, photos) if options.features else None
+        return _run(problem, photos, features, progress)
 
 
-def _run(problem: Problem, photos: Image, features: FeatureDistance, progress: OnProgress | None) -> Inverted:
+def _run(problem: Problem, photos: Image, features: FeatureDistance | None, progress: OnProgress | None) -> Inverted:
     """Go through all stages, as far as `progress` wants."""
     options = problem.options
     steps = options.coarse + options.fine + options.sharpen
@@ -280,7 +281,7 @@ def _run(problem: Problem, photos: Image, features: FeatureDistance, progress: O
         return Inverted(problem.codes(), loss, finished, tuned)
 
 
-def _optimised(problem: Problem, photos: Image, features: FeatureDistance) -> Iterator[tuple[str, float]]:
+def _optimised(problem: Problem, photos: Image, features: FeatureDistance | None) -> Iterator[tuple[str, float]]:
     """Optimise pose and styles; give stage and loss after each step."""
     options = problem.options
     codes, layers = list(problem.code.values()), list(problem.layer.values())
@@ -296,7 +297,7 @@ def _optimised(problem: Problem, photos: Image, features: FeatureDistance) -> It
             with autocast(photos.device):
                 drawn = draw_coarse(problem.generator, problem.codes()) if name == "coarse" else problem.draw()
                 error = difference(*drawn, photos, options.object_weight).sum()
-                if options.features:
+                if features is not None and options.features is not None:
                     error = error + options.features * features(drawn[0]).sum()
                 loss = error + problem.prior()
             optimizer.zero_grad(set_to_none=True)

@@ -103,12 +103,14 @@ class Recipe:
         """
         found = with_octaves(theirs, "generator.field.", self.config.generator.octaves)
         c = self.config
-        if c.reconstruction.channels == c.discriminator.channels and not any(x.startswith("encoder.") for x in found):
-            of_judge = (name for name in found if name.startswith("discriminator."))
-            judge = {name.removeprefix("discriminator."): found[name] for name in of_judge}
-            if "pose.weight" in judge and self.encoder is not None:
-                reader = reader_from_discriminator(judge, c.generator.pose)
-                found |= {f"encoder.{name}": w for name, w in reader.state_dict().items()}
+        has_encoder = any(name.startswith("encoder.") for name in found)
+        if self.encoder is None or has_encoder or c.reconstruction.channels != c.discriminator.channels:
+            return found
+        of_discriminator = (name for name in found if name.startswith("discriminator."))
+        discriminator = {name.removeprefix("discriminator."): found[name] for name in of_discriminator}
+        if "pose.weight" in discriminator:
+            reader = reader_from_discriminator(discriminator, c.generator.pose)
+            found |= {f"encoder.{name}": w for name, w in reader.state_dict().items()}
         return found
 
     def phases(self) -> list[Phase]:

@@ -258,7 +258,6 @@ class Recipe:
             "image": weights.image * generator_loss(self.discriminate(self.seen[1])),
             "patches": weights.patches * generator_loss(by_patch),
             "pixels": weights.pixels * multiscale_l1(now.reconstruction.image, batch.image).mean(),
-            "behind": weights.behind * roughness(now.reconstruction.background, batch.mask),
             "mask": weights.mask * 2 * mask_loss(now.masks, batch.mask.repeat(2, 1, 1, 1)),
             "pose": weights.pose * (now.pose - now.codes.z).abs().mean(),
             "shading": weights.shading
@@ -266,6 +265,8 @@ class Recipe:
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),
             "cycle": weights.cycle * self.cycle(),
         }
+        if weights.behind > 0:
+            terms["behind"] = weights.behind * roughness(now.reconstruction.background, batch.mask)
         if self.projected is not None:
             terms |= self.projected.generator_losses()
             n = len(batch.image)
