@@ -8,7 +8,8 @@ Symbol of the paper -> where it is computed (weights in `TrainConfig`):
     L_bin   `binarisation`
     L_bbox  none: rays are clipped to the object's box, so that there is no opacity outside it
 
-The pose head's error, `pose_error`, is not in the paper: it keeps rotation, size and place decodable (InfoGAN).
+Two are not in the paper: the pose head's error, `pose_error`, keeps rotation, size and place decodable (InfoGAN);
+`surface_spread` makes surfaces hard.
 """
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from training.nn.volume import RenderedRays
 from training.types import Mask
 
 Scalar = Float[Tensor, ""]
@@ -38,3 +40,12 @@ def coverage(alpha: Mask, hit: Mask, share: tuple[float, float]) -> Scalar:
 def binarisation(mask: Mask) -> Scalar:
     """Return mean(min(M, 1 - M)), L_bin of the paper (Sec. 3.3)."""
     return torch.minimum(mask, 1 - mask).mean()
+
+
+def surface_spread(rays: RenderedRays, length: Float[Tensor, "n 1"]) -> Scalar:
+    """Return the variance of the depth along a ray, in half-lengths of its object squared, a mean over opaque rays.
+
+    What is seen of a soft surface lies behind its outline, so that it moves less than it should as the object turns.
+    """
+    opaque = rays.real * rays.opacity.detach()
+    return (opaque * rays.spread / length.square()).sum() / opaque.sum().clamp_min(1)

@@ -13,7 +13,7 @@ from giraffe_hd.codes import Codes, Layers
 from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.encoder import LATENT, START, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
-from giraffe_hd.fast.losses import binarisation, coverage, pose_error
+from giraffe_hd.fast.losses import binarisation, coverage, pose_error, surface_spread
 from giraffe_hd.fast.prior import DRAWN_BY, pose_targets
 from giraffe_hd.fast.reader import reader_from_discriminator
 from training import types
@@ -34,7 +34,7 @@ from training.nn.gan import (
 )
 from training.nn.projected_discriminator import projected_for
 from training.nn.reconstruction import divergence, mask_loss, multiscale_l1, roughness
-from training.nn.volume import box_rays
+from training.nn.volume import box_rays, render_rays
 from training.runtime.sharded_random import rand, sampled
 from training.types import Batch, Image, Mask, Phase, Step
 
@@ -261,9 +261,19 @@ class Recipe:
             **apart,
             "coverage": c.coverage_weight * coverage(layers.alpha, hit, c.coverage),
             "binarisation": c.binarisation_weight * step.ramp(*c.binarisation_ramp) * binarisation(layers.mask),
+            **({"surface": c.surface_weight * self.softness()} if c.surface_weight > 0 else {}),
             **(self.projected.generator_losses() if self.projected is not None else {}),
             **({} if self.encoder is None else self.reconstruction_losses(self.encoder, batch)),
         }
+
+    def softness(self) -> Tensor:
+        """Return how soft the objects' surfaces are, from half as many rays a side."""
+        c, codes = self.config.generator, self.codes
+        rays = box_rays(codes.object_pose, max(1, c.rays // 2), c.pose.fov)
+        with self.autocast():
+            styles, *_ = self.generator.layer_styles(codes)
+            seen = render_rays(self.generator.field, rays, codes.scale[:, :1], styles, c.samples)
+        return surface_spread(seen, codes.scale[:, :1])
 
     def reconstruction_losses(self, encoder: PhotoEncoder, batch: Batch) -> dict[str, Tensor]:
         """Return what the encoder misreads of generated pictures, and how far reconstructions are from their photos."""

@@ -103,6 +103,8 @@ class RenderedRays(NamedTuple):
     """Features of the field, composited."""
     opacity: Float[Tensor, "n k"]
     depth: Float[Tensor, "n k"]
+    """Mean depth, each sample with its weight; `spread` is the variance around it: 0 for a hard surface."""
+    spread: Float[Tensor, "n k"]
     which: Int[Tensor, "n k"]
     real: Bool[Tensor, "n k"]
 
@@ -133,20 +135,22 @@ def render_rays(
     t, step = stratified_depths(near, far, rays.length[index] / length, samples, jitter)
     layers = field.weights(w)
 
-    def composited(part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def composited(part: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         points = rays.origin[:, None] + direction[:, part, None] * t[:, part, :, None]
         sigma, hidden = field.at(points.flatten(1, 2), layers, None if noise is None else noise[:, part].flatten(1))
         weights = ray_weights(sigma.view(n, -1, samples), step[:, part])
         composed = torch.einsum("nks,nksh->nkh", weights.to(hidden.dtype), hidden.view(*weights.shape, -1))
-        opacity = weights.sum(2)
-        return composed, opacity, (weights * t[:, part]).sum(2) / opacity.clamp_min(1e-6)
+        opacity, depths = weights.sum(2), t[:, part]
+        depth = (weights * depths).sum(2) / opacity.clamp_min(1e-6)
+        spread = (weights * (depths - depth[..., None]).square()).sum(2) / opacity.clamp_min(1e-6)
+        return composed, opacity, depth, spread
 
     # in parts: with gradients all is kept anyhow, and a GPU has more to do at once
     whole = torch.is_grad_enabled() or rays.near.is_cuda
     most = k if whole else max(1, MOST_SAMPLES // (n * samples))
     parts = [composited(slice(start, start + most)) for start in range(0, max(1, k), most)]
-    composed, opacity, depth = (torch.cat(column, 1) for column in zip(*parts, strict=True))
-    return RenderedRays(composed, opacity, depth, index, real)
+    composed, opacity, depth, spread = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    return RenderedRays(composed, opacity, depth, spread, index, real)
 
 
 def project_composited(

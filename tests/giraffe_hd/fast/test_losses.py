@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from giraffe_hd.fast.config import DiscriminatorConfig, GeneratorConfig
-from giraffe_hd.fast.losses import binarisation, coverage, pose_error
+from giraffe_hd.fast.losses import binarisation, coverage, pose_error, surface_spread
 from giraffe_hd.fast.presets import CARS_64
 from giraffe_hd.fast.prior import pose_targets
 from giraffe_hd.fast.recipe import Recipe
+from training.nn.fields import ObjectField
 from training.nn.gan import discriminator_loss, generator_loss, learning, r1_penalty
+from training.nn.volume import BoxRays, render_rays
 from training.types import Batch, Step
 
 
@@ -47,6 +49,46 @@ def test_coverage_is_per_picture():
 
 def test_binarisation_by_hand():
     assert binarisation(torch.tensor([[[[0.0, 1.0], [0.5, 0.2]]]])).item() == pytest.approx((0.5 + 0.2) / 4)
+
+
+class Evenly(ObjectField):
+    """A field of the same density everywhere in its box."""
+
+    def __init__(self, density: float) -> None:
+        super().__init__(4, 1, 1, 1, mirror=False, density=density)
+
+    def at(self, p, weights, noise=None):
+        return torch.full(p.shape[:2], self.density), torch.ones(*p.shape[:2], 4)
+
+
+def test_spread_of_haze_and_of_a_wall_by_hand():
+    """Four samples at depths 1.25, 1.75, 2.25, 2.75, all of one weight: variance .3125, over .5 squared."""
+    line = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(1, 8, 3)
+    rays = BoxRays(torch.zeros(1, 1, 3), line, torch.ones(1, 8), torch.full((1, 8), 3.0), torch.ones(8))
+    rays = rays._replace(far=torch.tensor([[3.0, 3, 3, 3, 3, 3, 3, 0]]))  # the last one misses
+    length, w = torch.tensor([[0.5]]), torch.zeros(1, 1)
+    haze = render_rays(Evenly(1e-5), rays, length, w, 4)
+    torch.testing.assert_close(haze.spread[haze.real], torch.full((7,), 0.3125), rtol=1e-3, atol=0)
+    assert haze.depth[0, 0].item() == pytest.approx(2.0, abs=1e-3)
+    thin = surface_spread(haze, length)
+    assert thin.item() == pytest.approx(1.25 * haze.opacity[haze.real].sum().item(), rel=1e-3)  # haze hardly counts
+    denser = surface_spread(render_rays(Evenly(2.0), rays, length, w, 4), length)
+    wall = surface_spread(render_rays(Evenly(1e4), rays, length, w, 4), length)
+    assert wall.item() == pytest.approx(0, abs=1e-6) and denser.item() > 0.05
+
+
+def test_hard_surfaces_are_asked_of_the_field_alone():
+    recipe = Recipe(replace(TINY, surface_weight=2.0), torch.device("cpu"))
+    batch = Batch(image=torch.rand(4, 3, 16, 16))
+    step = Step(index=0, images=0, rng=torch.Generator().manual_seed(0))
+    recipe.begin(batch, step)
+    with learning(recipe.generator.parameters()):
+        loss = recipe.generator_losses(batch, step)["surface"]
+        loss.backward()
+    learns = {name.split(".")[0] for name, p in recipe.generator.named_parameters() if p.grad is not None}
+    assert learns == {"field", "map_shape"}
+    recipe.generator.field.density = 1e4
+    assert recipe.softness() < loss / 4
 
 
 TINY = replace(
