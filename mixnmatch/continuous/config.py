@@ -26,6 +26,8 @@ class GeneratorConfig:
     """Length of the global part of the texture code c, which applies to the whole object."""
     texture_channels: int = 12
     """Channels of the local part of c, a map of `CELLS` x `CELLS` in the object's frame: where a print is."""
+    texture_cells: int = CELLS
+    """Side of what that map shows: fewer cells tell colours and not where eyes are, so that a face is the shape's."""
     background_channels: int = 32
     """Channels of the background code b, a map of `CELLS` x `CELLS` over the picture."""
     feature_dim: int = 20
@@ -59,6 +61,8 @@ class GeneratorConfig:
             raise ValueError(f"generator.resolution is {self.resolution}; expected a power of two from 64 up")
         if len(self.shape_channels) != 4:
             raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4")
+        if not 1 <= self.texture_cells <= CELLS:
+            raise ValueError(f"generator.texture_cells is {self.texture_cells}; expected from 1 to {CELLS}")
         if self.bank < 1:
             raise ValueError(f"generator.bank is {self.bank}; expected at least 1")
 

@@ -21,8 +21,9 @@ CLOTHING_128 = replace(
 
 PETS_64 = replace(
     CLOTHING_64,
-    generator=replace(CLOTHING_64.generator, shape_dim=128, frame="box"),
+    generator=replace(CLOTHING_64.generator, shape_dim=128, texture_cells=2, frame="box"),
     losses=replace(CLOTHING_64.losses, behind=1.0),
 )
 """Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole. The place of
-eyes and nose is part of the shape, whose code is longer than that of a garment, and alike in all frames."""
+eyes and nose is part of the shape, whose code is longer than that of a garment, and alike in all frames; the texture
+says only what colours its quarters have, as its own eyes would stand beside the shape's."""

@@ -111,6 +111,9 @@ class TextureStage(nn.Module):
         config = self.config
         style = self.mapping(c[:, : config.texture_dim])
         map = c[:, config.texture_dim :].view(len(c), -1, CELLS, CELLS)
+        if config.texture_cells < CELLS:
+            few = F.adaptive_avg_pool2d(map, config.texture_cells)
+            map = F.interpolate(few, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
         map = placed(map, z, feature.shape[-1], beyond=config.frame == "box")
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):

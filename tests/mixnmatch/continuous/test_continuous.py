@@ -264,6 +264,28 @@ def test_bodies_go_on_below_the_frame_of_a_head() -> None:
     assert float(goes_on[-1, 0]) == float(goes_on[0].max()) == 0  # not above it, nor at its sides
 
 
+def test_a_texture_of_few_cells_cannot_say_where_eyes_are(generator: Generator) -> None:
+    """Two maps whose quarters have the same means draw the same; one whose quarters differ does not."""
+    few = Generator(replace(TINY, texture_cells=2)).eval()
+    few.load_state_dict(generator.state_dict())
+    image, _, _ = photos(1)
+    codes = generator.encode(image)
+    map = codes.c[:, TINY.texture_dim :].view(1, -1, 8, 8)
+    eyes = map.clone()
+    eyes[:, :, 1, 1], eyes[:, :, 2, 2] = map[:, :, 1, 1] + 3, map[:, :, 2, 2] - 3
+    darker = map.clone()
+    darker[:, :, :4, :4] -= 3
+    with_map = {name: replace(codes, c=torch.cat([codes.c[:, : TINY.texture_dim], x.flatten(1)], 1))
+                for name, x in (("eyes", eyes), ("darker", darker))}  # fmt: skip
+    with torch.no_grad():
+        drawn, all_drawn = few(codes).image, generator(codes).image
+        torch.testing.assert_close(few(with_map["eyes"]).image, drawn)
+        assert (few(with_map["darker"]).image - drawn).abs().max() > 0.01
+        assert (generator(with_map["eyes"]).image - all_drawn).abs().max() > 0.01
+    with pytest.raises(ValueError, match="texture_cells is 9; expected from 1 to 8"):
+        replace(TINY, texture_cells=9)
+
+
 def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt() -> None:
     torch.manual_seed(0)
     short, long = (Recipe(replace(tiny(), generator=replace(TINY, shape_dim=n)), torch.device("cpu")) for n in (8, 12))
