@@ -76,13 +76,15 @@ FRUIT_64 = replace(
             elevation=(0.0, 10.0), scale=(0.29, 0.34), proportions=(1.0, 1.0, 0.92), y=(-0.02, 0.02), z=(-0.02, 0.02)
         ),
         mirror=False,
+        samples=16,
     ),
     coverage=(0.5, 0.9),
     cutouts=1.0,
+    surface_weight=15.0,
     object_pose_share=(0.5, 0.5),
     pose_weights=(1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
     binarisation_ramp=(10_000, 30_000),
     sigma_noise_until=30_000,
 )
 """Single fruit on a motor's shaft, from all sides at the height of the eye, pasted onto environments. One side differs
-from the other, and no side is the front, so that the pose head reads the rotation with half the weight."""
+from the other, and no side is the front, so that the pose head reads the rotation with half the weight. Surfaces are hard, or the skin turns too little."""
