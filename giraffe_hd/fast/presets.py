@@ -87,4 +87,5 @@ FRUIT_64 = replace(
     sigma_noise_until=30_000,
 )
 """Single fruit on a motor's shaft, from all sides at the height of the eye, pasted onto environments. One side differs
-from the other, and no side is the front, so that the pose head reads the rotation with half the weight. Surfaces are hard, or the skin turns too little."""
+from the other, and no side is the front, so that the pose head reads the rotation with half the weight. Surfaces are
+hard, or the skin would turn less than the knob says."""
