@@ -232,8 +232,8 @@ class TrainConfig:
     binarisation_ramp: tuple[int, int] = (20_000, 60_000)
     """Pictures over which binarisation grows from nothing; early, it freezes a bad split."""
     surface_weight: float = 0.0
-    """Weight of the depth's variance along rays; larger makes surfaces hard, so that what is on them moves as far as
-    they turn. Soft ones look alike in a picture and turn less than they should."""
+    """Weight of the depth's variance along rays; larger makes surfaces hard. Marks on a soft surface lie behind its
+    outline, so that they move less than the object turns."""
     sigma_noise_until: int = 60_000
     """Pictures until which noise on the density fades from standard deviation 1 to 0."""
     augment_target: float | None = None

@@ -43,9 +43,6 @@ def binarisation(mask: Mask) -> Scalar:
 
 
 def surface_spread(rays: RenderedRays, length: Float[Tensor, "n 1"]) -> Scalar:
-    """Return the variance of the depth along a ray, in half-lengths of its object squared, a mean over opaque rays.
-
-    What is seen of a soft surface lies behind its outline, so that it moves less than it should as the object turns.
-    """
+    """Return the variance of the depth along a ray, in half-lengths of its object squared, a mean over opaque rays."""
     opaque = rays.real * rays.opacity.detach()
     return (opaque * rays.spread / length.square()).sum() / opaque.sum().clamp_min(1)

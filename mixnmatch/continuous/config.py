@@ -27,7 +27,8 @@ class GeneratorConfig:
     texture_channels: int = 12
     """Channels of the local part of c, a map of `CELLS` x `CELLS` in the object's frame: where a print is."""
     texture_cells: int = CELLS
-    """Side of what that map shows: fewer cells tell colours and not where eyes are, so that a face is the shape's."""
+    """Side to which that map is averaged before it is used: few cells tell where colours are and not where eyes are, so
+    that eyes come from the shape alone."""
     background_channels: int = 32
     """Channels of the background code b, a map of `CELLS` x `CELLS` over the picture."""
     feature_dim: int = 20

@@ -26,4 +26,4 @@ PETS_64 = replace(
 )
 """Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole. The place of
 eyes and nose is part of the shape, whose code is longer than that of a garment, and alike in all frames; the texture
-says only what colours its quarters have, as its own eyes would stand beside the shape's."""
+says only which colours the quarters of a head have, or its own eyes would appear beside the shape's."""

@@ -40,7 +40,7 @@ TRAINED = 75.0
 """Degrees: the largest turn in training, so that measured ones are not at its end."""
 VISIBLE = 5.0
 """Degrees: the largest expected error of a reading that counts. The turn of a smooth, even fruit cannot be seen, and
-what is read unsurely is read too small: the slope on films held out is .98 up to 5 degrees, .82 up to 10."""
+readings of a larger error are too small: on films held out the slope is .98 up to 5 degrees, .82 up to 10."""
 ROOM = 1.1
 """Side of the crop around an object over the longer side of its mask."""
 DATA = DataConfig(size=96, object_margin=1.5, flip=False)
