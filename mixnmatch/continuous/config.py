@@ -30,16 +30,20 @@ class GeneratorConfig:
     """Side to which that map is averaged before it is used: few cells tell where colours are and not where eyes are, so
     that eyes come from the shape alone."""
     background_channels: int = 32
-    """Channels of the background code b, a map of `CELLS` x `CELLS` over the picture."""
+    """Channels of the background code b, a map over the picture."""
+    background_cells: Literal[8, 16] = CELLS
+    """Side of that map: 16 cells keep the pattern of a floor or a curtain, which 8 leave to the decoder to make up."""
     feature_dim: int = 20
     """Channels of the parent feature f at half the picture's side: four of the mask (pixel unshuffle), then the
     shading."""
     shape_channels: tuple[int, ...] = (128, 96, 64, 48)
-    """Channels of the shape decoder at 4, 8, 16 and 32 cells a side of the object's frame."""
+    """Channels of the shape decoder at 4, 8, 16 and 32 cells a side of the object's frame; a fifth number, at 64, adds
+    details that begin as nothing: at 128 pixels outlines drawn with 32 cells are soft."""
     texture_widths: tuple[int, int] = (64, 32)
     """Channels of the texture stage at half the picture's side and at the full side."""
     background_widths: tuple[int, ...] = (96, 72, 48, 24)
-    """Channels of the background decoder at 8 cells and each doubling after; the last serves all further ones."""
+    """Channels of the background decoder at the cells of b and each doubling after; the last serves all further
+    ones."""
     style_dim: int = 96
     """Length of the styles that modulate the convolutions."""
     encoder_widths: tuple[int, int, int] = (40, 64, 96)
@@ -52,7 +56,7 @@ class GeneratorConfig:
         """Length of each code, by name."""
         return {
             "z": 4,
-            "b": self.background_channels * CELLS**2,
+            "b": self.background_channels * self.background_cells**2,
             "p": self.shape_dim,
             "c": self.texture_dim + self.texture_channels * CELLS**2,
         }
@@ -60,8 +64,10 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.resolution < 64 or self.resolution & (self.resolution - 1):
             raise ValueError(f"generator.resolution is {self.resolution}; expected a power of two from 64 up")
-        if len(self.shape_channels) != 4:
-            raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4")
+        if len(self.shape_channels) not in (4, 5):
+            raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4 or 5")
+        if self.background_cells not in (8, 16):
+            raise ValueError(f"generator.background_cells is {self.background_cells}; expected 8 or 16")
         if not 1 <= self.texture_cells <= CELLS:
             raise ValueError(f"generator.texture_cells is {self.texture_cells}; expected from 1 to {CELLS}")
         if self.bank < 1:

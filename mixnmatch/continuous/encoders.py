@@ -68,15 +68,20 @@ class BackgroundEncoder(nn.Module):
         self.wider = ActivatedConv2d(widths[-1], widths[-1], 3, stride=2)
         self.around = ActivatedConv2d(widths[-1], widths[-1], 3)
         self.join = ActivatedConv2d(2 * widths[-1], widths[-1], 3)
-        self.last = EqualConv2d(widths[-1], config.background_channels, 1)
+        self.finer = ActivatedConv2d(sum(widths[-2:]), widths[-2], 3) if config.background_cells == 16 else None
+        self.last = EqualConv2d(widths[-1] if self.finer is None else widths[-2], config.background_channels, 1)
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
         hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
-        *_, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
+        *_, fine, x = self.down(torch.cat([filled(small(image), 1 - hole), hole], 1))
         wide = self.around(self.wider(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
-        return bounded(self.last(self.join(torch.cat([x, wide], 1))).flatten(1))
+        x = self.join(torch.cat([x, wide], 1))
+        if self.finer is not None:
+            x = F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
+            x = self.finer(torch.cat([x, fine], 1))
+        return bounded(self.last(x).flatten(1))
 
 
 class ShapeEncoder(nn.Module):

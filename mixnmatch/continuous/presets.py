@@ -2,27 +2,30 @@
 
 from dataclasses import replace
 
-from mixnmatch.continuous.config import TrainConfig
+from mixnmatch.continuous.config import GeneratorConfig, LossConfig, TrainConfig
 from training.config import DataConfig, LoopConfig
 
 CLOTHING_64 = TrainConfig(
     loop=LoopConfig(images=400_000, batch=16, ema_half_life=5_000),
     data=DataConfig(size=64, object_margin=1.5, flip=True),
+    generator=GeneratorConfig(
+        shape_dim=128, background_cells=16, background_channels=16, background_widths=(96, 64, 32, 24)
+    ),
+    losses=LossConfig(behind=1.0),
 )
 """Garments lying or hanging, cut to 1.5 times their boxes; the set needs masks."""
 
 CLOTHING_128 = replace(
     CLOTHING_64,
     data=replace(CLOTHING_64.data, size=128),
-    generator=replace(CLOTHING_64.generator, resolution=128),
+    generator=replace(CLOTHING_64.generator, resolution=128, shape_channels=(128, 96, 64, 48, 32)),
     discriminator_channels=(32, 48, 72, 112, 160),
 )
 """The same at 128 px, to be started from the 64 px model with `--start-from`."""
 
 PETS_64 = replace(
     CLOTHING_64,
-    generator=replace(CLOTHING_64.generator, shape_dim=128, texture_cells=2, frame="box"),
-    losses=replace(CLOTHING_64.losses, behind=1.0),
+    generator=replace(CLOTHING_64.generator, texture_cells=2, frame="box"),
 )
 """Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole. The place of
 eyes and nose is part of the shape, whose code is longer than that of a garment, and alike in all frames; the texture

@@ -27,7 +27,8 @@ class BackgroundStage(nn.Module):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        channels, levels = config.background_channels, (config.resolution // CELLS).bit_length()
+        self.cells, channels = config.background_cells, config.background_channels
+        levels = (config.resolution // self.cells).bit_length()
         widths = (config.background_widths + (config.background_widths[-1],) * levels)[:levels]
         self.first = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
         self.second = nn.ModuleList(ActivatedConv2d(o, o, 3) for o in widths)
@@ -35,7 +36,7 @@ class BackgroundStage(nn.Module):
 
     def forward(self, b: Float[Tensor, "n b"]) -> Image:
         """Return B in [-1, 1]."""
-        x = b.view(len(b), -1, CELLS, CELLS).contiguous(memory_format=torch.channels_last)
+        x = b.view(len(b), -1, self.cells, self.cells).contiguous(memory_format=torch.channels_last)
         for i, (first, second) in enumerate(zip(self.first, self.second, strict=True)):
             x = first(x)
             x = x if i == 0 else double(x)
@@ -51,10 +52,16 @@ class ShapeStage(nn.Module):
         self.side = config.resolution // 2
         self.beyond = config.frame == "box"
         """Whether objects go on outside their frames, as bodies do below heads."""
-        widths = config.shape_channels
+        widths, shading = config.shape_channels[:4], config.feature_dim - 4
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
         self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
-        self.last = EqualConv2d(widths[-1], 1 + config.feature_dim - 4, 3)
+        self.last = EqualConv2d(widths[-1], 1 + shading, 3)
+        self.finer, self.details = nn.ModuleList(), nn.ModuleList()
+        for i, o in pairwise(config.shape_channels[3:]):
+            self.finer.append(nn.Sequential(ActivatedConv2d(i, o, 3), ActivatedConv2d(o, o, 3)))
+            details = EqualConv2d(o, 1 + shading, 3)
+            nn.init.zeros_(details.weight)  # begins with what 32 cells draw
+            self.details.append(details)
         line = (torch.arange(32) + 0.5) / 16 - 1
         radius = (line[None, :] ** 2 + line[:, None] ** 2).sqrt()
         self.register_buffer("ellipse", 4 * (0.8 - radius)[None, None])
@@ -69,9 +76,12 @@ class ShapeStage(nn.Module):
         x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
-        x = self.last(x).float()
-        logit = 2 * x[:, :1] + self.ellipse
-        inner = placed(x[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
+        drawn = self.last(x).float() + F.pad(self.ellipse / 2, (0, 0, 0, 0, 0, len(self.last.weight) - 1))
+        for finer, details in zip(self.finer, self.details, strict=True):
+            x = finer(double(x))
+            drawn = double(drawn) + details(x).float()
+        logit = 2 * drawn[:, :1]
+        inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
         mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE))
         return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
