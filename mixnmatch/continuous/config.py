@@ -31,8 +31,9 @@ class GeneratorConfig:
     that eyes come from the shape alone."""
     background_channels: int = 32
     """Channels of the background code b, a map over the picture."""
-    background_cells: Literal[8, 16] = CELLS
-    """Side of that map: 16 cells keep the pattern of a floor or a curtain, which 8 leave to the decoder to make up."""
+    background_cells: int = CELLS
+    """Side of that map, 8 or 16: 16 cells keep the pattern of a floor or a curtain, which 8 leave to the decoder to
+    make up."""
     feature_dim: int = 20
     """Channels of the parent feature f at half the picture's side: four of the mask (pixel unshuffle), then the
     shading."""

@@ -1,0 +1,98 @@
+"""MixNMatch with continuous codes: background codes of more cells and outlines drawn with more of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mixnmatch.continuous.encoders import BackgroundEncoder
+from mixnmatch.continuous.frame import pose_of_boxes
+from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
+from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
+from tests.mixnmatch.continuous.test_continuous import TINY, photos
+from training.warm_start import copy_matching
+
+
+def test_sixteen_cells_keep_a_pattern_that_eight_cannot_hold() -> None:
+    config = replace(TINY, background_channels=1, background_cells=16, background_widths=(16, 16, 12))
+    torch.manual_seed(0)
+    encoder, decoder = BackgroundEncoder(config), BackgroundStage(config)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-2, betas=(0.5, 0.99))
+    nowhere, rng, found, averaged = torch.zeros(4, 1, 64, 64), torch.Generator().manual_seed(1), [], []
+    for _ in range(50):
+        greys = torch.rand(4, 1, 16, 16, generator=rng) * 1.6 - 0.8
+        image = F.interpolate(greys, size=(64, 64), mode="nearest").expand(-1, 3, -1, -1)
+        loss = (decoder(encoder(image, nowhere)) - image).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+        averaged.append(float((F.interpolate(F.avg_pool2d(image, 8), scale_factor=8) - image).abs().mean()))
+    assert sum(found[-10:]) < 0.85 * sum(averaged[-10:])  # one number for each of 8 x 8 cells holds their mean
+
+
+def test_a_code_of_sixteen_cells_sees_no_object() -> None:
+    encoder = BackgroundEncoder(replace(TINY, background_cells=16))
+    image, mask, _ = photos()
+    with torch.no_grad():
+        code, again = encoder(image, mask), encoder(image + mask * 0.7, mask)
+        elsewhere = encoder(image + (1 - mask) * 0.2, mask)
+    assert code.shape == (4, TINY.background_channels * 16**2)
+    assert torch.equal(code, again)
+    assert not torch.equal(code, elsewhere)
+
+
+@pytest.fixture
+def outlines() -> tuple[ShapeStage, ShapeStage, Tensor, Tensor]:
+    """Return shape stages of 32 and of 64 cells with the same weights, poses and shape codes."""
+    torch.manual_seed(0)
+    coarse = ShapeStage(replace(TINY, resolution=128))
+    fine = ShapeStage(replace(TINY, resolution=128, shape_channels=(16, 12, 8, 8, 6)))
+    with torch.no_grad():
+        copy_matching(fine, coarse.state_dict())
+    return coarse, fine, pose_of_boxes(photos()[2]), torch.randn(4, TINY.shape_dim)
+
+
+def test_details_of_the_outline_begin_as_nothing_and_are_learnt(
+    outlines: tuple[ShapeStage, ShapeStage, Tensor, Tensor],
+) -> None:
+    coarse, fine, z, p = outlines
+    drawn, again = coarse.feature(z, p), fine.feature(z, p)
+    assert float((again - drawn).abs().mean().detach()) < 0.02 * float(drawn.std().detach())  # resampled once more
+    again.square().mean().backward()
+    for layer in fine.details:
+        assert float(layer.weight.grad.abs().max()) > 0
+
+
+def test_details_of_sixty_four_cells_reach_the_mask(outlines: tuple[ShapeStage, ShapeStage, Tensor, Tensor]) -> None:
+    _, fine, _, p = outlines
+    whole = pose_of_boxes(torch.tensor([[0.0, 0, 1, 1]])).expand(4, -1)
+    chequers = (torch.arange(64)[:, None] + torch.arange(64)[None, :]) % 2 * 2.0 - 1
+
+    def roughness() -> Tensor:
+        mask = fine(fine.feature(whole, p))[1].detach()
+        return mask[:, :, 60:68, 60:68].std((2, 3))  # in eight pixels, where 32 cells draw nearly one grey
+
+    before = roughness()
+    fine.finer[0].register_forward_hook(lambda *_: chequers.expand(4, 6, -1, -1))
+    torch.nn.init.ones_(fine.details[0].weight)
+    assert bool((roughness() > 5 * before).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"background_cells": 12}, "background_cells is 12; expected 8 or 16"),
+        ({"shape_channels": (8, 8, 8)}, "shape_channels has 3 numbers; expected 4 or 5"),
+    ],
+)
+def test_sizes_that_cannot_be_drawn_are_refused(change: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(TINY, **change)
+
+
+def test_presets_of_photos_read_backgrounds_finely() -> None:
+    assert all(preset.generator.background_cells == 16 for preset in (CLOTHING_64, CLOTHING_128, PETS_64))
+    assert len(CLOTHING_128.generator.shape_channels) == 5
