@@ -81,6 +81,9 @@ class DataConfig:
     """Mirror half of the pictures left to right, with their boxes and masks."""
     jitter: float = 0.0
     """Random crops: the picture, and its scene, are loaded larger by this share and cropped; 0 for none."""
+    jitter_size: bool = False
+    """The picture's crops also differ in size, from `size` to all of what is loaded, and are then reduced to `size`: a
+    model of objects cut by their boxes learns no other place and size than the boxes have."""
 
     def __post_init__(self) -> None:
         if self.size < 1:

@@ -83,7 +83,9 @@ def margin_of(card: Mapping[str, Any]) -> float | None:
     """Return the side of a generator's training crops over the object's box; None for whole pictures."""
     data = card.get("config", {}).get("data", {})
     margin = data.get("object_margin", 1.5)
-    return None if margin is None else float(margin) / (1 + float(data.get("jitter", 0)))
+    larger = float(data.get("jitter", 0))
+    cut = 1 + larger / 2 if data.get("jitter_size", False) else 1.0  # crops of the mean size
+    return None if margin is None else float(margin) * cut / (1 + larger)
 
 
 def otsu(values: Float[np.ndarray, "h w"]) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -99,13 +100,23 @@ class PictureSet:
         """Return a training batch: randomly cropped and mirrored; under torchrun this process's rows of it."""
         n = len(indices)
         flip = rand(n, rng=rng) < 0.5 if self.config.flip else torch.zeros(n, dtype=torch.bool)
-        place = rand(n, 4, rng=rng)  # crop offsets (x, y) of the picture and of its scene
+        place = rand(n, self._numbers, rng=rng)
         return self._assemble(indices, flip, place)
 
     def get(self, indices: Sequence[int]) -> Batch:
-        """Return an evaluation batch: cropped in the centre, not mirrored."""
+        """Return an evaluation batch, not mirrored: cropped in the centre, or, with `jitter_size`, each picture at a
+        place and size of its own, always the same."""
         n = len(indices)
-        return self._assemble(indices, torch.zeros(n, dtype=torch.bool), torch.full((n, 4), 0.5))
+        place = torch.full((n, self._numbers), 0.5)
+        if self.config.jitter_size:
+            drawn = [torch.rand(self._numbers, generator=torch.Generator().manual_seed(int(i))) for i in indices]
+            place = torch.stack(drawn) if drawn else place
+        return self._assemble(indices, torch.zeros(n, dtype=torch.bool), place)
+
+    @property
+    def _numbers(self) -> int:
+        """Return how many numbers in [0, 1) choose a picture's crops: offsets (x, y) in it and in its scene, size."""
+        return 5 if self.config.jitter_size else 4
 
     def batches(self, n: int | None = None, size: int = 64) -> Iterator[Batch]:
         """Yield the set once as evaluation batches: all of it, or `n` pictures evenly spread over it.
@@ -123,8 +134,8 @@ class PictureSet:
         """Return `batches(n)` as one tensor of pictures."""
         return torch.cat([batch.image for batch in self.batches(n)])
 
-    def _assemble(self, indices: Sequence[int], flip: Bool[Tensor, " n"], place: Float[Tensor, "n 4"]) -> Batch:
-        """Return a batch; `place` in [0, 1] is the relative offset of the crop in the larger picture."""
+    def _assemble(self, indices: Sequence[int], flip: Bool[Tensor, " n"], place: Float[Tensor, "n _"]) -> Batch:
+        """Return a batch; `place` in [0, 1] is the relative offset of the crop in the larger picture, then its size."""
         if len(indices) == 0:
             raise ValueError("got a batch of no pictures; give at least one index")
         indices = [int(i) for i in indices]
@@ -133,20 +144,22 @@ class PictureSet:
         else:
             decoded = list(self._pool.map(self._decode, indices))
         size, n = self.config.size, len(indices)
-        corners = (place[:, :2] * (decoded[0].image.shape[-1] - size)).round().long().tolist()
-        image = _float(_cut([item.image for item in decoded], corners, size), flip)
-        sides = torch.tensor([decoded[0].image.shape[-1]] * 2).expand(n, 2)
-        box = _boxes(torch.stack([item.box for item in decoded]), sides, corners, size, flip)
+        whole = decoded[0].image.shape[-1]
+        cut = size + (place[:, 4:] * (whole - size)).round().long() if self.config.jitter_size else size
+        corners = (place[:, :2] * (whole - cut)).round().long().tolist()
+        image = _float(_cut([item.image for item in decoded], corners, cut, size), flip)
+        sides = torch.tensor([whole] * 2).expand(n, 2)
+        box = _boxes(torch.stack([item.box for item in decoded]), sides, corners, cut, flip)
         mask = scene = scene_box = None
         if self.has_masks:
-            masks = _cut([item.mask for item in decoded if item.mask is not None], corners, size)
+            masks = _cut([item.mask for item in decoded if item.mask is not None], corners, cut, size)
             mask = _mirror(masks, flip).float().div_(255)
         if self.config.scene:
             views = [item.scene for item in decoded if item.scene is not None]
             sides = torch.tensor([[view.shape[2], view.shape[1]] for view in views])
             side = _scene_size(self.config)
-            corners = (place[:, 2:] * (sides - side)).round().long().tolist()
-            scene = _float(_cut(views, corners, side), flip)
+            corners = (place[:, 2:4] * (sides - side)).round().long().tolist()
+            scene = _float(_cut(views, corners, side, side), flip)
             boxes = torch.stack([item.scene_box for item in decoded if item.scene_box is not None])
             scene_box = _boxes(boxes, sides, corners, side, flip)
         return Batch(
@@ -229,11 +242,19 @@ def _box_in(box: Box, size: tuple[int, int], region: tuple[int, int, int]) -> Fl
     return ((pixels - torch.tensor([left, top, left, top])) / side).clamp(0, 1)
 
 
-def _cut(views: list[Tensor], corners: list[list[int]], size: int) -> UInt8[Tensor, "n channels size size"]:
-    """Return the square of `size` at each view's corner (x, y)."""
+def _cut(
+    views: list[Tensor], corners: list[list[int]], cut: int | Int[Tensor, "n 1"], size: int
+) -> UInt8[Tensor, "n channels size size"]:
+    """Return the square of side `cut` at each view's corner (x, y), brought to `size`, antialiased."""
     if all(view.shape[1] == view.shape[2] == size for view in views):
         return torch.stack(views)
-    return torch.stack([v[:, y : y + size, x : x + size] for v, (x, y) in zip(views, corners, strict=True)])
+    result, edges = [], [cut] * len(views) if isinstance(cut, int) else cut[:, 0].tolist()
+    for view, (x, y), side in zip(views, corners, edges, strict=True):
+        square = view[:, y : y + side, x : x + side]
+        if side != size:
+            square = F.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)[0]
+        result.append(square)
+    return torch.stack(result)
 
 
 def _mirror(pixels: UInt8[Tensor, "n channels h w"], flip: Bool[Tensor, " n"]) -> UInt8[Tensor, "n channels h w"]:
@@ -249,7 +270,11 @@ def _float(pixels: UInt8[Tensor, "n 3 h w"], flip: Bool[Tensor, " n"]) -> Image:
 
 
 def _boxes(
-    boxes: Boxes, sides: Int[Tensor, "n 2"], corners: list[list[int]], size: int, flip: Bool[Tensor, " n"]
+    boxes: Boxes,
+    sides: Int[Tensor, "n 2"],
+    corners: list[list[int]],
+    size: int | Int[Tensor, "n 1"],
+    flip: Bool[Tensor, " n"],
 ) -> Boxes:
     """Return boxes of views with `sides` (width, height) as boxes of the squares cut at `corners`, mirrored too."""
     corner = torch.tensor(corners).repeat(1, 2)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +195,10 @@ def distances(
 
 
 def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
-    """Return the config of the generator's training data, from its card, without random augmentation."""
+    """Return the config of the generator's training data, from its card; pictures are not mirrored."""
     stored = read_card(checkpoint).get("config", {}).get("data", {})
     config = TypeAdapter(DataConfig).validate_python(stored) if stored else DataConfig()
-    return DataConfig(size=generator.resolution, object_margin=config.object_margin, flip=False, jitter=config.jitter)
+    return replace(config, size=generator.resolution, scene=False, flip=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ CONFIGS = [
     DataConfig(size=32, object_margin=1.5, scene=True),
     DataConfig(size=32, object_margin=1.5, scene=True, jitter=0.2),
     DataConfig(size=32, object_margin=1.5, scene=True, scene_size=24, jitter=0.2),
+    DataConfig(size=32, object_margin=1.75, scene=True, jitter=0.4, jitter_size=True),
 ]
 
 
@@ -87,6 +88,25 @@ def test_boxes_and_masks_follow_cuts_and_mirrors(prepared, rng, config):
         assert_box_holds_the_white(batch.image, batch.box)
         assert_box_holds_the_white(batch.mask * 2 - 1, batch.box)
         assert ((batch.image[:, :1] > 0.5).float() - batch.mask).abs().mean() < 0.03
+
+
+def test_crops_of_many_sizes_show_objects_smaller_and_larger(prepared, rng):
+    pictures = PictureSet(prepared, DataConfig(size=32, object_margin=1.75, jitter=0.4, jitter_size=True, flip=False))
+    whole = PictureSet(prepared, DataConfig(size=32, object_margin=1.75, flip=False)).get(range(10)).box
+    assert whole is not None
+    larger, places = [], []
+    for _ in range(60):
+        box = pictures.batch(range(10), rng).box
+        assert box is not None
+        larger.append((box[:, 2:] - box[:, :2]) / (whole[:, 2:] - whole[:, :2]))
+        places.append(box[:, :2] + box[:, 2:])
+    seen = torch.stack(larger)
+    assert 0.97 < float(seen.min()) < 1.05 and 1.33 < float(seen.max()) < 1.43  # all of what is loaded; 1 / 1.4 of it
+    assert float(torch.stack(places).std(0).min()) > 0.05
+    one, same, seventh = (pictures.get(indices) for indices in (range(10), range(10), [7]))
+    assert torch.equal(one.image, same.image) and torch.equal(one.image[7:8], seventh.image)
+    assert one.box is not None
+    assert float((one.box - whole).abs().max()) > 0.05
 
 
 def test_scenes_show_the_whole_picture(prepared, rng):
