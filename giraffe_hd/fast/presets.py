@@ -54,7 +54,7 @@ CATS_64 = replace(
         object_channels=(64, 32),
         pose=PoseConfig(
             elevation=(-10.0, 15.0), rotation=(-40.0, 40.0), scale=(0.35, 0.48), proportions=(0.85, 0.95, 1.1),
-            x=(-0.08, 0.08), y=(-0.11, 0.11), z=(-0.1, -0.02),
+            y=(-0.12, 0.12), z=(-0.17, 0.05),
         ),
     ),
     coverage=(0.5, 0.9),

@@ -124,6 +124,9 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     projected: ProjectedConfig = field(default_factory=lambda: ProjectedConfig(weight=1.0))
+    background_first: int = 0
+    """Photos at the beginning during which the background's encoder and decoder alone are trained, by reconstruction: a
+    step then takes a fraction of the time."""
     learning_rate: float = 2e-3
     """Adam's, betas (0, 0.99), of the generator and of the image and patch discriminators."""
     decay_since: float = 0.7
@@ -140,4 +143,6 @@ class TrainConfig:
                 "losses.perceptual needs the pretrained network of the projected discriminator; give projected.weight "
                 "above 0, or losses.perceptual 0"
             )
+        if self.background_first < 0:
+            raise ValueError(f"background_first is {self.background_first}; expected 0 or more photos")
         check_levels(self.discriminator_channels, size, "discriminator_channels")

@@ -29,6 +29,7 @@ from mixnmatch.continuous.frame import Pose, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import shading_consistency
+from mixnmatch.fast.stages import over
 from training import types
 from training.batched import rows
 from training.devices import autocast
@@ -131,6 +132,12 @@ class Recipe:
             phases.append(Phase(name=f"{name}_r1", losses=penalty, every=every, **common))
         G: dict[str, Any] = {"network": self.generator, "optimizer": adam(self.generator), "rate": rate}
         phases.append(Phase(name="generator", losses=self.generator_losses, **G))
+        if first := config.background_first:
+            for phase in phases:
+                phase.since = max(phase.since, first)
+            net = nn.ModuleList([self.generator.background, self.generator.background_encoder])
+            alone: dict[str, Any] = {"network": net, "optimizer": adam(net), "until": first}
+            phases.append(Phase(name="background", losses=self.background_losses, **alone))
         return phases
 
     def begin(self, batch: Batch, step: Step) -> None:
@@ -143,6 +150,8 @@ class Recipe:
                 "this recipe needs the objects' masks, and the prepared set has none; prepare it with masks, or let "
                 "`python -m training prepare photos` find them"
             )
+        if step.images < self.config.background_first:
+            return
         generator, image, mask = self.generator, batch.image, batch.mask
         n, z = len(image), self.frames(batch)
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
@@ -180,6 +189,28 @@ class Recipe:
             masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
         )
         self.look(image, step)
+
+    def background_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Return the losses of the background alone: photos, their own objects before the reconstructed backgrounds."""
+        weights, generator, image, mask = self.losses, self.generator, batch.image, batch.mask
+        assert mask is not None
+        with self.precision():
+            background = generator.background(generator.background_encoder(image, mask))
+        pasted = over(image, mask, background)
+        terms = {
+            "pixels": weights.pixels * multiscale_l1(pasted, image).mean(),
+            "behind": weights.behind * roughness(background, mask),
+        }
+        if self.projected is not None:
+            self.projected.look(image, pasted)
+            terms["perceptual"] = weights.perceptual * self.perceptual(len(image))
+        return terms
+
+    def perceptual(self, n: int) -> Scalar:
+        """Return the distance of the first `n` photos and reconstructions in the features of the pretrained network."""
+        assert self.projected is not None
+        real, fake = ([x[:n] for x in maps[:3]] for maps in (self.projected.real, self.projected.fake))
+        return perceptual_distance(fake, real).mean()
 
     def frames(self, batch: Batch) -> Pose:
         """Return the photos' poses. Raises: ValueError for a set without the boxes that give them."""
@@ -269,9 +300,7 @@ class Recipe:
             terms["behind"] = weights.behind * roughness(now.reconstruction.background, batch.mask)
         if self.projected is not None:
             terms |= self.projected.generator_losses()
-            n = len(batch.image)
-            real, fake = ([x[:n] for x in maps[:3]] for maps in (self.projected.real, self.projected.fake))
-            terms["perceptual"] = weights.perceptual * perceptual_distance(fake, real).mean()
+            terms["perceptual"] = weights.perceptual * self.perceptual(len(batch.image))
         return terms
 
     def cycle(self) -> Tensor:

@@ -10,8 +10,11 @@ from torch import Tensor
 from mixnmatch.continuous.encoders import BackgroundEncoder
 from mixnmatch.continuous.frame import pose_of_boxes
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
+from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
-from tests.mixnmatch.continuous.test_continuous import TINY, photos
+from tests.mixnmatch.continuous.test_continuous import TINY, photos, tiny
+from training.loop.step import step_rng, train_step
+from training.types import Batch, Step
 from training.warm_start import copy_matching
 
 
@@ -97,3 +100,26 @@ def test_sizes_that_cannot_be_drawn_are_refused(change: dict, said: str) -> None
 def test_presets_of_photos_read_backgrounds_finely() -> None:
     assert all(preset.generator.background_cells == 16 for preset in (CLOTHING_64, CLOTHING_128, PETS_64))
     assert len(CLOTHING_128.generator.shape_channels) == 5
+
+
+def test_backgrounds_can_be_learnt_first_and_alone() -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(replace(tiny(), background_first=8), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    image, mask, boxes = photos()
+    batch, phases = Batch(image=image, box=boxes, mask=mask), recipe.phases()
+
+    def changed(index: int) -> set[str]:
+        before = {name: weight.clone() for name, weight in recipe.networks.named_parameters()}
+        step = Step(index=index, images=4 * index, rng=step_rng(0, index))
+        recipe.begin(batch, step)
+        logged = train_step(phases, batch, step)
+        assert all(bool(term.isfinite()) for term in logged.values())
+        moved = (name for name, weight in recipe.networks.named_parameters() if not torch.equal(weight, before[name]))
+        return {".".join(name.split(".")[:2]) for name in moved}
+
+    for index in (0, 1):
+        assert changed(index) == {"generator.background", "generator.background_encoder"}
+    both = changed(2)
+    assert {"generator.shape", "generator.background"} <= both
+    assert any(name.startswith("discriminator.") for name in both)
