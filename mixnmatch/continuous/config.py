@@ -33,7 +33,7 @@ class GeneratorConfig:
     """Channels of the background code b, a map over the picture."""
     background_cells: int = CELLS
     """Side of that map, 8 or 16: 16 cells keep the pattern of a floor or a curtain, which 8 leave to the decoder to
-    make up."""
+    make up. The first three channels of 16 cells are their mean colours, which the decoder adds to what it draws."""
     feature_dim: int = 20
     """Channels of the parent feature f at half the picture's side: four of the mask (pixel unshuffle), then the
     shading."""
@@ -69,6 +69,8 @@ class GeneratorConfig:
             raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4 or 5")
         if self.background_cells not in (8, 16):
             raise ValueError(f"generator.background_cells is {self.background_cells}; expected 8 or 16")
+        if self.background_channels < 3:
+            raise ValueError(f"generator.background_channels is {self.background_channels}; expected at least 3")
         if not 1 <= self.texture_cells <= CELLS:
             raise ValueError(f"generator.texture_cells is {self.texture_cells}; expected from 1 to {CELLS}")
         if self.bank < 1:

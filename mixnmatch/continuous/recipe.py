@@ -63,6 +63,14 @@ def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tens
     return found
 
 
+def without_other_backgrounds(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without those of a background whose code has other cells than in `own`."""
+    name = "generator.background.first.0.weight"
+    if name not in theirs or theirs[name].shape == own[name].shape:
+        return dict(theirs)
+    return {key: value for key, value in theirs.items() if not key.startswith("generator.background")}
+
+
 @dataclass(kw_only=True, slots=True)
 class Shared:
     """What `begin` computes once for all phases of a step."""
@@ -105,8 +113,10 @@ class Recipe:
         """Photos and mixes after augmentation: the input of the discriminators."""
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return another run's weights; those of a shorter shape code are lengthened, and draw the same."""
-        return with_longer_shape_codes(theirs, self.networks.state_dict())
+        """Return another run's weights: those of a shorter shape code are lengthened, and draw the same; backgrounds
+        of other cells begin anew."""
+        own = self.networks.state_dict()
+        return without_other_backgrounds(with_longer_shape_codes(theirs, own), own)
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""

@@ -33,6 +33,9 @@ class BackgroundStage(nn.Module):
         self.first = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise((channels, *widths)))
         self.second = nn.ModuleList(ActivatedConv2d(o, o, 3) for o in widths)
         self.to_rgb = EqualConv2d(widths[-1], 3, 3)
+        self.mean_colours = config.background_cells == 16
+        if self.mean_colours:
+            nn.init.zeros_(self.to_rgb.weight)  # begins with the mean colours alone
 
     def forward(self, b: Float[Tensor, "n b"]) -> Image:
         """Return B in [-1, 1]."""
@@ -41,7 +44,11 @@ class BackgroundStage(nn.Module):
             x = first(x)
             x = x if i == 0 else double(x)
             x = second(x)
-        return torch.tanh(self.to_rgb(x).float())
+        drawn = self.to_rgb(x).float()
+        if self.mean_colours:
+            colours = b[:, : 3 * self.cells**2].float().view(-1, 3, self.cells, self.cells).clamp(-0.95, 0.95)
+            drawn = drawn + F.interpolate(colours, size=drawn.shape[2:], mode="bilinear").atanh()
+        return torch.tanh(drawn)
 
 
 class ShapeStage(nn.Module):

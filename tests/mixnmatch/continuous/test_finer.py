@@ -19,7 +19,7 @@ from training.warm_start import copy_matching
 
 
 def test_sixteen_cells_keep_a_pattern_that_eight_cannot_hold() -> None:
-    config = replace(TINY, background_channels=1, background_cells=16, background_widths=(16, 16, 12))
+    config = replace(TINY, background_cells=16, background_widths=(16, 16, 12))
     torch.manual_seed(0)
     encoder, decoder = BackgroundEncoder(config), BackgroundStage(config)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-2, betas=(0.5, 0.99))
@@ -33,7 +33,7 @@ def test_sixteen_cells_keep_a_pattern_that_eight_cannot_hold() -> None:
         optimizer.step()
         found.append(float(loss.detach()))
         averaged.append(float((F.interpolate(F.avg_pool2d(image, 8), scale_factor=8) - image).abs().mean()))
-    assert sum(found[-10:]) < 0.85 * sum(averaged[-10:])  # one number for each of 8 x 8 cells holds their mean
+    assert sum(found[-10:]) < 0.6 * sum(averaged[-10:])  # 8 x 8 cells hold one mean colour each
 
 
 def test_a_code_of_sixteen_cells_sees_no_object() -> None:
@@ -123,3 +123,27 @@ def test_backgrounds_can_be_learnt_first_and_alone() -> None:
     both = changed(2)
     assert {"generator.shape", "generator.background"} <= both
     assert any(name.startswith("discriminator.") for name in both)
+
+
+def test_mean_colours_of_cells_are_drawn_before_anything_is_learnt() -> None:
+    torch.manual_seed(0)
+    config = replace(TINY, background_cells=16)
+    encoder, decoder = BackgroundEncoder(config), BackgroundStage(config)
+    greys = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
+    image = F.interpolate(greys, size=(64, 64), mode="nearest")
+    with torch.no_grad():
+        drawn = decoder(encoder(image, torch.zeros(2, 1, 64, 64)))
+    smooth = F.interpolate(greys, size=(64, 64), mode="bilinear")
+    assert float((drawn - smooth).abs().max()) < 0.2  # the mean of two colours' atanh is not that of the colours
+
+
+def test_a_background_of_other_cells_begins_anew() -> None:
+    torch.manual_seed(0)
+    eight, sixteen = (
+        Recipe(replace(tiny(), generator=replace(TINY, background_cells=n)), torch.device("cpu")) for n in (8, 16)
+    )
+    torch.nn.init.ones_(eight.generator.background.to_rgb.weight)
+    copy_matching(sixteen.networks, sixteen.adapt_weights(eight.networks.state_dict()))
+    assert not bool(sixteen.generator.background.to_rgb.weight.detach().any())
+    shapes = (recipe.generator.shape.start.weight for recipe in (eight, sixteen))
+    assert torch.equal(*shapes)
