@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
-from mixnmatch.continuous.frame import Pose, cropped, filled
+from mixnmatch.continuous.frame import Pose, cropped, filled, smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
@@ -83,7 +83,7 @@ class BackgroundEncoder(nn.Module):
             return bounded(self.last(x).flatten(1))
         x = F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
         x = bounded(self.last(self.finer(torch.cat([x, fine], 1))))
-        colours = F.adaptive_avg_pool2d(seen, x.shape[-1])
+        colours = smoothly_filled(small(image), 1 - hole, x.shape[-1])
         return torch.cat([colours, x[:, 3:]], 1).flatten(1)
 
 

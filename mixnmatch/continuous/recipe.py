@@ -64,9 +64,9 @@ def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tens
 
 
 def without_other_backgrounds(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without those of a background whose code has other cells than in `own`."""
-    name = "generator.background.first.0.weight"
-    if name not in theirs or theirs[name].shape == own[name].shape:
+    """Return weights without those of a background whose code has another length than in `own`."""
+    name = "generator.bank_b"
+    if name not in theirs or theirs[name].shape[1] == own[name].shape[1]:
         return dict(theirs)
     return {key: value for key, value in theirs.items() if not key.startswith("generator.background")}
 

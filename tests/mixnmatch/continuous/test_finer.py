@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixnmatch.continuous.encoders import BackgroundEncoder
-from mixnmatch.continuous.frame import pose_of_boxes
+from mixnmatch.continuous.frame import pose_of_boxes, smoothly_filled
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
 from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
@@ -135,6 +135,18 @@ def test_mean_colours_of_cells_are_drawn_before_anything_is_learnt() -> None:
         drawn = decoder(encoder(image, torch.zeros(2, 1, 64, 64)))
     smooth = F.interpolate(greys, size=(64, 64), mode="bilinear")
     assert float((drawn - smooth).abs().max()) < 0.2  # the mean of two colours' atanh is not that of the colours
+
+
+def test_colours_go_on_smoothly_behind_an_object() -> None:
+    ramp = (torch.arange(64.0) / 32 - 1).view(1, 1, 1, 64).expand(1, 3, 64, 64)
+    seen = torch.ones(1, 1, 64, 64)
+    seen[:, :, 8:56, 8:56] = 0
+    cells = smoothly_filled(torch.where(seen > 0, ramp, 9.0), seen, 16)
+    true = F.avg_pool2d(ramp, 4)
+    torch.testing.assert_close(cells[:, :, :2], true[:, :, :2], atol=0.05, rtol=0)  # what is seen stays
+    assert float(cells.abs().max()) < 1  # nothing of the object
+    assert float(cells.diff(dim=3).abs().max()) < 0.5  # from one cell to the next; -1 to 1 from side to side
+    assert float(smoothly_filled(ramp, torch.zeros_like(seen), 16).abs().max()) == 0
 
 
 def test_a_background_of_other_cells_begins_anew() -> None:
