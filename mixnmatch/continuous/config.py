@@ -29,6 +29,9 @@ class GeneratorConfig:
     texture_cells: int = CELLS
     """Side to which that map is averaged before it is used: few cells tell where colours are and not where eyes are, so
     that eyes come from the shape alone."""
+    texture_colours: bool = False
+    """The map's first three channels are the mean colours of its cells, which the stage adds to what it draws: a model
+    trained from nothing then begins with objects of the right colours."""
     background_channels: int = 32
     """Channels of the background code b, a map over the picture."""
     background_cells: int = CELLS
@@ -69,8 +72,10 @@ class GeneratorConfig:
             raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4 or 5")
         if self.background_cells not in (8, 16):
             raise ValueError(f"generator.background_cells is {self.background_cells}; expected 8 or 16")
-        if self.background_channels < 3:
+        if self.background_cells == 16 and self.background_channels < 3:
             raise ValueError(f"generator.background_channels is {self.background_channels}; expected at least 3")
+        if self.texture_colours and self.texture_channels < 3:
+            raise ValueError(f"generator.texture_channels is {self.texture_channels}; expected at least 3 for colours")
         if not 1 <= self.texture_cells <= CELLS:
             raise ValueError(f"generator.texture_cells is {self.texture_cells}; expected from 1 to {CELLS}")
         if self.bank < 1:

@@ -113,6 +113,7 @@ class TextureEncoder(nn.Module):
         self.down = Down(3, widths)
         self.mean = EqualLinear(2 * widths[-1] + 6, config.texture_dim)
         self.map = EqualConv2d(widths[-1], config.texture_channels, 1)
+        self.colours = config.texture_colours
 
     def forward(self, image: Image, mask: Mask, z: Pose) -> Float[Tensor, "n c"]:
         """Return c, the texture code of the pixels inside the mask, `z` the pose of its box."""
@@ -128,7 +129,10 @@ class TextureEncoder(nn.Module):
             spread = ((map - mean).square() * weight).sum((2, 3)) + 1e-4
             parts += [mean.flatten(1), spread.sqrt()]
         whole = self.mean(torch.cat(parts, 1))
-        return bounded(torch.cat([whole, self.map(x).float().flatten(1)], 1))
+        map = bounded(self.map(x))
+        if self.colours:
+            map = torch.cat([smoothly_filled(pixels, inside, map.shape[-1]), map[:, 3:]], 1)
+        return torch.cat([bounded(whole), map.flatten(1)], 1)
 
 
 class Outline(nn.Module):

@@ -117,6 +117,9 @@ class TextureStage(nn.Module):
         self.shift = EqualLinear(style, narrow)
         self.to_rgb = EqualConv2d(narrow, 3, 3)
         self.tint = EqualLinear(style, 3)
+        if config.texture_colours:
+            for layer in (self.to_rgb, self.tint):
+                nn.init.zeros_(layer.weight)  # begins with the mean colours alone
 
     def forward(
         self,
@@ -137,4 +140,7 @@ class TextureStage(nn.Module):
             x = conv.activated(x, style, bias)  # type: ignore[operator]
         x = double(self.narrow(x))
         x = self.fine(x, self.shift(style)[:, :, None, None])
-        return torch.tanh(self.to_rgb(x).float() + self.tint(style)[:, :, None, None])
+        drawn = self.to_rgb(x).float() + self.tint(style)[:, :, None, None]
+        if config.texture_colours:
+            drawn = drawn + double(map[:, :3].clamp(-0.95, 0.95)).atanh()
+        return torch.tanh(drawn)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mixnmatch.continuous.encoders import BackgroundEncoder
 from mixnmatch.continuous.frame import pose_of_boxes, smoothly_filled
+from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
 from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
@@ -89,6 +90,8 @@ def test_details_of_sixty_four_cells_reach_the_mask(outlines: tuple[ShapeStage, 
     ("change", "said"),
     [
         ({"background_cells": 12}, "background_cells is 12; expected 8 or 16"),
+        ({"background_cells": 16, "background_channels": 2}, "background_channels is 2; expected at least 3"),
+        ({"texture_colours": True, "texture_channels": 2}, "texture_channels is 2; expected at least 3"),
         ({"shape_channels": (8, 8, 8)}, "shape_channels has 3 numbers; expected 4 or 5"),
     ],
 )
@@ -135,6 +138,19 @@ def test_mean_colours_of_cells_are_drawn_before_anything_is_learnt() -> None:
         drawn = decoder(encoder(image, torch.zeros(2, 1, 64, 64)))
     smooth = F.interpolate(greys, size=(64, 64), mode="bilinear")
     assert float((drawn - smooth).abs().max()) < 0.2  # the mean of two colours' atanh is not that of the colours
+
+
+def test_objects_begin_with_their_own_colours() -> None:
+    torch.manual_seed(0)
+    generator = Generator(replace(TINY, texture_colours=True)).requires_grad_(False)
+    image, mask, boxes = photos()
+    z = pose_of_boxes(boxes)
+    code = generator.texture_encoder(image, mask, z)
+    drawn = generator.texture(generator.extractor(image)[0], z, code)
+    inside = F.max_pool2d(1 - mask, 9, stride=1, padding=4) == 0
+    assert float(((drawn - image).abs() * inside).max()) < 0.05
+    other = generator.texture_encoder(image + (1 - mask) * 0.7, mask, z)
+    torch.testing.assert_close(other, code, atol=1e-2, rtol=0)  # as ever, of the object alone
 
 
 def test_colours_go_on_smoothly_behind_an_object() -> None:
