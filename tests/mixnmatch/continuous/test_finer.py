@@ -121,6 +121,8 @@ def test_backgrounds_can_be_learnt_first_and_alone() -> None:
         moved = (name for name, weight in recipe.networks.named_parameters() if not torch.equal(weight, before[name]))
         return {".".join(name.split(".")[:2]) for name in moved}
 
+    with pytest.raises(ValueError, match="needs the objects' masks"):
+        recipe.begin(replace(batch, mask=None), Step(index=0, images=0, rng=step_rng(0, 0)))
     for index in (0, 1):
         assert changed(index) == {"generator.background", "generator.background_encoder"}
     both = changed(2)
