@@ -246,7 +246,7 @@ def test_who_leaves_ends_the_photo(web, mirrors):
 
 
 def test_one_photo_at_a_time_in_turns_and_few_of_one_visitor(address, mirrors):
-    mirrors.pause = 0.05
+    mirrors.pause = 0.5  # until all have asked, which takes a busy machine a while
     waited, most, busy = [], [0], []
 
     def drop(cookie: str) -> None:
@@ -273,6 +273,10 @@ def test_one_photo_at_a_time_in_turns_and_few_of_one_visitor(address, mirrors):
         threads.append(threading.Thread(target=drop, args=(cookie,)))
         threads[-1].start()
         time.sleep(0.15)
+    until = time.monotonic() + 30
+    while not busy and time.monotonic() < until:
+        time.sleep(0.05)
+    mirrors.pause = 0.01
     for thread in threads:
         thread.join()
     assert most[0] == 1 and len(set(waited)) >= 2
