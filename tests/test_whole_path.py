@@ -96,7 +96,7 @@ def published(folder: Path, data: Path, score: dict[str, float]) -> None:
     card = read_card(out)
     assert card["figures"] == score
     # a bank of codes is in half precision already
-    assert card["bytes"] == out.stat().st_size < 0.65 * (folder / "run" / "generator.safetensors").stat().st_size
+    assert card["bytes"] == out.stat().st_size < 0.7 * (folder / "run" / "generator.safetensors").stat().st_size
     theirs = load_generator(folder / "run" / "generator.safetensors").state_dict()
     for name, tensor in load_generator(out).state_dict().items():
         assert torch.allclose(tensor, theirs[name], rtol=2**-7, atol=0), name
