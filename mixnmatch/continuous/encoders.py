@@ -74,8 +74,8 @@ class BackgroundEncoder(nn.Module):
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
         hole = (F.max_pool2d(small(mask), 5, stride=1, padding=2) > 0.3).float()
-        seen = filled(small(image), 1 - hole)
-        *_, fine, x = self.down(torch.cat([seen, hole], 1))
+        photo = small(image)
+        *_, fine, x = self.down(torch.cat([filled(photo, 1 - hole), hole], 1))
         wide = self.around(self.wider(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
         x = self.join(torch.cat([x, wide], 1))
@@ -83,7 +83,7 @@ class BackgroundEncoder(nn.Module):
             return bounded(self.last(x).flatten(1))
         x = F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
         x = bounded(self.last(self.finer(torch.cat([x, fine], 1))))
-        colours = smoothly_filled(small(image), 1 - hole, x.shape[-1])
+        colours = smoothly_filled(photo, 1 - hole, x.shape[-1])
         return torch.cat([colours, x[:, 3:]], 1).flatten(1)
 
 
