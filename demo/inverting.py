@@ -7,7 +7,8 @@ ends its photo. The script's side is `page/inverting.js`.
 import asyncio
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -57,10 +58,10 @@ class Inverting:
         if self._under_way.total() >= MOST or self._under_way[visitor.id] >= MOST_EACH:
             raise BusyError
         name = " ".join(name.split())[:60]
-        cut = await self.routes.open(request, partial(uploads.cut, chosen, data, name, bounds, find_in_oblong=True))
-        photo = from_pil(cut.crop)
         options = {"turned": True} if turned else {}
-        read = await self.routes.run(request, _read, chosen, photo, options)
+        with self._counted(visitor.id):
+            cut = await self.routes.open(request, partial(uploads.cut, chosen, data, name, bounds, find_in_oblong=True))
+            read = await self.routes.run(request, _read, chosen, from_pil(cut.crop), options)
         first = {
             **uploads.seen(cut),
             **_found(chosen, read.stage, 0.0, read.codes),
@@ -83,27 +84,37 @@ class Inverting:
             done[0] = step.done
             return not stop.is_set()
 
-        self._under_way[visitor.id] += 1
         job = warning = None
+        with self._counted(visitor.id):
+            try:
+                yield first
+                job = asyncio.wrap_future(
+                    self.routes.known.invert(_inverted, model, photo, options, keep, visitor=visitor)
+                )
+                warning = asyncio.ensure_future(self._unlike(request, model, cut))
+                waited: set[asyncio.Future[Any]] = {job, warning}
+                while waited:
+                    ready, waited = await asyncio.wait(waited, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                    if warning in ready and warning.result():
+                        yield {"unlike": warning.result(), "done": max(0.0, done[0]), "waits": done[0] < 0}
+                    while found:
+                        yield found.popleft()
+                    yield {"done": max(0.0, done[0]), "waits": done[0] < 0}
+                yield _found(model, "done", 1.0, job.result().codes)
+            finally:
+                stop.set()
+                for each in (job, warning):
+                    if each is not None:
+                        each.cancel()  # a photo that has not begun
+
+    @contextmanager
+    def _counted(self, visitor: str) -> Iterator[None]:
+        """Count a photo as its visitor's while it is opened or inverted."""
+        self._under_way[visitor] += 1
         try:
-            yield first
-            job = asyncio.wrap_future(self.routes.known.invert(_inverted, model, photo, options, keep, visitor=visitor))
-            warning = asyncio.ensure_future(self._unlike(request, model, cut))
-            waited: set[asyncio.Future[Any]] = {job, warning}
-            while waited:
-                ready, waited = await asyncio.wait(waited, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
-                if warning in ready and warning.result():
-                    yield {"unlike": warning.result(), "done": max(0.0, done[0]), "waits": done[0] < 0}
-                while found:
-                    yield found.popleft()
-                yield {"done": max(0.0, done[0]), "waits": done[0] < 0}
-            yield _found(model, "done", 1.0, job.result().codes)
+            yield
         finally:
-            stop.set()
-            for each in (job, warning):
-                if each is not None:
-                    each.cancel()  # a photo that has not begun
-            self._under_way[visitor.id] -= 1
+            self._under_way[visitor] -= 1
             self._under_way += Counter()  # forgets those with none
 
     async def _unlike(self, request: Request, model: Model, cut: uploads.Cut) -> str:
