@@ -87,6 +87,12 @@ def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor
     return F.grid_sample(image.float(), grid, padding_mode="border", align_corners=False)
 
 
+def dilated(mask: Mask, by: int = 2) -> Mask:
+    """Return masks enlarged by so many 64ths of the picture's side; the side is 64 pixels or a multiple."""
+    reach = by * mask.shape[-1] // 64
+    return F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
+
+
 def filled(image: Image, mask: Mask) -> Image:
     """Return pictures whose pixels outside the mask are replaced by averages of the nearest ones inside."""
     result = image * mask

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
-from mixnmatch.continuous.frame import Pose, pose_of_masks, pose_of_parts
+from mixnmatch.continuous.frame import Pose, dilated, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import shading_consistency
@@ -47,6 +47,14 @@ Scalar = Float[Tensor, ""]
 def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feature s s"]:
     """Return parent features whose mask channels pass no gradient, so that masks are trained by the mask loss alone."""
     return torch.cat([feature[:, :4].detach(), feature[:, 4:]], 1)
+
+
+def seen_around(background: Image, mask: Mask) -> Image:
+    """Return backgrounds that a reconstruction trains only where they are seen: outside the objects, two pixels apart.
+
+    Else they draw what a soft mask leaves of the object, its outline, which then stands beside the objects of mixes.
+    """
+    return torch.where(dilated(mask) > 0.3, background.detach(), background)
 
 
 def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -83,6 +91,8 @@ class Shared:
     """The codes of the mixes; the second half uses a parent feature from a photo in place of its z and p."""
     texture_from: Tensor
     """Which photo gave each mix its texture."""
+    background: Image
+    """Of the photos, with its gradient also where their objects hide it."""
     pose: Pose
     """Read from the photos."""
     masks: Float[Tensor, "twice_n 1 h w"]
@@ -183,7 +193,7 @@ class Recipe:
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b)  # computed once: mixes use the photos' backgrounds
             layers = generator.composed(
-                torch.cat([behind, behind[background]]),
+                torch.cat([seen_around(behind, mask), behind[background]]),
                 feature,
                 frame,
                 torch.cat([codes.c, mixed.c]),
@@ -194,6 +204,7 @@ class Recipe:
             reconstruction=rows(layers, slice(None, n)),
             mixes=rows(layers, slice(n, None)),
             mixed=mixed,
+            background=behind,
             texture_from=texture,
             pose=pose,
             masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
@@ -206,10 +217,10 @@ class Recipe:
         assert mask is not None
         with self.precision():
             background = generator.background(generator.background_encoder(image, mask))
-        pasted = over(image, mask, background)
+        pasted = over(image, dilated(mask), background)
         terms = {
             "pixels": weights.pixels * multiscale_l1(pasted, image).mean(),
-            "behind": weights.behind * roughness(background, mask),
+            "behind": weights.behind * roughness(background, dilated(mask, 3)),
         }
         if self.projected is not None:
             self.projected.look(image, pasted)
@@ -307,7 +318,7 @@ class Recipe:
             "cycle": weights.cycle * self.cycle(),
         }
         if weights.behind > 0:
-            terms["behind"] = weights.behind * roughness(now.reconstruction.background, batch.mask)
+            terms["behind"] = weights.behind * roughness(now.background, dilated(batch.mask, 3))
         if self.projected is not None:
             terms |= self.projected.generator_losses()
             terms["perceptual"] = weights.perceptual * self.perceptual(len(batch.image))
