@@ -1,6 +1,7 @@
 """Attacks on a running page, for tests: another visitor, watched while they go on; raw connections; names of events."""
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -22,25 +23,34 @@ def visitor(address: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def held_up(process: int | None = None) -> float:
+def held_up(process: int | str = "self") -> float:
     """Return for how many seconds a process, or this one, could have run, in all its threads, and others ran."""
     total = 0.0
-    for task in Path(f"/proc/{process or 'self'}/task").glob("*/schedstat"):
+    for task in Path(f"/proc/{process}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError, IndexError, ValueError):
             total += int(task.read_text().split()[1]) / 1e9
     return total
 
 
+def stolen() -> float:
+    """Return for how many seconds a virtual machine's processors could have run, and its host ran others."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 @contextlib.contextmanager
-def watched(address: str, longest: float = 1.0, process: int | None = None) -> Iterator[None]:
+def watched(server: tuple[str, int], longest: float = 1.0) -> Iterator[None]:
     """While the block runs, another visitor asks for pictures; each must come within `longest` seconds.
 
-    `process` is the server's where it has one of its own. Time in which the system gives the processor to other
-    programs than this one and the server does not count.
+    `server` is the page's address and process number. It must be a process of its own: in one with the tests it would
+    wait for Python's lock and for the collection of their garbage. Time in which the system gives the processor to
+    other programs than this one and the server does not count.
     """
+    address, process = server
 
     def lost() -> float:
-        return held_up() + (held_up(process) if process else 0.0)
+        return held_up() + held_up(process) + stolen()
 
     over = threading.Event()
     waits: list[float] = []

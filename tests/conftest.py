@@ -38,6 +38,15 @@ def address() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="module")
+def apart() -> Iterator[tuple[str, int]]:
+    """The same page in a process of its own, for one file of tests: its address and process number."""
+    from tests.serving import served_apart
+
+    with served_apart() as server:
+        yield server
+
+
 @pytest.fixture
 def web(address: str) -> Iterator[httpx.Client]:
     """A client of that page."""

@@ -70,11 +70,11 @@ def named(path: str) -> Iterator[object]:
     yield {"value": {"nested": [file]}}
 
 
-def test_no_event_takes_a_file_that_its_visitor_did_not_send(address, foreign):
+def test_no_event_takes_a_file_that_its_visitor_did_not_send(apart, foreign):
     """By both of Gradio's ways to call, in each of an event's inputs, for every event."""
-    found = calls(address)
+    found = calls(apart[0])
     assert {"film", "grid", "follow", "render", "layers", "read_photo", "models"} <= found.keys()
-    with visitor(address) as client, watched(address):
+    with visitor(apart[0]) as client, watched(apart):
         for name, call in found.items():
             data: list[Any] = []
             for place in range(max(1, len(call["inputs"]))):
