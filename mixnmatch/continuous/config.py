@@ -97,6 +97,9 @@ class LossConfig:
     there, so it goes on smoothly."""
     mask: float = 2.0
     """Cross entropy and Dice of the predicted masks against the photo's."""
+    binary: float = 0.0
+    """How half-transparent masks by codes are: a code does not say where each edge is, and the mask loss alone makes
+    edges as soft as they are uncertain."""
     pose: float = 2.0
     """L1 of the pose z read from a photo: centre in half pictures, log of the half sizes."""
     patches: float = 1.0

@@ -11,7 +11,7 @@ CLOTHING_64 = TrainConfig(
     generator=GeneratorConfig(
         shape_dim=128, background_cells=16, background_channels=16, background_widths=(96, 64, 32, 24)
     ),
-    losses=LossConfig(behind=1.0),
+    losses=LossConfig(behind=1.0, binary=4.0),
 )
 """Garments lying or hanging, cut to 1.5 times their boxes; the set needs masks."""
 

@@ -28,7 +28,7 @@ from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, dilated, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
-from mixnmatch.fast.losses import shading_consistency
+from mixnmatch.fast.losses import binary, shading_consistency
 from mixnmatch.fast.stages import over
 from training import types
 from training.batched import rows
@@ -97,6 +97,8 @@ class Shared:
     """Read from the photos."""
     masks: Float[Tensor, "twice_n 1 h w"]
     """The masks of the photos by their codes, then those by outline."""
+    by_code: Float[Tensor, "more_n 1 h w"]
+    """The masks of the photos and of the mixes by codes."""
 
 
 class Recipe:
@@ -208,6 +210,7 @@ class Recipe:
             texture_from=texture,
             pose=pose,
             masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
+            by_code=unfolded(by_code),
         )
         self.look(image, step)
 
@@ -317,6 +320,8 @@ class Recipe:
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),
             "cycle": weights.cycle * self.cycle(),
         }
+        if weights.binary > 0:
+            terms["binary"] = weights.binary * binary(now.by_code)
         if weights.behind > 0:
             terms["behind"] = weights.behind * roughness(now.background, dilated(batch.mask, 3))
         if self.projected is not None:
