@@ -105,6 +105,41 @@ def test_presets_of_photos_read_backgrounds_finely() -> None:
     assert len(CLOTHING_128.generator.shape_channels) == 5
 
 
+def test_reconstructions_train_backgrounds_only_where_the_photo_shows_them() -> None:
+    """An object's rim is covered by no soft mask: a background that reconstructs it draws an outline there."""
+    torch.manual_seed(0)
+    recipe = Recipe(tiny(), torch.device("cpu"))
+    image, mask, boxes = photos()
+    recipe.begin(Batch(image=image, box=boxes, mask=mask), Step(index=0, images=0, rng=step_rng(0, 0)))
+    photo, mixed = recipe.shared.reconstruction.image, recipe.shared.mixes.image
+    (trained,) = torch.autograd.grad(photo.square().sum(), recipe.shared.background, retain_graph=True)
+    rim = F.max_pool2d(mask, 5, stride=1, padding=2).expand_as(trained) > 0.3
+    assert not trained[rim].any()
+    assert float((trained[~rim] != 0).float().mean()) > 0.9
+    (trained,) = torch.autograd.grad(mixed.square().sum(), recipe.shared.background)
+    assert trained[rim].any()  # discriminators judge what is seen beside another object
+
+
+def softness_after(steps: int, weight: float) -> float:
+    """Train on four photos; return the mean distance of masks by codes from 0 or 1."""
+    torch.manual_seed(0)
+    config = tiny()
+    recipe = Recipe(replace(config, losses=replace(config.losses, binary=weight)), torch.device("cpu"))
+    recipe.networks.requires_grad_(False)
+    image, mask, boxes = photos()
+    batch, phases = Batch(image=image, box=boxes, mask=mask), recipe.phases()
+    for index in range(steps):
+        step = Step(index=index, images=4 * index, rng=step_rng(0, index))
+        recipe.begin(batch, step)
+        train_step(phases, batch, step)
+    by_code = recipe.shared.by_code
+    return float(torch.minimum(by_code, 1 - by_code).mean().detach())
+
+
+def test_masks_by_codes_can_be_kept_from_being_half_transparent() -> None:
+    assert softness_after(12, weight=4.0) < 0.7 * softness_after(12, weight=0.0)
+
+
 def test_backgrounds_can_be_learnt_first_and_alone() -> None:
     torch.manual_seed(0)
     recipe = Recipe(replace(tiny(), background_first=8), torch.device("cpu"))
