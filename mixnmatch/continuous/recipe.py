@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -219,16 +220,30 @@ class Recipe:
         weights, generator, image, mask = self.losses, self.generator, batch.image, batch.mask
         assert mask is not None
         with self.precision():
-            background = generator.background(generator.background_encoder(image, mask))
+            code = generator.background_encoder(image, mask)
+            background = generator.background(code)
         pasted = over(image, dilated(mask), background)
         terms = {
             "pixels": weights.pixels * multiscale_l1(pasted, image).mean(),
-            "behind": weights.behind * roughness(background, dilated(mask, 3)),
+            "behind": weights.behind * self.behind(background, code, mask),
         }
         if self.projected is not None:
             self.projected.look(image, pasted)
             terms["perceptual"] = weights.perceptual * self.perceptual(len(image))
         return terms
+
+    def behind(self, background: Image, b: Float[Tensor, "n b"], mask: Mask) -> Scalar:
+        """Return how far backgrounds leave, behind the objects of their photos, the colours around these.
+
+        A code with mean colours has them there too, continued from around: a cell's mean shall be that, whatever
+        pattern it has. Without them, neighbouring pixels shall be alike.
+        """
+        stage, hidden = self.generator.background, dilated(mask, 3)
+        if not stage.mean_colours:
+            return roughness(background, hidden)
+        share = F.adaptive_avg_pool2d(hidden, stage.cells)
+        off = (F.adaptive_avg_pool2d(background, stage.cells) - stage.colours(b).detach()).abs().mean(1, keepdim=True)
+        return (off * share).sum() / share.sum().clamp_min(1)
 
     def perceptual(self, n: int) -> Scalar:
         """Return the distance of the first `n` photos and reconstructions in the features of the pretrained network."""
@@ -323,7 +338,7 @@ class Recipe:
         if weights.binary > 0:
             terms["binary"] = weights.binary * binary(now.by_code)
         if weights.behind > 0:
-            terms["behind"] = weights.behind * roughness(now.background, dilated(batch.mask, 3))
+            terms["behind"] = weights.behind * self.behind(now.background, now.codes.b, batch.mask)
         if self.projected is not None:
             terms |= self.projected.generator_losses()
             terms["perceptual"] = weights.perceptual * self.perceptual(len(batch.image))

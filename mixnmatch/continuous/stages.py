@@ -46,9 +46,12 @@ class BackgroundStage(nn.Module):
             x = second(x)
         drawn = self.to_rgb(x).float()
         if self.mean_colours:
-            colours = b[:, : 3 * self.cells**2].float().view(-1, 3, self.cells, self.cells).clamp(-0.95, 0.95)
-            drawn = drawn + F.interpolate(colours, size=drawn.shape[2:], mode="bilinear").atanh()
+            drawn = drawn + F.interpolate(self.colours(b), size=drawn.shape[2:], mode="bilinear").atanh()
         return torch.tanh(drawn)
+
+    def colours(self, b: Float[Tensor, "n b"]) -> Float[Tensor, "n 3 cells cells"]:
+        """Return the mean colours of the cells of a code that holds them."""
+        return b[:, : 3 * self.cells**2].float().view(-1, 3, self.cells, self.cells).clamp(-0.95, 0.95)
 
 
 class ShapeStage(nn.Module):
