@@ -140,6 +140,25 @@ def test_masks_by_codes_can_be_kept_from_being_half_transparent() -> None:
     assert softness_after(12, weight=20.0) < 0.65 * softness_after(12, weight=0.0)
 
 
+def test_behind_an_object_a_background_keeps_colours_and_may_have_a_pattern() -> None:
+    recipe = Recipe(replace(tiny(), generator=replace(TINY, background_cells=16)), torch.device("cpu"))
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, 16:48, 16:48] = 1
+    grey = torch.full((1, 3, 64, 64), 0.25)
+    code = torch.zeros(1, TINY.background_channels, 16, 16)
+    code[:, :3] = 0.25
+    chequers = ((torch.arange(64)[:, None] + torch.arange(64)[None, :]) % 2 - 0.5) * mask
+
+    def behind(background: Tensor) -> float:
+        return float(recipe.behind(background, code.flatten(1), mask))
+
+    assert behind(grey) == behind(grey + chequers) == 0  # a cell has four by four pixels
+    assert behind(grey + 0.5 * mask) == pytest.approx(
+        0.5 * (32 / 38) ** 2, rel=1e-5
+    )  # three pixels around the mask too
+    assert behind(grey + 0.5 * (1 - F.max_pool2d(mask, 31, stride=1, padding=15))) == 0
+
+
 def test_backgrounds_can_be_learnt_first_and_alone() -> None:
     torch.manual_seed(0)
     recipe = Recipe(replace(tiny(), background_first=8), torch.device("cpu"))
