@@ -134,15 +134,20 @@ class TrainConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     projected: ProjectedConfig = field(default_factory=lambda: ProjectedConfig(weight=1.0))
-    background_first: int = 0
-    """Photos at the beginning during which the background's encoder and decoder alone are trained, by reconstruction: a
-    step then takes a fraction of the time."""
+    background_first: float = 0.0
+    """Share of the run, at its beginning during which the background's encoder and decoder alone are trained, by
+    reconstruction: a step then takes a fraction of the time."""
     learning_rate: float = 2e-3
     """Adam's, betas (0, 0.99), of the generator and of the image and patch discriminators."""
     decay_since: float = 0.7
     """Share of the run after which the learning rates fall, linearly, to a tenth."""
     discriminator_channels: tuple[int, ...] = (48, 72, 112, 160)
     """Channels of the image discriminator at half the picture's side and each halving after, down to 4 pixels."""
+
+    @property
+    def background_images(self) -> int:
+        """Photos during which backgrounds alone are trained."""
+        return round(self.background_first * self.loop.images)
 
     def __post_init__(self) -> None:
         size = self.generator.resolution
@@ -153,6 +158,6 @@ class TrainConfig:
                 "losses.perceptual needs the pretrained network of the projected discriminator; give projected.weight "
                 "above 0, or losses.perceptual 0"
             )
-        if self.background_first < 0:
-            raise ValueError(f"background_first is {self.background_first}; expected 0 or more photos")
+        if not 0 <= self.background_first < 1:
+            raise ValueError(f"background_first is {self.background_first}; expected a share of the run, from 0 to 1")
         check_levels(self.discriminator_channels, size, "discriminator_channels")

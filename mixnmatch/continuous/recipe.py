@@ -155,7 +155,7 @@ class Recipe:
             phases.append(Phase(name=f"{name}_r1", losses=penalty, every=every, **common))
         G: dict[str, Any] = {"network": self.generator, "optimizer": adam(self.generator), "rate": rate}
         phases.append(Phase(name="generator", losses=self.generator_losses, **G))
-        if first := config.background_first:
+        if first := config.background_images:
             for phase in phases:
                 phase.since = max(phase.since, first)
             net = nn.ModuleList([self.generator.background, self.generator.background_encoder])
@@ -173,7 +173,7 @@ class Recipe:
                 "this recipe needs the objects' masks, and the prepared set has none; prepare it with masks, or let "
                 "`python -m training prepare photos` find them"
             )
-        if step.images < self.config.background_first:
+        if step.images < self.config.background_images:
             return
         generator, image, mask = self.generator, batch.image, batch.mask
         n, z = len(image), self.frames(batch)

@@ -159,9 +159,15 @@ def test_behind_an_object_a_background_keeps_colours_and_may_have_a_pattern() ->
     assert behind(grey + 0.5 * (1 - F.max_pool2d(mask, 31, stride=1, padding=15))) == 0
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_backgrounds_cannot_be_learnt_first_for_the_whole_run(share: float) -> None:
+    with pytest.raises(ValueError, match="expected a share of the run"):
+        replace(tiny(), background_first=share)
+
+
 def test_backgrounds_can_be_learnt_first_and_alone() -> None:
     torch.manual_seed(0)
-    recipe = Recipe(replace(tiny(), background_first=8), torch.device("cpu"))
+    recipe = Recipe(replace(tiny(), background_first=0.125), torch.device("cpu"))
     recipe.networks.requires_grad_(False)
     image, mask, boxes = photos()
     batch, phases = Batch(image=image, box=boxes, mask=mask), recipe.phases()
