@@ -93,8 +93,8 @@ class LossConfig:
     perceptual: float = 2.0
     """The same in the features of the pretrained network."""
     behind: float = 0.0
-    """Differences between the background where the photo's object hides it and the colours around the object, which
-    the code continues there; with 8 cells, of neighbouring pixels there. No photo shows what is there."""
+    """Roughness of the background where the photo's object hides it, and with 16 cells its difference from the colours
+    around the object, which the code continues there: no photo shows what is there."""
     mask: float = 2.0
     """Cross entropy and Dice of the predicted masks against the photo's."""
     binary: float = 0.0

@@ -233,17 +233,17 @@ class Recipe:
         return terms
 
     def behind(self, background: Image, b: Float[Tensor, "n b"], mask: Mask) -> Scalar:
-        """Return how far backgrounds leave, behind the objects of their photos, the colours around these.
+        """Return how rough backgrounds are behind the objects of their photos, and how far from the colours around.
 
-        A code with mean colours has them there too, continued from around: a cell's mean shall be that, whatever
-        pattern it has. Without them, neighbouring pixels shall be alike.
+        A code with mean colours has them there too, continued from around; without them roughness alone counts.
         """
         stage, hidden = self.generator.background, dilated(mask, 3)
+        rough = roughness(background, hidden)
         if not stage.mean_colours:
-            return roughness(background, hidden)
+            return rough
         share = F.adaptive_avg_pool2d(hidden, stage.cells)
         off = (F.adaptive_avg_pool2d(background, stage.cells) - stage.colours(b).detach()).abs().mean(1, keepdim=True)
-        return (off * share).sum() / share.sum().clamp_min(1)
+        return rough + (off * share).sum() / share.sum().clamp_min(1)
 
     def perceptual(self, n: int) -> Scalar:
         """Return the distance of the first `n` photos and reconstructions in the features of the pretrained network."""

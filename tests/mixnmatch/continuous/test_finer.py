@@ -140,23 +140,22 @@ def test_masks_by_codes_can_be_kept_from_being_half_transparent() -> None:
     assert softness_after(12, weight=20.0) < 0.65 * softness_after(12, weight=0.0)
 
 
-def test_behind_an_object_a_background_keeps_colours_and_may_have_a_pattern() -> None:
+def test_behind_an_object_a_background_keeps_the_colours_around_and_is_smooth() -> None:
     recipe = Recipe(replace(tiny(), generator=replace(TINY, background_cells=16)), torch.device("cpu"))
     mask = torch.zeros(1, 1, 64, 64)
     mask[:, :, 16:48, 16:48] = 1
+    within = F.max_pool2d(mask, 7, stride=1, padding=3)  # three pixels around the object count too
     grey = torch.full((1, 3, 64, 64), 0.25)
     code = torch.zeros(1, TINY.background_channels, 16, 16)
     code[:, :3] = 0.25
-    chequers = ((torch.arange(64)[:, None] + torch.arange(64)[None, :]) % 2 - 0.5) * mask
+    chequers = (torch.arange(64)[:, None] + torch.arange(64)[None, :]) % 2 - 0.5
 
     def behind(background: Tensor) -> float:
         return float(recipe.behind(background, code.flatten(1), mask))
 
-    assert behind(grey) == behind(grey + chequers) == 0  # a cell has four by four pixels
-    assert behind(grey + 0.5 * mask) == pytest.approx(
-        0.5 * (32 / 38) ** 2, rel=1e-5
-    )  # three pixels around the mask too
-    assert behind(grey + 0.5 * (1 - F.max_pool2d(mask, 31, stride=1, padding=15))) == 0
+    assert behind(grey) == behind(grey + chequers * (F.avg_pool2d(within, 15, 1, 7) == 0)) == 0
+    assert behind(grey + 0.5 * within) == pytest.approx(0.5, rel=0.1)  # smooth, of another colour
+    assert behind(grey + chequers * within) == pytest.approx(1, rel=0.01)  # rough, and the colour of each cell is right
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
