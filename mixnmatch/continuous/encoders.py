@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
-from mixnmatch.continuous.frame import Pose, cropped, dilated, filled, smoothly_filled
+from mixnmatch.continuous.frame import Pose, cropped, filled, hidden, smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
@@ -73,7 +73,7 @@ class BackgroundEncoder(nn.Module):
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
-        hole = (dilated(small(mask)) > 0.3).float()
+        hole = hidden(small(mask))
         photo = small(image)
         *_, fine, x = self.down(torch.cat([filled(photo, 1 - hole), hole], 1))
         wide = self.around(self.wider(x))

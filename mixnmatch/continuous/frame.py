@@ -93,6 +93,12 @@ def dilated(mask: Mask, by: int = 2) -> Mask:
     return F.max_pool2d(mask, 2 * reach + 1, stride=1, padding=reach)
 
 
+def hidden(mask: Mask) -> Mask:
+    """Return 1 where an object may hide the background, within two 64ths of the side of its soft mask, and 0
+    elsewhere."""
+    return (dilated(mask) > 0.3).float()
+
+
 def filled(image: Image, mask: Mask) -> Image:
     """Return pictures whose pixels outside the mask are replaced by averages of the nearest ones inside."""
     result = image * mask

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mixnmatch.codes import Codes, Layers
 from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
-from mixnmatch.continuous.frame import Pose, dilated, pose_of_masks, pose_of_parts
+from mixnmatch.continuous.frame import Pose, dilated, hidden, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.stages import unfolded
 from mixnmatch.fast.losses import binary, shading_consistency
@@ -55,7 +55,7 @@ def seen_around(background: Image, mask: Mask) -> Image:
 
     Else they draw what a soft mask leaves of the object, its outline, which then stands beside the objects of mixes.
     """
-    return torch.where(dilated(mask) > 0.3, background.detach(), background)
+    return torch.where(hidden(mask) > 0, background.detach(), background)
 
 
 def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -202,6 +202,7 @@ class Recipe:
                 torch.cat([codes.c, mixed.c]),
             )
             mixed = replace(mixed, z=frame[n:])
+        code_masks = unfolded(by_code)
         self.shared = Shared(
             codes=codes,
             reconstruction=rows(layers, slice(None, n)),
@@ -210,8 +211,8 @@ class Recipe:
             background=behind,
             texture_from=texture,
             pose=pose,
-            masks=torch.cat([unfolded(by_code[:n]), unfolded(outline)]),
-            by_code=unfolded(by_code),
+            masks=torch.cat([code_masks[:n], unfolded(outline)]),
+            by_code=code_masks,
         )
         self.look(image, step)
 
@@ -237,11 +238,11 @@ class Recipe:
 
         A code with mean colours has them there too, continued from around; without them roughness alone counts.
         """
-        stage, hidden = self.generator.background, dilated(mask, 3)
-        rough = roughness(background, hidden)
+        stage, behind = self.generator.background, dilated(mask, 3)
+        rough = roughness(background, behind)
         if not stage.mean_colours:
             return rough
-        share = F.adaptive_avg_pool2d(hidden, stage.cells)
+        share = F.adaptive_avg_pool2d(behind, stage.cells)
         off = (F.adaptive_avg_pool2d(background, stage.cells) - stage.colours(b).detach()).abs().mean(1, keepdim=True)
         return rough + (off * share).sum() / share.sum().clamp_min(1)
 
