@@ -135,7 +135,7 @@ class TrainConfig:
     losses: LossConfig = field(default_factory=LossConfig)
     projected: ProjectedConfig = field(default_factory=lambda: ProjectedConfig(weight=1.0))
     background_first: float = 0.0
-    """Share of the run, at its beginning during which the background's encoder and decoder alone are trained, by
+    """Share of the run, at its beginning, during which the background's encoder and decoder alone are trained, by
     reconstruction: a step then takes a fraction of the time."""
     learning_rate: float = 2e-3
     """Adam's, betas (0, 0.99), of the generator and of the image and patch discriminators."""

@@ -51,9 +51,10 @@ def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feat
 
 
 def seen_around(background: Image, mask: Mask) -> Image:
-    """Return backgrounds that a reconstruction trains only where they are seen: outside the objects, two pixels apart.
+    """Return backgrounds that pass gradients only where a photo shows them: outside its object, as `hidden` says.
 
-    Else they draw what a soft mask leaves of the object, its outline, which then stands beside the objects of mixes.
+    Otherwise reconstructions teach them to draw the object's rim, which a soft mask leaves uncovered, and mixes show
+    that outline beside another object.
     """
     return torch.where(hidden(mask) > 0, background.detach(), background)
 
