@@ -11,11 +11,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import PIL.Image
+import scipy.ndimage
 import torch
-from jaxtyping import Float, Int, UInt8
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from training.imaging.decoders import DECODERS
+from training.imaging.fill import smoothly_filled
 from training.imaging.read import Limits, PictureError, opened, upright_rgb
 from training.imaging.video import write_film
 from training.types import Image
@@ -31,8 +34,11 @@ MOST_MIRRORED = 2048
 FILMS = (".mp4", ".webp", ".gif")
 SHEETS = (".png", ".jpg", ".jpeg", ".webp")
 """File endings of films, and of sheets of pictures; a .webp can be either."""
-TIGHT = 1.15
-"""Smallest side of a crop around an object, over the longer side of its box."""
+TIGHT = 1.05
+"""Smallest side of a crop around an object, over the longer side of its box; what it needs beyond the picture is
+mirrored, which shows in what a generator learns."""
+FILLED_CELLS = 64
+"""Cells a side of the colours that take the place of a mirrored object."""
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1 as fractions of the picture's width and height, y down."""
@@ -124,22 +130,61 @@ def _inside(low: float, high: float, side: int, size: int) -> int:
     return min(max(round((low + high - side) / 2), 0), size - side)
 
 
-def square_crop(picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
+def square_crop(
+    picture: PIL.Image.Image, box: Box | None, *, margin: float = 1.5, mask: Bool[np.ndarray, "h w"] | None = None
+) -> PIL.Image.Image:
     """Return the square of side `margin * max(w, h)` around `box`; without a box, the largest in the middle.
 
     Near a border the square is moved inwards, and in a small picture it is reduced to `TIGHT` times the box; if it
-    still extends beyond the picture, that is mirrored. Raises: ValueError if the box is empty.
+    still extends beyond the picture, that is mirrored. Where the mirrored part would show the object again, as its
+    `mask` of the whole picture tells, the colours around take its place. Raises: ValueError if the box is empty.
     """
     left, top, side = square_region(*picture.size, box, margin=margin)
     width, height = picture.size
     if left >= 0 and top >= 0 and left + side <= width and top + side <= height:
         return picture.crop((left, top, left + side, top + side))
-    if side > MOST_MIRRORED:  # a thin strip has a huge square
-        small = [max(1, round(0.9 * MOST_MIRRORED / side * edge)) for edge in picture.size]
-        return square_crop(picture.resize((small[0], small[1]), PIL.Image.Resampling.LANCZOS), box, margin=margin)
-    pixels = np.asarray(picture)
+    if side > MOST_MIRRORED:
+        mask = mask if mask is None else np.asarray(_reduced(PIL.Image.fromarray(mask).convert("L"), side)) > 127
+        return square_crop(_reduced(picture, side), box, margin=margin, mask=mask)
     rows, columns = _mirrored(top, side, height), _mirrored(left, side, width)
-    return PIL.Image.fromarray(np.ascontiguousarray(pixels[rows][:, columns]))
+    square = np.ascontiguousarray(np.asarray(picture)[rows][:, columns])
+    if mask is not None:
+        beyond = np.ones((side, side), dtype=bool)
+        beyond[max(0, -top) : height - top, max(0, -left) : width - left] = False
+        square = _without_object(square, mask[rows][:, columns], beyond)
+    return PIL.Image.fromarray(square)
+
+
+def square_mask(mask: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
+    """Return the same square of an object's mask (mode L); it is 0 beyond the picture."""
+    left, top, side = square_region(*mask.size, box, margin=margin)
+    beyond = left < 0 or top < 0 or left + side > mask.width or top + side > mask.height
+    if beyond and side > MOST_MIRRORED:
+        return square_mask(_reduced(mask, side), box, margin=margin)
+    return mask.crop((left, top, left + side, top + side))
+
+
+def _reduced(picture: PIL.Image.Image, side: int) -> PIL.Image.Image:
+    """Return a picture in which a square of `side` is smaller than the largest that is mirrored: a thin strip has a
+    huge square."""
+    width, height = (max(1, round(0.9 * MOST_MIRRORED / side * edge)) for edge in picture.size)
+    return picture.resize((width, height), PIL.Image.Resampling.LANCZOS)
+
+
+def _without_object(
+    square: UInt8[np.ndarray, "h w *c"], mask: Bool[np.ndarray, "h w"], where: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w *c"]:
+    """Return a picture whose object, there where `where` is true, has given way to the colours around it."""
+    reach = max(1, round(0.02 * len(mask)))  # masks may be too small
+    near = np.asarray(scipy.ndimage.binary_dilation(mask, iterations=reach), dtype=bool)
+    if not (near & where).any() or near.all():
+        return square
+    pixels = torch.from_numpy(square).view(1, *mask.shape, -1).permute(0, 3, 1, 2).float()
+    cells = smoothly_filled(pixels, torch.from_numpy(~near).float()[None, None], FILLED_CELLS)
+    around = F.interpolate(cells, size=mask.shape, mode="bilinear", align_corners=False)[0]
+    kept = ~(near & where).reshape(*mask.shape, *[1] * (square.ndim - 2))
+    filled = around.permute(1, 2, 0).round().clamp(0, 255).byte().numpy().reshape(square.shape)
+    return np.where(kept, square, filled)
 
 
 def _mirrored(start: int, length: int, size: int) -> Int[np.ndarray, " length"]:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
-from mixnmatch.continuous.frame import Pose, cropped, filled, hidden, smoothly_filled
+from mixnmatch.continuous.frame import Pose, cropped, filled, hidden
+from training.imaging.fill import smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 

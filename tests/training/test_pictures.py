@@ -21,6 +21,7 @@ from training.pictures import (
     open_picture,
     opened,
     square_crop,
+    square_mask,
     square_region,
     tile,
     to_pil,
@@ -195,10 +196,54 @@ def test_square_crop_moves_inwards_before_it_mirrors():
 def test_square_crop_mirrors_what_lies_outside():
     picture = noise(20, 100)
     square = np.asarray(square_crop(picture, (0.0, 0.0, 1.0, 0.8)))  # 80 high in a picture 20 wide
-    assert square.shape == (92, 92, 3)
-    left = (92 - 20) // 2
+    assert square.shape == (84, 84, 3)
+    left = (84 - 20) // 2
     assert np.array_equal(square[:, left - 1], square[:, left])
-    assert np.array_equal(square[:, left : left + 20], np.asarray(picture)[:92])
+    assert np.array_equal(square[:, left : left + 20], np.asarray(picture)[:84])
+
+
+def striped(width: int, height: int) -> tuple[PIL.Image.Image, np.ndarray]:
+    """Return a red object that touches the left edge of a ground from blue to green, and its mask."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[..., 1] = np.linspace(0, 250, height).astype(np.uint8)[:, None]
+    pixels[..., 2] = 250 - pixels[..., 1]
+    mask = np.zeros((height, width), dtype=bool)
+    mask[height // 4 : 3 * height // 4, : width // 2] = True
+    pixels[mask] = 255, 0, 0
+    return PIL.Image.fromarray(pixels), mask
+
+
+def test_what_is_mirrored_does_not_show_the_object_again():
+    picture, mask = striped(40, 200)
+    whole = (0.0, 0.0, 1.0, 1.0)
+    left = (square_region(40, 200, whole)[2] - 40) // 2
+    plain, clean = (np.asarray(square_crop(picture, whole, mask=m)).astype(int) for m in (None, mask))
+    inside = slice(left, left + 40)
+    assert np.array_equal(plain[:, inside], clean[:, inside])  # the photo itself stays
+    assert (plain[:, left - 10] == (255, 0, 0)).all(1).any()
+    beyond = np.delete(clean, np.r_[inside], axis=1)
+    assert beyond[..., 0].max() < 5
+    rows = slice((len(clean) - 200) // 2, (len(clean) + 200) // 2)
+    ramp = np.linspace(0, 250, 200)
+    error = np.abs(clean[rows, left - 10, 1] - ramp)
+    assert error.mean() < 25  # colours go on from above to below the object
+
+
+def test_a_mask_is_cut_like_its_picture_and_ends_with_it():
+    picture, mask = striped(40, 200)
+    whole = (0.0, 0.0, 1.0, 1.0)
+    square = np.asarray(square_mask(PIL.Image.fromarray(mask).convert("L"), whole)) > 127
+    assert square.shape == np.asarray(square_crop(picture, whole)).shape[:2]
+    assert square.sum() == mask.sum()
+    strip = PIL.Image.new("L", (12_000, 40), 255)
+    assert square_mask(strip, whole, margin=1.0).size == square_crop(strip, whole, margin=1.0).size
+
+
+def test_a_picture_full_of_its_object_is_mirrored_as_it_is():
+    picture = noise(20, 100)
+    full = np.ones((100, 20), dtype=bool)
+    whole = (0.0, 0.0, 1.0, 1.0)
+    assert square_crop(picture, whole, mask=full).tobytes() == square_crop(picture, whole).tobytes()
 
 
 def test_a_thin_strip_does_not_grow_into_a_huge_square():

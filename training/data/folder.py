@@ -21,7 +21,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.tables import DECIMAL_COMMA, read_rows
-from training.pictures import Box, PictureError, opened, square_crop, square_region
+from training.pictures import Box, PictureError, opened, square_crop, square_mask, square_region
 from training.runtime.sharded_random import rand
 from training.types import Batch, Boxes, Image
 
@@ -180,19 +180,20 @@ class PictureSet:
         margin = config.object_margin or 1.0
         side = _stored_side(config.size, config)
         region = square_region(*picture.size, around, margin=margin)
-        mask = None
+        mask = object_mask = None
         if self.has_masks:
             shown = _read(self.path / "masks" / f"{Path(row.file).stem}.png", "L")
             if shown.size != picture.size:
                 raise ValueError(f"the mask of {row.file} in {self.path} is {shown.size}, its picture {picture.size}")
-            mask = _resized(square_crop(shown, around, margin=margin), (side, side))[None]
+            mask = _resized(square_mask(shown, around, margin=margin), (side, side))[None]
+            object_mask = np.asarray(shown) > 127
         scene = scene_box = None
         if config.scene:
             short, least = min(picture.size), _stored_side(_scene_size(config), config)
             width, height = (max(least, round(edge * least / short)) for edge in picture.size)
             scene = _resized(picture, (width, height)).permute(2, 0, 1).contiguous()
             scene_box = torch.tensor(box)
-        square = _resized(square_crop(picture, around, margin=margin), (side, side))
+        square = _resized(square_crop(picture, around, margin=margin, mask=object_mask), (side, side))
         return _Decoded(
             image=square.permute(2, 0, 1).contiguous(),
             box=_box_in(box, picture.size, region),

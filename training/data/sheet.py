@@ -9,7 +9,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from training.imaging.read import opened
-from training.pictures import square_crop, square_region
+from training.pictures import square_crop, square_mask, square_region
 
 SIDE, COLUMNS, CROPS, GAP = 160, 8, 32, 4
 """Pixels a crop, crops a row, crops in all, pixels between them."""
@@ -48,11 +48,14 @@ def _drawn(folder: Path, row: dict[str, Any], margin: float) -> PIL.Image.Image:
     if row.get("x0", "") != "":
         box = (row["x0"] / width, row["y0"] / height, row["x1"] / width, row["y1"] / height)
     left, top, side = square_region(width, height, box, margin=margin)
-    crop = square_crop(picture, box, margin=margin).resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
-    path = folder / "masks" / f"{Path(row['file']).stem}.png"
+    path, shown = folder / "masks" / f"{Path(row['file']).stem}.png", None
     if path.is_file():
         with opened(path) as file:
-            mask = square_crop(file.convert("L"), box, margin=margin).resize((SIDE, SIDE))
+            shown = file.convert("L")
+    known = None if shown is None else np.asarray(shown) > 127
+    crop = square_crop(picture, box, margin=margin, mask=known).resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC)
+    if shown is not None:
+        mask = square_mask(shown, box, margin=margin).resize((SIDE, SIDE))
         inside = np.asarray(mask) > 127
         grown = np.pad(inside, 2)
         around = np.zeros_like(inside)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixnmatch.continuous.encoders import BackgroundEncoder
-from mixnmatch.continuous.frame import pose_of_boxes, smoothly_filled
+from mixnmatch.continuous.frame import pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
 from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
 from tests.mixnmatch.continuous.test_continuous import TINY, photos, tiny
+from training.imaging.fill import smoothly_filled
 from training.loop.step import step_rng, train_step
 from training.types import Batch, Step
 from training.warm_start import copy_matching
