@@ -13,7 +13,7 @@ from demo.recipes import png
 from training.inversion import is_square
 from training.objects import LOOSE, margin_of
 from training.pictures import OF_UPLOADS, Box, open_picture, square_crop, square_region
-from training.segmentation.load import propose_box
+from training.segmentation.load import propose_box, square_around
 
 MAX_BYTES = OF_UPLOADS.max_bytes
 """The page takes no larger files (LARGEST in `page/dom.js`)."""
@@ -84,7 +84,7 @@ def cut(
     if box is not None or find or margin is not None:
         box = checked(box) if box is not None else propose_box(view)
         around = 1.0 if box == WHOLE else margin or LOOSE
-        region, square = square_region(*picture.size, box, margin=around), square_crop(picture, box, margin=around)
+        region, square = square_region(*picture.size, box, margin=around), square_around(picture, box, margin=around)
         square_box = _fractions(region, picture)
     else:
         region, square = square_region(*picture.size, None), square_crop(picture, None)

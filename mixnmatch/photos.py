@@ -9,8 +9,8 @@ import PIL.Image
 import torch
 
 from training.objects import LOOSE, box_of
-from training.pictures import Box, from_pil, open_picture, square_crop, square_region
-from training.segmentation.load import default_finder, load_finder
+from training.pictures import Box, from_pil, open_picture, square_region
+from training.segmentation.load import default_finder, load_finder, square_around
 from training.segmentation.subject import SubjectFinder
 from training.types import Generator, Image
 
@@ -58,7 +58,7 @@ class Cutter:
 
     def _cut(self, picture: PIL.Image.Image, box: Box | None) -> Image:
         if box is not None:
-            picture = square_crop(picture, box, margin=self.margin or LOOSE)
+            picture = square_around(picture, box, margin=self.margin or LOOSE)
         return from_pil(picture, self.generator.resolution).to(self.generator.device)
 
     def _box(self, path: Path, picture: PIL.Image.Image) -> Box | None:

@@ -16,8 +16,8 @@ from training.devices import pick_device
 from training.files import check_folder
 from training.invertible import Inverted, InvertsPhotos
 from training.objects import LOOSE, margin_of
-from training.pictures import Box, from_pil, open_picture, square_crop, write_sheet
-from training.segmentation.load import default_finder
+from training.pictures import Box, from_pil, open_picture, write_sheet
+from training.segmentation.load import default_finder, square_around
 from training.types import Generator, Image
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def read_photo(
         if found is not None and (crop == "object" or found.sure):
             box = found.box
     if box is not None:
-        picture = square_crop(picture, box, margin=margin or LOOSE)
+        picture = square_around(picture, box, margin=margin or LOOSE)
     return from_pil(picture, generator.resolution).to(generator.device)
 
 

@@ -216,7 +216,7 @@ def striped(width: int, height: int) -> tuple[PIL.Image.Image, np.ndarray]:
 def test_what_is_mirrored_does_not_show_the_object_again():
     picture, mask = striped(40, 200)
     whole = (0.0, 0.0, 1.0, 1.0)
-    left = (square_region(40, 200, whole)[2] - 40) // 2
+    left = -square_region(40, 200, whole)[0]
     plain, clean = (np.asarray(square_crop(picture, whole, mask=m)).astype(int) for m in (None, mask))
     inside = slice(left, left + 40)
     assert np.array_equal(plain[:, inside], clean[:, inside])  # the photo itself stays

@@ -5,12 +5,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import PIL.Image
 import torch
 
 from ..checkpoint import load_model
 from ..objects import WIDE
-from ..pictures import Box
+from ..pictures import Box, square_crop, square_region
 from .classical import ClassicalSegmenter
 from .contract import Instance, Pixels, Segmenter
 from .subject import SURE, SubjectFinder
@@ -82,6 +83,24 @@ def propose_box(picture: PIL.Image.Image, finder: SubjectFinder | None = None) -
     if found is None:
         return WIDE if min(picture.size) >= 16 else (0.0, 0.0, 1.0, 1.0)
     return found.box
+
+
+def square_around(
+    picture: PIL.Image.Image, box: Box, *, margin: float, finder: SubjectFinder | None = None
+) -> PIL.Image.Image:
+    """Return the square around an object as the pictures of a set with masks are cut; see
+    `training.pictures.square_crop`.
+
+    Only where the square extends beyond the photo is the object's mask looked for, which takes the time of a search.
+    """
+    left, top, side = square_region(*picture.size, box, margin=margin)
+    mask = None
+    if left < 0 or top < 0 or left + side > picture.width or top + side > picture.height:
+        found = (finder or default_finder())(picture, box)
+        if found is not None and found.mask is not None:
+            shown = PIL.Image.fromarray(found.mask).resize(picture.size, PIL.Image.Resampling.BILINEAR)
+            mask = np.asarray(shown) > 0.5
+    return square_crop(picture, box, margin=margin, mask=mask)
 
 
 class StagedYolact:

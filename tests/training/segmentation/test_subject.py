@@ -14,9 +14,10 @@ from training.data import prepare
 from training.data.folder import _read_index
 from training.data.prepare import Prepare
 from training.objects import WIDE
+from training.pictures import square_crop, square_region
 from training.segmentation.classical import ClassicalSegmenter
 from training.segmentation.contract import Instance
-from training.segmentation.load import load_finder, propose_box
+from training.segmentation.load import load_finder, propose_box, square_around
 from training.segmentation.subject import LOOKED_AT, SubjectFinder, overlap
 
 Found = tuple[str, float, tuple[int, int, int, int]]
@@ -215,3 +216,28 @@ def test_bundled_networks_find_garments():
             known = (x0 / width, y0 / height, x1 / width, y1 / height)
             right.append(subject is not None and overlap(subject.box, known) > 0.6)
         assert np.mean(right) > 0.8, path.name
+
+
+def test_a_square_beyond_the_photo_shows_its_object_once() -> None:
+    pixels = np.zeros((200, 60, 3), np.uint8)
+    pixels[10:190, :40] = 255, 0, 0  # touches the left edge, where the photo is mirrored
+    photo, box = PIL.Image.fromarray(pixels), (0.0, 0.05, 40 / 60, 0.95)
+    told = finder(("cat", 0.9, (0, 10, 40, 190)))
+    left = -square_region(60, 200, box)[0]
+    plain = np.asarray(square_crop(photo, box))
+    clean = np.asarray(square_around(photo, box, margin=1.5, finder=told))
+    assert np.array_equal(plain[:, left : left + 60], clean[:, left : left + 60])
+    assert plain[:, left - 20, 0].max() == 255
+    assert np.delete(clean, np.s_[left : left + 60], axis=1)[..., 0].max() == 0
+    nothing = np.asarray(square_around(photo, box, margin=1.5, finder=finder()))
+    assert np.array_equal(nothing, plain)
+
+
+def test_a_square_inside_the_photo_needs_no_search() -> None:
+    photo, box = quiet(), (0.3, 0.27, 0.7, 0.73)
+
+    def tell(_: np.ndarray) -> list[Found]:
+        raise AssertionError("searched")
+
+    square = square_around(photo, box, margin=1.5, finder=SubjectFinder(Told(tell)))
+    assert square.tobytes() == square_crop(photo, box).tobytes()
