@@ -24,6 +24,8 @@ from training.types import Generator, Image, reads_outlines
 T = TypeVar("T")
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 """Of the models that come with the toolkit."""
+SHOWN_FIRST = ("mixnmatch-clothing-128",)
+"""Of these, those that the page opens with, as their pictures are the best of their tab."""
 MOST_SIZES = 6
 """Sides of pictures that a model is kept ready for."""
 PHOTOS = 2
@@ -180,13 +182,14 @@ def load_model(path: Path, device: str) -> Model:
 
 
 def bundled(folder: Path = CHECKPOINTS) -> list[Path]:
-    """Return the generator files in the repository's `checkpoints`, by name, smaller pictures first.
+    """Return the generator files in the repository's `checkpoints`: `SHOWN_FIRST`, then the others by name, smaller
+    pictures first.
 
     Files of other families, such as the segmenter, are skipped: they make no pictures.
     """
 
-    def place(path: Path) -> tuple[str, int]:
+    def place(path: Path) -> tuple[bool, str, int]:
         name, _, size = path.stem.rpartition("-")
-        return (name, int(size)) if size.isdigit() else (path.stem, 0)
+        return (path.stem not in SHOWN_FIRST, *((name, int(size)) if size.isdigit() else (path.stem, 0)))
 
     return sorted((path for path in folder.glob("*.safetensors") if makes_pictures(path)), key=place)

@@ -16,7 +16,7 @@ import pytest
 import tyro
 
 from demo.__main__ import Demo, free_port, main, open_page
-from demo.models import Models, load_model
+from demo.models import SHOWN_FIRST, Models, bundled, load_model
 from giraffe_hd.fast.config import GeneratorConfig
 from giraffe_hd.fast.generator import Generator
 from training.checkpoint import save_generator
@@ -124,6 +124,14 @@ def test_several_checkpoints_are_given_one_by_one_and_runs_are_named_by_their_fo
         "cars-generator",
         "mix-generator",
     ]
+
+
+def test_the_page_opens_with_the_best_pictures_and_lists_the_others_by_name_and_size():
+    names = [path.stem for path in bundled()]
+    assert tuple(names[: len(SHOWN_FIRST)]) == SHOWN_FIRST
+    others = [name.rpartition("-") for name in names[len(SHOWN_FIRST) :]]
+    assert len(others) > 1
+    assert others == sorted(others, key=lambda parts: (parts[0], int(parts[2])))
 
 
 def test_the_browser_opens_once_the_port_answers(monkeypatch: pytest.MonkeyPatch):
