@@ -9,6 +9,8 @@ from training.nn.projected_discriminator import ProjectedConfig
 
 CELLS = 8
 """Side of the codes that are maps, in cells."""
+SHAPE_CELLS = 12
+"""Side of the shape code's map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +23,10 @@ class GeneratorConfig:
     """What the object's frame is: the box around its mask, or `BOX_SHARE` times the set's box. The latter is for heads:
     eyes stay at their place in the frame, and the body goes on below it."""
     shape_dim: int = 32
-    """Length of the shape code p."""
+    """Length of the global part of the shape code p."""
+    shape_map_channels: int = 0
+    """Channels of the local part of p, a map of `SHAPE_CELLS` x `SHAPE_CELLS` in the object's frame: where sleeves,
+    collars or eyes are, which a vector tells only roughly."""
     texture_dim: int = 64
     """Length of the global part of the texture code c, which applies to the whole object."""
     texture_channels: int = 12
@@ -61,7 +66,7 @@ class GeneratorConfig:
         return {
             "z": 4,
             "b": self.background_channels * self.background_cells**2,
-            "p": self.shape_dim,
+            "p": self.shape_dim + self.shape_map_channels * SHAPE_CELLS**2,
             "c": self.texture_dim + self.texture_channels * CELLS**2,
         }
 

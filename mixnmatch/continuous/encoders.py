@@ -89,7 +89,7 @@ class BackgroundEncoder(nn.Module):
 
 
 class ShapeEncoder(nn.Module):
-    """E_p: the grey object, cropped to its frame, to the shape code."""
+    """E_p: the grey object, cropped to its frame, to the shape code: a global vector, then a map where there is one."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -98,11 +98,19 @@ class ShapeEncoder(nn.Module):
         cells = SHAPE_SIDE // 2 ** len(widths)
         self.last = EqualLinear(widths[-1] * cells**2, 192, activate=True)
         self.code = EqualLinear(192, config.shape_dim)
+        if config.shape_map_channels:
+            self.local = ActivatedConv2d(sum(widths[1:]), widths[1], 3)
+            self.map = EqualConv2d(widths[1], config.shape_map_channels, 1)
+        self.has_map = config.shape_map_channels > 0
 
     def forward(self, image: Image, z: Pose) -> Float[Tensor, "n p"]:
         """Return p, the shape code of the object whose box is the pose `z`."""
-        *_, x = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
-        return bounded(self.code(self.last(x.flatten(1).float())))
+        _, fine, *coarser = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
+        code = bounded(self.code(self.last(coarser[-1].flatten(1).float())))
+        if not self.has_map:
+            return code
+        wide = [F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False) for x in coarser]
+        return torch.cat([code, bounded(self.map(self.local(torch.cat([fine, *wide], 1)))).flatten(1)], 1)
 
 
 class TextureEncoder(nn.Module):

@@ -10,6 +10,7 @@ CLOTHING_64 = TrainConfig(
     data=DataConfig(size=64, object_margin=1.5, flip=True),
     generator=GeneratorConfig(
         shape_dim=128,
+        shape_map_channels=6,
         texture_colours=True,
         background_cells=16,
         background_channels=16,

@@ -60,16 +60,24 @@ def seen_around(background: Image, mask: Mask) -> Image:
 
 
 def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights whose shape code is as long as in `own`: its new numbers are read, but move nothing at first."""
+    """Return weights whose shape code is as long as in `own`: its new numbers are read, but move nothing at first.
+
+    New are the last ones of its global part, or its map where theirs has none.
+    """
     found, entry, read = dict(theirs), "generator.shape.start.weight", "generator.shape_encoder.code."
-    if entry not in found or (had := found[entry].shape[1]) >= (now := own[entry].shape[1]):
+    kept = "generator.bank_p"
+    if entry not in found:
         return found
-    old = found[entry]
-    found[entry] = torch.cat([old * math.sqrt(now / had), old.new_zeros(len(old), now - had)], 1)  # equalised rates
-    for name in (read + "weight", read + "bias"):
-        found[name] = torch.cat([found[name], own[name][had:].to(found[name])])
-    bank = found["generator.bank_p"]
-    found["generator.bank_p"] = torch.cat([bank, bank.new_zeros(len(bank), now - had)], 1)
+    old, bank = found[entry], found[kept]
+    now, more = own[entry].shape[1] - old.shape[1], own[kept].shape[1] - bank.shape[1]
+    if now < 0 or more < now or (now > 0 and bank.shape[1] > old.shape[1]):  # shorter, or numbers before a map
+        return found
+    if now > 0:
+        scale = math.sqrt(own[entry].shape[1] / old.shape[1])  # equalised rates
+        found[entry] = torch.cat([old * scale, old.new_zeros(len(old), now)], 1)
+        for name in (read + "weight", read + "bias"):
+            found[name] = torch.cat([found[name], own[name][old.shape[1] :].to(found[name])])
+    found[kept] = torch.cat([bank, bank.new_zeros(len(bank), more)], 1)
     return found
 
 

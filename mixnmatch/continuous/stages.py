@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.continuous.config import CELLS, GeneratorConfig
+from mixnmatch.continuous.config import CELLS, SHAPE_CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
@@ -63,7 +63,11 @@ class ShapeStage(nn.Module):
         self.beyond = config.frame == "box"
         """Whether objects go on outside their frames, as bodies do below heads."""
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
+        self.shape_dim = config.shape_dim
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
+        self.local = EqualConv2d(config.shape_map_channels, widths[2], 3) if config.shape_map_channels else None
+        if self.local is not None:
+            nn.init.zeros_(self.local.weight)  # begins with what the global part draws
         self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
         self.last = EqualConv2d(widths[-1], 1 + shading, 3)
         self.finer, self.details = nn.ModuleList(), nn.ModuleList()
@@ -83,9 +87,13 @@ class ShapeStage(nn.Module):
     def feature(self, z: Pose, p: Float[Tensor, "n p"]) -> Float[Tensor, "n feature s s"]:
         """Return f at half the picture's side: the mask in four channels (pixel unshuffle), then the shading inside
         it."""
-        x = self.start(p).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
+        whole, local = p[:, : self.shape_dim], p[:, self.shape_dim :]
+        x = self.start(whole).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
+            if self.local is not None and x.shape[-1] == 16:
+                map = local.view(len(p), -1, SHAPE_CELLS, SHAPE_CELLS)
+                x = x + self.local(F.interpolate(map, size=(16, 16), mode="bilinear", align_corners=False))
         drawn = self.last(x).float() + F.pad(self.ellipse / 2, (0, 0, 0, 0, 0, len(self.last.weight) - 1))
         for finer, details in zip(self.finer, self.details, strict=True):
             x = finer(double(x))

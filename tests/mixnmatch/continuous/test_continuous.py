@@ -286,25 +286,35 @@ def test_a_texture_of_few_cells_cannot_say_where_eyes_are(generator: Generator) 
         replace(TINY, texture_cells=9)
 
 
-def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt() -> None:
+@pytest.mark.parametrize(
+    "more", [{"shape_dim": 12}, {"shape_map_channels": 2}, {"shape_dim": 12, "shape_map_channels": 2}]
+)
+def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(more: dict[str, int]) -> None:
     torch.manual_seed(0)
-    short, long = (Recipe(replace(tiny(), generator=replace(TINY, shape_dim=n)), torch.device("cpu")) for n in (8, 12))
+    configs = TINY, replace(TINY, **more)
+    short, long = (Recipe(replace(tiny(), generator=config), torch.device("cpu")) for config in configs)
     short.networks.requires_grad_(False)
     image, mask, boxes = photos()
     batch = Batch(image=image, box=boxes, mask=mask)
     short.begin(batch, at(0))  # its bank holds codes
     taken, numbers = copy_matching(long.networks, long.adapt_weights(short.networks.state_dict()))
-    assert taken == numbers
+    parts = long.generator.shape, long.generator.shape_encoder
+    new = [n for part in parts for name, n in part.named_parameters() if name.startswith(("local.", "map."))]
+    assert taken == numbers - sum(each.numel() for each in new)
     drawn, again = (net.generator(net.generator.encode(image)).image for net in (short, long))
     torch.testing.assert_close(again, drawn)
     samples = (net.generator(net.generator.sample(2, torch.Generator().manual_seed(0))).image for net in (short, long))
     torch.testing.assert_close(*samples)
     long.networks.requires_grad_(False)
-    phases, start = long.phases(), long.generator.shape.start.weight.clone()
+    shape = long.generator.shape
+    phases, start = long.phases(), shape.start.weight.clone()
     for i in range(2):
         long.begin(batch, at(i))
         train_step(phases, batch, at(i))
-    assert (long.generator.shape.start.weight - start)[:, 8:].abs().mean() > 0
+    if "shape_dim" in more:
+        assert (shape.start.weight - start)[:, 8:].abs().mean() > 0
+    if "shape_map_channels" in more:
+        assert shape.local is not None and shape.local.weight.abs().mean() > 0
 
 
 def test_backgrounds_go_on_smoothly_behind_objects() -> None:

@@ -1,5 +1,6 @@
 """MixNMatch with continuous codes: background codes of more cells and outlines drawn with more of them."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixnmatch.continuous.encoders import BackgroundEncoder
+from mixnmatch.continuous.encoders import BackgroundEncoder, ShapeEncoder
 from mixnmatch.continuous.frame import pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
 from mixnmatch.continuous.recipe import Recipe
-from mixnmatch.continuous.stages import BackgroundStage, ShapeStage
+from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, unfolded
 from tests.mixnmatch.continuous.test_continuous import TINY, photos, tiny
 from training.imaging.fill import smoothly_filled
 from training.loop.step import step_rng, train_step
@@ -36,6 +37,28 @@ def test_sixteen_cells_keep_a_pattern_that_eight_cannot_hold() -> None:
         found.append(float(loss.detach()))
         averaged.append(float((F.interpolate(F.avg_pool2d(image, 8), scale_factor=8) - image).abs().mean()))
     assert sum(found[-10:]) < 0.6 * sum(averaged[-10:])  # 8 x 8 cells hold one mean colour each
+
+
+def test_a_map_in_the_shape_code_keeps_an_outline_that_a_vector_cannot_hold() -> None:
+    nothing, rng = torch.zeros(4, 4), torch.Generator().manual_seed(1)
+    nothing[:, 2:] = math.log(0.9)
+    errors = []
+    for channels in (0, 4):
+        torch.manual_seed(0)
+        config, found = replace(TINY, shape_map_channels=channels), []
+        encoder, decoder = ShapeEncoder(config), ShapeStage(config)
+        optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-2, betas=(0.5, 0.99))
+        for _ in range(60):
+            mask = F.interpolate((torch.rand(4, 1, 8, 8, generator=rng) < 0.5).float(), size=(64, 64))
+            drawn = unfolded(decoder.feature(nothing, encoder(mask.expand(-1, 3, -1, -1) * 2 - 1, nothing)))
+            inside = slice(4, 60)  # the frame
+            loss = (drawn - mask)[..., inside, inside].abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        errors.append(sum(found[-10:]) / 10)
+    assert errors[1] < 0.6 * errors[0]
 
 
 def test_a_code_of_sixteen_cells_sees_no_object() -> None:
