@@ -8,11 +8,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
-from mixnmatch.continuous.frame import Pose, cropped, filled, hidden
+from mixnmatch.continuous.frame import Pose, cropped, dilated, filled, hidden
 from training.imaging.fill import smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
@@ -21,6 +21,8 @@ SHAPE_SIDE = 48
 """Input side of the shape encoder in pixels."""
 TEXTURE_SIDE = 32
 """Input side of the texture encoder in pixels."""
+STEEPER = 2.5
+"""Logits of masks drawn over those trained: from given masks that are a pixel or two off, soft ones are learnt."""
 
 
 def small(image: Float[Tensor, "n c h w"], side: int = 64) -> Float[Tensor, "n c side side"]:
@@ -159,22 +161,41 @@ class Outline(nn.Module):
         self.box = EqualLinear(widths[-1] * 16, 4)
         self.seams = nn.ModuleList([ActivatedConv2d(4, 32, 3), ActivatedConv2d(32, 32, 3)])
         self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
+        self.clean = config.clean_outlines
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
         """Return f at half the picture's side, and z, the pose of the object's box."""
+        logit, shading, pose = self.read(image)
+        return self.outlined(logit, shading), pose
+
+    def read(self, image: Image) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n shading s s"], Pose]:
+        """Return the logit of the mask, the shading at half the picture's side, and the pose."""
         coarse, deepest = self.mask(small(image))
-        x = F.pixel_unshuffle(grey(small(image, min(128, image.shape[-1]))), 2)
+        wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
+        logit = 2 * self.edge(wide).float()
+        x = grey(small(image, min(128, image.shape[-1])))
+        x = F.pixel_unshuffle(within(x, logit > 0) if self.clean else x, 2)
         for conv in self.seams:
             x = conv(x)
-        wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
-        logit, feature = self.edge(wide).float(), self.feature(x).float()
+        shading = self.feature(x).float()
         if (side := image.shape[-1]) != logit.shape[-1]:
             logit = F.interpolate(logit, size=(side, side), mode="bilinear", align_corners=False)
-        if side // 2 != feature.shape[-1]:
-            feature = F.interpolate(feature, size=(side // 2, side // 2), mode="bilinear", align_corners=False)
+        if side // 2 != shading.shape[-1]:
+            shading = F.interpolate(shading, size=(side // 2, side // 2), mode="bilinear", align_corners=False)
         box = self.box(deepest.flatten(1).float())
-        pose = torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
-        return torch.cat([F.pixel_unshuffle(torch.sigmoid(2 * logit), 2), feature], 1), pose
+        return logit, shading, torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
+
+    def outlined(self, logit: Float[Tensor, "n 1 h w"], shading: Float[Tensor, "n shading s s"]) -> Tensor:
+        """Return f, whose first channels are the mask (pixel unshuffle)."""
+        mask = torch.sigmoid(STEEPER * logit if self.clean else logit)
+        return torch.cat([F.pixel_unshuffle(mask, 2), shading], 1)
+
+
+def within(shown: Float[Tensor, "n c s s"], mask: Bool[Tensor, "n 1 h w"]) -> Float[Tensor, "n c s s"]:
+    """Return pictures whose objects, without the last 64th of the side at their edges, go on smoothly all around."""
+    outside = F.interpolate(dilated(1 - mask.float(), 1), size=shown.shape[2:])
+    around = smoothly_filled(shown, 1 - outside, 32)
+    return torch.lerp(shown, F.interpolate(around, size=shown.shape[2:], mode="bilinear", align_corners=False), outside)
 
 
 class UNet(nn.Module):

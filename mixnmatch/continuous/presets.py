@@ -11,6 +11,7 @@ CLOTHING_64 = TrainConfig(
     generator=GeneratorConfig(
         shape_dim=128,
         shape_map_channels=6,
+        clean_outlines=True,
         texture_colours=True,
         background_cells=16,
         background_channels=16,

@@ -189,7 +189,8 @@ class Recipe:
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator.parameters()), self.precision():
-            outline, pose = generator.extractor(image)
+            logit, shading, pose = generator.extractor.read(image)
+            outline = generator.extractor.outlined(logit, shading)
             codes = Codes(
                 z=z,
                 b=generator.background_encoder(image, mask),
@@ -220,7 +221,7 @@ class Recipe:
             background=behind,
             texture_from=texture,
             pose=pose,
-            masks=torch.cat([code_masks[:n], unfolded(outline)]),
+            masks=torch.cat([code_masks[:n], torch.sigmoid(logit)]),
             by_code=code_masks,
         )
         self.look(image, step)

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from training.types import Image, Mask
+from training.types import Mask
 
 
-def smoothly_filled(image: Image, mask: Mask, cells: int) -> Float[Tensor, "n 3 cells cells"]:
+def smoothly_filled(image: Float[Tensor, "n c h w"], mask: Mask, cells: int) -> Float[Tensor, "n c cells cells"]:
     """Return the mean colours of cells, a power of two of them a side, from the pixels inside the mask; cells without
     enough of these take what coarser cells have, interpolated."""
     share = F.adaptive_avg_pool2d(mask, cells)

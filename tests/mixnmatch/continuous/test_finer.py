@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixnmatch.continuous.encoders import BackgroundEncoder, ShapeEncoder
+from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, within
 from mixnmatch.continuous.frame import pose_of_boxes
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
 from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, unfolded
+from mixnmatch.fast.losses import binary
 from tests.mixnmatch.continuous.test_continuous import TINY, photos, tiny
 from training.imaging.fill import smoothly_filled
 from training.loop.step import step_rng, train_step
@@ -59,6 +60,26 @@ def test_a_map_in_the_shape_code_keeps_an_outline_that_a_vector_cannot_hold() ->
             found.append(float(loss.detach()))
         errors.append(sum(found[-10:]) / 10)
     assert errors[1] < 0.6 * errors[0]
+
+
+def test_shading_of_clean_outlines_sees_the_object_alone() -> None:
+    image, mask, _ = photos()
+    before = [torch.where(mask > 0.5, image, level) for level in (-1.0, 1.0)]
+    dark, bright = (within(shown, mask > 0.5) for shown in before)
+    torch.testing.assert_close(dark, bright)
+    core = F.max_pool2d(1 - mask, 3, stride=1, padding=1) == 0
+    assert core.any() and torch.equal(dark[core.expand_as(dark)], image[core.expand_as(image)])
+
+
+def test_masks_of_clean_outlines_cover_the_same_with_steeper_edges() -> None:
+    torch.manual_seed(0)
+    soft, clean = (Outline(replace(TINY, clean_outlines=clean)).requires_grad_(False) for clean in (False, True))
+    clean.load_state_dict(soft.state_dict())
+    torch.nn.init.normal_(soft.edge.weight, std=3.0)
+    clean.edge.weight.copy_(soft.edge.weight)
+    masks = [unfolded(net(photos()[0])[0]) for net in (soft, clean)]
+    assert torch.equal(*(mask > 0.5 for mask in masks)) and 0.02 < float((masks[0] > 0.5).float().mean()) < 0.98
+    assert float(binary(masks[1])) < 0.7 * float(binary(masks[0]))
 
 
 def test_a_code_of_sixteen_cells_sees_no_object() -> None:
