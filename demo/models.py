@@ -190,6 +190,7 @@ def bundled(folder: Path = CHECKPOINTS) -> list[Path]:
 
     def place(path: Path) -> tuple[bool, str, int]:
         name, _, size = path.stem.rpartition("-")
-        return (path.stem not in SHOWN_FIRST, *((name, int(size)) if size.isdigit() else (path.stem, 0)))
+        name, pixels = (name, int(size)) if size.isdigit() else (path.stem, 0)
+        return path.stem not in SHOWN_FIRST, name, pixels
 
     return sorted((path for path in folder.glob("*.safetensors") if makes_pictures(path)), key=place)
