@@ -46,9 +46,8 @@ class GeneratorConfig:
     """Channels of the parent feature f at half the picture's side: four of the mask (pixel unshuffle), then the
     shading."""
     clean_outlines: bool = False
-    """What is read from a photo by its outline ends there: the shading sees the object alone, so that its contrast to
-    the photo's background is not drawn as a rim before another one, and masks have edges `STEEPER` than those that
-    learn."""
+    """Objects end at their outlines: the shading read from a photo sees its object alone, so that its contrast to the
+    photo's background is not drawn as a rim before another one, and masks are drawn steeper than those that learn."""
     shape_channels: tuple[int, ...] = (128, 96, 64, 48)
     """Channels of the shape decoder at 4, 8, 16 and 32 cells a side of the object's frame; a fifth number, at 64, adds
     details that begin as nothing: at 128 pixels outlines drawn with 32 cells are soft."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, dilated, filled, hidden
+from mixnmatch.continuous.stages import folded
 from training.imaging.fill import smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
@@ -21,8 +22,6 @@ SHAPE_SIDE = 48
 """Input side of the shape encoder in pixels."""
 TEXTURE_SIDE = 32
 """Input side of the texture encoder in pixels."""
-STEEPER = 2.5
-"""Logits of masks drawn over those trained: from given masks that are a pixel or two off, soft ones are learnt."""
 
 
 def small(image: Float[Tensor, "n c h w"], side: int = 64) -> Float[Tensor, "n c side side"]:
@@ -161,12 +160,12 @@ class Outline(nn.Module):
         self.box = EqualLinear(widths[-1] * 16, 4)
         self.seams = nn.ModuleList([ActivatedConv2d(4, 32, 3), ActivatedConv2d(32, 32, 3)])
         self.feature = EqualConv2d(32, config.feature_dim - 4, 3)
-        self.clean = config.clean_outlines
+        self.config = config
 
     def forward(self, image: Image) -> tuple[Float[Tensor, "n feature s s"], Pose]:
         """Return f at half the picture's side, and z, the pose of the object's box."""
         logit, shading, pose = self.read(image)
-        return self.outlined(logit, shading), pose
+        return folded(logit, shading, self.config), pose
 
     def read(self, image: Image) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n shading s s"], Pose]:
         """Return the logit of the mask, the shading at half the picture's side, and the pose."""
@@ -174,7 +173,7 @@ class Outline(nn.Module):
         wide = F.interpolate(leaky(coarse), scale_factor=2, mode="bilinear", align_corners=False)
         logit = 2 * self.edge(wide).float()
         x = grey(small(image, min(128, image.shape[-1])))
-        x = F.pixel_unshuffle(within(x, logit > 0) if self.clean else x, 2)
+        x = F.pixel_unshuffle(within(x, logit > 0) if self.config.clean_outlines else x, 2)
         for conv in self.seams:
             x = conv(x)
         shading = self.feature(x).float()
@@ -184,11 +183,6 @@ class Outline(nn.Module):
             shading = F.interpolate(shading, size=(side // 2, side // 2), mode="bilinear", align_corners=False)
         box = self.box(deepest.flatten(1).float())
         return logit, shading, torch.cat([torch.tanh(box[:, :2] / 2), box[:, 2:] / 2 - 0.4], 1)
-
-    def outlined(self, logit: Float[Tensor, "n 1 h w"], shading: Float[Tensor, "n shading s s"]) -> Tensor:
-        """Return f, whose first channels are the mask (pixel unshuffle)."""
-        mask = torch.sigmoid(STEEPER * logit if self.clean else logit)
-        return torch.cat([F.pixel_unshuffle(mask, 2), shading], 1)
 
 
 def within(shown: Float[Tensor, "n c s s"], mask: Bool[Tensor, "n 1 h w"]) -> Float[Tensor, "n c s s"]:

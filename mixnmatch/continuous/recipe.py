@@ -28,7 +28,7 @@ from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, dilated, hidden, pose_of_masks, pose_of_parts
 from mixnmatch.continuous.generator import Generator
-from mixnmatch.continuous.stages import unfolded
+from mixnmatch.continuous.stages import folded
 from mixnmatch.fast.losses import binary, shading_consistency
 from mixnmatch.fast.stages import over
 from training import types
@@ -190,7 +190,7 @@ class Recipe:
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator.parameters()), self.precision():
             logit, shading, pose = generator.extractor.read(image)
-            outline = generator.extractor.outlined(logit, shading)
+            outline = folded(logit, shading, generator.config)
             codes = Codes(
                 z=z,
                 b=generator.background_encoder(image, mask),
@@ -200,7 +200,9 @@ class Recipe:
             generator.keep(codes)
             background, place, shape, texture = givers
             mixed = Codes(z=z[place], b=codes.b[background], p=codes.p[shape], c=codes.c[texture])
-            by_code = generator.shape.feature(torch.cat([z, mixed.z[:half]]), torch.cat([codes.p, mixed.p[:half]]))
+            both = torch.cat([z, mixed.z[:half]]), torch.cat([codes.p, mixed.p[:half]])
+            code_logit, code_shading = generator.shape.outline(*both)
+            by_code = folded(code_logit, code_shading, generator.config)
             by_outline = outline_of(outline)
             feature = torch.cat([by_code[:half], by_outline[half:], by_code[n:], by_outline[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
@@ -212,7 +214,7 @@ class Recipe:
                 torch.cat([codes.c, mixed.c]),
             )
             mixed = replace(mixed, z=frame[n:])
-        code_masks = unfolded(by_code)
+        code_masks = torch.sigmoid(code_logit)
         self.shared = Shared(
             codes=codes,
             reconstruction=rows(layers, slice(None, n)),

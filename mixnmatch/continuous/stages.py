@@ -15,6 +15,16 @@ from training.types import Image, Mask
 
 OUTSIDE = 10.0
 """The mask's logit outside the object's frame is minus this."""
+STEEPER = 2.5
+"""Logits of masks drawn over those trained: from given masks that are a pixel or two off, soft ones are learnt."""
+
+
+def folded(
+    logit: Float[Tensor, "n 1 h w"], shading: Float[Tensor, "n shading s s"], config: GeneratorConfig
+) -> Float[Tensor, "n feature s s"]:
+    """Return f, the mask in four channels (pixel unshuffle), then the shading; clean outlines have `STEEPER` edges."""
+    mask = torch.sigmoid(STEEPER * logit if config.clean_outlines else logit)
+    return torch.cat([F.pixel_unshuffle(mask, 2), shading], 1)
 
 
 def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
@@ -63,7 +73,7 @@ class ShapeStage(nn.Module):
         self.beyond = config.frame == "box"
         """Whether objects go on outside their frames, as bodies do below heads."""
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
-        self.shape_dim = config.shape_dim
+        self.config = config
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
         self.local = EqualConv2d(config.shape_map_channels, widths[2], 3) if config.shape_map_channels else None
         if self.local is not None:
@@ -85,9 +95,14 @@ class ShapeStage(nn.Module):
     ellipse: Tensor
 
     def feature(self, z: Pose, p: Float[Tensor, "n p"]) -> Float[Tensor, "n feature s s"]:
-        """Return f at half the picture's side: the mask in four channels (pixel unshuffle), then the shading inside
-        it."""
-        whole, local = p[:, : self.shape_dim], p[:, self.shape_dim :]
+        """Return f at half the picture's side."""
+        return folded(*self.outline(z, p), self.config)
+
+    def outline(
+        self, z: Pose, p: Float[Tensor, "n p"]
+    ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n shading s s"]]:
+        """Return the logit of the mask, and the shading inside it at half the picture's side."""
+        whole, local = p[:, : self.config.shape_dim], p[:, self.config.shape_dim :]
         x = self.start(whole).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
@@ -101,8 +116,7 @@ class ShapeStage(nn.Module):
         logit = 2 * drawn[:, :1]
         inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
-        mask = torch.sigmoid(2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE))
-        return torch.cat([F.pixel_unshuffle(mask, 2), inner], 1)
+        return 2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE), inner
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
         """Return P_f, grey, and P_m."""

@@ -71,13 +71,21 @@ def test_shading_of_clean_outlines_sees_the_object_alone() -> None:
     assert core.any() and torch.equal(dark[core.expand_as(dark)], image[core.expand_as(image)])
 
 
-def test_masks_of_clean_outlines_cover_the_same_with_steeper_edges() -> None:
+@pytest.mark.parametrize("stage", ["outline", "code"])
+def test_masks_of_clean_outlines_cover_the_same_with_steeper_edges(stage: str) -> None:
     torch.manual_seed(0)
-    soft, clean = (Outline(replace(TINY, clean_outlines=clean)).requires_grad_(False) for clean in (False, True))
-    clean.load_state_dict(soft.state_dict())
-    torch.nn.init.normal_(soft.edge.weight, std=3.0)
-    clean.edge.weight.copy_(soft.edge.weight)
-    masks = [unfolded(net(photos()[0])[0]) for net in (soft, clean)]
+    masks, (image, _, boxes) = [], photos()
+    p = torch.randn(4, TINY.shape_dim)
+    for clean in (False, True):
+        torch.manual_seed(0)
+        config = replace(TINY, clean_outlines=clean)
+        net = Outline(config) if stage == "outline" else ShapeStage(config)
+        net.requires_grad_(False)
+        if isinstance(net, Outline):
+            net.edge.weight.mul_(3)
+            masks.append(unfolded(net(image)[0]))
+        else:
+            masks.append(unfolded(net.feature(pose_of_boxes(boxes), p)))
     assert torch.equal(*(mask > 0.5 for mask in masks)) and 0.02 < float((masks[0] > 0.5).float().mean()) < 0.98
     assert float(binary(masks[1])) < 0.7 * float(binary(masks[0]))
 
