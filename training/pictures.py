@@ -123,6 +123,12 @@ def square_region(width: int, height: int, box: Box | None, *, margin: float = 1
     return _inside(x0, x1, side, width), _inside(y0, y1, side, height), side
 
 
+def extends_beyond(region: tuple[int, int, int], size: tuple[int, int]) -> bool:
+    """Return whether a square (left, top, side) extends beyond a picture of `size` (width, height)."""
+    left, top, side = region
+    return left < 0 or top < 0 or left + side > size[0] or top + side > size[1]
+
+
 def _inside(low: float, high: float, side: int, size: int) -> int:
     """Return the start of an interval of length `side` centred on [low, high], moved into [0, size] if it fits."""
     if side >= size:
@@ -139,9 +145,9 @@ def square_crop(
     still extends beyond the picture, that is mirrored. Where the mirrored part would show the object again, as its
     `mask` of the whole picture tells, the colours around take its place. Raises: ValueError if the box is empty.
     """
-    left, top, side = square_region(*picture.size, box, margin=margin)
+    left, top, side = region = square_region(*picture.size, box, margin=margin)
     width, height = picture.size
-    if left >= 0 and top >= 0 and left + side <= width and top + side <= height:
+    if not extends_beyond(region, picture.size):
         return picture.crop((left, top, left + side, top + side))
     if side > MOST_MIRRORED:
         mask = mask if mask is None else np.asarray(_reduced(PIL.Image.fromarray(mask).convert("L"), side)) > 127
@@ -157,9 +163,8 @@ def square_crop(
 
 def square_mask(mask: PIL.Image.Image, box: Box | None, *, margin: float = 1.5) -> PIL.Image.Image:
     """Return the same square of an object's mask (mode L); it is 0 beyond the picture."""
-    left, top, side = square_region(*mask.size, box, margin=margin)
-    beyond = left < 0 or top < 0 or left + side > mask.width or top + side > mask.height
-    if beyond and side > MOST_MIRRORED:
+    left, top, side = region = square_region(*mask.size, box, margin=margin)
+    if side > MOST_MIRRORED and extends_beyond(region, mask.size):
         return square_mask(_reduced(mask, side), box, margin=margin)
     return mask.crop((left, top, left + side, top + side))
 

@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoint import load_model
 from ..objects import WIDE
-from ..pictures import Box, square_crop, square_region
+from ..pictures import Box, extends_beyond, square_crop, square_region
 from .classical import ClassicalSegmenter
 from .contract import Instance, Pixels, Segmenter
 from .subject import SURE, SubjectFinder
@@ -93,9 +93,8 @@ def square_around(
 
     Only where the square extends beyond the photo is the object's mask looked for, which takes the time of a search.
     """
-    left, top, side = square_region(*picture.size, box, margin=margin)
     mask = None
-    if left < 0 or top < 0 or left + side > picture.width or top + side > picture.height:
+    if extends_beyond(square_region(*picture.size, box, margin=margin), picture.size):
         found = (finder or default_finder())(picture, box)
         if found is not None and found.mask is not None:
             shown = PIL.Image.fromarray(found.mask).resize(picture.size, PIL.Image.Resampling.BILINEAR)
