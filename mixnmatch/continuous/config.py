@@ -9,8 +9,6 @@ from training.nn.projected_discriminator import ProjectedConfig
 
 CELLS = 8
 """Side of the codes that are maps, in cells."""
-SHAPE_CELLS = 12
-"""Side of the shape code's map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +23,11 @@ class GeneratorConfig:
     shape_dim: int = 32
     """Length of the global part of the shape code p."""
     shape_map_channels: int = 0
-    """Channels of the local part of p, a map of `SHAPE_CELLS` x `SHAPE_CELLS` in the object's frame: where sleeves,
-    collars or eyes are, which a vector tells only roughly."""
+    """Channels of the local part of p, a map in the object's frame: where sleeves, collars or eyes are, which a vector
+    tells only roughly."""
+    shape_map_cells: int = 12
+    """Side of that map, 12 or 24: 24 cells say where folds, seams and buttons are, which 12 leave to the decoder to
+    make up."""
     texture_dim: int = 64
     """Length of the global part of the texture code c, which applies to the whole object."""
     texture_channels: int = 12
@@ -69,7 +70,7 @@ class GeneratorConfig:
         return {
             "z": 4,
             "b": self.background_channels * self.background_cells**2,
-            "p": self.shape_dim + self.shape_map_channels * SHAPE_CELLS**2,
+            "p": self.shape_dim + self.shape_map_channels * self.shape_map_cells**2,
             "c": self.texture_dim + self.texture_channels * CELLS**2,
         }
 
@@ -78,6 +79,8 @@ class GeneratorConfig:
             raise ValueError(f"generator.resolution is {self.resolution}; expected a power of two from 64 up")
         if len(self.shape_channels) not in (4, 5):
             raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4 or 5")
+        if self.shape_map_cells not in (12, 24):
+            raise ValueError(f"generator.shape_map_cells is {self.shape_map_cells}; expected 12 or 24")
         if self.background_cells not in (8, 16):
             raise ValueError(f"generator.background_cells is {self.background_cells}; expected 8 or 16")
         if self.background_cells == 16 and self.background_channels < 3:

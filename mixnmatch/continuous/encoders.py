@@ -102,16 +102,25 @@ class ShapeEncoder(nn.Module):
         if config.shape_map_channels:
             self.local = ActivatedConv2d(sum(widths[1:]), widths[1], 3)
             self.map = EqualConv2d(widths[1], config.shape_map_channels, 1)
-        self.has_map = config.shape_map_channels > 0
+        self.has_map, self.has_details = config.shape_map_channels > 0, config.shape_map_cells == 24
+        if self.has_map and self.has_details:
+            self.finer = ActivatedConv2d(sum(widths[:2]), widths[0], 3)
+            self.details = EqualConv2d(widths[0], config.shape_map_channels, 1)
+            nn.init.zeros_(self.details.weight)  # begins with what the map of 12 cells says
 
     def forward(self, image: Image, z: Pose) -> Float[Tensor, "n p"]:
         """Return p, the shape code of the object whose box is the pose `z`."""
-        _, fine, *coarser = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
+        finest, fine, *coarser = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
         code = bounded(self.code(self.last(coarser[-1].flatten(1).float())))
         if not self.has_map:
             return code
         wide = [F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False) for x in coarser]
-        return torch.cat([code, bounded(self.map(self.local(torch.cat([fine, *wide], 1)))).flatten(1)], 1)
+        local = self.local(torch.cat([fine, *wide], 1))
+        map = self.map(local)
+        if self.has_details:
+            map, local = (F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False) for x in (map, local))
+            map = map + self.details(self.finer(torch.cat([finest, local], 1)))
+        return torch.cat([code, bounded(map).flatten(1)], 1)
 
 
 class TextureEncoder(nn.Module):

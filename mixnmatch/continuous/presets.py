@@ -28,7 +28,7 @@ CLOTHING_128 = replace(
     CLOTHING_64,
     loop=replace(CLOTHING_64.loop, images=36_000),
     data=replace(CLOTHING_64.data, size=128),
-    generator=replace(CLOTHING_64.generator, resolution=128, shape_channels=(128, 96, 64, 48, 32)),
+    generator=replace(CLOTHING_64.generator, resolution=128, shape_channels=(128, 96, 64, 48, 32), shape_map_cells=24),
     discriminator_channels=(32, 48, 72, 112, 160),
     background_first=0.0,
 )

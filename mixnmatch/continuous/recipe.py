@@ -13,7 +13,6 @@ mixes look real; reconstruction determines the content of each code. Loss of the
     L_S       the outline and the pose, both read from the photo: "mask", "pose"
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.codes import Codes, Layers
+from mixnmatch.continuous.adapt import adapted
 from mixnmatch.continuous.config import TrainConfig
 from mixnmatch.continuous.discriminators import PatchDiscriminator, patches
 from mixnmatch.continuous.frame import Pose, dilated, hidden, pose_of_masks, pose_of_parts
@@ -57,36 +57,6 @@ def seen_around(background: Image, mask: Mask) -> Image:
     that outline beside another object.
     """
     return torch.where(hidden(mask) > 0, background.detach(), background)
-
-
-def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights whose shape code is as long as in `own`: its new numbers are read, but move nothing at first.
-
-    New are the last ones of its global part, or its map where theirs has none.
-    """
-    found, entry, read = dict(theirs), "generator.shape.start.weight", "generator.shape_encoder.code."
-    kept = "generator.bank_p"
-    if entry not in found:
-        return found
-    old, bank = found[entry], found[kept]
-    now, more = own[entry].shape[1] - old.shape[1], own[kept].shape[1] - bank.shape[1]
-    if now < 0 or more < now or (now > 0 and bank.shape[1] > old.shape[1]):  # shorter, or numbers before a map
-        return found
-    if now > 0:
-        scale = math.sqrt(own[entry].shape[1] / old.shape[1])  # equalised rates
-        found[entry] = torch.cat([old * scale, old.new_zeros(len(old), now)], 1)
-        for name in (read + "weight", read + "bias"):
-            found[name] = torch.cat([found[name], own[name][old.shape[1] :].to(found[name])])
-    found[kept] = torch.cat([bank, bank.new_zeros(len(bank), more)], 1)
-    return found
-
-
-def without_other_backgrounds(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without those of a background whose code has another length than in `own`."""
-    name = "generator.bank_b"
-    if name not in theirs or theirs[name].shape[1] == own[name].shape[1]:
-        return dict(theirs)
-    return {key: value for key, value in theirs.items() if not key.startswith("generator.background")}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -137,8 +107,7 @@ class Recipe:
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return another run's weights: those of a shorter shape code are lengthened, and draw the same; backgrounds
         of other cells begin anew."""
-        own = self.networks.state_dict()
-        return without_other_backgrounds(with_longer_shape_codes(theirs, own), own)
+        return adapted(theirs, self.networks.state_dict())
 
     def precision(self) -> torch.autocast:
         """Return the context in which networks compute: bfloat16 where the config allows it."""

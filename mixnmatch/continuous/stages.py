@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.continuous.config import CELLS, SHAPE_CELLS, GeneratorConfig
+from mixnmatch.continuous.config import CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
@@ -75,9 +75,12 @@ class ShapeStage(nn.Module):
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
         self.config = config
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
-        self.local = EqualConv2d(config.shape_map_channels, widths[2], 3) if config.shape_map_channels else None
-        if self.local is not None:
-            nn.init.zeros_(self.local.weight)  # begins with what the global part draws
+        channels, details = config.shape_map_channels, config.shape_map_cells == 24
+        self.local = EqualConv2d(channels, widths[2], 3) if channels else None
+        self.local_details = EqualConv2d(channels, widths[3], 3) if channels and details else None
+        for conv in (self.local, self.local_details):
+            if conv is not None:
+                nn.init.zeros_(conv.weight)  # begins with what the other parts of the code draw
         self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
         self.last = EqualConv2d(widths[-1], 1 + shading, 3)
         self.finer, self.details = nn.ModuleList(), nn.ModuleList()
@@ -106,9 +109,10 @@ class ShapeStage(nn.Module):
         x = self.start(whole).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
-            if self.local is not None and x.shape[-1] == 16:
-                map = local.view(len(p), -1, SHAPE_CELLS, SHAPE_CELLS)
-                x = x + self.local(F.interpolate(map, size=(16, 16), mode="bilinear", align_corners=False))
+            read = {16: self.local, 32: self.local_details}.get(x.shape[-1])
+            if read is not None:
+                map = local.view(len(p), -1, self.config.shape_map_cells, self.config.shape_map_cells)
+                x = x + read(F.interpolate(map, size=x.shape[2:], mode="bilinear", align_corners=False))
         drawn = self.last(x).float() + F.pad(self.ellipse / 2, (0, 0, 0, 0, 0, len(self.last.weight) - 1))
         for finer, details in zip(self.finer, self.details, strict=True):
             x = finer(double(x))

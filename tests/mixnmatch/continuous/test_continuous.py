@@ -287,11 +287,19 @@ def test_a_texture_of_few_cells_cannot_say_where_eyes_are(generator: Generator) 
 
 
 @pytest.mark.parametrize(
-    "more", [{"shape_dim": 12}, {"shape_map_channels": 2}, {"shape_dim": 12, "shape_map_channels": 2}]
+    "before, more",
+    [
+        ({}, {"shape_dim": 12}),
+        ({}, {"shape_map_channels": 2}),
+        ({}, {"shape_dim": 12, "shape_map_channels": 2}),
+        ({"shape_map_channels": 2}, {"shape_map_cells": 24}),
+    ],
 )
-def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(more: dict[str, int]) -> None:
+def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(
+    before: dict[str, int], more: dict[str, int]
+) -> None:
     torch.manual_seed(0)
-    configs = TINY, replace(TINY, **more)
+    configs = replace(TINY, **before), replace(TINY, **before, **more)
     short, long = (Recipe(replace(tiny(), generator=config), torch.device("cpu")) for config in configs)
     short.networks.requires_grad_(False)
     image, mask, boxes = photos()
@@ -299,7 +307,8 @@ def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(more: dict[st
     short.begin(batch, at(0))  # its bank holds codes
     taken, numbers = copy_matching(long.networks, long.adapt_weights(short.networks.state_dict()))
     parts = long.generator.shape, long.generator.shape_encoder
-    new = [n for part in parts for name, n in part.named_parameters() if name.startswith(("local.", "map."))]
+    added = ("finer.", "details.", "local_details.") if before else ("local.", "map.")
+    new = [n for part in parts for name, n in part.named_parameters() if name.startswith(added)]
     assert taken == numbers - sum(each.numel() for each in new)
     drawn, again = (net.generator(net.generator.encode(image)).image for net in (short, long))
     torch.testing.assert_close(again, drawn)
@@ -315,6 +324,9 @@ def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(more: dict[st
         assert (shape.start.weight - start)[:, 8:].abs().mean() > 0
     if "shape_map_channels" in more:
         assert shape.local is not None and shape.local.weight.abs().mean() > 0
+    if "shape_map_cells" in more:
+        assert shape.local_details is not None and shape.local_details.weight.abs().mean() > 0
+        assert long.generator.shape_encoder.details.weight.abs().mean() > 0
 
 
 def test_backgrounds_go_on_smoothly_behind_objects() -> None:

@@ -40,17 +40,26 @@ def test_sixteen_cells_keep_a_pattern_that_eight_cannot_hold() -> None:
     assert sum(found[-10:]) < 0.6 * sum(averaged[-10:])  # 8 x 8 cells hold one mean colour each
 
 
-def test_a_map_in_the_shape_code_keeps_an_outline_that_a_vector_cannot_hold() -> None:
+@pytest.mark.parametrize(
+    "squares, fewer, more",
+    [
+        (8, {"shape_map_channels": 0}, {"shape_map_channels": 4}),
+        (20, {"shape_map_channels": 4}, {"shape_map_channels": 4, "shape_map_cells": 24}),
+    ],
+)
+def test_a_map_in_the_shape_code_keeps_outlines_that_a_vector_or_fewer_cells_cannot_hold(
+    squares: int, fewer: dict[str, int], more: dict[str, int]
+) -> None:
     nothing, rng = torch.zeros(4, 4), torch.Generator().manual_seed(1)
     nothing[:, 2:] = math.log(0.9)
     errors = []
-    for channels in (0, 4):
+    for cells in (fewer, more):
         torch.manual_seed(0)
-        config, found = replace(TINY, shape_map_channels=channels), []
+        config, found = replace(TINY, **cells), []
         encoder, decoder = ShapeEncoder(config), ShapeStage(config)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-2, betas=(0.5, 0.99))
         for _ in range(60):
-            mask = F.interpolate((torch.rand(4, 1, 8, 8, generator=rng) < 0.5).float(), size=(64, 64))
+            mask = F.interpolate((torch.rand(4, 1, squares, squares, generator=rng) < 0.5).float(), size=(64, 64))
             drawn = unfolded(decoder.feature(nothing, encoder(mask.expand(-1, 3, -1, -1) * 2 - 1, nothing)))
             inside = slice(4, 60)  # the frame
             loss = (drawn - mask)[..., inside, inside].abs().mean()
