@@ -53,8 +53,8 @@ def outline_of(feature: Float[Tensor, "n feature s s"]) -> Float[Tensor, "n feat
 def seen_around(background: Image, mask: Mask) -> Image:
     """Return backgrounds that pass gradients only where a photo shows them: outside its object, as `hidden` says.
 
-    Otherwise reconstructions teach them to draw the object's rim, which a soft mask leaves uncovered, and mixes show
-    that outline beside another object.
+    Otherwise reconstructions teach them to draw the object's rim, which a soft mask leaves uncovered, and the
+    discriminators to draw seams of their own there, so that mixes show that outline beside another object.
     """
     return torch.where(hidden(mask) > 0, background.detach(), background)
 
@@ -176,8 +176,9 @@ class Recipe:
             feature = torch.cat([by_code[:half], by_outline[half:], by_code[n:], by_outline[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
             behind = generator.background(codes.b)  # computed once: mixes use the photos' backgrounds
+            shown = seen_around(behind, mask)
             layers = generator.composed(
-                torch.cat([seen_around(behind, mask), behind[background]]),
+                torch.cat([shown, shown[background]]),
                 feature,
                 frame,
                 torch.cat([codes.c, mixed.c]),

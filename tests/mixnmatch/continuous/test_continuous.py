@@ -10,7 +10,7 @@ from torch import Tensor
 from mixnmatch.continuous.config import GeneratorConfig, LossConfig, TrainConfig
 from mixnmatch.continuous.discriminators import PATCH, patches
 from mixnmatch.continuous.encoders import grey
-from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
+from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, hidden, placed, pose_of_boxes, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe
@@ -343,6 +343,21 @@ def test_backgrounds_go_on_smoothly_behind_objects() -> None:
             train_step(phases, batch, at(i))
         found.append(float(roughness(recipe.shared.reconstruction.background.detach(), mask)))
     assert found[1] < 0.8 * found[0]
+
+
+def test_no_other_loss_draws_backgrounds_behind_objects() -> None:
+    image, mask, boxes = photos()
+    batch, behind = Batch(image=image, box=boxes, mask=mask), (hidden(mask) > 0).expand_as(image)
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        config = tiny()
+        recipe = Recipe(replace(config, losses=replace(config.losses, behind=weight)), torch.device("cpu"))
+        recipe.begin(batch, at(0))
+        background = recipe.shared.background
+        background.retain_grad()
+        sum(recipe.generator_losses(batch, at(0)).values(), torch.zeros(())).backward()
+        assert background.grad is not None and background.grad[~behind].abs().mean() > 0
+        assert bool(background.grad[behind].any()) == (weight > 0)
 
 
 def test_a_set_without_masks_is_refused() -> None:
