@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 
@@ -18,13 +16,13 @@ def adapted(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
 def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights whose shape code is as long as in `own`: its new numbers are read, but move nothing at first.
 
-    New are the last ones of its global part, its map where theirs has none, or cells between those of its map.
+    New are the last ones of its global part, or maps that theirs has not.
     """
     found, entry, read = dict(theirs), "generator.shape.start.weight", "generator.shape_encoder.code."
     kept = "generator.bank_p"
     if entry not in found:
         return found
-    old, bank = found[entry], with_finer_maps(found, own)
+    old, bank = found[entry], found[kept]
     now, more = own[entry].shape[1] - old.shape[1], own[kept].shape[1] - bank.shape[1]
     if now < 0 or more < now or (now > 0 and bank.shape[1] > old.shape[1]):  # shorter, or numbers before a map
         return found
@@ -35,17 +33,6 @@ def with_longer_shape_codes(theirs: Mapping[str, Tensor], own: Mapping[str, Tens
             found[name] = torch.cat([found[name], own[name][old.shape[1] :].to(found[name])])
     found[kept] = torch.cat([bank, bank.new_zeros(len(bank), more)], 1)
     return found
-
-
-def with_finer_maps(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Float[Tensor, "bank p"]:
-    """Return the shape codes kept by another run, their maps enlarged to 24 cells where `own` has so many."""
-    kept, entry = theirs["generator.bank_p"], theirs["generator.shape.start.weight"]
-    length, finer = entry.shape[1], "generator.shape.local_details.weight"
-    if kept.shape[1] == length or finer not in own or finer in theirs:
-        return kept
-    maps = kept[:, length:].float().view(len(kept), -1, 12, 12)
-    maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.cat([kept[:, :length], maps.flatten(1).to(kept)], 1)
 
 
 def without_other_backgrounds(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

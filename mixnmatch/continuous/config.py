@@ -9,6 +9,8 @@ from training.nn.projected_discriminator import ProjectedConfig
 
 CELLS = 8
 """Side of the codes that are maps, in cells."""
+SHAPE_CELLS = 12
+"""Side of the shape code's map."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,11 +25,11 @@ class GeneratorConfig:
     shape_dim: int = 32
     """Length of the global part of the shape code p."""
     shape_map_channels: int = 0
-    """Channels of the local part of p, a map in the object's frame: where sleeves, collars or eyes are, which a vector
-    tells only roughly."""
-    shape_map_cells: int = 12
-    """Side of that map, 12 or 24: 24 cells say where folds, seams and buttons are, which 12 leave to the decoder to
-    make up."""
+    """Channels of the local part of p, a map of `SHAPE_CELLS` x `SHAPE_CELLS` in the object's frame: where sleeves,
+    collars or eyes are, which a vector tells only roughly."""
+    detail_channels: int = 0
+    """Channels of the last part of p, a map in the object's frame whose cells are four pixels wide: folds, seams,
+    buttons or fur, which the decoder makes up without it."""
     texture_dim: int = 64
     """Length of the global part of the texture code c, which applies to the whole object."""
     texture_channels: int = 12
@@ -70,17 +72,20 @@ class GeneratorConfig:
         return {
             "z": 4,
             "b": self.background_channels * self.background_cells**2,
-            "p": self.shape_dim + self.shape_map_channels * self.shape_map_cells**2,
+            "p": self.shape_dim + self.shape_map_channels * SHAPE_CELLS**2 + self.details_size,
             "c": self.texture_dim + self.texture_channels * CELLS**2,
         }
+
+    @property
+    def details_size(self) -> int:
+        """Length of the last part of p."""
+        return self.detail_channels * (self.resolution // 4) ** 2
 
     def __post_init__(self) -> None:
         if self.resolution < 64 or self.resolution & (self.resolution - 1):
             raise ValueError(f"generator.resolution is {self.resolution}; expected a power of two from 64 up")
         if len(self.shape_channels) not in (4, 5):
             raise ValueError(f"generator.shape_channels has {len(self.shape_channels)} numbers; expected 4 or 5")
-        if self.shape_map_cells not in (12, 24):
-            raise ValueError(f"generator.shape_map_cells is {self.shape_map_cells}; expected 12 or 24")
         if self.background_cells not in (8, 16):
             raise ValueError(f"generator.background_cells is {self.background_cells}; expected 8 or 16")
         if self.background_cells == 16 and self.background_channels < 3:
@@ -120,6 +125,9 @@ class LossConfig:
     """Squared error of the shape and texture codes read from a mix."""
     shading: float = 0.3
     """L1 of the parent's grey picture against the photo without colour, inside the mask."""
+    feature: float = 0.0
+    """Squared error of the local contrast of the shading by codes against that by outline, inside the mask, over the
+    latter's mean square: adversarial losses alone leave the details by codes without any relation to the photo's."""
     code_size: float = 0.002
     """Mean square of all codes, which keeps their scale bounded."""
     r1_image: float = 0.1

@@ -90,7 +90,7 @@ class BackgroundEncoder(nn.Module):
 
 
 class ShapeEncoder(nn.Module):
-    """E_p: the grey object, cropped to its frame, to the shape code: a global vector, then a map where there is one."""
+    """E_p: the grey object, cropped to its frame, to the shape code: a global vector, then its maps."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -102,25 +102,26 @@ class ShapeEncoder(nn.Module):
         if config.shape_map_channels:
             self.local = ActivatedConv2d(sum(widths[1:]), widths[1], 3)
             self.map = EqualConv2d(widths[1], config.shape_map_channels, 1)
-        self.has_map, self.has_details = config.shape_map_channels > 0, config.shape_map_cells == 24
-        if self.has_map and self.has_details:
-            self.finer = ActivatedConv2d(sum(widths[:2]), widths[0], 3)
-            self.details = EqualConv2d(widths[0], config.shape_map_channels, 1)
-            nn.init.zeros_(self.details.weight)  # begins with what the map of 12 cells says
-
-    def forward(self, image: Image, z: Pose) -> Float[Tensor, "n p"]:
-        """Return p, the shape code of the object whose box is the pose `z`."""
-        finest, fine, *coarser = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
-        code = bounded(self.code(self.last(coarser[-1].flatten(1).float())))
-        if not self.has_map:
-            return code
-        wide = [F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False) for x in coarser]
-        local = self.local(torch.cat([fine, *wide], 1))
-        map = self.map(local)
+        self.has_map, self.has_details = config.shape_map_channels > 0, config.detail_channels > 0
         if self.has_details:
-            map, local = (F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False) for x in (map, local))
-            map = map + self.details(self.finer(torch.cat([finest, local], 1)))
-        return torch.cat([code, bounded(map).flatten(1)], 1)
+            width = widths[0]
+            self.details = nn.Sequential(
+                ActivatedConv2d(16, width, 3),
+                ActivatedConv2d(width, width, 3),
+                EqualConv2d(width, config.detail_channels, 1),
+            )
+
+    def forward(self, image: Image, mask: Mask, z: Pose) -> Float[Tensor, "n p"]:
+        """Return p, the shape code of the object whose box is the pose `z`; its details are those inside the mask."""
+        _, fine, *coarser = self.down(grey(cropped(small(image), z, SHAPE_SIDE)))
+        parts = [self.code(self.last(coarser[-1].flatten(1).float()))]
+        if self.has_map:
+            wide = [F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False) for x in coarser]
+            parts.append(self.map(self.local(torch.cat([fine, *wide], 1))).flatten(1))
+        if self.has_details:
+            inside = cropped(within(grey(image), mask > 0.5), z, image.shape[-1])
+            parts.append(self.details(F.pixel_unshuffle(inside, 4)).flatten(1))
+        return torch.cat([bounded(part) for part in parts], 1)
 
 
 class TextureEncoder(nn.Module):

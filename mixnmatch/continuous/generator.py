@@ -127,7 +127,7 @@ class Generator(PhotoGenerator):
         if "background" in factors:
             codes["b"] = self.background_encoder(image, mask)
         if "shape" in factors:
-            codes["p"] = self.shape_encoder(image, z)
+            codes["p"] = self.shape_encoder(image, mask, z)
         if "texture" in factors:
             codes["c"] = self.texture_encoder(image, mask, z)
         return Codes(**codes)

@@ -11,13 +11,14 @@ CLOTHING_64 = TrainConfig(
     generator=GeneratorConfig(
         shape_dim=128,
         shape_map_channels=6,
+        detail_channels=4,
         clean_outlines=True,
         texture_colours=True,
         background_cells=16,
         background_channels=16,
         background_widths=(96, 64, 32, 24),
     ),
-    losses=LossConfig(behind=1.0, binary=4.0),
+    losses=LossConfig(behind=1.0, binary=4.0, feature=2.0),
     background_first=0.03,
     decay_since=0.5,
 )
@@ -28,7 +29,7 @@ CLOTHING_128 = replace(
     CLOTHING_64,
     loop=replace(CLOTHING_64.loop, images=36_000),
     data=replace(CLOTHING_64.data, size=128),
-    generator=replace(CLOTHING_64.generator, resolution=128, shape_channels=(128, 96, 64, 48, 32), shape_map_cells=24),
+    generator=replace(CLOTHING_64.generator, resolution=128, shape_channels=(128, 96, 64, 48, 32)),
     discriminator_channels=(32, 48, 72, 112, 160),
     background_first=0.0,
 )

@@ -10,7 +10,7 @@ mixes look real; reconstruction determines the content of each code. Loss of the
               discriminator; textures: `patch_losses`, "patches"
     L_bi      none: all codes are read from photos
     L_code    |E_k(G(y)) - y_k|^2 for p and c of a mix: `cycle`, "cycle"
-    L_S       the outline and the pose, both read from the photo: "mask", "pose"
+    L_S       the outline and the pose, both read from the photo: "mask", "pose"; the other way round, "feature"
 """
 
 from collections.abc import Mapping
@@ -79,6 +79,8 @@ class Shared:
     """The masks of the photos by their codes, then those by outline."""
     by_code: Float[Tensor, "more_n 1 h w"]
     """The masks of the photos and of the mixes by codes."""
+    shadings: tuple[Float[Tensor, "n shading s s"], Float[Tensor, "n shading s s"]]
+    """Of the photos: by codes, and by outline."""
 
 
 class Recipe:
@@ -163,7 +165,7 @@ class Recipe:
             codes = Codes(
                 z=z,
                 b=generator.background_encoder(image, mask),
-                p=generator.shape_encoder(image, z),
+                p=generator.shape_encoder(image, mask, z),
                 c=generator.texture_encoder(image, mask, z),
             )
             generator.keep(codes)
@@ -195,6 +197,7 @@ class Recipe:
             pose=pose,
             masks=torch.cat([code_masks[:n], torch.sigmoid(logit)]),
             by_code=code_masks,
+            shadings=(code_shading[:n], shading),
         )
         self.look(image, step)
 
@@ -318,6 +321,8 @@ class Recipe:
             "code_size": weights.code_size * sum(getattr(now.codes, k).square().mean() for k in "bpc"),
             "cycle": weights.cycle * self.cycle(),
         }
+        if weights.feature > 0:
+            terms["feature"] = weights.feature * self.feature(batch.mask)
         if weights.binary > 0:
             terms["binary"] = weights.binary * binary(now.by_code)
         if weights.behind > 0:
@@ -327,17 +332,33 @@ class Recipe:
             terms["perceptual"] = weights.perceptual * self.perceptual(len(batch.image))
         return terms
 
+    def feature(self, mask: Mask) -> Scalar:
+        """Return the error of the shading by codes, as a share of the mean square of that by outline.
+
+        Both less their averages over 3 and 9 pixels around: level and scale are free, details are compared.
+        """
+        drawn, read = (shading.float() for shading in self.shared.shadings)
+        inside, shares = F.avg_pool2d(mask, 2), []
+        for side in (3, 9):
+            fine, wanted = (
+                x - F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False) for x in (drawn, read.detach())
+            )
+            off, size = ((x.square() * inside).sum() for x in (fine - wanted, wanted))
+            shares.append(off / size.clamp_min(1e-3))
+        return torch.stack(shares).mean()
+
     def cycle(self) -> Tensor:
         """Return the squared error of codes read from the mixes: p for mixes in code mode, and the global part of c.
 
-        The map of c is left out, because it moves with the shape.
+        The map of c is left out, because it moves with the shape, and the details of p, which "feature" compares.
         """
-        now, half, size = self.shared, len(self.shared.mixed.z) // 2, self.config.generator.texture_dim
+        now, config = self.shared, self.config.generator
+        half, size, coarse = len(now.mixed.z) // 2, config.texture_dim, config.code_sizes["p"] - config.details_size
         image, mask, mixed = now.mixes.image, now.mixes.mask.detach(), now.mixed
         with self.precision():
-            shape = self.generator.shape_encoder(image[:half], mixed.z[:half])
+            shape = self.generator.shape_encoder(image[:half], mask[:half], mixed.z[:half])[:, :coarse]
             texture = self.generator.texture_encoder(image, mask, mixed.z)[:, :size]
-        shape_off = (shape - mixed.p[:half].detach()).square().mean()
+        shape_off = (shape - mixed.p[:half, :coarse].detach()).square().mean()
         return shape_off + (texture - mixed.c[:, :size].detach()).square().mean()
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mixnmatch.continuous.config import CELLS, GeneratorConfig
+from mixnmatch.continuous.config import CELLS, SHAPE_CELLS, GeneratorConfig
 from mixnmatch.continuous.frame import Pose, placed
 from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
@@ -75,12 +75,17 @@ class ShapeStage(nn.Module):
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
         self.config = config
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
-        channels, details = config.shape_map_channels, config.shape_map_cells == 24
-        self.local = EqualConv2d(channels, widths[2], 3) if channels else None
-        self.local_details = EqualConv2d(channels, widths[3], 3) if channels and details else None
-        for conv in (self.local, self.local_details):
-            if conv is not None:
-                nn.init.zeros_(conv.weight)  # begins with what the other parts of the code draw
+        self.local = EqualConv2d(config.shape_map_channels, widths[2], 3) if config.shape_map_channels else None
+        if self.local is not None:
+            nn.init.zeros_(self.local.weight)  # begins with what the global part draws
+        self.folds = nn.Sequential()
+        """From the code's details to shading; empty where it has none."""
+        if config.detail_channels:
+            width, last = widths[3], EqualConv2d(widths[3], 4 * shading, 3)
+            nn.init.zeros_(last.weight)
+            self.folds.extend(
+                (ActivatedConv2d(config.detail_channels, width, 3), ActivatedConv2d(width, width, 3), last)
+            )
         self.convs = nn.ModuleList(ActivatedConv2d(i, o, 3) for i, o in pairwise(widths))
         self.last = EqualConv2d(widths[-1], 1 + shading, 3)
         self.finer, self.details = nn.ModuleList(), nn.ModuleList()
@@ -105,20 +110,24 @@ class ShapeStage(nn.Module):
         self, z: Pose, p: Float[Tensor, "n p"]
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n shading s s"]]:
         """Return the logit of the mask, and the shading inside it at half the picture's side."""
-        whole, local = p[:, : self.config.shape_dim], p[:, self.config.shape_dim :]
+        sizes = self.config.code_sizes["p"], self.config.shape_dim, self.config.details_size
+        whole, local, folds = p.split((sizes[1], sizes[0] - sizes[1] - sizes[2], sizes[2]), 1)
         x = self.start(whole).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
-            read = {16: self.local, 32: self.local_details}.get(x.shape[-1])
-            if read is not None:
-                map = local.view(len(p), -1, self.config.shape_map_cells, self.config.shape_map_cells)
-                x = x + read(F.interpolate(map, size=x.shape[2:], mode="bilinear", align_corners=False))
+            if self.local is not None and x.shape[-1] == 16:
+                map = local.view(len(p), -1, SHAPE_CELLS, SHAPE_CELLS)
+                x = x + self.local(F.interpolate(map, size=(16, 16), mode="bilinear", align_corners=False))
         drawn = self.last(x).float() + F.pad(self.ellipse / 2, (0, 0, 0, 0, 0, len(self.last.weight) - 1))
         for finer, details in zip(self.finer, self.details, strict=True):
             x = finer(double(x))
             drawn = double(drawn) + details(x).float()
         logit = 2 * drawn[:, :1]
         inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
+        if self.config.detail_channels:
+            cells = self.side // 2
+            map = folds.view(len(p), -1, cells, cells).contiguous(memory_format=torch.channels_last)
+            inner = inner + placed(F.pixel_shuffle(self.folds(map).float(), 2), z, self.side, beyond=self.beyond)
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
         return 2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE), inner
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe
 from training.checkpoint import load_generator, save_generator
 from training.loop.step import step_rng, train_step
+from training.nn.layers import EqualConv2d
 from training.nn.projected_discriminator import ProjectedConfig
 from training.nn.reconstruction import roughness
 from training.types import Batch, Step
@@ -115,11 +117,11 @@ def test_the_texture_code_sees_the_object_alone(generator: Generator) -> None:
 
 
 def test_the_shape_code_sees_no_colour_and_no_contrast(generator: Generator) -> None:
-    image, _, boxes = photos()
+    image, mask, boxes = photos()
     z = pose_of_boxes(boxes)
     swapped = 0.8 * image.flip(1) + 0.1
     torch.testing.assert_close(
-        generator.shape_encoder(image, z), generator.shape_encoder(swapped, z), atol=0.08, rtol=0
+        generator.shape_encoder(image, mask, z), generator.shape_encoder(swapped, mask, z), atol=0.08, rtol=0
     )
     assert float(grey(image).mean((1, 2, 3)).abs().max()) < 1e-4
 
@@ -292,7 +294,7 @@ def test_a_texture_of_few_cells_cannot_say_where_eyes_are(generator: Generator) 
         ({}, {"shape_dim": 12}),
         ({}, {"shape_map_channels": 2}),
         ({}, {"shape_dim": 12, "shape_map_channels": 2}),
-        ({"shape_map_channels": 2}, {"shape_map_cells": 24}),
+        ({"shape_map_channels": 2}, {"detail_channels": 2}),
     ],
 )
 def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(
@@ -307,7 +309,7 @@ def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(
     short.begin(batch, at(0))  # its bank holds codes
     taken, numbers = copy_matching(long.networks, long.adapt_weights(short.networks.state_dict()))
     parts = long.generator.shape, long.generator.shape_encoder
-    added = ("finer.", "details.", "local_details.") if before else ("local.", "map.")
+    added = ("details.", "folds.") if before else ("local.", "map.")
     new = [n for part in parts for name, n in part.named_parameters() if name.startswith(added)]
     assert taken == numbers - sum(each.numel() for each in new)
     drawn, again = (net.generator(net.generator.encode(image)).image for net in (short, long))
@@ -324,9 +326,8 @@ def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(
         assert (shape.start.weight - start)[:, 8:].abs().mean() > 0
     if "shape_map_channels" in more:
         assert shape.local is not None and shape.local.weight.abs().mean() > 0
-    if "shape_map_cells" in more:
-        assert shape.local_details is not None and shape.local_details.weight.abs().mean() > 0
-        assert long.generator.shape_encoder.details.weight.abs().mean() > 0
+    if "detail_channels" in more:
+        assert cast(EqualConv2d, shape.folds[-1]).weight.abs().mean() > 0
 
 
 def test_backgrounds_go_on_smoothly_behind_objects() -> None:
@@ -358,6 +359,23 @@ def test_no_other_loss_draws_backgrounds_behind_objects() -> None:
         sum(recipe.generator_losses(batch, at(0)).values(), torch.zeros(())).backward()
         assert background.grad is not None and background.grad[~behind].abs().mean() > 0
         assert bool(background.grad[behind].any()) == (weight > 0)
+
+
+def test_the_shading_by_codes_follows_that_by_outline() -> None:
+    image, mask, boxes = photos()
+    batch, found = Batch(image=image, box=boxes, mask=mask), []
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        config = tiny()
+        details, losses = replace(config.generator, detail_channels=4), replace(config.losses, feature=weight)
+        recipe = Recipe(replace(config, generator=details, losses=losses), torch.device("cpu"))
+        recipe.networks.requires_grad_(False)
+        phases = recipe.phases()
+        for i in range(25):
+            recipe.begin(batch, at(i))
+            train_step(phases, batch, at(i))
+        found.append(float(recipe.feature(mask).detach()))
+    assert found[1] < 0.9 * found[0]
 
 
 def test_a_set_without_masks_is_refused() -> None:
