@@ -49,6 +49,8 @@ CATS_64 = replace(
     generator=replace(
         PHOTOS_64.generator,
         fitted_codes=True,
+        rays=64,
+        density=12.0,
         octaves=5,
         features=64,
         object_channels=(64, 32),
@@ -63,6 +65,7 @@ CATS_64 = replace(
     pose_ramp=(20_000, 40_000),
     binarisation_weight=4.0,
     binarisation_ramp=(10_000, 30_000),
+    surface_weight=15.0,
     sigma_noise_until=30_000,
 )  # fmt: skip
 """Heads of cats seen from the front, cut to 1.4 to 1.75 times the head's box, at random places: cut by the box alone,
