@@ -330,6 +330,14 @@ def test_a_longer_shape_code_draws_the_same_at_first_and_is_learnt(
         assert cast(EqualConv2d, shape.folds[-1]).weight.abs().mean() > 0
 
 
+def take_steps(recipe: Recipe, batch: Batch, n: int) -> None:
+    recipe.networks.requires_grad_(False)
+    phases = recipe.phases()
+    for i in range(n):
+        recipe.begin(batch, at(i))
+        train_step(phases, batch, at(i))
+
+
 def test_backgrounds_go_on_smoothly_behind_objects() -> None:
     image, mask, boxes = photos()
     batch, found = Batch(image=image, box=boxes, mask=mask), []
@@ -337,11 +345,7 @@ def test_backgrounds_go_on_smoothly_behind_objects() -> None:
         torch.manual_seed(0)
         config = tiny()
         recipe = Recipe(replace(config, losses=replace(config.losses, behind=weight)), torch.device("cpu"))
-        recipe.networks.requires_grad_(False)
-        phases = recipe.phases()
-        for i in range(12):
-            recipe.begin(batch, at(i))
-            train_step(phases, batch, at(i))
+        take_steps(recipe, batch, 12)
         found.append(float(roughness(recipe.shared.reconstruction.background.detach(), mask)))
     assert found[1] < 0.8 * found[0]
 
@@ -369,11 +373,7 @@ def test_the_shading_by_codes_follows_that_by_outline() -> None:
         config = tiny()
         details, losses = replace(config.generator, detail_channels=4), replace(config.losses, feature=weight)
         recipe = Recipe(replace(config, generator=details, losses=losses), torch.device("cpu"))
-        recipe.networks.requires_grad_(False)
-        phases = recipe.phases()
-        for i in range(25):
-            recipe.begin(batch, at(i))
-            train_step(phases, batch, at(i))
+        take_steps(recipe, batch, 25)
         found.append(float(recipe.feature(mask).detach()))
     assert found[1] < 0.9 * found[0]
 
