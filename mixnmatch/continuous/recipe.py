@@ -335,7 +335,7 @@ class Recipe:
     def feature(self, mask: Mask) -> Scalar:
         """Return the error of the shading by codes, as a share of the mean square of that by outline.
 
-        Both less their averages over 3 and 9 pixels around: level and scale are free, details are compared.
+        Both less their averages over 3 and 9 pixels around: folds and prints are compared, and not how bright they are.
         """
         drawn, read = (shading.float() for shading in self.shared.shadings)
         inside, shares = F.avg_pool2d(mask, 2), []

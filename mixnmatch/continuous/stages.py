@@ -110,8 +110,8 @@ class ShapeStage(nn.Module):
         self, z: Pose, p: Float[Tensor, "n p"]
     ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n shading s s"]]:
         """Return the logit of the mask, and the shading inside it at half the picture's side."""
-        sizes = self.config.code_sizes["p"], self.config.shape_dim, self.config.details_size
-        whole, local, folds = p.split((sizes[1], sizes[0] - sizes[1] - sizes[2], sizes[2]), 1)
+        dim, details = self.config.shape_dim, self.config.details_size
+        whole, local, folds = p.split((dim, p.shape[1] - dim - details, details), 1)
         x = self.start(whole).view(len(p), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         for conv in self.convs:
             x = double(conv(x))
@@ -119,9 +119,9 @@ class ShapeStage(nn.Module):
                 map = local.view(len(p), -1, SHAPE_CELLS, SHAPE_CELLS)
                 x = x + self.local(F.interpolate(map, size=(16, 16), mode="bilinear", align_corners=False))
         drawn = self.last(x).float() + F.pad(self.ellipse / 2, (0, 0, 0, 0, 0, len(self.last.weight) - 1))
-        for finer, details in zip(self.finer, self.details, strict=True):
+        for finer, more in zip(self.finer, self.details, strict=True):
             x = finer(double(x))
-            drawn = double(drawn) + details(x).float()
+            drawn = double(drawn) + more(x).float()
         logit = 2 * drawn[:, :1]
         inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
         if self.config.detail_channels:
