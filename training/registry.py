@@ -100,6 +100,7 @@ FAMILIES: dict[str, Family] = {
             "mixnmatch-clothing-64": "mixnmatch.continuous.presets:CLOTHING_64",
             "mixnmatch-clothing-128": "mixnmatch.continuous.presets:CLOTHING_128",
             "mixnmatch-pets-64": "mixnmatch.continuous.presets:PETS_64",
+            "mixnmatch-pets-128": "mixnmatch.continuous.presets:PETS_128",
         },
     ),
     "mixnmatch_paper": Family(

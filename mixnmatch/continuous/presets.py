@@ -44,3 +44,8 @@ PETS_64 = replace(
 """Heads of animals, cut to 1.5 times the head's box; masks that hold more than the head are used whole. The place of
 eyes and nose is part of the shape, whose code is longer than that of a garment, and alike in all frames; the texture
 says only which colours the quarters of a head have, or its own eyes would appear beside the shape's."""
+
+PETS_128 = replace(
+    CLOTHING_128, generator=replace(CLOTHING_128.generator, texture_cells=2, frame=PETS_64.generator.frame)
+)
+"""The same at 128 px, to be started from the 64 px model with `--start-from`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixnmatch.continuous.encoders import BackgroundEncoder, Outline, ShapeEncoder, within
 from mixnmatch.continuous.frame import pose_of_boxes
 from mixnmatch.continuous.generator import Generator
-from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64
+from mixnmatch.continuous.presets import CLOTHING_64, CLOTHING_128, PETS_64, PETS_128
 from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, unfolded
 from mixnmatch.fast.losses import binary
@@ -154,7 +154,7 @@ def test_sizes_that_cannot_be_drawn_are_refused(change: dict, said: str) -> None
 
 
 def test_presets_of_photos_read_backgrounds_finely() -> None:
-    assert all(preset.generator.background_cells == 16 for preset in (CLOTHING_64, CLOTHING_128, PETS_64))
+    assert all(preset.generator.background_cells == 16 for preset in (CLOTHING_64, CLOTHING_128, PETS_64, PETS_128))
     assert len(CLOTHING_128.generator.shape_channels) == 5
 
 
