@@ -108,9 +108,6 @@ class LossConfig:
     """Multi-scale L1 between a photo and its reconstruction."""
     perceptual: float = 2.0
     """The same in the features of the pretrained network."""
-    behind: float = 0.0
-    """Roughness of the background where the photo's object hides it, and with 16 cells its difference from the colours
-    around the object, which the code continues there: no photo shows what is there."""
     mask: float = 2.0
     """Cross entropy and Dice of the predicted masks against the photo's."""
     binary: float = 0.0

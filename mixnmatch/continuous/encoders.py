@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mixnmatch.continuous.config import GeneratorConfig
 from mixnmatch.continuous.frame import Pose, cropped, dilated, filled, hidden
 from mixnmatch.continuous.stages import folded
-from training.imaging.fill import smoothly_filled
+from training.imaging.fill import mirror_filled, smoothly_filled
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, leaky
 from training.types import Image, Mask
 
@@ -61,7 +61,7 @@ class Down(nn.Module):
 
 
 class BackgroundEncoder(nn.Module):
-    """E_b: a photo without its object to a map of codes; the hole is filled from its surroundings."""
+    """E_b: a photo without its object to a map of codes; in its place stands the floor beside it, mirrored."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class BackgroundEncoder(nn.Module):
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
-        hole = hidden(small(mask))
         photo = small(image)
-        *_, fine, x = self.down(torch.cat([filled(photo, 1 - hole), hole], 1))
+        photo = mirror_filled(photo, hidden(small(mask)))
+        *_, fine, x = self.down(torch.cat([photo, torch.zeros_like(photo[:, :1])], 1))
         wide = self.around(self.wider(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
         x = self.join(torch.cat([x, wide], 1))
@@ -85,8 +85,7 @@ class BackgroundEncoder(nn.Module):
             return bounded(self.last(x).flatten(1))
         x = F.interpolate(x, size=fine.shape[2:], mode="bilinear", align_corners=False)
         x = bounded(self.last(self.finer(torch.cat([x, fine], 1))))
-        colours = smoothly_filled(photo, 1 - hole, x.shape[-1])
-        return torch.cat([colours, x[:, 3:]], 1).flatten(1)
+        return torch.cat([F.adaptive_avg_pool2d(photo, x.shape[-1]), x[:, 3:]], 1).flatten(1)
 
 
 class ShapeEncoder(nn.Module):

@@ -17,7 +17,7 @@ CLOTHING_64 = TrainConfig(
         background_channels=16,
         background_widths=(96, 64, 32, 24),
     ),
-    losses=LossConfig(behind=1.0, binary=4.0),
+    losses=LossConfig(binary=4.0),
     background_first=0.03,
     decay_since=0.5,
 )

@@ -39,7 +39,7 @@ from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
 from training.nn.gan import decayed, discriminator_loss, generator_loss, learning, r1_penalty
 from training.nn.projected_discriminator import projected_for
-from training.nn.reconstruction import mask_loss, multiscale_l1, roughness
+from training.nn.reconstruction import mask_loss, multiscale_l1
 from training.types import Batch, Image, Mask, Phase, Step
 
 Scalar = Float[Tensor, ""]
@@ -71,8 +71,6 @@ class Shared:
     """The codes of the mixes; the second half uses a parent feature from a photo in place of its z and p."""
     texture_from: Tensor
     """Which photo gave each mix its texture."""
-    background: Image
-    """Of the photos, with its gradient also where their objects hide it."""
     pose: Pose
     """Read from the photos."""
     masks: Float[Tensor, "twice_n 1 h w"]
@@ -177,8 +175,7 @@ class Recipe:
             by_outline = outline_of(outline)
             feature = torch.cat([by_code[:half], by_outline[half:], by_code[n:], by_outline[shape[half:]]])
             frame = torch.cat([z, mixed.z[:half], z[shape[half:]]])
-            behind = generator.background(codes.b)  # computed once: mixes use the photos' backgrounds
-            shown = seen_around(behind, mask)
+            shown = seen_around(generator.background(codes.b), mask)  # computed once: mixes use the photos' backgrounds
             layers = generator.composed(
                 torch.cat([shown, shown[background]]),
                 feature,
@@ -192,7 +189,6 @@ class Recipe:
             reconstruction=rows(layers, slice(None, n)),
             mixes=rows(layers, slice(n, None)),
             mixed=mixed,
-            background=behind,
             texture_from=texture,
             pose=pose,
             masks=torch.cat([code_masks[:n], torch.sigmoid(logit)]),
@@ -206,30 +202,13 @@ class Recipe:
         weights, generator, image, mask = self.losses, self.generator, batch.image, batch.mask
         assert mask is not None
         with self.precision():
-            code = generator.background_encoder(image, mask)
-            background = generator.background(code)
+            background = generator.background(generator.background_encoder(image, mask))
         pasted = over(image, dilated(mask), background)
-        terms = {
-            "pixels": weights.pixels * multiscale_l1(pasted, image).mean(),
-            "behind": weights.behind * self.behind(background, code, mask),
-        }
+        terms = {"pixels": weights.pixels * multiscale_l1(pasted, image).mean()}
         if self.projected is not None:
             self.projected.look(image, pasted)
             terms["perceptual"] = weights.perceptual * self.perceptual(len(image))
         return terms
-
-    def behind(self, background: Image, b: Float[Tensor, "n b"], mask: Mask) -> Scalar:
-        """Return how rough backgrounds are behind the objects of their photos, and how far from the colours around.
-
-        A code with mean colours has them there too, continued from around; without them roughness alone counts.
-        """
-        stage, behind = self.generator.background, dilated(mask, 3)
-        rough = roughness(background, behind)
-        if not stage.mean_colours:
-            return rough
-        share = F.adaptive_avg_pool2d(behind, stage.cells)
-        off = (F.adaptive_avg_pool2d(background, stage.cells) - stage.colours(b).detach()).abs().mean(1, keepdim=True)
-        return rough + (off * share).sum() / share.sum().clamp_min(1)
 
     def perceptual(self, n: int) -> Scalar:
         """Return the distance of the first `n` photos and reconstructions in the features of the pretrained network."""
@@ -325,8 +304,6 @@ class Recipe:
             terms["feature"] = weights.feature * self.feature(batch.mask)
         if weights.binary > 0:
             terms["binary"] = weights.binary * binary(now.by_code)
-        if weights.behind > 0:
-            terms["behind"] = weights.behind * self.behind(now.background, now.codes.b, batch.mask)
         if self.projected is not None:
             terms |= self.projected.generator_losses()
             terms["perceptual"] = weights.perceptual * self.perceptual(len(batch.image))

@@ -12,6 +12,7 @@ from training.data.new_backgrounds import NewBackgrounds
 from training.data.sources import Photo, PixelBox
 from training.data.tables import BOX_COLUMNS, number
 from training.imaging.decoders import DECODERS
+from training.imaging.mask_repair import repaired_picture
 from training.imaging.masks import bounds, looks_like_mask
 from training.imaging.read import TURNS, Decoded, Limits, PictureError
 from training.objects import WIDE
@@ -24,6 +25,8 @@ SLACK, CUT_OFF = 2, 0.1
 """Pixels (rounding of listings) and share of the picture (truncated objects) by which a box may exceed its picture; it
 is clipped."""
 CORNERS = ("x0", "y0", "x1", "y1")
+CHANGED = 0.02
+"""Change of a mask's area from which its repair is counted."""
 RIM = 0.03
 """Width of the rim over the shorter side."""
 
@@ -56,6 +59,8 @@ class PhotoWriter:
     mask_rim: float
     require: tuple[str, ...] = ()
     """`box`, `mask`: photos for which neither the source nor the finder gives it are left out."""
+    repair_masks: bool = False
+    """Whether to repair the source's masks by the colours of their photos."""
     backgrounds: NewBackgrounds | None = None
     """What replaces the photos' own backgrounds; photos without a mask are then left out."""
 
@@ -119,7 +124,13 @@ class PhotoWriter:
             mask = DECODERS.mask(photo.mask, f"mask {photo.mask.name}", LIMITS)
         except PictureError as error:
             raise PictureError(f"{photo.name}: its {error}") from error
-        return stood_up(mask, shown, photo.name)
+        picture, noted = stood_up(mask, shown, photo.name)
+        if not self.repair_masks:
+            return picture, noted
+        repaired = repaired_picture(shown.picture, picture)
+        if _overlap(repaired, picture.resize(repaired.size)) < 1 - CHANGED:
+            noted.append("mask repaired by colours")
+        return repaired, noted
 
     def _box(self, photo: Photo, shown: Decoded, mask: PIL.Image.Image | None) -> tuple[PixelBox | None, str]:
         """Return the known box, in pixels of the photo as stored, and its origin."""

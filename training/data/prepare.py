@@ -66,6 +66,9 @@ class Prepare:
     """Labels to keep; by default all."""
     require: tuple[Literal["box", "mask"], ...] = ()
     """Leave out photos without a known box, or without a mask: training uses masks only if all photos have one."""
+    repair_masks: bool = False
+    """Repair the source's masks, where they were made automatically, by the colours of the photos: what has the
+    background's colours goes, what has the object's is added. Look at sheet.jpg afterwards."""
     suspicious_masks: Literal["keep", "leave-out"] = "keep"
     """Whether to keep photos whose mask is suspicious by `mask_share` or `mask_rim`."""
     mask_share: tuple[float, float] = (0.1, 0.7)
@@ -228,6 +231,7 @@ class Prepare:
             mask_share=self.mask_share,
             mask_rim=self.mask_rim,
             require=self.require,
+            repair_masks=self.repair_masks,
             backgrounds=self._backgrounds(),
         )
         with ThreadPoolExecutor(workers + 1) as pool, tqdm(total=len(photos), unit="photos", disable=None) as bar:

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixnmatch.continuous.config import GeneratorConfig, LossConfig, TrainConfig
 from mixnmatch.continuous.discriminators import PATCH, patches
 from mixnmatch.continuous.encoders import grey
-from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, hidden, placed, pose_of_boxes, pose_of_masks
+from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe
@@ -19,7 +19,6 @@ from training.checkpoint import load_generator, save_generator
 from training.loop.step import step_rng, train_step
 from training.nn.layers import EqualConv2d
 from training.nn.projected_discriminator import ProjectedConfig
-from training.nn.reconstruction import roughness
 from training.types import Batch, Step
 from training.warm_start import copy_matching
 
@@ -336,33 +335,6 @@ def take_steps(recipe: Recipe, batch: Batch, n: int) -> None:
     for i in range(n):
         recipe.begin(batch, at(i))
         train_step(phases, batch, at(i))
-
-
-def test_backgrounds_go_on_smoothly_behind_objects() -> None:
-    image, mask, boxes = photos()
-    batch, found = Batch(image=image, box=boxes, mask=mask), []
-    for weight in (0.0, 30.0):
-        torch.manual_seed(0)
-        config = tiny()
-        recipe = Recipe(replace(config, losses=replace(config.losses, behind=weight)), torch.device("cpu"))
-        take_steps(recipe, batch, 12)
-        found.append(float(roughness(recipe.shared.reconstruction.background.detach(), mask)))
-    assert found[1] < 0.8 * found[0]
-
-
-def test_no_other_loss_draws_backgrounds_behind_objects() -> None:
-    image, mask, boxes = photos()
-    batch, behind = Batch(image=image, box=boxes, mask=mask), (hidden(mask) > 0).expand_as(image)
-    for weight in (0.0, 1.0):
-        torch.manual_seed(0)
-        config = tiny()
-        recipe = Recipe(replace(config, losses=replace(config.losses, behind=weight)), torch.device("cpu"))
-        recipe.begin(batch, at(0))
-        background = recipe.shared.background
-        background.retain_grad()
-        sum(recipe.generator_losses(batch, at(0)).values(), torch.zeros(())).backward()
-        assert background.grad is not None and background.grad[~behind].abs().mean() > 0
-        assert bool(background.grad[behind].any()) == (weight > 0)
 
 
 def test_the_shading_by_codes_follows_that_by_outline() -> None:

@@ -16,7 +16,7 @@ from mixnmatch.continuous.recipe import Recipe
 from mixnmatch.continuous.stages import BackgroundStage, ShapeStage, unfolded
 from mixnmatch.fast.losses import binary
 from tests.mixnmatch.continuous.test_continuous import TINY, photos, tiny
-from training.imaging.fill import smoothly_filled
+from training.imaging.fill import mirror_filled, smoothly_filled
 from training.loop.step import step_rng, train_step
 from training.types import Batch, Step
 from training.warm_start import copy_matching
@@ -161,15 +161,16 @@ def test_presets_of_photos_read_backgrounds_finely() -> None:
 def test_discriminators_and_reconstructions_train_backgrounds_only_where_the_photo_shows_them() -> None:
     """An object's rim is covered by no soft mask: a background that reconstructs it draws an outline there."""
     torch.manual_seed(0)
-    recipe = Recipe(tiny(), torch.device("cpu"))
+    recipe, drawn = Recipe(tiny(), torch.device("cpu")), []
+    recipe.generator.background.register_forward_hook(lambda *call: drawn.append(call[2]))
     image, mask, boxes = photos()
     recipe.begin(Batch(image=image, box=boxes, mask=mask), Step(index=0, images=0, rng=step_rng(0, 0)))
     rim = F.max_pool2d(mask, 5, stride=1, padding=2).expand_as(image) > 0.3
     photo, mixed = recipe.shared.reconstruction.image, recipe.shared.mixes.image
-    (trained,) = torch.autograd.grad(photo.square().sum(), recipe.shared.background, retain_graph=True)
+    (trained,) = torch.autograd.grad(photo.square().sum(), drawn[0], retain_graph=True)
     assert not trained[rim].any()
     assert float((trained[~rim] != 0).float().mean()) > 0.9
-    (trained,) = torch.autograd.grad(mixed.square().sum(), recipe.shared.background)
+    (trained,) = torch.autograd.grad(mixed.square().sum(), drawn[0])
     assert not trained[rim].any() and trained[~rim].any()
 
 
@@ -193,22 +194,22 @@ def test_masks_by_codes_can_be_kept_from_being_half_transparent() -> None:
     assert softness_after(12, weight=20.0) < 0.65 * softness_after(12, weight=0.0)
 
 
-def test_behind_an_object_a_background_keeps_the_colours_around_and_is_smooth() -> None:
-    recipe = Recipe(replace(tiny(), generator=replace(TINY, background_cells=16)), torch.device("cpu"))
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[:, :, 16:48, 16:48] = 1
-    within = F.max_pool2d(mask, 7, stride=1, padding=3)  # three pixels around the object count too
-    grey = torch.full((1, 3, 64, 64), 0.25)
-    code = torch.zeros(1, TINY.background_channels, 16, 16)
-    code[:, :3] = 0.25
-    chequers = (torch.arange(64)[:, None] + torch.arange(64)[None, :]) % 2 - 0.5
+def test_behind_an_object_the_pattern_beside_it_goes_on_mirrored() -> None:
+    hole = torch.zeros(1, 1, 64, 64)
+    hole[..., 20:] = 1  # the right: what is seen ends at column 19
+    stripes = (torch.arange(64) // 2 % 2 * 0.4 - 0.2).view(1, 1, 1, 64).expand(1, 3, 64, 64)
+    filled = mirror_filled(torch.where(hole > 0, 9.0, stripes), hole)
+    torch.testing.assert_close(filled[..., :20], stripes[..., :20])
+    torch.testing.assert_close(filled[..., 20:37], stripes[..., 2:19].flip(3), atol=0.05, rtol=0)
+    assert float(mirror_filled(stripes, torch.ones_like(hole)).abs().max()) == 0  # nothing is seen
 
-    def behind(background: Tensor) -> float:
-        return float(recipe.behind(background, code.flatten(1), mask))
 
-    assert behind(grey) == behind(grey + chequers * (F.avg_pool2d(within, 15, 1, 7) == 0)) == 0
-    assert behind(grey + 0.5 * within) == pytest.approx(0.5, rel=0.1)  # smooth, of another colour
-    assert behind(grey + chequers * within) == pytest.approx(1, rel=0.01)  # rough, and the colour of each cell is right
+def test_what_comes_from_two_sides_is_not_divided_by_a_seam() -> None:
+    hole = torch.zeros(1, 1, 64, 64)
+    hole[..., 16:48] = 1
+    ramp = (torch.arange(64.0) / 32 - 1).view(1, 1, 1, 64).expand(1, 3, 64, 64)  # dark on the left, light on the right
+    filled = mirror_filled(torch.where(hole > 0, 9.0, ramp), hole)
+    assert float(filled.diff(dim=3).abs().max()) < 0.25  # copied alone, colours step by 1.5 in the middle
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
