@@ -4,6 +4,7 @@ The pose is that box: z = (centre x, centre y, log half width, log half height),
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,17 +65,20 @@ def _lines(side: int, like: Tensor) -> Float[Tensor, " side"]:
     return (torch.arange(side, device=like.device, dtype=torch.float32) + 0.5) * 2 / side - 1
 
 
+Outside = Literal["zeros", "border", "reflection"]
+"""What stands outside a frame: nothing, what is at its edge, or what is inside, mirrored at its edge."""
+
+
 def placed(
-    map: Float[Tensor, "n c h w"], z: Pose, side: int, *, beyond: bool = False
+    map: Float[Tensor, "n c h w"], z: Pose, side: int, *, outside: Outside = "zeros"
 ) -> Float[Tensor, "n c side side"]:
-    """Return a map of the object's frame resampled into the picture of `side`; 0 outside the frame, or, with `beyond`,
-    what stands at its edge."""
+    """Return a map of the object's frame resampled into the picture of `side`."""
     z, line = z.float(), _lines(side, z)
     half = _half(z)
     x = (line[None, :] - z[:, :1]) / half[:, :1]
     y = (line[None, :] - z[:, 1:2]) / half[:, 1:]
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    return F.grid_sample(map.float(), grid, padding_mode="border" if beyond else "zeros", align_corners=False)
+    return F.grid_sample(map.float(), grid, padding_mode=outside, align_corners=False)
 
 
 def cropped(image: Float[Tensor, "n c h w"], z: Pose, side: int) -> Float[Tensor, "n c side side"]:

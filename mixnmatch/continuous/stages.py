@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mixnmatch.continuous.config import CELLS, SHAPE_CELLS, GeneratorConfig
-from mixnmatch.continuous.frame import Pose, placed
+from mixnmatch.continuous.frame import Outside, Pose, placed
 from mixnmatch.fast.stages import double
 from training.nn.layers import ActivatedConv2d, EqualConv2d, EqualLinear, ModulatedConv2d
 from training.types import Image, Mask
@@ -70,8 +70,10 @@ class ShapeStage(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.side = config.resolution // 2
-        self.beyond = config.frame == "box"
-        """Whether objects go on outside their frames, as bodies do below heads."""
+        beyond = config.frame == "box"  # objects go on outside their frames, as bodies do below heads
+        self.beyond: Outside = "border" if beyond else "zeros"
+        """What masks have there; shadings are mirrored, as folds and fur at the edge would become streaks."""
+        self.shading_beyond: Outside = "reflection" if beyond else "zeros"
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
         self.config = config
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
@@ -123,13 +125,15 @@ class ShapeStage(nn.Module):
             x = finer(double(x))
             drawn = double(drawn) + more(x).float()
         logit = 2 * drawn[:, :1]
-        inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, beyond=self.beyond)
+        inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, outside=self.shading_beyond)
         if self.config.detail_channels:
             cells = self.side // 2
             map = folds.view(len(p), -1, cells, cells).contiguous(memory_format=torch.channels_last)
-            inner = inner + placed(F.pixel_shuffle(self.folds(map).float(), 2), z, self.side, beyond=self.beyond)
+            inner = inner + placed(
+                F.pixel_shuffle(self.folds(map).float(), 2), z, self.side, outside=self.shading_beyond
+            )
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
-        return 2 * (placed(logit + OUTSIDE, z, 2 * self.side, beyond=self.beyond) - OUTSIDE), inner
+        return 2 * (placed(logit + OUTSIDE, z, 2 * self.side, outside=self.beyond) - OUTSIDE), inner
 
     def forward(self, feature: Float[Tensor, "n feature s s"]) -> tuple[Image, Mask]:
         """Return P_f, grey, and P_m."""
@@ -172,7 +176,7 @@ class TextureStage(nn.Module):
         if config.texture_cells < CELLS:
             few = F.adaptive_avg_pool2d(map, config.texture_cells)
             map = F.interpolate(few, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
-        map = placed(map, z, feature.shape[-1], beyond=config.frame == "box")
+        map = placed(map, z, feature.shape[-1], outside="reflection" if config.frame == "box" else "zeros")
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
             x = conv.activated(x, style, bias)  # type: ignore[operator]

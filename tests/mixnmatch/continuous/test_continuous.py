@@ -258,11 +258,14 @@ def test_a_frame_by_boxes_is_that_of_the_set_and_feature_mode_reads_it() -> None
 def test_bodies_go_on_below_the_frame_of_a_head() -> None:
     frame = torch.zeros(1, 1, 4, 4)
     frame[..., 2:, 1:3] = 1
-    z = pose_of_boxes(torch.tensor([[0.25, 0.125, 0.75, 0.5]]))
-    ends, goes_on = (placed(frame, z, 32, beyond=beyond)[0, 0] for beyond in (False, True))
+    z = pose_of_boxes(torch.tensor([[0.25, 0.1025, 0.75, 0.4775]]))  # a frame that ends between rows 15 and 16
+    ends, goes_on, mirrored = (
+        placed(frame, z, 32, outside=outside)[0, 0] for outside in ("zeros", "border", "reflection")
+    )
     assert float(ends[-1].max()) == 0
     assert float(goes_on[-1, 16]) == pytest.approx(1, abs=1e-5)
     assert float(goes_on[-1, 0]) == float(goes_on[0].max()) == 0  # not above it, nor at its sides
+    torch.testing.assert_close(mirrored[16:24], mirrored[8:16].flip(0), atol=1e-5, rtol=0)
 
 
 def test_a_texture_of_few_cells_cannot_say_where_eyes_are(generator: Generator) -> None:
