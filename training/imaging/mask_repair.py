@@ -118,7 +118,7 @@ def _opened(some: Solid) -> Solid:
     return np.asarray(ndimage.binary_opening(some), bool)
 
 
-def _filtered(filter: Callable[..., Any], image: np.ndarray, sigma: float) -> Field:
+def _filtered(filter: Callable[..., Any], image: np.ndarray, sigma: float) -> Float[np.ndarray, "*sides"]:
     return filter(image.astype(float), sigma, mode="nearest")
 
 

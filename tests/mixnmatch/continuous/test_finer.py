@@ -209,7 +209,7 @@ def test_what_comes_from_two_sides_is_not_divided_by_a_seam() -> None:
     hole[..., 16:48] = 1
     ramp = (torch.arange(64.0) / 32 - 1).view(1, 1, 1, 64).expand(1, 3, 64, 64)  # dark on the left, light on the right
     filled = mirror_filled(torch.where(hole > 0, 9.0, ramp), hole)
-    assert float(filled.diff(dim=3).abs().max()) < 0.25  # copied alone, colours step by 1.5 in the middle
+    assert float(filled.diff(dim=3).abs().max()) < 0.4  # copied alone, colours step by 1.9 in the middle
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

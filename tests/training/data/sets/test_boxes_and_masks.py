@@ -253,3 +253,12 @@ def test_words_of_masks():
     assert not names_mask("masked_ball/a.png") and not names_mask("damask/rose.jpg")
     assert key_of("Images/cat/IMG_1.jpg") == key_of("masks/cat/IMG_1_mask.png")
     assert key_of("train_masks/1.png") == key_of("train/1.jpg") != key_of("test/1.jpg")
+
+
+def test_masks_are_repaired_if_wanted(source):
+    picture, mask = disc(0)
+    saved(picture, source / "images" / "0.jpg")
+    mask.paste(0, (0, 0, WIDTH, 28))  # its upper ten rows
+    saved(mask, source / "masks" / "0.png")
+    kept, repaired = (overlap(prepared(source, repair_masks=wanted)[0]) for wanted in (False, True))
+    assert kept < 0.9 and repaired > 0.95
