@@ -261,4 +261,4 @@ def test_masks_are_repaired_if_wanted(source):
     mask.paste(0, (0, 0, WIDTH, 28))  # its upper ten rows
     saved(mask, source / "masks" / "0.png")
     kept, repaired = (overlap(prepared(source, repair_masks=wanted)[0]) for wanted in (False, True))
-    assert kept < 0.9 and repaired > 0.95
+    assert kept < 0.85 and repaired > 0.93
