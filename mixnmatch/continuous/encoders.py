@@ -75,9 +75,9 @@ class BackgroundEncoder(nn.Module):
 
     def forward(self, image: Image, mask: Mask) -> Float[Tensor, "n b"]:
         """Return b, the code of the pixels outside the mask, which is first dilated by two pixels."""
-        photo = small(image)
-        photo = mirror_filled(photo, hidden(small(mask)))
-        *_, fine, x = self.down(torch.cat([photo, torch.zeros_like(photo[:, :1])], 1))
+        photo = mirror_filled(small(image), hidden(small(mask)))
+        nowhere = torch.zeros_like(photo[:, :1])  # the hole, which weights from before expect; now nothing is missing
+        *_, fine, x = self.down(torch.cat([photo, nowhere], 1))
         wide = self.around(self.wider(x))
         wide = F.interpolate(wide, size=x.shape[2:], mode="bilinear", align_corners=False)
         x = self.join(torch.cat([x, wide], 1))
