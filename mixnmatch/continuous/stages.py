@@ -32,6 +32,12 @@ def unfolded(feature: Float[Tensor, "n feature s s"]) -> Mask:
     return F.pixel_shuffle(feature[:, :4].float(), 2)
 
 
+def mirrored_outside(config: GeneratorConfig) -> Outside:
+    """Return what shading and texture have outside a frame that objects go beyond: fur that is repeated from its edge
+    would become streaks."""
+    return "reflection" if config.frame == "box" else "zeros"
+
+
 class BackgroundStage(nn.Module):
     """G_b: b, a map, -> B, with two convolutions a level."""
 
@@ -70,10 +76,8 @@ class ShapeStage(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.side = config.resolution // 2
-        beyond = config.frame == "box"  # objects go on outside their frames, as bodies do below heads
-        self.beyond: Outside = "border" if beyond else "zeros"
-        """What masks have there; shadings are mirrored, as folds and fur at the edge would become streaks."""
-        self.shading_beyond: Outside = "reflection" if beyond else "zeros"
+        self.beyond: Outside = "border" if config.frame == "box" else "zeros"
+        """Masks of objects that go on outside their frames, as bodies do below heads."""
         widths, shading = config.shape_channels[:4], config.feature_dim - 4
         self.config = config
         self.start = EqualLinear(config.shape_dim, widths[0] * 16, activate=True)
@@ -125,12 +129,12 @@ class ShapeStage(nn.Module):
             x = finer(double(x))
             drawn = double(drawn) + more(x).float()
         logit = 2 * drawn[:, :1]
-        inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, outside=self.shading_beyond)
+        inner = placed(drawn[:, 1:] * torch.sigmoid(logit), z, self.side, outside=mirrored_outside(self.config))
         if self.config.detail_channels:
             cells = self.side // 2
             map = folds.view(len(p), -1, cells, cells).contiguous(memory_format=torch.channels_last)
             inner = inner + placed(
-                F.pixel_shuffle(self.folds(map).float(), 2), z, self.side, outside=self.shading_beyond
+                F.pixel_shuffle(self.folds(map).float(), 2), z, self.side, outside=mirrored_outside(self.config)
             )
         # logits are resampled, not probabilities: between two cells the edge stays as sharp as at one
         return 2 * (placed(logit + OUTSIDE, z, 2 * self.side, outside=self.beyond) - OUTSIDE), inner
@@ -176,7 +180,7 @@ class TextureStage(nn.Module):
         if config.texture_cells < CELLS:
             few = F.adaptive_avg_pool2d(map, config.texture_cells)
             map = F.interpolate(few, size=(CELLS, CELLS), mode="bilinear", align_corners=False)
-        map = placed(map, z, feature.shape[-1], outside="reflection" if config.frame == "box" else "zeros")
+        map = placed(map, z, feature.shape[-1], outside=mirrored_outside(config))
         x = torch.cat([feature.float(), map], 1).contiguous(memory_format=torch.channels_last)
         for conv, bias in zip(self.convs, self.biases, strict=True):
             x = conv.activated(x, style, bias)  # type: ignore[operator]
