@@ -127,8 +127,9 @@ class PhotoWriter:
         picture, noted = stood_up(mask, shown, photo.name)
         if not self.repair_masks:
             return picture, noted
+        picture = picture.resize(shown.picture.size, PIL.Image.Resampling.BILINEAR)
         repaired = repaired_picture(shown.picture, picture)
-        if _overlap(repaired, picture.resize(repaired.size)) < 1 - CHANGED:
+        if _overlap(repaired, picture) < 1 - CHANGED:
             noted.append("mask repaired by colours")
         return repaired, noted
 

@@ -123,6 +123,5 @@ def _filtered(filter: Callable[..., Any], image: np.ndarray, sigma: float) -> Fl
 
 
 def repaired_picture(photo: PIL.Image.Image, mask: PIL.Image.Image) -> PIL.Image.Image:
-    """Return `repaired` at the photo's size."""
-    grey = np.asarray(mask.convert("L").resize(photo.size, PIL.Image.Resampling.BILINEAR))
-    return PIL.Image.fromarray(repaired(np.asarray(photo.convert("RGB")), grey))
+    """Return `repaired` of a photo and a mask of the same size."""
+    return PIL.Image.fromarray(repaired(np.asarray(photo.convert("RGB")), np.asarray(mask.convert("L"))))

@@ -11,7 +11,7 @@ from torch import Tensor
 from mixnmatch.continuous.config import GeneratorConfig, LossConfig, TrainConfig
 from mixnmatch.continuous.discriminators import PATCH, patches
 from mixnmatch.continuous.encoders import grey
-from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, placed, pose_of_boxes, pose_of_masks
+from mixnmatch.continuous.frame import BOX_SHARE, WIDENED, cropped, filled, hidden, placed, pose_of_boxes, pose_of_masks
 from mixnmatch.continuous.generator import Generator
 from mixnmatch.continuous.presets import CLOTHING_64
 from mixnmatch.continuous.recipe import Recipe
@@ -338,6 +338,18 @@ def take_steps(recipe: Recipe, batch: Batch, n: int) -> None:
     for i in range(n):
         recipe.begin(batch, at(i))
         train_step(phases, batch, at(i))
+
+
+def test_no_loss_draws_backgrounds_behind_objects() -> None:
+    image, mask, boxes = photos()
+    batch, behind = Batch(image=image, box=boxes, mask=mask), (hidden(mask) > 0).expand_as(image)
+    recipe, drawn = Recipe(tiny(), torch.device("cpu")), []
+    recipe.generator.background.register_forward_hook(lambda *call: drawn.append(call[2]))
+    recipe.begin(batch, at(0))
+    loss = sum(recipe.generator_losses(batch, at(0)).values(), torch.zeros(()))
+    (gradient,) = torch.autograd.grad(loss, drawn[0])
+    assert gradient[~behind].abs().mean() > 0
+    assert not gradient[behind].any()
 
 
 def test_the_shading_by_codes_follows_that_by_outline() -> None:
