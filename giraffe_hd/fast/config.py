@@ -89,6 +89,11 @@ class GeneratorConfig:
     """Width of the object's field."""
     field_depth: int = 3
     """Layers of the object's field before its density."""
+    plane_channels: tuple[int, ...] = ()
+    """Channels at 4, 8, 16, ... cells of the network that draws three planes of features for the object's field (EG3D
+    Sec. 4.1); none by default. Planes draw faces and fur that a network of points this small cannot."""
+    plane_features: int = 16
+    """Features of each plane."""
     density: float = 6.0
     """Gain of the density; larger makes surfaces more opaque at the start."""
     mirror: bool = True
@@ -102,6 +107,8 @@ class GeneratorConfig:
     """Channels of the network that sharpens the mask."""
     background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
     """Channels of the background at 4, 8, 16, ... pixels."""
+    background_residuals: bool = False
+    """A second convolution at each size of the background."""
     background_shape_layers: int = 3
     """Layers of the background that its shape code styles; the look styles the rest."""
     inject_index: int = 0

@@ -78,12 +78,17 @@ class Generator(types.Generator):
         fits = {part: FittedCodes(c.z_dim * len(fields)) for part, fields in DRAWN_BY.items()}
         self.fits = nn.ModuleDict(fits if c.fitted_codes else {})
         """The distributions that the latent codes of each seed knob are drawn from, where they are not normal."""
-        self.field = ObjectField(c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density)
+        planes = {"planes": c.plane_channels, "plane_features": c.plane_features}
+        self.field = ObjectField(
+            c.field_dim, c.field_depth, c.octaves, c.w_dim, mirror=c.mirror, density=c.density, **planes
+        )
         self.head = EqualLinear(c.field_dim, c.features)  # applied once a ray
         self.object = ObjectRenderer(c.features, c.object_channels, c.w_dim, c.doublings)
         self.mask = MaskHead(c.features, c.mask_channels, c.doublings)
         self.horizon = EqualLinear(1, c.w_dim)  # camera elevation into the background's styles
-        self.background = BackgroundRenderer(c.background_channels, c.w_dim, c.background_shape_layers)
+        self.background = BackgroundRenderer(
+            c.background_channels, c.w_dim, c.background_shape_layers, residuals=c.background_residuals
+        )
 
     def forward(
         self,
@@ -187,7 +192,7 @@ class Generator(types.Generator):
     @property
     def style_layers(self) -> dict[str, slice]:
         """Rows of `Codes.styles` by the seed knob whose codes they differ from: field, object, background."""
-        shape = len(self.field.layers) + 1
+        shape = self.field.n_styles
         look = shape + self.object.n_layers + 1
         return {
             "shape": slice(0, shape),

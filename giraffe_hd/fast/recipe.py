@@ -22,7 +22,7 @@ from training.devices import autocast
 from training.nn.augment import AdaptiveChance, augment, augment_alike
 from training.nn.backbone import perceptual_distance
 from training.nn.discriminator import Discriminator
-from training.nn.fields import with_octaves
+from training.nn.fields import with_inputs
 from training.nn.gan import (
     decayed,
     discriminator_loss,
@@ -97,11 +97,14 @@ class Recipe:
         """The photos, so covered."""
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return another run's weights; a field of fewer octaves gets those that it lacks, and draws the same.
+        """Return another run's weights; a field of fewer octaves, or without planes, gets what it lacks,
+        and draws the same.
 
         Of a run without an encoder, the discriminator's trunk and pose head serve an encoder of the same channels.
         """
-        found = with_octaves(theirs, "generator.field.", self.config.generator.octaves)
+        planes = self.generator.field.planes
+        n_planes = 0 if planes is None else planes.features
+        found = with_inputs(theirs, "generator.field.", self.config.generator.octaves, n_planes)
         c = self.config
         has_encoder = any(name.startswith("encoder.") for name in found)
         if self.encoder is None or has_encoder or c.reconstruction.channels != c.discriminator.channels:

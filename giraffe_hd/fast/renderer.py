@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.nn.fields import style_of
-from training.nn.layers import EqualConv2d, FusedLeakyReLU, ModulatedConv2d, double, leaky
+from training.nn.layers import EqualConv2d, ModulatedConv2d, double, leaky
+from training.nn.styled import StyledConv, StyledPyramid, style_of
 
 
 def window(shown: Float[Tensor, "n 1 h w"], margin: int) -> tuple[slice, slice]:
@@ -18,21 +18,6 @@ def window(shown: Float[Tensor, "n 1 h w"], margin: int) -> tuple[slice, slice]:
         low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 1)
         spans.append(slice(max(0, low - margin), min(shown.shape[5 - across], high + margin)))
     return spans[0], spans[1]
-
-
-class StyledConv(nn.Module):
-    """Modulated 3 x 3 convolution, bias, leaky ReLU (StyleGAN2 Fig. 2d); no noise, it would be a second look."""
-
-    def __init__(self, in_channels: int, out_channels: int, style_dim: int) -> None:
-        super().__init__()
-        self.conv = ModulatedConv2d(in_channels, out_channels, 3, style_dim)
-        self.activate = FusedLeakyReLU(out_channels)
-
-    def forward(
-        self, x: Float[Tensor, "n c h w"], style: Float[Tensor, "n dim"], dilation: int = 1
-    ) -> Float[Tensor, "n d h w"]:
-        """Return the styled map, same size."""
-        return self.conv.activated(x, style, self.activate.bias.view(1, -1, 1, 1), dilation)
 
 
 class ToRGB(nn.Module):
@@ -118,13 +103,11 @@ class MaskHead(nn.Module):
         return torch.sigmoid(finer * (12 * (alpha - 0.5) + 4 * correction)) * hit
 
 
-class BackgroundRenderer(nn.Module):
+class BackgroundRenderer(StyledPyramid):
     """A learned 4 x 4 constant, styled up to the picture: coarse layers by the shape code, fine ones by the look."""
 
-    def __init__(self, channels: tuple[int, ...], style_dim: int, n_shape: int) -> None:
-        super().__init__()
-        self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
-        self.convs = nn.ModuleList(StyledConv(i, o, style_dim) for i, o in pairwise((channels[0], *channels)))
+    def __init__(self, channels: tuple[int, ...], style_dim: int, n_shape: int, *, residuals: bool = False) -> None:
+        super().__init__(channels, style_dim, residuals=residuals)
         self.to_rgb = ToRGB(channels[-1], style_dim)
         self.n_shape = n_shape
 
@@ -132,7 +115,5 @@ class BackgroundRenderer(nn.Module):
         self, w_shape: Float[Tensor, "n *layers dim"], w_look: Float[Tensor, "n *layers dim"]
     ) -> Float[Tensor, "n 3 h w"]:
         """Return RGB in [-1, 1], 4 * 2^(layers - 1) pixels wide; a style is one for all layers or one for each."""
-        x = self.constant.expand(w_look.shape[0], -1, -1, -1)
-        for i, conv in enumerate(self.convs):
-            x = conv(x if i == 0 else double(x), style_of(w_shape if i < self.n_shape else w_look, i))
+        x = self.grown(lambda level: style_of(w_shape if level < self.n_shape else w_look, level))
         return torch.tanh(self.to_rgb(x, style_of(w_look, len(self.convs))).float())

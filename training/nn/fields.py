@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from training.nn.layers import EqualLinear
 from training.nn.ops.field import Density, Encoding, Mlp, encode
+from training.nn.styled import TriPlanes, on_planes, style_of
 
 AMPLITUDE, DAMPING = 1.4, 0.6
 """Octave k of the positional encoding is scaled by AMPLITUDE * DAMPING^k: undamped, ten samples a ray alias."""
@@ -25,21 +27,26 @@ def positional_encoding(p: Float[Tensor, "n points 3"], octaves: int) -> Float[T
     return encode(p, Encoding(octaves, amplitude=AMPLITUDE, damping=DAMPING, raw=True))
 
 
-def with_octaves(weights: Mapping[str, Tensor], prefix: str, octaves: int) -> dict[str, Tensor]:
-    """Return a state whose `ObjectField`, named `prefix`, reads at least so many octaves; its shapes stay the same.
+def with_inputs(weights: Mapping[str, Tensor], prefix: str, octaves: int, planes: int = 0) -> dict[str, Tensor]:
+    """Return a state whose `ObjectField`, named `prefix`, reads at least so many octaves and features of planes; its
+    shapes stay the same.
 
-    Weights of the new octaves are 0 at first (`positional_encoding` has the sines of each axis, then the cosines).
+    Weights of what is new are 0 at first (`positional_encoding` has the sines of each axis, then the cosines; the
+    planes' features come last).
     """
     found, entry = dict(weights), f"{prefix}layers.0."
-    dims = len(found.get(f"{entry}weight", ()))
+    written = found.get(f"{prefix}planes.write.weight")
+    had_planes = 0 if written is None else written.shape[1]
+    dims = len(found.get(f"{entry}weight", ())) - had_planes
     had = (dims - 3) // 6
-    if had >= octaves or dims != 3 + 6 * had:
+    octaves, planes = max(octaves, had), max(planes, had_planes)
+    if dims != 3 + 6 * had or (octaves, planes) == (had, had_planes):
         return found
     waves = 3 + torch.arange(6)[:, None] * octaves + torch.arange(had)
-    kept = torch.cat([torch.arange(3), waves.flatten()])
+    kept = torch.cat([torch.arange(3), waves.flatten(), 3 + 6 * octaves + torch.arange(had_planes)])
     for name, start in (("weight", 0.0), ("modulation.weight", 0.0), ("modulation.bias", 1.0)):
         old = found[entry + name]
-        found[entry + name] = old.new_full((3 + 6 * octaves, *old.shape[1:]), start)
+        found[entry + name] = old.new_full((3 + 6 * octaves + planes, *old.shape[1:]), start)
         found[entry + name][kept] = old
     return found
 
@@ -69,28 +76,53 @@ def linear(
     return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype))
 
 
-def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "n style"]:
-    """Return the style of a layer: all of `w` where every layer has the same, its own where `w` has a row for each."""
-    return w if w.ndim == 2 else w[:, layer]
+class FieldWeights(NamedTuple):
+    """What a style makes of a field."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    """Weights and bias of each layer, the density's last."""
+    planes: Float[Tensor, "n c s s"] | None = None
 
 
 class ObjectField(nn.Module):
-    """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid; with `mirror`, symmetric left and right."""
+    """sigma(p, w) and h(p, w): a modulated MLP that starts as an ellipsoid; with `mirror`, symmetric left and right.
 
-    def __init__(self, hidden: int, depth: int, octaves: int, style_dim: int, *, mirror: bool, density: float) -> None:
+    With `planes` it reads, beside the waves of a point, its features on three planes; their channels at 4, 8, ... cells
+    and the features of each plane.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        depth: int,
+        octaves: int,
+        style_dim: int,
+        *,
+        mirror: bool,
+        density: float,
+        planes: tuple[int, ...] = (),
+        plane_features: int = 16,
+    ) -> None:
         super().__init__()
         self.octaves, self.mirror, self.density = octaves, mirror, density
-        dims = [3 + 6 * octaves] + [hidden] * depth
+        self.planes = TriPlanes(planes, plane_features, style_dim) if planes else None
+        dims = [3 + 6 * octaves + (self.planes.features if self.planes else 0)] + [hidden] * depth
         self.layers = nn.ModuleList(ModulatedLinear(i, o, style_dim) for i, o in pairwise(dims))
         self.sigma = ModulatedLinear(hidden, 1, style_dim)
 
-    def weights(self, w: Float[Tensor, "n *layers style"]) -> list[tuple[Tensor, Tensor]]:
-        """Return each layer's weights and bias under a style, the density's last.
+    @property
+    def n_styles(self) -> int:
+        """Layers that a style each can be given: those of the points, the density's, the planes'."""
+        return len(self.layers) + 1 + (self.planes.n_styles if self.planes else 0)
+
+    def weights(self, w: Float[Tensor, "n *layers style"]) -> FieldWeights:
+        """Return each layer's weights and bias under a style, and the planes.
 
         `w` is one style for all layers, or one for each. relu(x) gain = relu(x gain): the gain is in the weights.
         """
         hidden = [layer(style_of(w, i), GAIN) for i, layer in enumerate(self.layers)]
-        return [*hidden, self.sigma(style_of(w, len(self.layers)))]
+        layers = [*hidden, self.sigma(style_of(w, len(self.layers)))]
+        return FieldWeights(layers, None if self.planes is None else self.planes(w, len(layers)))
 
     def forward(
         self,
@@ -104,7 +136,7 @@ class ObjectField(nn.Module):
     def at(
         self,
         p: Float[Tensor, "n points 3"],
-        weights: list[tuple[Tensor, Tensor]],
+        weights: FieldWeights,
         noise: Float[Tensor, "n points"] | None = None,
     ) -> tuple[Float[Tensor, "n points"], Float[Tensor, "n points hidden"]]:
         """Return density per half-length of the object, at least 0, and hidden features, for p in [-1, 1]^3.
@@ -117,7 +149,12 @@ class ObjectField(nn.Module):
         x = positional_encoding(p, self.octaves)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        *hidden, sigma = weights
+        ((entry, bias), *hidden, sigma), waves = weights.layers, x.shape[-1]
+        x = linear(x, entry[:, :waves], bias)
+        if weights.planes is not None:
+            half = torch.stack([p[..., 0], 2 * p[..., 1] - 1, p[..., 2]], -1) if self.mirror else p
+            x = torch.baddbmm(x, on_planes(weights.planes, half).to(x.dtype), entry[:, waves:].to(x.dtype))
+        x = x.relu_()
         for layer in hidden:
             x = linear(x, *layer).relu_()
         raw = linear(x, *sigma)[..., 0].float() + BALL * (RADIUS - p.norm(dim=-1))
@@ -126,8 +163,13 @@ class ObjectField(nn.Module):
         return self.density * F.softplus(raw), x
 
     def as_op(self, w: Float[Tensor, "n *layers style"]) -> tuple[Mlp, Encoding, Density]:
-        """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it."""
-        *hidden, (sigma, sigma_bias) = self.weights(w)
+        """Return the field of each picture's code as `training.nn.ops.field.render_field` takes it.
+
+        Raises: ValueError for a field with planes, which that kernel does not read.
+        """
+        if self.planes is not None:
+            raise ValueError("the kernel renders fields without planes; this one has planes")
+        *hidden, (sigma, sigma_bias) = self.weights(w).layers
         weights, biases = zip(*hidden, strict=True)
         mlp = Mlp(
             entry=weights[0],

@@ -187,11 +187,11 @@ def render_object(
 ) -> ObjectMaps:
     """Return a field rendered as square maps of rays; arguments as for `render_rays`.
 
-    On a GPU one kernel handles all rays and skips those that miss, without synchronisation; in plain PyTorch the field
-    is evaluated only on the rays that cross the box.
+    On a GPU one kernel handles all rays of a field without planes and skips those that miss, without synchronisation;
+    in plain PyTorch the field is evaluated only on the rays that cross the box.
     """
     side = math.isqrt(rays.near.shape[1])
-    if triton_works(rays.near.device.type, rays.near.device.index):
+    if field.planes is None and triton_works(rays.near.device.type, rays.near.device.index):
         t, step = stratified_depths(rays.near, rays.far, rays.length / length, samples, jitter)
         found = render_field(rays.origin, rays.direction, t, step, *field.as_op(w), noise)
         features = project_composited(head, found.features, found.alpha).transpose(1, 2).unflatten(2, (side, side))
