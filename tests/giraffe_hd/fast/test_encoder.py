@@ -162,6 +162,25 @@ def test_a_run_with_more_octaves_begins_from_all_weights_of_one_with_fewer():
     torch.testing.assert_close(more.generator(codes).image, few.generator(codes).image)
 
 
+def test_a_run_with_planes_and_residuals_begins_as_one_without():
+    torch.manual_seed(0)
+    few = Recipe(TINY, DEVICE)
+    wider = replace(TINY.generator, plane_channels=(8, 6), plane_features=4, background_residuals=True)
+    more = Recipe(replace(TINY, generator=wider), DEVICE)
+    copy_matching(more.networks, more.adapt_weights(few.networks.state_dict()))
+    codes = few.generator.sample(2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(more.generator(codes).image, few.generator(codes).image)
+    new = {name for name, _ in more.generator.named_parameters()} - {n for n, _ in few.generator.named_parameters()}
+    before = {name: p.detach().clone() for name, p in more.generator.named_parameters() if name in new}
+    phases, batch = more.phases(), photos()
+    more.networks.requires_grad_(False)
+    for i in range(3):  # the weights that were 0 move, then the gains that they read, then what has that gain
+        more.begin(batch, at(i))
+        train_step(phases, batch, at(i))
+    unmoved = [name for name, p in before.items() if torch.equal(p, more.generator.get_parameter(name))]
+    assert new and not unmoved
+
+
 def test_a_set_without_masks_is_refused():
     recipe = Recipe(TINY, DEVICE)
     with pytest.raises(ValueError, match=r"--reconstruction\.mask 0"):

@@ -18,13 +18,17 @@ SMALL = GeneratorConfig(
     resolution=16, rays=16, object_channels=(6, 6), background_channels=(6, 6, 4), field_dim=16, features=6,
     w_dim=12, z_dim=8, mask_channels=4, samples=4,
 )  # fmt: skip
+WITH_PLANES = replace(SMALL, plane_channels=(8, 6), plane_features=4, background_residuals=True)
 PARTS = ("shape", "look", "background")
 
 
-@pytest.fixture(scope="module")
-def generator() -> Generator:
+@pytest.fixture(scope="module", params=[SMALL, WITH_PLANES], ids=["points", "planes"])
+def generator(request) -> Generator:
     torch.manual_seed(0)
-    return Generator(SMALL).eval().requires_grad_(False)
+    found = Generator(request.param).eval().requires_grad_(False)
+    if found.background.gains is not None:
+        found.background.gains.fill_(0.3)  # as after training: at 0 the second convolutions do nothing
+    return found
 
 
 def draw(generator, n=2, seed=1):
@@ -145,7 +149,9 @@ def test_larger_pictures_have_the_styles(generator):
     )
 
 
-def test_the_op_renders_the_styles_of_each_layer(generator):
+def test_the_op_renders_the_styles_of_each_layer():
+    torch.manual_seed(0)
+    generator = Generator(SMALL).requires_grad_(False)  # the op reads no planes
     codes = styled(generator)
     w = generator.map_shape(codes.z_s_fg)[:, None] + codes.styles[:, generator.style_layers["shape"]]
     rays = box_rays(codes.object_pose, 16, SMALL.pose.fov)
