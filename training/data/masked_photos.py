@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import PIL.Image
 
 from ..pictures import opened
 from .coco import CocoWriter
+from .photo_writer import CORNERS
 from .writing import whole_folder
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ class PrepareMasked:
     """One label for all photos; by default that of the column."""
     label_column: str | None = None
     """Column of index.csv that holds the label; by default the first present of species, garment, label, class."""
+    box_prefix: str = ""
+    """Take as objects the masks within boxes of columns with this prefix: `head_` takes head_x0, ..., head_y1, to train
+    a finder of heads. Photos without such a box are left out."""
     every: int = 1
     """Take every n-th photo of each split, for frames of films, where neighbours are nearly equal."""
     licence: str = ""
@@ -49,6 +54,11 @@ class PrepareMasked:
         """Write the set; photos without a usable mask are counted and left out. Raises: ValueError."""
         rows = _rows(self.source)
         column = self._column(rows[0])
+        lacking = [name for corner in CORNERS if (name := f"{self.box_prefix}{corner}") not in rows[0]]
+        if self.box_prefix and lacking:
+            raise ValueError(
+                f"{self.source / 'index.csv'} has no column {lacking[0]}; --box-prefix is {self.box_prefix}"
+            )
         splits = {row["split"] for row in rows}
         renamed = {"test": "validation"} if "validation" not in splits else {}
         kept: dict[str, list[dict[str, str]]] = {}
@@ -94,12 +104,34 @@ class PrepareMasked:
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             log.warning("left out: %s: %s", name, error)
             return False
-        if pixels.shape != size[::-1] or not LEAST <= pixels.mean() <= MOST:
+        if pixels.shape != size[::-1]:
+            return False
+        if self.box_prefix:
+            try:
+                pixels = within(pixels, row, self.box_prefix)
+            except ValueError as error:
+                log.warning("left out: %s: its box in columns %s... is none: %s", name, self.box_prefix, error)
+                return False
+        if not LEAST <= pixels.mean() <= MOST:
             return False
         shutil.copyfile(photo, folder / "images" / name)
         image = writer.add_image(name, *size)
         writer.add(image, self.label or row[column], pixels)
         return True
+
+
+def within(mask: np.ndarray, row: Mapping[str, str], prefix: str) -> np.ndarray:
+    """Return a mask inside its row's box alone, pixels that the box touches; empty where the row has no box.
+
+    Raises: ValueError for a box that is no numbers.
+    """
+    corners = [row.get(f"{prefix}{corner}") for corner in CORNERS]
+    cut = np.zeros_like(mask)
+    if all(corners):
+        x0, y0, x1, y1 = (float(value) for value in corners if value)
+        inside = (slice(max(0, int(y0)), max(0, math.ceil(y1))), slice(max(0, int(x0)), max(0, math.ceil(x1))))
+        cut[inside] = mask[inside]
+    return cut
 
 
 def _rows(source: Path) -> list[dict[str, str]]:

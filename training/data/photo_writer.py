@@ -59,6 +59,8 @@ class PhotoWriter:
     mask_rim: float
     require: tuple[str, ...] = ()
     """`box`, `mask`: photos for which neither the source nor the finder gives it are left out."""
+    parts: bool = False
+    """Whether boxes are those of a part of the object, such as a head: a mask does not tell where that is."""
     repair_masks: bool = False
     """Whether to repair the source's masks by the colours of their photos."""
     backgrounds: NewBackgrounds | None = None
@@ -139,7 +141,7 @@ class PhotoWriter:
         if box is not None:
             return box, "listing"
         width, height = shown.size
-        if mask is not None:
+        if mask is not None and not self.parts:
             edges = bounds(mask)
             if edges is None:
                 raise PictureError(f"{photo.name}: its mask is empty")

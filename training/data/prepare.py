@@ -58,7 +58,8 @@ class Prepare:
     height as fractions) or `xywh` (corner, width and height in pixels). `auto` decides by the names of the columns and
     refuses ambiguous tables."""
     box_prefix: str = ""
-    """Prefix of the columns of the boxes, where an index.csv has several: `head_` takes head_x0, ..., head_y1."""
+    """Prefix of the columns of the boxes, where an index.csv has several: `head_` takes head_x0, ..., head_y1.
+    Photos without such a box are left to the finder: a mask tells where the whole object is, not its part."""
     label: str | None = None
     """Column of an index.csv that holds the labels; by default label, class, garment, category, species, breed or
     kind."""
@@ -200,7 +201,7 @@ class Prepare:
             reading.passed_over["other labels"] += len(photos) - len(kept)
             photos = kept
         for name in self.require if not self._looks(layout) else ():
-            photos = [replace(p, problem=p.problem or _lacks(p, name)) for p in photos]
+            photos = [replace(p, problem=p.problem or _lacks(p, name, parts=bool(self.box_prefix))) for p in photos]
         return [p if p.split else replace(p, split=_drawn_split(p.name, self.held_out)) for p in photos]
 
     def _looks(self, layout: str) -> bool:
@@ -231,6 +232,7 @@ class Prepare:
             mask_share=self.mask_share,
             mask_rim=self.mask_rim,
             require=self.require,
+            parts=bool(self.box_prefix),
             repair_masks=self.repair_masks,
             backgrounds=self._backgrounds(),
         )
@@ -247,9 +249,11 @@ def _drawn_split(name: str, held_out: float) -> str:
     return "train" if split_of(name, held_out) == "train" else FALLEN
 
 
-def _lacks(photo: Photo, name: str) -> str:
-    """Return why a photo without its box or mask is left out; "" if it has it."""
-    known = photo.mask is not None or (name == "box" and photo.box is not None)
+def _lacks(photo: Photo, name: str, *, parts: bool) -> str:
+    """Return why a photo without its box or mask is left out; "" if it has it. A mask gives the box of a whole object,
+    not of `parts`."""
+    known = photo.box is not None if name == "box" else photo.mask is not None
+    known = known or (name == "box" and photo.mask is not None and not parts)
     return "" if known else f"it has no {name}, which was required"
 
 

@@ -74,6 +74,25 @@ def test_photos_without_a_usable_mask_are_left_out(tmp_path, capsys):
     assert main(["prepare", "masked", "--source", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
 
 
+def test_masks_are_cut_to_the_boxes_of_a_part(tmp_path, capsys):
+    """Worked by hand: of a disc around (30, 30), the part in columns 10 to 29 and rows 20 to 39."""
+    source = prepared(tmp_path / "raw", "pear", 1)
+    prepared(source, "pear", 3, "validation", 1)
+    boxes = [",top_x0,top_y0,top_x1,top_y1", ",10.4,20.6,29.5,40", ",,,,", ",a,b,c,d", ",-20,-20,-10,-10"]
+    lines = (source / "index.csv").read_text().split()
+    (source / "index.csv").write_text("\n".join(map("".join, zip(lines, boxes, strict=True))))
+    given = ["prepare", "masked", "--source", str(source), "--label", "top", "--box-prefix"]
+    assert main([*given, "top_", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(tmp_path / "out"), "labels": ["top"], "train": 1, "left out": 3
+    }  # fmt: skip
+    (mask,) = find_split(tmp_path / "out", "train").load(0).masks
+    y, x = np.mgrid[:60, :60]
+    expected = (np.hypot(x - 30, y - 30) < 20) & (x >= 10) & (x < 30) & (y >= 20) & (y < 40)
+    assert np.array_equal(mask, expected)
+    assert main([*given, "ear_", "--out", str(tmp_path / "other")]) == 2
+
+
 def test_masks_of_a_scene_are_what_is_seen(sets):
     """Apples are red and pears green, on any ground: inside a mask the colour is the label's, up to the light."""
     found, options = (

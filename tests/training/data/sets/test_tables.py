@@ -158,6 +158,9 @@ def test_labels_boxes_and_photos_of_a_table_are_chosen(listed):
     rows = prepared(listed, label="species", only=("Cat",), box_prefix="head_", require=("mask",))
     assert [(row["source"], row["label"]) for row in rows] == [("1.webp", "cat")]
     assert fractions(rows[0]) == pytest.approx([40 / 120, 20 / 90, 60 / 120, 40 / 90], abs=0.01)
+    part = prepared(listed, box_prefix="head_")  # photo 3 has a mask, which is of more than the head
+    assert [row["box_from"] for row in part] == ["found", "listing", "listing", "found"]
+    assert len(prepared(listed, box_prefix="head_", find_boxes=False, require=("box",))) == 2
     with pytest.raises(ValueError, match="no photo bears the label cow; there are"):
         prepared(listed, label="species", only=("cow",))
     with pytest.raises(ValueError, match="has no column colour; it has file, split"):
