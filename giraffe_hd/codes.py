@@ -62,3 +62,5 @@ class Layers:
     depth: Float[Tensor, "n 1 rays_h rays_w"]
     """Mean depth of the object along the view axis, world units, weighted by opacity; 0 where less than
     half of a ray is stopped (`paper`: where nothing is hit)."""
+    spread: Float[Tensor, "n 1 rays_h rays_w"] | None = None
+    """Variance of the depth along each ray, 0 for a hard surface; None where it was not computed."""

@@ -131,7 +131,13 @@ class Generator(types.Generator):
         background = self.cached("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
         return Layers(
-            image=image, foreground=foreground, background=background, mask=mask, alpha=maps.alpha, depth=maps.depth
+            image=image,
+            foreground=foreground,
+            background=background,
+            mask=mask,
+            alpha=maps.alpha,
+            depth=maps.depth,
+            spread=maps.spread,
         )
 
     def _seen(self, maps: ObjectMaps) -> tuple[slice, slice] | None:

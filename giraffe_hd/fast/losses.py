@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from training.nn.volume import RenderedRays
 from training.types import Mask
 
 Scalar = Float[Tensor, ""]
@@ -42,7 +41,9 @@ def binarisation(mask: Mask) -> Scalar:
     return torch.minimum(mask, 1 - mask).mean()
 
 
-def surface_spread(rays: RenderedRays, length: Float[Tensor, "n 1"]) -> Scalar:
+def surface_spread(
+    opacity: Float[Tensor, "n rays"], spread: Float[Tensor, "n rays"], length: Float[Tensor, "n 1"]
+) -> Scalar:
     """Return the variance of the depth along a ray, in half-lengths of its object squared, a mean over opaque rays."""
-    opaque = rays.real * rays.opacity.detach()
-    return (opaque * rays.spread / length.square()).sum() / opaque.sum().clamp_min(1)
+    opaque = opacity.detach()
+    return (opaque * spread / length.square()).sum() / opaque.sum().clamp_min(1)

@@ -270,13 +270,15 @@ class Recipe:
         }
 
     def softness(self) -> Tensor:
-        """Return how soft the objects' surfaces are, from half as many rays a side."""
-        c, codes = self.config.generator, self.codes
+        """Return how soft the objects' surfaces are; where the rays did not tell, from half as many a side."""
+        c, codes, length = self.config.generator, self.codes, self.codes.scale[:, :1]
+        if self.fake.spread is not None:
+            return surface_spread(self.fake.alpha.flatten(1), self.fake.spread.flatten(1), length)
         rays = box_rays(codes.object_pose, max(1, c.rays // 2), c.pose.fov)
         with self.autocast():
             styles, *_ = self.generator.layer_styles(codes)
-            seen = render_rays(self.generator.field, rays, codes.scale[:, :1], styles, c.samples)
-        return surface_spread(seen, codes.scale[:, :1])
+            seen = render_rays(self.generator.field, rays, length, styles, c.samples)
+        return surface_spread(seen.real * seen.opacity, seen.spread, length)
 
     def reconstruction_losses(self, encoder: PhotoEncoder, batch: Batch) -> dict[str, Tensor]:
         """Return what the encoder misreads of generated pictures, and how far reconstructions are from their photos."""

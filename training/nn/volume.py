@@ -172,6 +172,8 @@ class ObjectMaps(NamedTuple):
     """Mean depth along the view axis, world units; 0 where the object is not half opaque."""
     hit: Float[Tensor, "n 1 r r"]
     """1 where the ray crosses the object's box."""
+    spread: Float[Tensor, "n 1 r r"] | None
+    """Variance of the depth along each ray; None where the kernel rendered, which does not give it."""
 
 
 def render_object(
@@ -196,11 +198,11 @@ def render_object(
         found = render_field(rays.origin, rays.direction, t, step, *field.as_op(w), noise)
         features = project_composited(head, found.features, found.alpha).transpose(1, 2).unflatten(2, (side, side))
         maps = torch.stack([found.alpha, found.depth * (found.alpha > OPAQUE), rays.hit.to(found.alpha.dtype)], 1)
-        maps = maps.unflatten(2, (side, side))
-    else:
-        seen = render_rays(field, rays, length, w, samples, jitter=jitter, noise=noise)
-        features = project_composited(head, seen.hidden, seen.opacity)
-        maps = torch.stack([seen.opacity, seen.depth * (seen.opacity > OPAQUE), torch.ones_like(seen.opacity)], -1)
-        features = scatter_rays(features, seen.which, seen.real, side)
-        maps = scatter_rays(maps, seen.which, seen.real, side)
-    return ObjectMaps(features, maps[:, :1], maps[:, 1:2], maps[:, 2:])
+        alpha, depth, hit = maps.unflatten(2, (side, side)).split(1, 1)
+        return ObjectMaps(features, alpha, depth, hit, None)
+    seen = render_rays(field, rays, length, w, samples, jitter=jitter, noise=noise)
+    features = project_composited(head, seen.hidden, seen.opacity)
+    depth = seen.depth * (seen.opacity > OPAQUE)
+    maps = torch.stack([seen.opacity, depth, torch.ones_like(seen.opacity), seen.spread], -1)
+    features = scatter_rays(features, seen.which, seen.real, side)
+    return ObjectMaps(features, *scatter_rays(maps, seen.which, seen.real, side).split(1, 1))
