@@ -107,8 +107,8 @@ class GeneratorConfig:
     """Channels of the network that sharpens the mask."""
     background_channels: tuple[int, ...] = (64, 64, 48, 32, 16)
     """Channels of the background at 4, 8, 16, ... pixels."""
-    background_residuals: bool = False
-    """A second convolution at each size of the background."""
+    detailed_background: bool = False
+    """Noise, the same in all pictures, and a second convolution at each size of the background."""
     background_shape_layers: int = 3
     """Layers of the background that its shape code styles; the look styles the rest."""
     inject_index: int = 0

@@ -87,7 +87,7 @@ class Generator(types.Generator):
         self.mask = MaskHead(c.features, c.mask_channels, c.doublings)
         self.horizon = EqualLinear(1, c.w_dim)  # camera elevation into the background's styles
         self.background = BackgroundRenderer(
-            c.background_channels, c.w_dim, c.background_shape_layers, residuals=c.background_residuals
+            c.background_channels, c.w_dim, c.background_shape_layers, detailed=c.detailed_background
         )
 
     def forward(

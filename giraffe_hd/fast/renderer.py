@@ -106,8 +106,8 @@ class MaskHead(nn.Module):
 class BackgroundRenderer(StyledPyramid):
     """A learned 4 x 4 constant, styled up to the picture: coarse layers by the shape code, fine ones by the look."""
 
-    def __init__(self, channels: tuple[int, ...], style_dim: int, n_shape: int, *, residuals: bool = False) -> None:
-        super().__init__(channels, style_dim, residuals=residuals)
+    def __init__(self, channels: tuple[int, ...], style_dim: int, n_shape: int, *, detailed: bool = False) -> None:
+        super().__init__(channels, style_dim, detailed=detailed)
         self.to_rgb = ToRGB(channels[-1], style_dim)
         self.n_shape = n_shape
 

@@ -34,25 +34,44 @@ class StyledConv(nn.Module):
 class StyledPyramid(nn.Module):
     """A learned 4 x 4 constant, doubled and styled level by level.
 
-    With `residuals` every level has a second convolution, x + gain conv(x), whose gain is 0 at first (SkipInit, De and
-    Smith 2020): weights of a pyramid without them go on as they were.
+    A `detailed` one has at every level noise (StyleGAN Sec. 3.2), drawn once, so that the same style is the same map,
+    and a second convolution, x + gain conv(x) (SkipInit, De and Smith 2020). Strengths of the noise and gains are 0 at
+    first: weights of a plain pyramid go on as they were. Without noise, a network invents a pattern of its own where
+    photos show gravel, leaves or fur.
     """
 
-    def __init__(self, channels: tuple[int, ...], style_dim: int, *, residuals: bool = False) -> None:
+    def __init__(self, channels: tuple[int, ...], style_dim: int, *, detailed: bool = False) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.randn(1, channels[0], 4, 4))
         self.convs = nn.ModuleList(StyledConv(i, o, style_dim) for i, o in pairwise((channels[0], *channels)))
-        self.residuals = nn.ModuleList(StyledConv(c, c, style_dim) for c in channels if residuals)
-        self.gains = nn.Parameter(torch.zeros(len(channels))) if residuals else None
+        self.details = nn.ModuleList(Detail(c, 4 * 2**level, style_dim) for level, c in enumerate(channels) if detailed)
 
     def grown(self, style: Callable[[int], Float[Tensor, "n dim"]]) -> Float[Tensor, "n c s s"]:
         """Return the map of the last level; `style` gives the style of each level."""
         x = self.constant.expand(len(style(0)), -1, -1, -1)
         for i, conv in enumerate(self.convs):
             x = conv(x if i == 0 else double(x), style(i))
-            if self.gains is not None:
-                x = x + self.gains[i].to(x.dtype) * self.residuals[i](x, style(i))
+            if self.details:
+                x = self.details[i](x, style(i))
         return x
+
+
+class Detail(nn.Module):
+    """Noise drawn once and a second convolution, added to a map; nothing at first."""
+
+    noise: Float[Tensor, "1 1 s s"]
+
+    def __init__(self, channels: int, side: int, style_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("noise", torch.randn(1, 1, side, side))
+        self.strength = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.conv = StyledConv(channels, channels, style_dim)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Float[Tensor, "n c s s"], style: Float[Tensor, "n dim"]) -> Float[Tensor, "n c s s"]:
+        """Return y + gain conv(y), y = x + strength * noise."""
+        x = x + (self.strength * self.noise).to(x.dtype)
+        return x + self.gain.to(x.dtype) * self.conv(x, style)
 
 
 class TriPlanes(StyledPyramid):
@@ -62,7 +81,7 @@ class TriPlanes(StyledPyramid):
     """
 
     def __init__(self, channels: tuple[int, ...], features: int, style_dim: int) -> None:
-        super().__init__(channels, style_dim, residuals=True)
+        super().__init__(channels, style_dim, detailed=True)
         self.write = ModulatedConv2d(channels[-1], 3 * features, 1, style_dim)
         self.features = 3 * features
         """Of a point, of all planes."""

@@ -162,10 +162,10 @@ def test_a_run_with_more_octaves_begins_from_all_weights_of_one_with_fewer():
     torch.testing.assert_close(more.generator(codes).image, few.generator(codes).image)
 
 
-def test_a_run_with_planes_and_residuals_begins_as_one_without():
+def test_a_run_with_planes_and_details_begins_as_one_without():
     torch.manual_seed(0)
     few = Recipe(TINY, DEVICE)
-    wider = replace(TINY.generator, plane_channels=(8, 6), plane_features=4, background_residuals=True)
+    wider = replace(TINY.generator, plane_channels=(8, 6), plane_features=4, detailed_background=True)
     more = Recipe(replace(TINY, generator=wider), DEVICE)
     copy_matching(more.networks, more.adapt_weights(few.networks.state_dict()))
     codes = few.generator.sample(2, torch.Generator().manual_seed(0))

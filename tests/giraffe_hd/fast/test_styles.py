@@ -11,6 +11,7 @@ from training.batched import rows, stack
 from training.films import codes_between
 from training.interpolation import slerp
 from training.nn.ops.field import render_field
+from training.nn.styled import Detail
 from training.nn.volume import box_rays, render_rays, stratified_depths
 from training.runtime.result_cache import ResultCache
 
@@ -18,7 +19,7 @@ SMALL = GeneratorConfig(
     resolution=16, rays=16, object_channels=(6, 6), background_channels=(6, 6, 4), field_dim=16, features=6,
     w_dim=12, z_dim=8, mask_channels=4, samples=4,
 )  # fmt: skip
-WITH_PLANES = replace(SMALL, plane_channels=(8, 6), plane_features=4, background_residuals=True)
+WITH_PLANES = replace(SMALL, plane_channels=(8, 6), plane_features=4, detailed_background=True)
 PARTS = ("shape", "look", "background")
 
 
@@ -26,8 +27,10 @@ PARTS = ("shape", "look", "background")
 def generator(request) -> Generator:
     torch.manual_seed(0)
     found = Generator(request.param).eval().requires_grad_(False)
-    if found.background.gains is not None:
-        found.background.gains.fill_(0.3)  # as after training: at 0 the second convolutions do nothing
+    for module in found.modules():
+        if isinstance(module, Detail):  # as after training: at 0 they do nothing
+            module.gain.fill_(0.3)
+            module.strength.fill_(0.1)
     return found
 
 
