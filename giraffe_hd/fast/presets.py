@@ -34,7 +34,7 @@ background and the discriminator have one level more."""
 PHOTOS_64 = replace(
     CARS_64,
     data=DataConfig(size=64, object_margin=1.5, flip=True),
-    generator=replace(CARS_64.generator, pose=VIEWS["all-sides"]),
+    generator=replace(CARS_64.generator, pose=VIEWS["all-sides"], detailed_background=True),
     augment_target=0.6,
     projected=ProjectedConfig(weight=1.0),
 )
@@ -53,7 +53,6 @@ CATS_64 = replace(
         density=12.0,
         octaves=5,
         plane_channels=(128, 128, 96, 64),
-        detailed_background=True,
         features=64,
         object_channels=(64, 32),
         pose=PoseConfig(
@@ -84,6 +83,7 @@ FRUIT_64 = replace(
         ),
         mirror=False,
         samples=16,
+        plane_channels=(128, 128, 96, 64),
     ),
     coverage=(0.5, 0.9),
     cutouts=1.0,

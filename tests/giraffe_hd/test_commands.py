@@ -71,6 +71,7 @@ def test_render_with_layers(files, tmp_path, capsys, family):
     out = tmp_path / "sheet.png"
     said = run(capsys, "render", "--checkpoint", files[family], "--out", out, "--n", "3", "--layers")
     assert said["columns"] == 3 and said["rows"][0] == "image" and {"mask", "alpha", "depth"} <= set(said["rows"])
+    assert "spread" not in said["rows"]
     with PIL.Image.open(out) as sheet:
         assert sheet.size == (3 * 18 - 2, len(said["rows"]) * 18 - 2)
 
