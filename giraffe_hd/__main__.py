@@ -122,8 +122,7 @@ class Render(Scenes):
         generator, codes = self.load()
         n = len(codes.azimuth)
         drawn = [self.draw(generator, rows(codes, i)) for i in range(n)]
-        shown = [name for name in drawn[0].__dataclass_fields__ if name != "spread"]  # that one serves a loss
-        names = shown if self.layers else ["image"]
+        names = list(drawn[0].__dataclass_fields__) if self.layers else ["image"]
         sheet = torch.cat([as_picture(name, getattr(d, name), generator.resolution) for name in names for d in drawn])
         write_sheet(self.out, sheet, n)
         return {"out": str(self.out), "rows": names, "columns": n}

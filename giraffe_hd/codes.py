@@ -62,5 +62,12 @@ class Layers:
     depth: Float[Tensor, "n 1 rays_h rays_w"]
     """Mean depth of the object along the view axis, world units, weighted by opacity; 0 where less than
     half of a ray is stopped (`paper`: where nothing is hit)."""
-    spread: Float[Tensor, "n 1 rays_h rays_w"] | None = None
-    """Variance of the depth along each ray, 0 for a hard surface; None where it was not computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingLayers(Layers):
+    """What training learns from, beside the layers."""
+
+    spread: Float[Tensor, "n 1 rays_h rays_w"] | None
+    """Variance of the depth along each ray, 0 for a hard surface; None where the GPU's kernel rendered, which does not
+    give it."""

@@ -356,7 +356,7 @@ class Resized(Generator):
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Return the generator's layers with pictures and masks resized; maps of rays keep their side."""
         layers = self.generator(*inputs, **options)
-        drawn = {k: v for k, v in fields_of(layers).items() if k not in ("alpha", "depth", "spread")}
+        drawn = {k: v for k, v in fields_of(layers).items() if k not in ("alpha", "depth")}
         return replace(layers, **{k: resized(v, self.side) for k, v in drawn.items()})
 
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.codes import Codes, Layers, TrainingLayers
 from giraffe_hd.fast.config import GeneratorConfig
 from giraffe_hd.fast.prior import (
     DRAWN_BY,
@@ -130,15 +130,10 @@ class Generator(types.Generator):
         behind = (codes.z_s_bg, codes.z_a_bg, codes.elevation, *own["background"])
         background = self.cached("background", lambda: self.draw_background(codes), *behind)
         image = mask * foreground + (1 - mask) * background
-        return Layers(
-            image=image,
-            foreground=foreground,
-            background=background,
-            mask=mask,
-            alpha=maps.alpha,
-            depth=maps.depth,
-            spread=maps.spread,
-        )
+        drawn = {"image": image, "foreground": foreground, "background": background, "mask": mask}
+        if rng is not None:
+            return TrainingLayers(**drawn, alpha=maps.alpha, depth=maps.depth, spread=maps.spread)
+        return Layers(**drawn, alpha=maps.alpha, depth=maps.depth)
 
     def _seen(self, maps: ObjectMaps) -> tuple[slice, slice] | None:
         """Return the rows and columns of rays that the object's pixels depend on; None for all, where all are drawn:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gaussian_nll_loss, max_pool2d
 
-from giraffe_hd.codes import Codes, Layers
+from giraffe_hd.codes import Codes, Layers, TrainingLayers
 from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.encoder import LATENT, START, PhotoEncoder, Reading
 from giraffe_hd.fast.generator import Generator
@@ -272,7 +272,7 @@ class Recipe:
     def softness(self) -> Tensor:
         """Return how soft the objects' surfaces are; where the rays did not tell, from half as many a side."""
         c, codes, length = self.config.generator, self.codes, self.codes.scale[:, :1]
-        if self.fake.spread is not None:
+        if isinstance(self.fake, TrainingLayers) and self.fake.spread is not None:
             return surface_spread(self.fake.alpha.flatten(1), self.fake.spread.flatten(1), length)
         rays = box_rays(codes.object_pose, max(1, c.rays // 2), c.pose.fov)
         with self.autocast():
