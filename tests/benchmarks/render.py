@@ -39,7 +39,7 @@ class Render:
         generator = self.generator().to(self.device).eval().requires_grad_(False)
         codes = generator.sample(self.batch, torch.Generator().manual_seed(0))
         w_shape, w_look = generator.map_shape(codes.z_s_fg), generator.map_look(codes.z_a_fg)
-        features, alpha, _, hit = generator.volume(codes, w_shape)
+        features, alpha, _, hit, _ = generator.volume(codes, w_shape)
         works = {
             "whole": lambda: generator(codes),
             "volume": lambda: generator.volume(codes, w_shape),

@@ -147,7 +147,7 @@ def test_an_adopted_object_looks_as_where_it_came_from():
     pose_of_object = object_pose(codes.z, ours.config.pose)
     same = replace(other.sample(4, torch.Generator().manual_seed(3)), **pose_of_object._asdict())
     shape, look = ours.parent.embed.weight.T.expand(4, -1), ours.child.embed.weight.T.expand(4, -1)
-    features, alpha, _, _ = other.volume(same, shape)
+    features, alpha, *_ = other.volume(same, shape)
     feature = ours.parent.feature(codes.z, codes.p)
     torch.testing.assert_close(feature, torch.cat([alpha, features], 1), atol=1e-5, rtol=1e-4)
     painted, mask = ours.child(feature, torch.ones(4, 1, 64, 64), codes.c)
