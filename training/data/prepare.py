@@ -252,8 +252,8 @@ def _drawn_split(name: str, held_out: float) -> str:
 def _lacks(photo: Photo, name: str, *, parts: bool) -> str:
     """Return why a photo without its box or mask is left out; "" if it has it. A mask gives the box of a whole object,
     not of `parts`."""
-    known = photo.box is not None if name == "box" else photo.mask is not None
-    known = known or (name == "box" and photo.mask is not None and not parts)
+    by_mask = photo.mask is not None and not (name == "box" and parts)
+    known = by_mask or (name == "box" and photo.box is not None)
     return "" if known else f"it has no {name}, which was required"
 
 
