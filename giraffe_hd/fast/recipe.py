@@ -97,8 +97,8 @@ class Recipe:
         """The photos, so covered."""
 
     def adapt_weights(self, theirs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return another run's weights; a field of fewer octaves, or without planes, gets what it lacks,
-        and draws the same.
+        """Return another run's weights; a field of fewer octaves, or without planes, gets what it lacks, and
+        draws the same.
 
         Of a run without an encoder, the discriminator's trunk and pose head serve an encoder of the same channels.
         """

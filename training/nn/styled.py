@@ -17,7 +17,7 @@ def style_of(w: Float[Tensor, "n *layers style"], layer: int) -> Float[Tensor, "
 
 
 class StyledConv(nn.Module):
-    """Modulated 3 x 3 convolution, bias, leaky ReLU (StyleGAN2 Fig. 2d); no noise, it would be a second look."""
+    """Modulated 3 x 3 convolution, bias, leaky ReLU (StyleGAN2 Fig. 2d), without its noise; see `Detail`."""
 
     def __init__(self, in_channels: int, out_channels: int, style_dim: int) -> None:
         super().__init__()
