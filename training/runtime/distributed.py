@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # else imported later, by optimisers; see `joined`
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -36,8 +37,11 @@ def size() -> int:
 def joined(device: str | None = None) -> Iterator[torch.device]:
     """Join torchrun's process group, if there is one, inside the block; yield this process's device.
 
-    Each process gets a GPU, with NCCL, where there are GPUs, else gloo. Raises: ValueError for more processes than
-    GPUs, or a missing device.
+    Each process gets a GPU, with NCCL, where there are GPUs, else gloo. Gloo's threads end with the block: one that
+    outlives Python's interpreter aborts the process. `torch.distributed.nn.functional` has the present group as a
+    default argument, and would keep them alive if it were imported inside.
+
+    Raises: ValueError for more processes than GPUs, or a missing device.
     """
     where = pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -135,6 +136,20 @@ def one_of_two(rank: int, folder: Path, data: Path) -> None:
     dist.destroy_process_group()
 
 
+def join_and_leave(rank: int, folder: Path, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with distributed.joined("cpu"):
+        gradients_of_one(rank)
+        inside = [name for name in thread_names() if "gloo" in name]
+    left = [name for name in thread_names() if "gloo" in name]
+    (folder / f"threads-{rank}").write_text(f"{bool(inside)} {left}")
+
+
+def thread_names() -> list[str]:
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
 @pytest.fixture(scope="module")
 def two(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes, of half a batch each, have made of each recipe."""
@@ -229,6 +244,16 @@ def test_a_lost_process_is_started_again_and_nothing_changes(two, squares, tmp_p
     )
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="lists its threads as Linux does")
+def test_no_thread_outlives_the_process_group(tmp_path):
+    """One that is there when the interpreter ends aborted a process in six under load, after all its work."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    spawn(join_and_leave, (tmp_path, port), nprocs=2)
+    assert [(tmp_path / f"threads-{rank}").read_text() for rank in (0, 1)] == ["True []"] * 2
 
 
 def _flags(values: dict[str, Any], prefix: str) -> list[str]:
