@@ -46,6 +46,7 @@ CATS_64 = replace(
     data=DataConfig(size=64, object_margin=1.75, jitter=0.25, jitter_size=True),
     reconstruction=ReconstructionConfig(share=0.5, mask=6.0, divergence=2e-3),
     mapping_rate=0.5,
+    augment_target=None,
     generator=replace(
         PHOTOS_64.generator,
         fitted_codes=True,
@@ -72,7 +73,8 @@ CATS_64 = replace(
 """Heads of cats seen from the front, cut to 1.4 to 1.75 times the head's box, at random places: cut by the box alone,
 they would hardly differ in place and size. The object is head and chest, so its box reaches from the ears downwards.
 Masks cover two thirds of that box on average. Half of each batch are photos, reconstructed: without that, faces did not
-appear in 48,000 pictures. A fifth octave draws eyes round; planes draw what the small network of points cannot."""
+appear in 48,000 pictures. A fifth octave draws eyes round; planes draw what the small network of points cannot. Without
+ADA: of 1,915 photos, held-out ones look as real to the discriminators as those of training do."""
 
 FRUIT_64 = replace(
     PHOTOS_64,
