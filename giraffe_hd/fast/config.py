@@ -179,18 +179,10 @@ class ReconstructionConfig:
     """Weight of the divergence of the codes read from the standard normal distribution (VAE); it bounds their scale."""
     cycle: float = 0.5
     """Weight of the error of the codes and the pose that the encoder reads from generated pictures."""
-    turned: float = 0.0
-    """Share of the other pictures of a batch that show a photo's object in a drawn pose and place, so that the
-    discriminators see the sides of it which the photo does not show."""
-    identity: float = 0.0
-    """Weight of the cosine distance between such an object and the photo's, in the pooled features of the pretrained
-    network."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"reconstruction.share is {self.share}; expected from 0 to 1")
-        if not 0 <= self.turned <= 1:
-            raise ValueError(f"reconstruction.turned is {self.turned}; expected from 0 to 1")
         if self.since < 0:
             raise ValueError(f"reconstruction.since is {self.since}; expected a number of images")
 
@@ -266,12 +258,11 @@ class TrainConfig:
                 raise ValueError(
                     "reconstruction.share needs --generator.fitted-codes: drawn codes become like read ones"
                 )
-            for name in ("perceptual", "identity"):
-                if self.projected.weight <= 0 and getattr(self.reconstruction, name) > 0:
-                    raise ValueError(
-                        f"reconstruction.{name} needs the pretrained network of the projected discriminator; give "
-                        f"projected.weight above 0, or reconstruction.{name} 0"
-                    )
+            if self.projected.weight <= 0 and self.reconstruction.perceptual > 0:
+                raise ValueError(
+                    "reconstruction.perceptual needs the pretrained network of the projected discriminator; give "
+                    "projected.weight above 0, or reconstruction.perceptual 0"
+                )
 
     def for_dataset(self, made: dict[str, Any]) -> "TrainConfig":
         """Return the config with the prior of a set: fitted (`pose`), or chosen by a word (`views`), in its set.json.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, gaussian_nll_loss, max_pool2d
+from torch.nn.functional import gaussian_nll_loss, max_pool2d
 
 from giraffe_hd.codes import Codes, Layers, TrainingLayers
 from giraffe_hd.fast.config import TrainConfig
@@ -85,8 +85,6 @@ class Recipe:
         self.codes: Codes
         self.photos = slice(0, 0)
         """Rows of the batch that are reconstructed: fakes and photos correspond."""
-        self.turned = slice(0, 0)
-        """Rows that show the objects of these photos, from the first one on, in drawn poses."""
         self.read: Reading
         """What the encoder read from these photos."""
         self.fake: Layers
@@ -146,7 +144,7 @@ class Recipe:
         """Draw one batch of fakes, with its graph: the discriminator learns from it before the generator does."""
         n = batch.image.shape[0]
         self.codes = sampled(lambda whole: self.generator.sample(whole, step.rng), n, step.rng)
-        self.photos, self.turned = slice(n, n), slice(0, 0)
+        self.photos = slice(n, n)
         noise = 1 - step.ramp(0, self.config.sigma_noise_until)
         with learning(self.drawing.parameters()), self.autocast():
             if self.encoder is not None:
@@ -185,14 +183,7 @@ class Recipe:
         self.photos = reconstructed_rows(len(batch.image), self.config.reconstruction.share)
         self.read = encoder(batch.image[self.photos])
         self.fit_codes()
-        drawn, read = rows(self.codes, slice(0, self.photos.start)), encoder.codes(self.read, step.rng)
-        share = self.config.reconstruction.turned
-        self.turned = slice(0, min(round(self.photos.start * share), len(self.read.pose)))
-        if self.turned.stop > 0:
-            same = {name: getattr(read, name)[self.turned] for name in ("z_s_fg", "z_a_fg")}
-            others = slice(self.turned.stop, None)
-            drawn = replace(drawn, **{name: torch.cat([z, getattr(drawn, name)[others]]) for name, z in same.items()})
-        self.codes = stack([drawn, read])
+        self.codes = stack([rows(self.codes, slice(0, self.photos.start)), encoder.codes(self.read, step.rng)])
 
     def fit_codes(self) -> None:
         """Move the distributions of the latent codes towards those of the codes just read."""
@@ -306,11 +297,6 @@ class Recipe:
         if self.projected is not None:
             ours, theirs = ([x[photos] for x in maps[:3]] for maps in (self.projected.fake, self.projected.real))
             terms["perceptual"] = weights.perceptual * perceptual_distance(ours, theirs).mean()
-        if self.projected is not None and weights.identity > 0 and self.turned.stop > 0:
-            photographed = (mask * real)[self.turned].detach()
-            shown = fake.mask[self.turned] * fake.foreground[self.turned]
-            ours, theirs = (self.projected.features(x)[-1].float().mean((2, 3)) for x in (shown, photographed))
-            terms["identity"] = weights.identity * (1 - cosine_similarity(ours, theirs)).mean()
         return terms
 
     def misread(self, encoder: PhotoEncoder) -> Tensor:
@@ -322,7 +308,7 @@ class Recipe:
         drawn = slice(0, self.photos.start)
         with self.autocast():
             read = encoder(self.fake.image[drawn].detach())
-        codes = torch.cat([getattr(self.codes, name)[drawn].detach() for name in LATENT], 1)
+        codes = torch.cat([getattr(self.codes, name)[drawn] for name in LATENT], 1)
         pose = (read.pose - pose_targets(rows(self.codes, drawn), self.config.generator.pose)).square().mean()
         if self.photos.start == self.photos.stop:
             return pose + gaussian_nll_loss(read.mean, codes, read.log_variance.exp())
