@@ -31,6 +31,8 @@ ZOOM, SHIFT, STRETCH, ROLL = 0.17, 0.1, 0.1, 0.05
 """Most by which objects are enlarged (log), moved (half pictures), stretched (log) and rolled (radians)."""
 ELEVATED, BODIES, OTHER_LAYERS = 0.25, 0.25, 0.3
 """Most that cameras are raised by (share of the range) and boxes stretched (log); chance of a layer's other style."""
+HALF_TURN = 180.0
+"""Degrees of rotation from which on all three sides of a box are seen; below, its depth is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def varied(generator: Generator, codes: Codes, rng: torch.Generator) -> tuple[Ge
     Boxes are wider, narrower, higher or lower, the camera stands higher or lower than in training, and some layers have
     the styles of the next sample.
     """
-    n, draw = len(codes.azimuth), Draw(len(codes.azimuth), rng)
+    draw = Draw(len(codes.azimuth), rng)
     pose = generator.config.pose
     fov = float(draw.uniform(0.75, 2.2)[0]) * pose.fov  # one a batch: the lens is the generator's
     fov = min(fov, 60.0)
@@ -66,13 +68,11 @@ def varied(generator: Generator, codes: Codes, rng: torch.Generator) -> tuple[Ge
     for part, w in maps.items():
         styles[:, generator.style_layers[part]] = (w.roll(1, 0) - w)[:, None]
     styles[:, :stop] *= draw.chance(OTHER_LAYERS, stop, 1).to(styles)
-    ones = torch.ones(n, 1)
-    stretched = torch.cat([ones, draw.uniform(-BODIES, BODIES, 2).exp()], 1).to(codes.scale)
     return through, replace(
         codes,
         elevation=codes.elevation + draw.uniform(-reach, reach).to(codes.elevation),
         radius=torch.full_like(codes.radius, radius),
-        scale=codes.scale * stretched,
+        scale=codes.scale * stretched_bodies(pose, draw).to(codes.scale),
         styles=styles,
     )
 
@@ -125,6 +125,18 @@ class Draw:
     def chance(self, share: float, *shape: int) -> Tensor:
         """Return 1 with this chance, else 0, (n, *shape)."""
         return (torch.rand(self.n, *shape, generator=self.rng) < share).float()
+
+
+def stretched_bodies(pose: PoseConfig, draw: Draw) -> Float[Tensor, "n 3"]:
+    """Return factors of boxes' lengths, widths and heights that leave their sizes as they are seen.
+
+    Seen from all sides, an object is as large as it is long. Of one seen from the front the length does not show: it is
+    as large as what it covers, so width and height change by inverse factors.
+    """
+    wide, high = draw.uniform(-BODIES, BODIES, 2, 1).unbind(1)
+    if pose.rotation[1] - pose.rotation[0] < HALF_TURN:
+        wide, high = (wide - high) / 2, (high - wide) / 2
+    return torch.cat([torch.zeros_like(wide), wide, high], 1).exp()
 
 
 def recombined(pool: Pool, n: int, rng: torch.Generator) -> tuple[Image, Float[Tensor, "n 6"]]:

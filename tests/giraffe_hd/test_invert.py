@@ -21,7 +21,7 @@ from giraffe_hd.fast.reader import (
     reader_from_discriminator,
     reader_path,
 )
-from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined
+from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined, stretched_bodies
 from giraffe_hd.invert import FeatureDistance, InvertOptions, invert, prior_styles, with_own_weights
 from training import __main__ as training
 from training.batched import rows
@@ -181,6 +181,16 @@ def test_moved_objects_are_where_they_should_be_read():
     assert float(right) == pytest.approx(float(read[0, 4]) * 0.1 / half, abs=0.01)
     assert float(-down) == pytest.approx(float(read[0, 5]) * 0.06 / half, abs=0.01)
     assert abs(float(right)) > 0.01
+
+
+def test_stretched_bodies_are_as_large_as_they_should_be_read():
+    sides = stretched_bodies(POSE, Draw(50, torch.Generator().manual_seed(0)))
+    assert (sides[:, 0] == 1).all()  # the length is seen, and is the size
+    assert sides[:, 1:].prod(1).std() > 0.1
+    front = replace(POSE, rotation=(-40.0, 40.0))
+    faces = stretched_bodies(front, Draw(50, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(faces[:, 1:].prod(1), torch.ones(50))  # not seen here
+    assert faces[:, 1].std() > 0.05
 
 
 def test_mirrored_pictures_are_read_the_other_way_round(generator):
