@@ -189,7 +189,7 @@ def test_stretched_bodies_are_as_large_as_they_should_be_read():
     assert sides[:, 1:].prod(1).std() > 0.1
     front = replace(POSE, rotation=(-40.0, 40.0))
     faces = stretched_bodies(front, Draw(50, torch.Generator().manual_seed(0)))
-    torch.testing.assert_close(faces[:, 1:].prod(1), torch.ones(50))  # not seen here
+    torch.testing.assert_close(faces[:, 1:].prod(1), torch.ones(50))  # covers as much as before
     assert faces[:, 1].std() > 0.05
 
 
