@@ -6,7 +6,7 @@ without the statistics over a batch, so that a picture is read alike whatever li
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,6 +117,27 @@ def reader_from_discriminator(weights: Mapping[str, Tensor], pose: PoseConfig, d
     state["trunk.mix.bias"] = weights["mix.bias"].float() + deviation * scale * mix[:, last:].sum((1, 2, 3))
     reader.load_state_dict(state)
     return reader.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def relative_to(reader: PoseReader, pose: PoseConfig) -> PoseReader:
+    """Return a reader whose numbers are relative to another prior, -1 and 1 at its ends; the poses read stay the same.
+
+    A reader that is trained on for a generator of another prior would otherwise learn numbers that it takes for others.
+    Where either prior has a span without width, what is read there starts at its middle.
+    """
+    before = reader.config.pose
+    found = PoseReader(replace(reader.config, pose=pose)).to(reader.device)
+    found.load_state_dict(reader.state_dict())
+    logs = [tuple(math.log(v) for v in each.scale) for each in (before, pose)]
+    spans = {2: (before.elevation, pose.elevation), 3: tuple(logs), 4: (before.y, pose.y), 5: (before.z, pose.z)}
+    for row, (old, new) in spans.items():
+        half = (new[1] - new[0]) / 2
+        gain = (old[1] - old[0]) / 2 / half if half > 0 else 0.0
+        found.pose.weight[row] *= gain
+        found.pose.bias[row] *= gain
+        found.pose.bias[row] += (sum(old) - sum(new)) / 2 / half if half > 0 and gain > 0 else 0.0
+    return found.to(memory_format=torch.channels_last).requires_grad_(False).eval()  # type: ignore[call-overload]
 
 
 def reader_path(checkpoint: Path) -> Path | None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import pose_error
-from giraffe_hd.fast.reader import PoseReader, load_reader, reader_from_discriminator
+from giraffe_hd.fast.reader import PoseReader, load_reader, reader_from_discriminator, relative_to
 from giraffe_hd.fast.recombine import Pool, draw_pool, recombined
 from training.checkpoint import load_generator, read_card, save_generator
 from training.data.backgrounds import read_environments
@@ -91,7 +91,7 @@ class TrainReader:
     def _start(self, generator: Generator) -> PoseReader:
         """Return the reader to begin with, on the generator's device."""
         if self.run_folder.is_file():
-            return load_reader(self.run_folder, generator.device)
+            return relative_to(load_reader(self.run_folder, generator.device), generator.config.pose)
         state, prefix = load_weights(self.run_folder), "discriminator."
         weights = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
         pose = generator.config.pose

@@ -20,6 +20,7 @@ from giraffe_hd.fast.reader import (
     pose_read,
     reader_from_discriminator,
     reader_path,
+    relative_to,
 )
 from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined, stretched_bodies
 from giraffe_hd.invert import FeatureDistance, InvertOptions, invert, prior_styles, with_own_weights
@@ -146,6 +147,15 @@ def test_a_reader_is_its_discriminator_at_the_typical_deviation():
     assert near < 0.7 * (plain(image) - wanted).abs().mean()  # zero padding alone makes a difference
     with pytest.raises(ValueError, match="reads no poses"):
         reader_from_discriminator({"flat.weight": torch.zeros(1)}, POSE)
+
+
+def test_a_reader_reads_the_same_poses_relative_to_another_prior(reader):
+    wider = replace(POSE, elevation=(-5.0, 40.0), scale=(0.2, 0.5), y=(-0.3, 0.1), z=(-0.1, 0.2))
+    image = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    assert not torch.allclose(reader(image)[:, 2:], relative_to(reader, wider)(image)[:, 2:])
+    torch.testing.assert_close(relative_to(reader, wider).read(image), reader.read(image))
+    flat = replace(POSE, elevation=(3.0, 3.0))
+    torch.testing.assert_close(relative_to(reader, flat).read(image).elevation, torch.full((4,), math.radians(3.0)))
 
 
 def test_a_reader_lies_beside_its_generator_and_is_no_generator(folder, generator):
@@ -372,12 +382,14 @@ def test_poses_of_a_folder_are_written_as_a_table(folder, tmp_path):
 
 
 def test_a_reader_is_trained_on_recombined_layers(folder, tmp_path, capsys):
-    car, start = folder / "car.safetensors", folder / "readers" / "car.safetensors"
+    car, start = folder / "car.safetensors", tmp_path / "start.safetensors"
+    save_generator(start, relative_to(load_reader(folder / "readers" / "car.safetensors"), PoseConfig()))
     arguments = ["--checkpoint", str(car), "--out", str(tmp_path / "reader.safetensors"), "--images", "96", "--samples"]
     assert giraffe.main(["train-reader", str(start), *arguments, "16", "--grounds", "2", "--batch", "16"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 96
-    image = torch.rand(2, 3, 16, 16)
-    assert not torch.allclose(load_reader(start)(image), load_reader(tmp_path / "reader.safetensors")(image))
+    image, trained = torch.rand(2, 3, 16, 16), load_reader(tmp_path / "reader.safetensors")
+    assert not torch.allclose(load_reader(start)(image), trained(image))
+    assert trained.config.pose == POSE  # the generator's prior, not that of the reader it began with
 
 
 def test_pose_values_wrap_whole_turns(generator):
