@@ -115,9 +115,22 @@ def published(folder: Path, data: Path, score: dict[str, float]) -> None:
     report.write_text(json.dumps({"figures": score, "seed": 0, "sha256": "another"}))
     with pytest.raises(ValueError, match="of other weights than"):
         tyro.cli(Publish, args=[str(word) for word in (*words, "--report", report)]).run()
+    for text in ("[]", '{"figures": 3}', '{"fig'):
+        report.write_text(text)
+        with pytest.raises(ValueError, match=r"report\.json is no report \(.*\); give"):
+            tyro.cli(Publish, args=[str(word) for word in (*words, "--report", report)]).run()
+    with pytest.raises(CheckpointError, match=r"the card of model\.safetensors would have 2\.0 MB"):
+        tyro.cli(Publish, args=[str(word) for word in (*words, "--notes", "x" * 2_000_000)]).run()
     with pytest.raises(ValueError, match="a run's own folder"):
         tyro.cli(Publish, args=[str(word) for word in (*words, "--state", folder / "run")]).run()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(CheckpointError, match="under 20 MB"):
         patch.setattr("training.publish.MOST_BYTES", 1000)
         tyro.cli(Publish, args=[str(word) for word in words]).run()
     assert {path.name: path.read_bytes() for path in (out, written)} == before  # the earlier model stands
+    written.write_text("x" * 2_000_000)  # no card: what is inside the file tells the initial knobs
+    made = json.loads((data / "set.json").read_text())
+    (folder / "set").mkdir()
+    (folder / "set" / "set.json").write_text(json.dumps(made | {"left_out": ["a.jpg: it is empty"] * 100_000}))
+    run("publish", *words[:-3], folder / "set", *words[-2:])
+    assert read_card(out)["start"] == {"rotation": 30}
+    assert "left_out" not in read_card(out)["data"]

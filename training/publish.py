@@ -5,12 +5,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from training.checkpoint import (
+    MOST_CARD,
     CheckpointError,
     generator_file,
     load_model,
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST_BYTES = 20_000_000
+LISTS = ("left_out", "said")
+"""Values of a set.json that name single photos, of which there can be thousands; its counts tell how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class Publish:
         check_folder(self.out.parent)
         source = self.run_dir / self.generator
         generator, seen = load_model(source), read_card(source)
-        report = json.loads(self.report.read_text(encoding="utf-8")) if self.report else {}
+        report = _report_of(self.report) if self.report else {}
         if report and seen["sha256"] not in (report.get("sha256"), *report.get("sha256_of", {}).values()):
             raise ValueError(f"{self.report} is of other weights than {source}; evaluate that file, then publish it")
         if self.state and (self.state / "config.json").exists():
@@ -112,13 +116,31 @@ class Publish:
                 f"{self.out.name} would be {len(content) / 1e6:.1f} MB; a bundled model has under 20 MB"
             )
         card |= {"bytes": len(content), "sha256": tensors_sha256(content)}
+        beside = (json.dumps(card, indent=1) + "\n").encode()
+        if len(beside) > MOST_CARD:
+            raise CheckpointError(
+                f"the card of {self.out.name} would have {len(beside) / 1e6:.1f} MB, and 1 MB at most is read; "
+                f"shorten --notes, --command or the set.json of {self.data}"
+            )
         if self.state and found is not None:
             save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
         if reader is not None:
             write_whole(self.out.parent / "readers" / self.out.name, reader)
         write_whole(self.out, content)
-        write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
+        write_whole(self.out.with_suffix(".json"), beside)
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+
+def _report_of(path: Path) -> dict[str, Any]:
+    """Return the content of a report. Raises: ValueError for a missing or another file."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report, dict) and all(isinstance(report.get(k, {}), dict) for k in ("figures", "sha256_of")):
+            return report
+        reason = "its figures are no object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"{path} is no report ({reason}); give the report.json that `python -m training evaluate` wrote")
 
 
 def _measured_on(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +168,8 @@ def _start_of(out: Path) -> dict[str, Any]:
 
     The card beside it may be of other weights, as an earlier `publish` may have been killed between the two files.
     """
-    for read, path in ((read_card_beside, out.with_suffix(".json")), (read_card, out)):
+    inside = partial(read_card, beside=False)
+    for read, path in ((read_card_beside, out.with_suffix(".json")), (inside, out)):
         if path.is_file():
             try:
                 if start := read(out).get("start"):
@@ -166,10 +189,10 @@ def _halved(state: Any) -> Any:
 
 
 def _set_of(data: Path) -> dict[str, Any]:
-    """Return the content of `set.json`, without paths of the machine on which it was made."""
+    """Return the content of `set.json`, without paths of the machine on which it was made and names of photos."""
     path, coco = data / "set.json", data / "train.json"
     if not path.is_file() and not coco.is_file():
         raise ValueError(f"{data} has no set.json; give the prepared set that the run was trained on")
     found = json.loads((path if path.is_file() else coco).read_text(encoding="utf-8"))
     made = found if path.is_file() else found.get("info", {}) | {"pictures": len(found["images"])}
-    return {k: v for k, v in made.items() if not (isinstance(v, str) and v.startswith("/"))}
+    return {k: v for k, v in made.items() if k not in LISTS and not (isinstance(v, str) and v.startswith("/"))}

@@ -27,6 +27,10 @@ from training.upgrade import upgraded, upgraded_names
 
 log = logging.getLogger(__name__)
 
+PROJECTED = "projected."
+"""Names of the weights of the projected discriminator, which a run lacks whose pretrained network could not be
+downloaded."""
+
 
 class NonFiniteError(ArithmeticError):
     """The loss was NaN or infinite three times since the last checkpoint."""
@@ -78,6 +82,13 @@ class Run:
         if found is None:
             return False
         state, _ = found
+        names = state.get("networks", {})
+        if any(name.startswith(PROJECTED) for name in names) and "projected" not in self.recipe.networks:
+            raise ValueError(
+                f"the run in {self.out} has a projected discriminator, and this start has none; give "
+                f"--projected.backbone FILE where its pretrained network cannot be downloaded, or another folder, with "
+                f"this one as --start-from, to go on without"
+            )
         try:
             self._take(state)
         except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -96,10 +107,15 @@ class Run:
         """Load networks, average and the optimisers' moments; learning rates and betas stay those of the config."""
         networks, optimizers = (upgraded_names(state[name]) for name in ("networks", "optimizers"))
         off = self.recipe.networks.load_state_dict(networks, strict=False)
-        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith("augment.")]:
+        new = () if any(name.startswith(PROJECTED) for name in networks) else (PROJECTED,)
+        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith(("augment.", *new))]:
             raise ValueError(f"state dict mismatch: {strange[0]} is missing or unexpected")
+        if new and "projected" in self.recipe.networks:
+            log.warning("the run had no projected discriminator so far; one begins now")
         self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers().items():
+            if new and name == "projected":
+                continue
             ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(optimizers[name])
             for parameter, moments in optimizer.state.items():
@@ -205,26 +221,35 @@ def _without_folders(config: Any) -> Any:
     return replace(config, **changed)
 
 
-def keep_data(pictures: TrainingSet, out: Path) -> None:
-    """Write the run's data set to `data.json`.
+def check_data(pictures: TrainingSet, out: Path) -> None:
+    """Compare the set with that of the folder's run; warn if its pictures have changed.
 
-    Raises: ValueError if the folder's run was trained on another set at another path.
+    Raises: ValueError if the run was trained on another set at another path.
     """
-    path, index = out / "data.json", hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
-    ours = {"path": str(pictures.path.absolute()), "index_sha256": index}
-    if path.is_file():
-        before = _learns_from(path)
-        if before["index_sha256"] != index and before["path"] != ours["path"]:
-            raise ValueError(
-                f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
-                f"--start-from {out} to begin from its weights"
-            )
-        if before["index_sha256"] != index:
-            log.warning(
-                "%s has changed since the run began; training continues with its present content", pictures.path
-            )
+    path, ours = out / "data.json", _identity(pictures)
+    if not path.is_file() or not any(out.glob("state-*.pt")):
+        return
+    before = _learns_from(path)
+    if before["index_sha256"] == ours["index_sha256"]:
+        return
+    if before["path"] != ours["path"]:
+        raise ValueError(
+            f"the run in {out} learns from {before['path']}, not from {pictures.path}; give another --out, with "
+            f"--start-from {out} to begin from its weights"
+        )
+    log.warning("%s has changed since the run began; training continues with its present content", pictures.path)
+
+
+def keep_data(pictures: TrainingSet, out: Path) -> None:
+    """Write the run's data set to `data.json`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(ours, indent=1).encode())
+    write_whole(out / "data.json", json.dumps(_identity(pictures), indent=1).encode())
+
+
+def _identity(pictures: TrainingSet) -> dict[str, str]:
+    """Return where a set is and the SHA-256 of its list of pictures."""
+    index = hashlib.sha256(_index(pictures).read_bytes()).hexdigest()
+    return {"path": str(pictures.path.absolute()), "index_sha256": index}
 
 
 def _index(pictures: TrainingSet) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from training.data.folder import PictureSet
 from training.devices import has_bfloat16
 from training.loop.monitor import Monitor, crossed, unless_full
-from training.loop.run import Run, folder_of_run, keep_config, keep_data
+from training.loop.run import Run, check_data, folder_of_run, keep_config, keep_data
 from training.runtime.distributed import any_of, from_first, joined, rank, share_of
 from training.runtime.malloc import keep_memory
 from training.types import AdaptsWeights
@@ -35,7 +35,8 @@ def train(
     state, at half the learning rate. Under torchrun each process takes its share of `loop.batch`, and only the first
     one reads and writes the run folder.
 
-    Raises: NonFiniteError if losses are not finite for the third time without a saved state in between.
+    Raises: ValueError for a run of other pictures or networks, or a `start_from` of none of these networks;
+    NonFiniteError if losses are not finite for the third time without a saved state in between.
     """
     keep_memory()
     with joined(device) as where, folder_of_run(out):
@@ -47,14 +48,14 @@ def train(
             log.info("this CPU has no bfloat16 instructions, so float32 is used, which is faster here")
         run = Run(config, out, where)
         if rank() == 0:
-            keep_data(pictures, out)
-        resumed = run.resume()
-        if rank() == 0:
-            keep_config(config, out)
-        if resumed:
+            check_data(pictures, out)
+        if run.resume():
             _say_resumed(run, start_from)
         else:
             _warm_start(run, [start_from] if isinstance(start_from, Path) else start_from or ())
+        if rank() == 0:  # not before: a start that fails leaves no folder that seems to hold a run
+            keep_data(pictures, out)
+            keep_config(config, out)
         _steps(run, pictures)
     return out / "generator.safetensors"
 
@@ -97,6 +98,11 @@ def _warm_start(run: Run, sources: Sequence[Path]) -> None:
         if isinstance(run.recipe, AdaptsWeights):
             theirs = run.recipe.adapt_weights(theirs)
         taken, numbers = copy_matching(run.recipe.networks, theirs)
+        if taken == 0:
+            raise ValueError(
+                f"{source} has no weights of the shapes of this preset's networks, a {run.config.family}; give a run "
+                f"or a generator file of the same family to start from"
+            )
         log.info("began with %d of %d weights from %s", taken, numbers, source)
     run.average.load_state_dict(run.recipe.generator.state_dict())
 

@@ -4,6 +4,7 @@ trunk of the object finder.
 Batch norm is folded into the convolutions. Weights are torchvision's published ones, or those of a file.
 """
 
+import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from training.nn import tflite
+from training.runtime.distributed import same_mean, size
 from training.types import Image
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -130,6 +132,13 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise ValueError(f"torchvision's MobileNetV2 weights cannot be downloaded ({reason}); {REMEDY}") from None
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            kept = Path(torch.hub.get_dir()) / "checkpoints"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"torchvision's MobileNetV2 weights in {kept} are damaged ({reason}); remove the file there, or "
+                f"{REMEDY}"
+            ) from None
     if not path.is_file():
         raise ValueError(f"no file {path}; {REMEDY}")
     try:
@@ -138,7 +147,9 @@ def load_backbone(path: Path | None = None) -> MobileNetV2:
         with zipfile.ZipFile(path) as archive:
             scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
         return _of_script(path) if scripted else _of_state(torch.load(path, map_location="cpu", weights_only=True))
-    except (zipfile.BadZipFile, RuntimeError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (
+        zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, AttributeError, TypeError, KeyError
+    ) as error:  # fmt: skip
         raise ValueError(f"{path} holds no MobileNetV2 ({str(error).splitlines()[0]}); {REMEDY}") from None
 
 
@@ -245,13 +256,14 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def observe(self, maps: Sequence[Tensor]) -> None:
-        """Update the statistics by maps of real pictures, until `PICTURES` have been seen."""
+        """Update the statistics by maps of real pictures, those of all processes, until `PICTURES` have been seen."""
         if self.seen >= self.PICTURES:
             return
-        n = len(maps[0])
+        n = len(maps[0]) * size()
         share = n / (self.seen + n)
-        mean = torch.cat([x.float().mean((0, 2, 3)) for x in maps])
-        square = torch.cat([x.float().square().mean((0, 2, 3)) for x in maps])
+        means = torch.cat([x.float().mean((0, 2, 3)) for x in maps])
+        squares = torch.cat([x.float().square().mean((0, 2, 3)) for x in maps])
+        mean, square = same_mean(torch.stack([means, squares]))
         self.total.lerp_(mean, share)
         self.squares.lerp_(square, share)
         self.seen += n

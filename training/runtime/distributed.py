@@ -127,11 +127,16 @@ def batch_mean(mean: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     Averaged over processes, f(batch_mean(m)) has the gradient of f of the global batch's mean. It is needed for losses
     that are not means over pictures, such as ratios of sums.
     """
+    return mean if size() == 1 else mean + (same_mean(mean) - mean.detach())
+
+
+def same_mean(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the mean over processes of each one's `value`: the same numbers in each, without gradient."""
     if size() == 1:
-        return mean
-    whole = mean.detach().float().clone()
+        return value.detach()
+    whole = value.detach().float().clone()
     dist.all_reduce(whole)
-    return mean + (whole / size() - mean.detach())
+    return whole / size()
 
 
 LARGE = 2**16

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from giraffe_hd.fast.reader import PoseReader, ReaderConfig
 from tests.benchmarks.kills import TINY, squares
 from training import __main__ as command
-from training.checkpoint import load_generator, newest_state
+from training.checkpoint import load_generator, newest_state, save_generator
 from training.devices import pick_device
 from training.files import append_line, check_folder, locked
 from training.loop.train import _stop_signals, train
+from training.nn import projected_discriminator
+from training.nn.backbone import MobileNetV2
+from training.nn.projected_discriminator import ProjectedConfig
 
 SHORT = replace(TINY, loop=replace(TINY.loop, images=8))
 ENDLESS = replace(TINY, loop=replace(TINY.loop, images=10_000_000, save_every=10_000_000, log_every=1))
@@ -124,6 +128,44 @@ def test_a_generator_without_a_state_is_not_trained_over(run, pictures, tmp_path
         train(SHORT, pictures, out, device="cpu")
     assert [path.name for path in out.iterdir()] == ["generator.safetensors"]
     assert (out / "generator.safetensors").read_bytes() == before
+
+
+def test_a_start_that_fails_leaves_the_folder_free(run, pictures, tmp_path):
+    out, other = tmp_path / "run", squares(tmp_path / "others")
+    lines = (other / "index.csv").read_text().splitlines()
+    (other / "index.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match="no checkpoint at"):
+        train(SHORT, pictures, out, device="cpu", start_from=tmp_path / "nowhere")
+    assert not out.exists()
+    stranger = tmp_path / "stranger.safetensors"
+    save_generator(stranger, PoseReader(ReaderConfig(resolution=16, channels=(8, 10))))
+    with pytest.raises(ValueError, match="has no weights of the shapes of this preset's networks, a giraffe_hd; give"):
+        train(SHORT, pictures, out, device="cpu", start_from=stranger)
+    assert not out.exists()
+    train(SHORT, other, out, device="cpu", start_from=run)
+    with pytest.raises(ValueError, match=r"learns from .*others, not from"):
+        train(SHORT, pictures, out, device="cpu")
+
+
+def test_a_run_goes_on_when_its_pretrained_network_comes_and_says_what_it_lacks_when_that_goes(
+    pictures, tmp_path, monkeypatch, caplog
+):
+    config = replace(SHORT, projected=ProjectedConfig(weight=1.0, side=32))
+    longer = replace(config, loop=replace(config.loop, images=16))
+
+    def offline(path: Path | None = None) -> MobileNetV2:
+        raise ValueError("torchvision's MobileNetV2 weights cannot be downloaded")
+
+    monkeypatch.setattr(projected_discriminator, "load_backbone", offline)
+    train(config, pictures, tmp_path / "run", device="cpu")
+    monkeypatch.setattr(projected_discriminator, "load_backbone", lambda path: MobileNetV2())
+    train(longer, pictures, tmp_path / "run", device="cpu")
+    assert "had no projected discriminator so far; one begins now" in caplog.text
+    found = newest_state(tmp_path / "run")
+    assert found is not None and found[0]["images"] == 16 and "projected" in found[0]["optimizers"]
+    monkeypatch.setattr(projected_discriminator, "load_backbone", offline)
+    with pytest.raises(ValueError, match=r"has a projected discriminator, and this start has none; give --projected"):
+        train(longer, pictures, tmp_path / "run", device="cpu")
 
 
 DAMAGED = ("{}", "[]", "3", "{", '{"path": 1, "index_sha256": []}')

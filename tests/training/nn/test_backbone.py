@@ -94,15 +94,31 @@ def test_same_padding_starts_at_the_first_pixel() -> None:
     assert conv(picture).flatten().tolist() == [0, 2, 8, 10]
 
 
-@pytest.mark.parametrize("wrong", ["absent", "text", "other"])
+@pytest.mark.parametrize("wrong", ["absent", "text", "other", "pickled", "cut"])
 def test_files_that_hold_no_mobilenet_are_refused_in_one_sentence(wrong: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     if wrong == "text":
         path.write_text("no weights")
     if wrong == "other":
         torch.save({"0.0.weight": torch.zeros(4, 3, 3, 3)}, path)
+    if wrong == "pickled":
+        torch.save(MobileNetV2(), path)  # a whole module: reading it would run code
+    if wrong == "cut":
+        torch.save(mobilenet_v2(weights=None).state_dict(), path)
+        path.write_bytes(path.read_bytes()[:1_000_000])
     with pytest.raises(ValueError, match=r"no file|holds no MobileNetV2"):
         load_backbone(path)
+
+
+def test_a_damaged_download_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-7ebf99e0.pth"
+    kept.parent.mkdir(parents=True)
+    for content in (b"", b"PK\x03\x04 cut off"):
+        for name in (kept.name, "mobilenet_v2-b0353104.pth"):  # of either weights that torchvision publishes
+            kept.with_name(name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoints are damaged \(.*\); remove the file there, or give a file"):
+            load_backbone(None)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from training.config import DataConfig, LoopConfig
 from training.data.folder import PictureSet
 from training.loop.run import Run
 from training.loop.train import train
+from training.nn.backbone import FrozenFeatures, MobileNetV2
 from training.runtime import distributed
 from training.runtime import sharded_random as draws
 from training.runtime.distributed import share_of
@@ -111,6 +112,14 @@ def gradients_of_one(rank: int) -> list[Any]:
     return [total, *(p.grad for p in (used, unused, first_only, matrix))]
 
 
+def statistics(rows: slice) -> dict[str, torch.Tensor]:
+    """Return what the feature network knows of its channels after two batches, of which one process has some rows."""
+    features, rng = FrozenFeatures(MobileNetV2(), side=32, bf16=False), torch.Generator().manual_seed(3)
+    for _ in range(2):
+        features.observe([torch.randn(4, c, 2, 2, generator=rng)[rows] for c in features.CHANNELS])
+    return features.state_dict()
+
+
 def stop_training() -> None:
     """Send this process SIGTERM once training, which then saves its state, would hear it."""
     while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -125,6 +134,7 @@ def one_of_two(rank: int, folder: Path, data: Path) -> None:
     for large in (1, 10**9):  # each gradient a message of its own, and all in one
         distributed.LARGE = large
         torch.save(gradients_of_one(rank), folder / f"gradients-{large}-{rank}.pt")
+    torch.save(statistics(slice(rank, None, 2)), folder / f"statistics-{rank}.pt")
     distributed.LARGE = 100
     for name, config in FAMILIES.items():
         torch.save(steps(config(), data, folder), folder / f"{name}-{rank}.pt")
@@ -168,6 +178,14 @@ def test_two_processes_learn_what_one_learns_from_the_same_batch(name, two, squa
         torch.testing.assert_close(first[key], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
     moved = [key for key in whole if (whole[key] - start[key]).abs().max() > 1e-3]
     assert len(moved) > len(whole) / 2
+
+
+def test_the_feature_network_knows_the_photos_of_all_processes(two):
+    whole = statistics(slice(None))
+    first, second = (torch.load(two / f"statistics-{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in whole.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value)
 
 
 @pytest.mark.parametrize("large", [1, 10**9])
