@@ -60,6 +60,10 @@ class InvertOptions:
     """Adam's, of the weights that pivotal tuning changes."""
 
 
+REACH = 1.6
+"""How far elevation, size and place may go, in half widths of the prior."""
+
+
 class Whitening(NamedTuple):
     """A part's styles under the prior: w = mean + code @ root, codes of unit variance."""
 
@@ -101,7 +105,8 @@ class Problem:
         objects = int(which.max()) + 1
         self.rotation_read = torch.atan2(read[:, 0], read[:, 1])
         self.front = min(1.0, float(read[:, :2].norm(dim=1).min()))
-        self.pose = torch.cat([torch.zeros_like(read[:, :1]), read[:, 2:].clamp(-1.4, 1.4)], 1).requires_grad_()
+        rest = REACH * torch.atanh(read[:, 2:].clamp(-1.4, 1.4) / REACH)  # `codes` begins at what was read
+        self.pose = torch.cat([torch.zeros_like(read[:, :1]), rest], 1).requires_grad_()
         counts = {"shape": objects, "look": objects, "background": len(read), "back_look": len(read)}
         self.white = prior_styles(generator)
         zeros: dict[str, Any] = {"device": read.device, "requires_grad": True}
@@ -119,7 +124,7 @@ class Problem:
         s, p = self.start, self.config
         limit = math.radians(self.options.reach)
         turn = limit * torch.tanh(self.pose[:, 0] / limit)
-        rest = 1.6 * torch.tanh(self.pose[:, 1:] / 1.6)
+        rest = REACH * torch.tanh(self.pose[:, 1:] / REACH)
         scale = uncentred(rest[:, 1], (math.log(p.scale[0]), math.log(p.scale[1]))).exp()
         place = torch.stack([s.translation[:, 0], uncentred(rest[:, 2], p.y), uncentred(rest[:, 3], p.z)], 1)
         return replace(

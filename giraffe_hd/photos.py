@@ -1,5 +1,7 @@
 """Commands about photos: invert them, and read the poses in them."""
 
+import csv
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,13 +58,15 @@ class ReadPoses:
         reader, folder = reader_of(generator), self.data / "images"
         files = sorted((folder if folder.is_dir() else self.data).iterdir())
         files = [path for path in files if path.suffix.lower() in PHOTOS]
-        lines = ["file,rotation,elevation,scale,x,y,certainty"]
+        columns = ["rotation", "elevation", "scale", "x", "y", "certainty"]
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["file", *columns])
         for path in files:
             read = reader.read(from_pil(open_picture(path), reader.resolution))
             knobs = knobs_read(generator, read) | {"certainty": read.certainty}
-            numbers = (f"{float(knobs[name]):.5g}" for name in lines[0].split(",")[1:])
-            lines.append(",".join([path.name, *numbers]))
-        write_whole(self.out, ("\n".join(lines) + "\n").encode())
+            writer.writerow([path.name, *(f"{float(knobs[name]):.5g}" for name in columns)])
+        write_whole(self.out, table.getvalue().encode("utf-8", "surrogateescape"))
         return {"out": str(self.out), "pictures": len(files)}
 
 

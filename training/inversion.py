@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import PIL.Image
 import torch
 import tyro
+from torch.func import functional_call
 
 from training.checkpoint import load_generator, read_card
 from training.codes_file import write_codes
@@ -107,7 +108,7 @@ class PhotoOptions:
         found = inverted(generator, torch.cat(cut), **chosen)
         written = write_codes(self.out, generator, checkpoint, found.codes, torch.cat(cut), found.weights)
         if self.preview is not None:
-            drawn = generator(found.codes).image
+            drawn = functional_call(generator, dict(found.weights), (found.codes,)).image  # as sharpened
             write_sheet(self.preview, torch.stack([torch.cat(cut), drawn], 1).flatten(0, 1), 2)
         return {"out": str(self.out), "loss": round(found.loss, 5), **written}
 

@@ -44,8 +44,8 @@ def published() -> AnyGenerator:
     return PaperGenerator(config)
 
 
-def clevr() -> AnyGenerator:
-    prior = replace(CLEVR2_256.generator.prior, n_objects=3)
+def clevr(n_objects: int = 3) -> AnyGenerator:
+    prior = replace(CLEVR2_256.generator.prior, n_objects=n_objects)
     made = GiraffeGenerator(GiraffeConfig(resolution=16, volume=VOLUME, z_dim=8, z_dim_bg=8, feat_dim=8, prior=prior))
     with torch.no_grad():
         made.object_field.sigma_out.weight.abs_().mul_(1000)  # a field with something in it
@@ -56,9 +56,10 @@ def clevr() -> AnyGenerator:
 def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
-    for name, make in {"fast": fast, "paper": published, "clevr": clevr}.items():
+    makes = {"fast": fast, "paper": published, "clevr": clevr, "chairs": lambda: clevr(1)}
+    for name, make in makes.items():
         save_generator(folder / f"{name}.safetensors", make())
-    return {name: folder / f"{name}.safetensors" for name in ("fast", "paper", "clevr")}
+    return {name: folder / f"{name}.safetensors" for name in makes}
 
 
 def run(capsys, *arguments: str | Path) -> dict:
@@ -165,6 +166,15 @@ def test_meshes(files, tmp_path, capsys, family, more):
     )
     assert said["faces"] > 10
     assert out.read_bytes().startswith(b"ply\n")
+
+
+@pytest.mark.parametrize("family", ["fast", "paper", "chairs"])
+def test_meshes_of_one_object_are_written_as_glb(files, tmp_path, capsys, family):
+    """With colours where the generator draws the object by itself; the published GIRAFFE does not."""
+    words = ("--resolution", "16", "--level", "0.05" if family == "chairs" else "0.01")
+    run(capsys, "mesh", "--checkpoint", files[family], "--out", tmp_path / "object.glb", *words)
+    content = (tmp_path / "object.glb").read_bytes()
+    assert content.startswith(b"glTF") and (b"COLOR_0" in content) == (family != "chairs")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A photo becomes knobs: the reader, the inversion, its files, and the commands that use them."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -18,21 +19,18 @@ from giraffe_hd.fast.reader import (
     ReaderConfig,
     load_reader,
     pose_read,
-    reader_from_discriminator,
     reader_path,
     relative_to,
 )
 from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, recombined, stretched_bodies
-from giraffe_hd.invert import FeatureDistance, InvertOptions, invert, prior_styles, with_own_weights
+from giraffe_hd.invert import FeatureDistance, InvertOptions, Problem, invert, prior_styles, with_own_weights
 from training import __main__ as training
 from training.batched import rows
 from training.checkpoint import load_generator, makes_pictures, save_generator
-from training.codes_file import read_codes, weights_path, write_codes
+from training.codes_file import read_codes, read_weights, weights_path, write_codes
 from training.inversion import invert as invert_any
 from training.invertible import Progress
 from training.metrics.inversion import psnr
-from training.nn.discriminator import Discriminator
-from training.nn.layers import MinibatchStddev
 from training.pictures import to_pil
 
 POSE = PoseConfig(azimuth=(0.0, 0.0), y=(-0.1, 0.06))
@@ -107,11 +105,6 @@ def test_knob_values_are_the_inverse_of_set(generator):
             torch.testing.assert_close(stands, torch.full((2,), value))
 
 
-def test_a_reader_reads_each_picture_alone(reader):
-    image = torch.rand(4, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(reader(image), torch.cat([reader(x) for x in image.split(1)]))
-
-
 def test_features_tell_pictures_apart_each_for_itself(reader):
     photos = torch.rand(2, 3, 16, 16) * 2 - 1
     distance = FeatureDistance(reader, photos)
@@ -130,32 +123,6 @@ def test_features_alone_bring_pictures_nearer(generator, monkeypatch):
     found = [invert(generator, reader, photo, options=replace(FEW, fine=n, features=5.0)).codes for n in (0, 20)]
     start, end = (distance(generator(codes).image).item() for codes in found)
     assert end < 0.7 * start
-
-
-def test_a_reader_is_its_discriminator_at_the_typical_deviation():
-    torch.manual_seed(2)
-    discriminator = Discriminator((8, 10), 6).eval()
-    image = torch.rand(4, 3, 16, 16) * 2 - 1
-    with torch.no_grad():
-        discriminator.get_parameter("mix.bias").add_(torch.rand(10))
-        deviation = MinibatchStddev()(discriminator.maps(image)[-1])[:, -1].mean()
-        wanted = discriminator(image)[1]
-    state = discriminator.state_dict()
-    exact = reader_from_discriminator(state, POSE, float(deviation))
-    plain = reader_from_discriminator(state, POSE)
-    near = (exact(image) - wanted).abs().mean()
-    assert near < 0.7 * (plain(image) - wanted).abs().mean()  # zero padding alone makes a difference
-    with pytest.raises(ValueError, match="reads no poses"):
-        reader_from_discriminator({"flat.weight": torch.zeros(1)}, POSE)
-
-
-def test_a_reader_reads_the_same_poses_relative_to_another_prior(reader):
-    wider = replace(POSE, elevation=(-5.0, 40.0), scale=(0.2, 0.5), y=(-0.3, 0.1), z=(-0.1, 0.2))
-    image = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    assert not torch.allclose(reader(image)[:, 2:], relative_to(reader, wider)(image)[:, 2:])
-    torch.testing.assert_close(relative_to(reader, wider).read(image), reader.read(image))
-    flat = replace(POSE, elevation=(3.0, 3.0))
-    torch.testing.assert_close(relative_to(reader, flat).read(image).elevation, torch.full((4,), math.radians(3.0)))
 
 
 def test_a_reader_lies_beside_its_generator_and_is_no_generator(folder, generator):
@@ -322,25 +289,6 @@ def test_codes_in_files_draw_the_same_picture(folder, tmp_path):
     torch.testing.assert_close(seeded, wanted, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 2}, "no recipe of this version"),
-        ({"knobs": {"wheels": 3}}, "'wheels'"),
-        ({"slots": {"wheels": {}}}, "'wheels'"),
-        ({"slots": {"look": {"codes": {"look": {"z_a_fg": "AAAA", "styles": "!"}}}}}, "cannot be read"),
-        ({"slots": {"look": {"codes": {"look": {"z_a_fg": "AAAAAA=="}}}}}, "do not fit"),
-        ({"slots": {"look": {"codes": {"look": {"z_a_fg": "AACAfw=="}}}}}, "not finite"),
-        ({"slots": 3}, "holds no codes"),
-    ],
-)
-def test_damaged_files_of_codes_are_refused(folder, tmp_path, change, message):
-    generator = load_generator(folder / "car.safetensors")
-    (tmp_path / "car.json").write_text(json.dumps({"version": 1, "knobs": {}, "slots": {}} | change))
-    with pytest.raises(ValueError, match=message):
-        read_codes(tmp_path / "car.json", generator)
-
-
 def side(path):
     with PIL.Image.open(path) as picture:
         return picture.size
@@ -370,15 +318,42 @@ def test_a_photo_goes_through_the_commands(folder, tmp_path, capsys, monkeypatch
     assert "give at least one path" in capsys.readouterr().err
 
 
+def test_a_preview_shows_what_sharpening_made(folder, tmp_path, monkeypatch):
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr("training.inversion.write_sheet", lambda path, pictures, columns: shown.append(pictures))
+    monkeypatch.setattr(Generator, "invert", partialmethod(Generator.invert, coarse=3, fine=5))
+    car, out = folder / "car.safetensors", tmp_path / "car.json"
+    arguments = [str(car), str(folder / "0.png"), "--out", str(out), "--sharpen", "--preview", str(tmp_path / "p.png")]
+    assert training.main(["invert", *arguments]) == 0
+    plain = load_generator(car)
+    assert isinstance(plain, Generator)
+    codes = read_codes(out, plain)
+    sharpened = with_own_weights(plain, read_weights(out))(codes).image
+    assert (shown[0][1:] - sharpened).abs().mean() < 0.2 * (plain(codes).image - sharpened).abs().mean()
+
+
+def test_an_inversion_begins_at_the_pose_that_is_read(generator, reader):
+    codes = replace(generator.sample(3, torch.Generator().manual_seed(4)), azimuth=torch.zeros(3))
+    read = reader(generator(codes).image).clamp(-1.3, 1.3)
+    start = Problem(generator, read, torch.arange(3), InvertOptions()).codes()
+    wanted = pose_read(read, POSE)
+    for found, expected in ((start.elevation, wanted.elevation), (start.translation[:, 1], wanted.y)):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(start.scale[:, 0] / POSE.proportions[0], wanted.scale)
+
+
 def test_poses_of_a_folder_are_written_as_a_table(folder, tmp_path):
-    arguments = ["--data", str(folder), "--checkpoint", str(folder / "car.safetensors")]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("0.png", "red, old.png"):
+        (photos / name).write_bytes((folder / "0.png").read_bytes())
+    arguments = ["--data", str(photos), "--checkpoint", str(folder / "car.safetensors")]
     assert giraffe.main(["read-poses", *arguments, "--out", str(tmp_path / "poses.csv")]) == 0
-    head, *lines = (tmp_path / "poses.csv").read_text().splitlines()
-    assert head == "file,rotation,elevation,scale,x,y,certainty" and [x.split(",")[0] for x in lines] == [
-        "0.png",
-        "1.png",
-    ]
-    assert all(math.isfinite(float(v)) for line in lines for v in line.split(",")[1:])
+    with (tmp_path / "poses.csv").open(newline="") as file:
+        head, *lines = csv.reader(file)
+    assert head == ["file", "rotation", "elevation", "scale", "x", "y", "certainty"]
+    assert [line[0] for line in lines] == ["0.png", "red, old.png"]
+    assert all(len(line) == len(head) and all(math.isfinite(float(v)) for v in line[1:]) for line in lines)
 
 
 def test_a_reader_is_trained_on_recombined_layers(folder, tmp_path, capsys):

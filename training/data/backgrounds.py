@@ -1,6 +1,8 @@
 """Backgrounds to paste objects onto: views of environment maps, patches of photos, and generated patterns."""
 
 import math
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +20,25 @@ MOST_ENLARGED = 3.0
 
 def read_environments(folder: Path) -> dict[str, Float[np.ndarray, "map_h map_w 3"]]:
     """Return name -> radiance (linear, equirectangular, zenith first) of a folder's .npz maps. Raises: ValueError."""
-    maps = {path.stem: np.load(path)["radiance"].astype(np.float32) for path in sorted(folder.glob("*.npz"))}
+    maps = {path.stem: _radiance(path) for path in sorted(folder.glob("*.npz"))}
     if not maps:
         raise ValueError(f"{folder} has no environment maps; expected .npz files that hold `radiance`")
     return maps
+
+
+def _radiance(path: Path) -> Float[np.ndarray, "map_h map_w 3"]:
+    """Return the radiance of an environment map's file. Raises: ValueError for another file; nothing is unpickled."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            radiance = arrays["radiance"].astype(np.float32)
+        if radiance.ndim == 3 and radiance.shape[2] == 3 and radiance.size:
+            return radiance
+        reason = f"radiance of shape {radiance.shape}"
+    except KeyError:
+        reason = "no radiance"
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+        reason = "no arrays that can be read"
+    raise ValueError(f"{path} holds {reason}; expected `radiance`, numbers of (height, width, 3)")
 
 
 def view(radiance: Float[np.ndarray, "map_h map_w 3"], size: tuple[int, int], rng: np.random.Generator) -> Picture:

@@ -105,6 +105,11 @@ class Video(_Finding):
     patience: int = 20
     """Frames for which an object may be hidden without losing its identity."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= value <= 255 for value in self.ground):
+            raise ValueError(f"--ground is {' '.join(map(str, self.ground))}; expected three numbers from 0 to 255")
+
     def run(self) -> None:
         """Write the film and print one JSON line. Raises: ValueError."""
         from ..imaging.video import FilmError, probe

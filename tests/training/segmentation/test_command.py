@@ -233,6 +233,7 @@ WRONG = {
     "no pictures": (["evaluate", "classical", "--data", "none"], "no pictures"),
     "unknown part": (["evaluate", "classical", "--data", "other", "--split", "test"], "no split 'test'"),
     "negative limit": (["evaluate", "classical", "--data", "other", "--limit", "-1"], "no negative numbers"),
+    "no colour": (["video", "out.mp4", "--ground", "300", "-20", "0"], "--ground is 300 -20 0; expected three numbers"),
     "film over itself": (["video", "out.mp4"], "is the film itself"),
     "no set": (["evaluate", "classical", "--data", "."], "no split"),
     "no group": (["evaluate", "classical", "--data", ".", "--group", "cat"], "NAME=LABEL"),
