@@ -116,12 +116,7 @@ class Publish:
                 f"{self.out.name} would be {len(content) / 1e6:.1f} MB; a bundled model has under 20 MB"
             )
         card |= {"bytes": len(content), "sha256": tensors_sha256(content)}
-        beside = (json.dumps(card, indent=1) + "\n").encode()
-        if len(beside) > MOST_CARD:
-            raise CheckpointError(
-                f"the card of {self.out.name} would have {len(beside) / 1e6:.1f} MB, and 1 MB at most is read; "
-                f"shorten --notes, --command or the set.json of {self.data}"
-            )
+        beside = self._text_of(card)
         if self.state and found is not None:
             save_state(self.state, found[0]["images"], _halved(found[0]), keep=1)
         if reader is not None:
@@ -129,6 +124,16 @@ class Publish:
         write_whole(self.out, content)
         write_whole(self.out.with_suffix(".json"), beside)
         print(json.dumps({k: card[k] for k in ("title", "images_seen", "parameters", "bytes", "sha256")}))
+
+    def _text_of(self, card: Mapping[str, Any]) -> bytes:
+        """Return the content of the card's file. Raises: CheckpointError if it would be too large to be read."""
+        text = (json.dumps(card, indent=1) + "\n").encode()
+        if len(text) > MOST_CARD:
+            raise CheckpointError(
+                f"the card of {self.out.name} would have {len(text) / 1e6:.1f} MB, and 1 MB at most is read; "
+                f"shorten --notes, --command or the set.json of {self.data}"
+            )
+        return text
 
 
 def _report_of(path: Path) -> dict[str, Any]:

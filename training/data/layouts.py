@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.data.known_sets import afhq, cars, compcars, cub, dogs, ffhq
 from training.data.pairing import pair
-from training.data.photo_writer import LIMITS
+from training.data.photo_writer import CORNERS, LIMITS
 from training.data.sources import (
     PHOTO_FOLDERS,
     SPLITS,
@@ -55,6 +55,9 @@ def table(source: Path, reading: Reading) -> list[Photo]:
     Empty boxes and masks are unknown; further columns are kept.
     """
     listing = read_table(source / "index.csv", ("file",))
+    if not listing.lines:
+        raise ValueError(f"{listing.path} has a header but no lines; expected a line for each photo")
+    reading.columns.update(listing.columns)
     for sentence in listing.said:
         reading.say(f"{listing.path.name}: {sentence}")
     found = [(path, name) for path, name in pictures(source, reading) if name not in ("sheet.jpg", "index.jpg")]
@@ -63,13 +66,10 @@ def table(source: Path, reading: Reading) -> list[Photo]:
     files = {name: path for path, name in listed}
     names, all_names = Names(files, source), Names(everything, source)
     label = _label_column(listing, reading)
-    if listing.box_columns(reading.box) is None and not reading.box:
-        boxes, fractions = [None] * len(listing.lines), False
-    else:
-        boxes, fractions = boxes_of(listing, reading.box_form, reading.box)
+    boxes, fractions, of_box = _boxes_in(listing, reading)
     photos, taken = [], set()
-    for line, box in zip(listing.lines, boxes, strict=True):
-        photo = _listed(line, box, fractions, label, reading)
+    for line, box in zip(listing.plain_lines(), boxes, strict=True):
+        photo = _listed(line, box, fractions, label, of_box)
         file, problem = _found(names, photo.name, listing)
         if file in taken:
             problem = f"{listing.path.name} names it twice"
@@ -88,10 +88,29 @@ def table(source: Path, reading: Reading) -> list[Photo]:
     return photos
 
 
-def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: str, reading: Reading) -> Photo:
-    """Return the photo that a line describes, its file not yet located."""
+def _boxes_in(listing: Table, reading: Reading) -> tuple[list[Corners | None], bool, set[str]]:
+    """Return each line's box, whether boxes are fractions, and the columns that hold them.
+
+    Raises: ValueError if the table has none, although a prefix or a form was given and no further CSV may have them.
+    """
+    found = listing.box_columns(reading.box)
+    if found is None and (reading.boxes is not None or (not reading.box and reading.box_form == "auto")):
+        return [None] * len(listing.lines), False, set()
+    boxes, fractions = boxes_of(listing, reading.box_form, reading.box)
+    of_box = set(found[0]) if found else set()
+    if {"x", "width"} <= of_box:
+        reading.say(f"{listing.path.name}: x, y, width, height are read as boxes; rename them if they are none")
+    return boxes, fractions, of_box
+
+
+def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: str, of_box: set[str]) -> Photo:
+    """Return the photo that a line describes, its file not yet located; `of_box` are the columns of its box.
+
+    Those that are not scaled with the photo are not kept: in the set they would be wrong.
+    """
     name = line["file"]
-    width, height = line.get("width", ""), line.get("height", "")
+    width, height = ("" if {"width", "height"} & of_box else line.get(k, "") for k in ("width", "height"))
+    scaled = not fractions and all(column.endswith(CORNERS) for column in of_box)  # as the photo is, by the writer
     return Photo(
         path=Path(name),
         name=name,
@@ -100,16 +119,21 @@ def _listed(line: dict[str, str], box: Corners | None, fractions: bool, label: s
         box=box,
         fractions=fractions,
         size=(int(width), int(height)) if width.isdigit() and height.isdigit() and not fractions else None,
-        values={k: v for k, v in line.items() if k not in OWN},
+        values={k: v for k, v in line.items() if k not in OWN and (scaled or k not in of_box)},
         problem="" if name else "a line of the table names no file",
     )
 
 
 def _label_column(listing: Table, reading: Reading) -> str:
-    """Return the column of labels: the one of `--label`, else the first with a usual name; "" for none."""
+    """Return the column of labels: the one of `--label`, else the first with a usual name; "" for none.
+
+    Raises: ValueError if the one of `--label` is not there, nor in the source's other table.
+    """
     if reading.label is not None:
         asked = reading.label.strip().lower()
         if asked not in listing.columns:
+            if asked in reading.columns or reading.boxes not in (None, listing.path):
+                return ""
             raise ValueError(f"{listing.path} has no column {reading.label}; it has {', '.join(listing.columns)}")
         return asked
     known = [name for name in LABEL_COLUMNS if name in listing.columns]
@@ -241,11 +265,14 @@ MARKS |= {"cars": ("**/cars_*annos*.mat",)}
 def with_boxes(photos: list[Photo], source: Path, path: Path, reading: Reading) -> list[Photo]:
     """Return photos with the boxes (and splits and labels, where it has them) of a CSV: file, x0, y0, x1, y1.
 
+    Labels are in the column of `--label`, by default `label`; if no photo has one yet, in one with another usual name.
     File names are relative to `source`; a line whose file is missing becomes a photo with a problem. Of several lines
     of one photo the largest box is taken, with a note.
     """
     listing = read_table(path, ("file",))
-    boxes, fractions = boxes_of(listing, reading.box_form)
+    boxes, fractions = boxes_of(listing, reading.box_form, reading.box)
+    usual = reading.label is None and ("label" in listing.columns or any(photo.label for photo in photos))
+    label = "label" if usual else _label_column(listing, reading)
     for sentence in listing.said:
         reading.say(f"{path.name}: {sentence}")
     names = Names((photo.name for photo in photos), source)
@@ -267,7 +294,9 @@ def with_boxes(photos: list[Photo], source: Path, path: Path, reading: Reading) 
         reading.say(
             f"{path.name} names {len(lost)} files that are not in the source: {texts(photo.name for photo in lost)}"
         )
-    found = [_with_line(photo, *chosen[photo.name], fractions) if photo.name in chosen else photo for photo in photos]
+    found = [
+        _with_line(photo, *chosen[photo.name], fractions, label) if photo.name in chosen else photo for photo in photos
+    ]
     return found + lost
 
 
@@ -275,7 +304,7 @@ def _area(box: PixelBox | None) -> float:
     return 0.0 if box is None else (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _with_line(photo: Photo, line: dict[str, str], box: PixelBox | None, fractions: bool) -> Photo:
-    """Return a photo with the box, split and label of its line in a boxes CSV."""
-    split, label = known_split(line.get("split", "")), line.get("label")
-    return replace(photo, split=split or photo.split, label=label or photo.label, box=box, fractions=fractions)
+def _with_line(photo: Photo, line: dict[str, str], box: PixelBox | None, fractions: bool, label: str) -> Photo:
+    """Return a photo with the box, split and label (of the column `label`) of its line in a boxes CSV."""
+    split, named = known_split(line.get("split", "")), line.get(label)
+    return replace(photo, split=split or photo.split, label=named or photo.label, box=box, fractions=fractions)

@@ -1,21 +1,22 @@
 """`prepare masked`: converts photos with one mask each to a COCO folder."""
 
-import csv
 import json
 import logging
 import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
 from ..pictures import opened
+from .account import NAMED, reason_of
 from .coco import CocoWriter
 from .photo_writer import CORNERS
+from .tables import read_table
 from .writing import whole_folder
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class PrepareMasked:
     """Make a COCO folder (train.json, validation.json, images) from photos with one mask each."""
 
     source: Path
-    """A folder with index.csv (file, split, and a label), images/ and masks/ (PNG of the photo's name)."""
+    """A folder with index.csv (file, split, and a label), images/ and masks/ (PNG of the photo's name, in the same
+    subfolder)."""
     out: Path
     """The folder to make."""
     label: str | None = None
@@ -51,11 +53,14 @@ class PrepareMasked:
             raise ValueError(f"cannot take every {self.every}th photo; expected at least 1")
 
     def run(self) -> None:
-        """Write the set; photos without a usable mask are counted and left out. Raises: ValueError."""
+        """Write the set; photos without a usable mask are logged, counted and left out.
+
+        Raises: ValueError, and writes nothing, if the index or all photos cannot be used.
+        """
         rows = _rows(self.source)
         column = self._column(rows[0])
-        lacking = [name for corner in CORNERS if (name := f"{self.box_prefix}{corner}") not in rows[0]]
-        if self.box_prefix and lacking:
+        lacking = [name for corner in CORNERS if (name := f"{self._prefix}{corner}") not in rows[0]]
+        if self._prefix and lacking:
             raise ValueError(
                 f"{self.source / 'index.csv'} has no column {lacking[0]}; --box-prefix is {self.box_prefix}"
             )
@@ -66,22 +71,36 @@ class PrepareMasked:
             kept.setdefault(renamed.get(row["split"], row["split"]), []).append(row)
         labels = sorted({self.label or row[column] for row in rows if self._files(row)[1].is_file()})
         counts: Counter[str] = Counter()
+        left_out = LeftOut()
         with whole_folder(self.out) as folder:
             (folder / "images").mkdir()
             for split, lines in kept.items():
                 made = {k: str(v) for k, v in asdict(self).items() if k not in ("out", "source")}
                 writer = CocoWriter(labels, made_by="python -m training prepare masked", **made)
                 for row in lines[:: self.every]:
-                    counts[split if self._add(writer, folder, row, column) else "left out"] += 1
+                    why = self._add(writer, folder, row, column)
+                    if why:
+                        left_out.add(row["file"], why)
+                    counts["left out" if why else split] += 1
                 writer.write(folder / f"{split}.json")
+            if not counts.total() - counts["left out"]:
+                raise ValueError(
+                    f"none of the {counts['left out']} photos in {self.source} can be used; the first: {left_out.first}"
+                )
         log.info("%s: %s", self.out, dict(counts))
+        left_out.tell()
         print(json.dumps({"out": str(self.out), "labels": labels, **counts}))
+
+    @property
+    def _prefix(self) -> str:
+        """Return `box_prefix` as columns are spelled."""
+        return self.box_prefix.strip().lower()
 
     def _column(self, row: Mapping[str, str]) -> str:
         """Return the column of labels. Raises: ValueError."""
         if self.label is not None:
             return ""
-        names = LABEL_COLUMNS if self.label_column is None else (self.label_column,)
+        names = LABEL_COLUMNS if self.label_column is None else (self.label_column.strip().lower(),)
         found = [name for name in names if name in row]
         if not found:
             raise ValueError(f"{self.source / 'index.csv'} has no column {' or '.join(names)}; give --label")
@@ -90,34 +109,60 @@ class PrepareMasked:
     def _files(self, row: Mapping[str, str]) -> tuple[Path, Path]:
         """Return the paths of a photo and its mask."""
         name = Path(row["file"])
-        return self.source / "images" / name, self.source / "masks" / name.with_suffix(".png").name
+        return self.source / "images" / name, self.source / "masks" / name.parent / f"{name.stem}.png"
 
-    def _add(self, writer: CocoWriter, folder: Path, row: Mapping[str, str], column: str) -> bool:
-        """Copy one photo and add its mask; return False if the mask cannot be used."""
+    def _add(self, writer: CocoWriter, folder: Path, row: Mapping[str, str], column: str) -> str:
+        """Copy one photo and add its mask; return "", or why they cannot be used."""
         name = row["file"]
         photo, file = self._files(row)
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{name}: this is no name of a file in images"
         if not photo.is_file() or not file.is_file():
-            return False
+            return f"{name}: its mask is not in masks" if photo.is_file() else f"{name}: it is not in images"
         try:
             with opened(photo) as picture, opened(file) as mask:
                 size, pixels = picture.size, np.asarray(mask.convert("L")) > 127
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-            log.warning("left out: %s: %s", name, error)
-            return False
+            return f"{name}: it cannot be read ({error})"
         if pixels.shape != size[::-1]:
-            return False
-        if self.box_prefix:
+            return f"{name}: its mask is {pixels.shape[1]} x {pixels.shape[0]}, the photo {size[0]} x {size[1]}"
+        if self._prefix:
             try:
-                pixels = within(pixels, row, self.box_prefix)
+                pixels = within(pixels, row, self._prefix)
             except ValueError as error:
-                log.warning("left out: %s: its box in columns %s... is none: %s", name, self.box_prefix, error)
-                return False
+                return f"{name}: its box in columns {self._prefix}... is none ({error})"
+            if not pixels.any():
+                return f"{name}: none of its mask is in a box of columns {self._prefix}..."
         if not LEAST <= pixels.mean() <= MOST:
-            return False
-        shutil.copyfile(photo, folder / "images" / name)
+            return f"{name}: its mask covers {pixels.mean():.1%} of it; expected {LEAST:.0%} to {MOST:.0%}"
+        copy = folder / "images" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photo, copy)
         image = writer.add_image(name, *size)
         writer.add(image, self.label or row[column], pixels)
-        return True
+        return ""
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """The photos that are left out, by reason."""
+
+    first: str = ""
+    """One sentence about the first of them."""
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, why: str) -> None:
+        """Count a photo; log the sentence `why` if few others have the same reason."""
+        self.first = self.first or why
+        reason = reason_of(name, why)
+        self.reasons[reason] += 1
+        if self.reasons[reason] <= NAMED:
+            log.warning("left out: %s", why)
+
+    def tell(self) -> None:
+        """Log how many photos each reason has."""
+        for reason, n in self.reasons.most_common():
+            log.warning("left out: %d photos: %s", n, reason)
 
 
 def within(mask: np.ndarray, row: Mapping[str, str], prefix: str) -> np.ndarray:
@@ -139,8 +184,9 @@ def _rows(source: Path) -> list[dict[str, str]]:
     path = source / "index.csv"
     if not path.is_file():
         raise ValueError(f"{source} has no index.csv; give a folder with index.csv, images and masks")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"file", "split"} <= set(rows[0]):
-        raise ValueError(f"{path} has no lines with the columns file and split")
-    return rows
+    listing = read_table(path, ("file", "split"))
+    for sentence in listing.said:
+        log.warning("%s: %s", path.name, sentence)
+    if not listing.lines:
+        raise ValueError(f"{path} has a header but no lines; expected a line for each photo")
+    return listing.plain_lines()

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class NewBackgrounds:
 
     def __call__(self, picture: PIL.Image.Image, mask: PIL.Image.Image, name: str) -> Pasted | None:
         """Return the object in the middle of a new photo, the same for the same name; None if it is too small."""
-        rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+        rng = np.random.default_rng(list(hashlib.sha256(os.fsencode(name)).digest()))
         inside = np.asarray(mask.resize(picture.size, PIL.Image.Resampling.BILINEAR)) > 127
         item = cut_out(np.asarray(picture.convert("RGB")), inside, "", name)
         if item is None:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path, PurePosixPath
 
 from training.data.sources import PHOTO_FOLDERS, RAW, SUFFIXES, Reading
@@ -30,10 +30,18 @@ Key = tuple[tuple[str, ...], str]
 
 
 def words(text: str) -> list[str]:
-    """Return the words in a name, lower case."""
-    parts = re.findall(r"[^\W\d_]+|\d+", re.sub(r"([a-z])([A-Z])", r"\1 \2", unicodedata.normalize("NFC", text)))
+    """Return the words in a name, lower case; combining marks, such as vowel signs, are parts of words."""
+    text = re.sub(r"([a-z])([A-Z])", r"\1 \2", unicodedata.normalize("NFC", text))
+    parts = ["".join(run) for kind, run in groupby(text, _kind) if kind]
     joined = "".join(parts).lower()
     return [joined] if joined in MASK_WORDS else [part.lower() for part in parts]
+
+
+def _kind(character: str) -> str:
+    """Return whether a character is of a word or a number; "" for what separates them."""
+    if character.isdecimal():
+        return "number"
+    return "word" if character.isalnum() or unicodedata.category(character).startswith("M") else ""
 
 
 def names_mask(name: str) -> bool:
@@ -46,23 +54,43 @@ def names_mask(name: str) -> bool:
 
 
 def key_of(name: str) -> Key:
-    """Return the part of the path that a photo and its mask share."""
+    """Return the part of the path that a photo and its mask share, spelled in any way."""
     place = PurePosixPath(name)
-    folders = []
-    for part in place.parts[:-1]:
-        kept = [word for word in words(part) if word not in MASK_WORDS]
-        if kept and not (len(kept) == 1 and kept[0] in PHOTO_WORDS):
-            folders.append(" ".join(word for word in kept if word not in PHOTO_WORDS) or " ".join(kept))
-    stem = place.stem
-    while Path(stem).suffix.lower() in SUFFIXES | RAW:  # 1.jpg.png
-        stem = Path(stem).stem
-    of_stem = words(stem)
+    folders = [loose for part in place.parts[:-1] if (loose := _loose_folder(part))]
+    of_stem = words(_stem(place))
     for several in (MASK_WORDS, PHOTO_WORDS):
         if len(of_stem) > 1 and of_stem[-1] in several:
             of_stem = of_stem[:-1]
         if len(of_stem) > 1 and of_stem[0] in several:
             of_stem = of_stem[1:]
     return tuple(folders), " ".join(of_stem)
+
+
+def exact_key_of(name: str) -> Key:
+    """Return the part of the path that a photo and its mask share, as spelled; folders named as those of masks or
+    photos are reduced to their other words."""
+    place = PurePosixPath(name)
+    folders = []
+    for part in place.parts[:-1]:
+        named = set(words(part)) & (MASK_WORDS | PHOTO_WORDS)
+        folders.append(_loose_folder(part) if named else unicodedata.normalize("NFC", part))
+    return tuple(filter(None, folders)), unicodedata.normalize("NFC", _stem(place))
+
+
+def _loose_folder(part: str) -> str:
+    """Return a folder's words without those that say that it holds masks or photos."""
+    kept = [word for word in words(part) if word not in MASK_WORDS]
+    if len(kept) == 1 and kept[0] in PHOTO_WORDS:
+        return ""
+    return " ".join(word for word in kept if word not in PHOTO_WORDS) or " ".join(kept)
+
+
+def _stem(place: PurePosixPath) -> str:
+    """Return a file's name without its endings, such as in 1.jpg.png."""
+    stem = place.stem
+    while Path(stem).suffix.lower() in SUFFIXES | RAW:
+        stem = Path(stem).stem
+    return stem
 
 
 def pair(
@@ -112,16 +140,14 @@ def pair(
 
 
 def _by_name(photos: Sequence[str], called: Sequence[str], reading: Reading) -> dict[str, str]:
-    """Return the masks that have their photos' names: photo -> mask."""
-    of_key: dict[Key, list[str]] = defaultdict(list)
-    masks_of_key: dict[Key, list[str]] = defaultdict(list)
-    for name in photos:
-        of_key[key_of(name)].append(name)
-    for name in called:
-        masks_of_key[key_of(name)].append(name)
-    pairs, unclear = {}, []
-    for key, masks in masks_of_key.items():
-        fitting = of_key.get(key, [])
+    """Return the masks that have their photos' names, spelled alike or, for the rest, in any way: photo -> mask."""
+    pairs: dict[str, str] = {}
+    for fitting, masks in _sharing(photos, called, exact_key_of):
+        if len(fitting) == 1 and len(masks) == 1:
+            pairs[fitting[0]] = masks[0]
+    paired, unclear = {*pairs, *pairs.values()}, []
+    rest, left = ([name for name in names if name not in paired] for names in (photos, called))
+    for fitting, masks in _sharing(rest, left, key_of):
         if len(fitting) > 1:
             fitting = [name for name in fitting if PurePosixPath(name).stem == PurePosixPath(masks[0]).stem] or fitting
         if len(fitting) == 1 and len(masks) == 1:
@@ -131,6 +157,19 @@ def _by_name(photos: Sequence[str], called: Sequence[str], reading: Reading) -> 
     if unclear:
         reading.say(f"{len(unclear)} masks fit several photos, or share one: {texts(sorted(unclear))}; {HOW}")
     return pairs
+
+
+def _sharing(
+    photos: Sequence[str], masks: Sequence[str], key: Callable[[str], Key]
+) -> list[tuple[list[str], list[str]]]:
+    """Return photos and masks that share a key, for each key of a mask."""
+    of_key: dict[Key, list[str]] = defaultdict(list)
+    masks_of_key: dict[Key, list[str]] = defaultdict(list)
+    for name in photos:
+        of_key[key(name)].append(name)
+    for name in masks:
+        masks_of_key[key(name)].append(name)
+    return [(of_key.get(shared, []), fitting) for shared, fitting in masks_of_key.items()]
 
 
 def _by_looks(names: Sequence[str], looks: Callable[[Sequence[str]], float]) -> dict[str, str]:

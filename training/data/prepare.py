@@ -52,17 +52,17 @@ class Prepare:
     """Layout of the source folder; `auto` detects it."""
     boxes: Path | None = None
     """A CSV of boxes with the columns file (relative to `source`), x0, y0, x1, y1 and optionally split and label. A
-    plain folder's own boxes.csv is used by default."""
+    plain folder's own boxes.csv is used by default. `x`, `y`, `width`, `height` are read as COCO's boxes."""
     box_form: BoxForm = "auto"
     """Format of a table's boxes: corners in `pixels`, corners as `fractions` of the photo, `yolo` (centre, width and
     height as fractions) or `xywh` (corner, width and height in pixels). `auto` decides by the names of the columns and
     refuses ambiguous tables."""
     box_prefix: str = ""
-    """Prefix of the columns of the boxes, where an index.csv has several: `head_` takes head_x0, ..., head_y1.
-    Photos without such a box are left to the finder: a mask tells where the whole object is, not its part."""
+    """Prefix of the columns of the boxes, where a table has several: `head_` takes head_x0, ..., head_y1. Photos
+    without such a box are left to the finder: a mask tells where the whole object is, not its part."""
     label: str | None = None
-    """Column of an index.csv that holds the labels; by default label, class, garment, category, species, breed or
-    kind."""
+    """Column of an index.csv or a CSV of boxes that holds the labels; by default label, class, garment, category,
+    species, breed or kind."""
     only: tuple[str, ...] = ()
     """Labels to keep; by default all."""
     require: tuple[Literal["box", "mask"], ...] = ()
@@ -120,7 +120,11 @@ class Prepare:
             raise ValueError(f"{self.source} is not a folder; give the folder that holds the photos")
         layout = detect(self.source) if self.layout == "auto" else self.layout
         reading = Reading(
-            held_out=self.held_out, label=self.label, box=self.box_prefix.strip().lower(), box_form=self.box_form
+            held_out=self.held_out,
+            label=self.label,
+            box=self.box_prefix.strip().lower(),
+            box_form=self.box_form,
+            boxes=self._table_of_boxes(layout),
         )
         photos = self._photos(layout, reading)
         for sentence in reading.said:
@@ -184,25 +188,46 @@ class Prepare:
     def _photos(self, layout: str, reading: Reading) -> list[Photo]:
         """Return the photos of the source with the labels in `only`. Raises: ValueError if there are none."""
         photos = LAYOUTS[layout](self.source, reading)
-        table = self.source / "boxes.csv"
-        boxes = table if self.boxes is None and layout == "plain" and table.is_file() else self.boxes
-        if boxes is not None:
-            photos = with_boxes(photos, self.source, boxes, reading)
+        if reading.boxes is not None:
+            photos = with_boxes(photos, self.source, reading.boxes, reading)
         if not photos:
             raise ValueError(f"{self.source} has no photos in it (looked for {', '.join(sorted(SUFFIXES))})")
         if self.only:
-            wanted = {label.strip().casefold() for label in self.only}
-            labels = {photo.label for photo in photos}
-            if missing := wanted - {label.casefold() for label in labels}:
-                raise ValueError(
-                    f"no photo bears the label {', '.join(sorted(missing))}; there are {texts(sorted(labels), 12)}"
-                )
-            kept = [photo for photo in photos if photo.label.casefold() in wanted]
+            kept = self._of_labels(photos)
             reading.passed_over["other labels"] += len(photos) - len(kept)
             photos = kept
         for name in self.require if not self._looks(layout) else ():
             photos = [replace(p, problem=p.problem or _lacks(p, name, parts=bool(self.box_prefix))) for p in photos]
         return [p if p.split else replace(p, split=_drawn_split(p.name, self.held_out)) for p in photos]
+
+    def _table_of_boxes(self, layout: str) -> Path | None:
+        """Return the CSV of boxes; None for none. Raises: ValueError for options of a table, if none is read."""
+        own = self.source / "boxes.csv"
+        if self.boxes is not None or (layout == "plain" and own.is_file()):
+            return self.boxes or own
+        given = {"--label": self.label, "--box-prefix": self.box_prefix.strip()}
+        given["--box-form"] = "" if self.box_form == "auto" else self.box_form
+        came = [f"{name} {value}" for name, value in given.items() if value]
+        if came and layout not in ("table", "clothing"):
+            raise ValueError(
+                f"got {' and '.join(came)}, but no table is read from {self.source} (layout {layout}); expected an "
+                "index.csv there, or a CSV given by --boxes; add one, or leave the option out"
+            )
+        return None
+
+    def _of_labels(self, photos: list[Photo]) -> list[Photo]:
+        """Return the photos with the labels in `only`. Raises: ValueError for one that no photo bears."""
+        wanted = {label.strip().casefold() for label in self.only}
+        labels = {photo.label for photo in photos}
+        if missing := ", ".join(sorted(wanted - {label.casefold() for label in labels})):
+            known = texts(sorted(filter(None, labels)), 12)
+            if not known:
+                raise ValueError(
+                    f"got --only {missing}, but no labels are known; give --label with the column of the table that "
+                    "holds them, or put the photos into folders with the labels' names"
+                )
+            raise ValueError(f"no photo bears the label {missing}; there are {known}")
+        return [photo for photo in photos if photo.label.casefold() in wanted]
 
     def _looks(self, layout: str) -> bool:
         """Whether a finder is used for a layout."""

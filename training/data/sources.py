@@ -61,6 +61,10 @@ class Reading:
     box: str = ""
     """Prefix of the columns of a table that hold the boxes."""
     box_form: BoxForm = "auto"
+    boxes: Path | None = None
+    """A CSV of boxes that is read after the layout; `label`, `box` and `box_form` may be meant for it alone."""
+    columns: set[str] = field(default_factory=set)
+    """Columns of the index.csv that was read."""
     bad_masks: bool = False
     """Whether the column mask_fraction of a table marks bad masks."""
     said: list[str] = field(default_factory=list)

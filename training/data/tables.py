@@ -28,8 +28,10 @@ BOX_COLUMNS: tuple[tuple[tuple[str, str, str, str], BoxForm], ...] = (
     (("x", "y", "w", "h"), "xywh"),
     (("cx", "cy", "w", "h"), "yolo"),
     (("x_center", "y_center", "width", "height"), "yolo"),
+    (("x", "y", "width", "height"), "xywh"),
 )
-"""Accepted names of the columns of a box, and the format that they imply; the first are those of prepared sets."""
+"""Accepted names of the columns of a box, and the format that they imply; the first are those of prepared sets. COCO's
+come last: their width and height may be the photo's instead, if there are others."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
@@ -57,6 +59,13 @@ class Table:
         """Whether all values of a column are numbers or empty."""
         texts = [line[column] for line in self.lines if line[column]]
         return bool(texts) and all(number(text, commas=self.separator != ",") is not None for text in texts)
+
+    def plain_lines(self) -> list[dict[str, str]]:
+        """Return the lines, with points for the decimal commas in columns of numbers."""
+        if self.separator == ",":
+            return self.lines
+        numeric = [name for name in self.columns if name and self.numeric(name)]
+        return [line | {name: line[name].replace(",", ".") for name in numeric} for line in self.lines]
 
     def box_columns(self, prefix: str = "") -> tuple[tuple[str, str, str, str], BoxForm] | None:
         """Return the four columns of boxes and the format that their names imply; None if there are none."""
@@ -178,7 +187,10 @@ def boxes_of(table: Table, form: BoxForm = "auto", prefix: str = "") -> tuple[li
     if found is None:
         wanted = [prefix + name for name in BOX_COLUMNS[0][0]]
         missing = [name for name in wanted if name not in table.columns]
-        raise ValueError(f"{table.path} lacks the column {', '.join(missing)}; expected {', '.join(('file', *wanted))}")
+        asked = "" if form == "auto" else f" or other usual names of boxes; add them, or leave out --box-form {form}"
+        raise ValueError(
+            f"{table.path} lacks the column {', '.join(missing)}; expected {', '.join(('file', *wanted))}{asked}"
+        )
     columns, named = found
     raw = [_four(table, line, columns) for line in table.lines]
     known = [box for box in raw if box is not None]

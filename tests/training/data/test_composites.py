@@ -1,6 +1,7 @@
 """Scenes whose masks are exact, and photos with masks, as COCO folders; held-out photos stay held out."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,53 @@ def test_photos_without_a_usable_mask_are_left_out(tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert (said["train"], said["left out"], said["labels"]) == (1, 4, ["fruit"])
     assert main(["prepare", "masked", "--source", str(tmp_path), "--out", str(tmp_path / "other")]) == 2
+
+
+def test_masks_that_all_have_another_size_are_an_error(tmp_path, capsys, caplog):
+    source = prepared(tmp_path / "raw", "pear", 3)
+    for path in (source / "masks").iterdir():
+        PIL.Image.new("L", (30, 60), 255).save(path)
+    with caplog.at_level(logging.WARNING):
+        assert main(["prepare", "masked", "--source", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert "none of the 3 photos in" in capsys.readouterr().err
+    for k in range(3):
+        assert f"left out: {k}.png: its mask is 30 x 60, the photo 60 x 60" in caplog.messages
+    assert not (tmp_path / "out").exists()
+
+
+def test_masked_photos_in_subfolders_stay_there(tmp_path, caplog):
+    source = prepared(tmp_path / "raw", "pear", 3)
+    prepared(source, "pear", 1, "validation", 10)
+    for part in ("images", "masks"):
+        for sub in ("a", "b"):
+            (source / part / sub).mkdir()
+        (source / part / "0.png").rename(source / part / "a" / "0.png")
+        (source / part / "1.png").rename(source / part / "b" / "0.png")
+    text = (source / "index.csv").read_text().replace("\n0.png", "\na/0.png").replace("\n1.png", "\nb/0.png")
+    (source / "index.csv").write_text(text.replace("2.png", "../images/2.png"))
+    with caplog.at_level(logging.WARNING):
+        assert main(["prepare", "masked", "--source", str(source), "--out", str(tmp_path / "out")]) == 0
+    train = find_split(tmp_path / "out", "train")
+    assert [item.name for item in train.pictures] == ["a/0.png", "b/0.png"]
+    assert [np.flatnonzero(train.load(k).masks[0].any(0))[0] for k in range(2)] == [11, 12]  # each has its own mask
+    assert "../images/2.png: this is no name of a file in images" in caplog.text
+
+
+@pytest.mark.parametrize("form", [("utf-8-sig", ","), ("utf-8", ";"), ("cp1252", ";")])
+def test_masked_photos_of_a_spreadsheets_table(tmp_path, form, capsys):
+    code, separator = form
+    source = prepared(tmp_path / "raw", "pear", 2)
+    lines = ["File,Split,Class,Top_x0,Top_y0,Top_x1,Top_y1", *(f"{k}.png,train,Kürbis,10,20.5,30,40" for k in range(2))]
+    text = "\r\n".join(lines).replace(",", separator)
+    (source / "index.csv").write_bytes((text.replace("20.5", "20,5") if separator == ";" else text).encode(code))
+    given = ["prepare", "masked", "--source", str(source), "--box-prefix", "Top_", "--label-column", "Class"]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["train"], said["labels"]) == (2, ["Kürbis"])
+    assert find_split(tmp_path / "out", "train").load(0).masks[0].any(1).argmax() == 20
+    (source / "index.csv").write_text("file,split,class\n")
+    assert main([*given, "--out", str(tmp_path / "other")]) == 2
+    assert "index.csv has a header but no lines" in capsys.readouterr().err
 
 
 def test_masks_are_cut_to_the_boxes_of_a_part(tmp_path, capsys):

@@ -91,6 +91,16 @@ def test_objects_on_white_are_put_before_environments(source, tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
+def test_names_that_are_no_utf8_get_backgrounds(source, tmp_path):
+    name = os.fsdecode(b"gr\xfcn")
+    photo(source / "images" / f"{name}.png")
+    mask_of(source / "masks" / f"{name}.png")
+    (tmp_path / "maps").mkdir()
+    np.savez(tmp_path / "maps" / "grey.npz", radiance=np.ones((16, 32, 3), np.float32))
+    (row,) = prepared(source, backgrounds=tmp_path / "maps", find_boxes=False, size=32)
+    assert row["source"] == "images/gr\\udcfcn.png"
+
+
 def test_objects_before_new_backgrounds_have_no_boxes_of_the_old_pictures(source, tmp_path):
     for folder in (source / "images", source / "masks", tmp_path / "maps"):
         folder.mkdir()

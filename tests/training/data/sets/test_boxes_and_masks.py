@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import PIL.Image
 import pytest
 
 from tests.training.data.sets.photo_sets import WIDTH, disc, fractions, prepared, saved
-from training.data.pairing import key_of, names_mask
+from training.__main__ import main
+from training.config import DataConfig
+from training.data.folder import PictureSet
+from training.data.pairing import key_of, names_mask, pair
 from training.data.photo_writer import odd_mask
+from training.data.sources import Reading
 from training.data.tables import boxes_of, read_table
 from training.imaging.masks import looks_like_mask, meaning
 from training.imaging.read import TURNS, PictureError
@@ -38,6 +43,8 @@ def overlap(row: dict[str, str]) -> float:
         ("cx,cy,w,h", "0.5,0.5,0.5,0.6", "auto"),
         ("x0,y0,x1,y1", "30,18,60,54", "xywh"),
         ("x,y,w,h", "30,18,60,54", "auto"),
+        ("x,y,width,height", "30,18,60,54", "auto"),
+        ("x,y,width,height", "30,18,60,54", "xywh"),
         ("xmin,ymin,xmax,ymax", "30,18,90,72", "auto"),
     ],
 )
@@ -48,6 +55,81 @@ def test_boxes_in_every_form(source, columns, line, form):
     for row in prepared(source, box_form=form):
         assert fractions(row) == pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)
         assert row["box_from"] == "listing"
+
+
+@pytest.mark.parametrize("form", ["auto", "xywh"])
+def test_boxes_of_coco_in_a_table_are_no_factors_and_no_size(source, form, caplog):
+    for i in range(2):
+        saved(disc(i)[0], source / "images" / f"{i}.png")
+    (source / "index.csv").write_text("file,x,y,width,height,yaw\n0.png,30,18,60,54,5\n1.png,30,18,60,54,6\n")
+    with caplog.at_level(logging.WARNING):
+        rows = prepared(source, box_form=form, require=("box",), find_boxes=False)
+    assert [fractions(row) for row in rows] == [pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)] * 2
+    assert {row["box_from"] for row in rows} == {"listing"}
+    assert set(PictureSet(Path(rows[0]["out"]), DataConfig(size=16), None).factors) == {"yaw"}
+    assert "x, y, width, height are read as boxes" in caplog.text
+
+
+def test_width_and_height_beside_corners_are_the_photos(source):
+    saved(disc()[0], source / "images" / "0.png")
+    (source / "index.csv").write_text("file,x,y,width,height,x0,y0,x1,y1\n0.png,3,4,120,90,30,18,90,72\n")
+    (row,) = prepared(source, find_boxes=False)
+    assert fractions(row) == pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)
+    assert (row["x"], row["y"]) == ("3", "4")
+
+
+def test_a_form_for_boxes_that_are_not_there_is_refused(source, tmp_path, capsys):
+    saved(disc()[0], source / "images" / "0.png")
+    (source / "index.csv").write_text("file,yaw\n0.png,3\n")
+    given = ["prepare", "photos", "--source", str(source), "--out", str(tmp_path / "set"), "--box-form", "xywh"]
+    assert main(given) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "index.csv lacks the column x0, y0, x1, y1" in said and "leave out --box-form xywh" in said
+    (tmp_path / "boxes.csv").write_text("file,a,b,c,d\n0.png,30,18,60,54\n")
+    rows = tmp_path / "boxes.csv"
+    with pytest.raises(ValueError, match=r"boxes\.csv lacks the column x0"):
+        prepared(source, boxes=rows, box_form="xywh", find_boxes=False)
+    rows.write_text("file,x,y,w,h\n0.png,30,18,60,54\n")  # the form is for it, not for the index.csv
+    (row,) = prepared(source, boxes=rows, box_form="xywh", find_boxes=False)
+    assert fractions(row) == pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)
+
+
+def test_a_prefix_and_labels_of_a_table_of_boxes_are_read(source):
+    for i in range(3):
+        saved(disc(i)[0], source / f"{i}.png")
+    (source / "boxes.csv").write_text(
+        "file,x0,y0,x1,y1,head_x0,head_y0,head_x1,head_y1,kind\n"
+        "0.png,0,0,120,90,30,18,90,72,cat\n1.png,0,0,120,90,,,,,dog\n2.png,0,0,120,90,30,18,90,72,cat\n"
+    )
+    rows = prepared(source, box_prefix="head_", label="kind", find_boxes=False)
+    assert [row["label"] for row in rows] == ["cat", "dog", "cat"]
+    assert fractions(rows[0]) == pytest.approx([0.25, 0.2, 0.75, 0.8], abs=0.01)
+    assert [row["box_from"] for row in rows] == ["listing", "", "listing"]
+    assert [row["label"] for row in prepared(source, find_boxes=False)] == ["cat", "dog", "cat"]  # a usual name
+    with pytest.raises(ValueError, match="has no column colour; it has file, x0"):
+        prepared(source, label="colour")
+    with pytest.raises(ValueError, match="lacks the column ear_x0"):
+        prepared(source, box_prefix="ear_")
+
+
+def test_labels_of_folders_and_of_a_chosen_table_stay(source, tmp_path):
+    saved(disc()[0], source / "cat" / "0.png")
+    (source / "boxes.csv").write_text("file,x0,y0,x1,y1,class\ncat/0.png,30,18,90,72,7\n")
+    (row,) = prepared(source, find_boxes=False)
+    assert row["label"] == "cat"
+    (source / "boxes.csv").rename(tmp_path / "boxes.csv")
+    (source / "index.csv").write_text("file,species,class\ncat/0.png,lynx,9\n")
+    for label, named in (("species", "lynx"), ("class", "7"), (None, "9")):  # in the index, in both, by its usual name
+        (row,) = prepared(source, boxes=tmp_path / "boxes.csv", label=label, find_boxes=False)
+        assert (row["label"], row["box_from"]) == (named, "listing")
+
+
+@pytest.mark.parametrize("options", [{"label": "kind"}, {"box_prefix": "head_"}, {"box_form": "xywh"}])
+def test_options_of_tables_are_refused_without_one(source, options):
+    saved(disc()[0], source / "cat" / "0.png")
+    (name, value), = options.items()  # fmt: skip
+    with pytest.raises(ValueError, match=f"got --{name.replace('_', '-')} {value}, but no table is read.*expected an"):
+        prepared(source, **options)
 
 
 def test_yolo_label_files(source, caplog):
@@ -118,6 +200,30 @@ def test_masks_are_paired_wherever_they_lie(source, kind):
     assert [overlap(row) > 0.9 for row in rows if "preview" not in row["source"]] == [True] * 4
     made = json.loads((Path(rows[0]["out"]) / "set.json").read_text())
     assert made["counts"]["masks"] == {"with": 4, "without": 1}
+
+
+def test_masks_named_as_their_photos_are_paired_first(source):
+    """Names that differ in punctuation, case or combining marks alone; decomposed as some disks store them."""
+    stems = ["cat (1)", "cat1", "cat_1", "dog", "\N{DEVANAGARI LETTER KA}\N{DEVANAGARI VOWEL SIGN AA}"]
+    stems += ["\N{DEVANAGARI LETTER KA}\N{DEVANAGARI VOWEL SIGN I}", "Dog", "b\u00e4r"]
+    for i, stem in enumerate(stems):
+        picture, mask = disc(i, 0.3 + 0.05 * i)
+        saved(picture, source / "images" / f"{stem}.jpg")
+        saved(mask, source / "masks" / f"{unicodedata.normalize('NFD', stem)}.png")
+    rows = prepared(source)
+    assert [overlap(row) > 0.9 for row in rows] == [True] * 8
+
+
+def test_names_spelled_otherwise_are_paired_if_only_one_fits():
+    reading = Reading()
+    names = ["images/cat 1.jpg", "images/cat_1.jpg", "images/DOG.jpg", "images/\u0915\u093f.jpg"]
+    masks = ["masks/cat_1.png", "masks/dog-mask.png", "masks/\u0915\u0940.png"]
+    _, pairs = pair([(Path(name), name) for name in names + masks], reading, lambda path, name: "masks" in name)
+    assert {photo: path.name for photo, path in pairs.items()} == {
+        "images/cat_1.jpg": "cat_1.png",
+        "images/DOG.jpg": "dog-mask.png",
+    }
+    assert "1 masks fit no photo" in reading.said[0]  # another vowel sign is another word
 
 
 def test_masks_without_photos_are_no_photos(source, caplog):

@@ -154,6 +154,32 @@ def test_a_table_is_read_as_it_is(listed):
     assert pictures.factors["yaw_deg"].nan_to_num(-1).tolist() == [-1, 12.5, 25, 37.5]
 
 
+def test_factors_with_decimal_commas_are_numbers(source):
+    for i in range(3):
+        saved(disc(i)[0], source / "images" / f"{i}.png")
+    (source / "index.csv").write_text(
+        "file;yaw_deg;note;id;x0;y0;x1;y1\n0.png;12,5;1,5;007;30,5;18;90;72\n1.png;;a;8;;;;\n2.png;-,5;b;9;;;;\n"
+    )
+    rows = prepared(source, find_boxes=False)
+    assert [row["yaw_deg"] for row in rows] == ["12.5", "", "-.5"]
+    assert [row["note"] for row in rows] == ["1,5", "a", "b"]  # text stays as it is
+    assert rows[0]["id"] == "007"
+    pictures = PictureSet(Path(rows[0]["out"]), DataConfig(size=16), None)
+    assert pictures.factors["yaw_deg"].nan_to_num(0).tolist() == [12.5, 0, -0.5]
+
+
+def test_a_table_without_lines_and_labels_that_are_unknown_are_said(source):
+    saved(disc()[0], source / "images" / "0.png")
+    with pytest.raises(ValueError, match="got --only cat, but no labels are known; give --label"):
+        prepared(source, only=("cat",))
+    (source / "index.csv").write_text("file,sort\n0.png,cat\n")
+    with pytest.raises(ValueError, match="got --only cat, but no labels are known; give --label"):
+        prepared(source, only=("cat",))
+    (source / "index.csv").write_text("file,sort\n")
+    with pytest.raises(ValueError, match=r"index\.csv has a header but no lines; expected a line for each photo"):
+        prepared(source)
+
+
 def test_labels_boxes_and_photos_of_a_table_are_chosen(listed):
     rows = prepared(listed, label="species", only=("Cat",), box_prefix="head_", require=("mask",))
     assert [(row["source"], row["label"]) for row in rows] == [("1.webp", "cat")]
