@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -26,6 +27,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from demo.examples import Example, sets
 from demo.files import Files, Visitor
+from demo.filming import ending
 from demo.models import Models
 from demo.routes import BusyError, visitor_of
 from demo.streaming import json_lines
@@ -114,7 +116,8 @@ class Cutouts:
     def __init__(self, models: Models, files: Files, load: Callable[[], Segmenter]) -> None:
         """Take the models, whose threads open photos, the registry, and what reads the segmenter."""
         self.models, self.files, self.desk = models, files, Desk(load)
-        self.router = fastapi.APIRouter(prefix="/cutouts")
+        self._threads = ThreadPoolExecutor(MOST_FILMS, "painting")
+        self.router = fastapi.APIRouter(prefix="/cutouts", lifespan=ending(self._threads))
         self._busy: Counter[str] = Counter()
         self._filming, self._films = asyncio.Semaphore(1), set[str]()
         add = self.router.add_api_route
@@ -218,45 +221,58 @@ class Cutouts:
             raise ValueError("a film of yours is being made; wait until it is done, or stop it")
         if len(self._films) >= MOST_FILMS:
             raise BusyError
-        await asyncio.to_thread(probe, source, OF_UPLOADS)
+        self._films.add(visitor.id)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, probe, source, OF_UPLOADS)
+        except BaseException:
+            self._films.discard(visitor.id)
+            raise
         return json_lines(self._painting(visitor, source), "a film")
 
     async def _painting(self, visitor: Visitor, source: Path) -> AsyncGenerator[dict[str, Any], None]:
         """Paint a film in a thread and yield how far it is; closing this ends the film."""
-        stop, done = threading.Event(), [0]
-        self._films.add(visitor.id)
+        stop, done, job = threading.Event(), [0], None
         try:
             yield {"frames": 0, "most": OF_UPLOADS.max_frames}
             async with self._filming:
-                target = self.files.place(f"{source.stem}-objects.mp4")
-                job = asyncio.ensure_future(asyncio.to_thread(self._paint, visitor, source, target, stop, done))
+                loop = asyncio.get_running_loop()
+                job = loop.run_in_executor(self._threads, self._paint, visitor, source, stop, done)
                 while not job.done():
                     await asyncio.wait([job], timeout=0.25)
                     yield {"frames": done[0], "most": OF_UPLOADS.max_frames}
                 made = job.result()
-            self.files.own(visitor, target)
-            named = {"file": str(target), "name": target.name, "identities": made["identities"]}
+            named = {"file": made["out"], "name": Path(made["out"]).name, "identities": made["identities"]}
             yield {"frames": made["frames"], "most": OF_UPLOADS.max_frames, **named}
         finally:
             stop.set()
+            if job is not None:
+                job.cancel()  # what has not begun; what has ends by itself
             self._films.discard(visitor.id)
 
-    def _paint(
-        self, visitor: Visitor, source: Path, target: Path, stop: threading.Event, done: list[int]
-    ) -> dict[str, Any]:
-        """Write a film with its objects painted; each frame waits for the finder's thread like anyone's picture."""
+    def _paint(self, visitor: Visitor, source: Path, stop: threading.Event, done: list[int]) -> dict[str, Any]:
+        """Write a film with its objects painted, which becomes its visitor's unless it was stopped.
 
-        def keep(found: list[Instance]) -> list[Instance]:
+        Each frame waits for the finder's thread like anyone's picture.
+        """
+
+        def go_on() -> None:
             if stop.is_set():
                 raise ValueError("this film was stopped")
+
+        def keep(found: list[Instance]) -> list[Instance]:
+            go_on()
             done[0] += 1
             return found
 
         def find(image: Pixels) -> list[Instance]:
             return self.desk.find_now(image, visitor)
 
+        target = self.files.place(f"{source.stem}-objects.mp4")
         try:
-            return track_film(find, source, target, keep=keep, read=lambda path: read_film(path, OF_UPLOADS))
+            made = track_film(find, source, target, keep=keep, read=lambda path: read_film(path, OF_UPLOADS))
+            go_on()
+            self.files.own(visitor, target)
+            return made
         except BaseException:
             shutil.rmtree(target.parent, ignore_errors=True)
             raise

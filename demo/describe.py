@@ -6,10 +6,11 @@ from typing import Any
 
 from demo.examples import examples_of
 from demo.export import parts
-from demo.knobs import group_of, reach_of, turnable
+from demo.knobs import group_of, reach_of
 from demo.models import Model
 from demo.parts import parts_of
 from demo.recipes import SIZES, PictureRecipe, layers_of, seed_knob
+from training.knob_values import turnable
 from training.metrics.ground import HOLDS
 from training.types import Knob
 

@@ -42,7 +42,7 @@ from demo.recipes import PictureRecipe, Slot
 from demo.routes import sentence
 from demo.turns import NOBODY
 from demo.unlike import kind_of, known_of, unlike_of
-from training.pictures import from_pil, to_pil
+from training.pictures import Box, from_pil, to_pil
 
 MAX_PHOTOS = 8
 """Example photos of a sheet at most."""
@@ -100,14 +100,10 @@ class Events:
         self, checkpoint: str, photo: str, box: list[float] | None = None, request: gr.Request | None = None
     ) -> dict:
         """Return {"picture", "view", "box", "codes"} of a photo, a file in base64; picture and codes fill a slot."""
-        try:
-            data = base64.b64decode(photo, validate=True)
-        except ValueError as error:
-            raise ValueError("the photo is not base64 text; encode the file's bytes") from error
-        if box is not None and len(box) != 4:
-            raise ValueError(f"the box has {len(box)} numbers; expected x0, y0, x1, y1 as fractions of the photo")
+        data, bounds = _photo(photo), _box(box)
+        if not isinstance(checkpoint, str):
+            raise ValueError("the checkpoint is not a text; give the name of one")
         model = self.known[checkpoint]
-        bounds = None if box is None else (box[0], box[1], box[2], box[3])
         visitor = _visitor(request)
         cut = self.known.open(uploads.cut, model, data, "the photo", bounds, visitor=visitor).result()
         image = from_pil(cut.crop)
@@ -123,63 +119,65 @@ class Events:
 
     def film(
         self,
-        recipe: str,
-        kept_a: str,
-        kept_b: str,
-        story: str,
+        recipe: str | None,
+        kept_a: str | None,
+        kept_b: str | None,
+        story: str | None,
         knob: str | None,
-        frames: float,
-        fps: float,
-        width: str,
-        kind: str,
+        frames: float | None,
+        fps: float | None,
+        width: str | None,
+        kind: str | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio finds its progress bar by this default)
     ) -> Iterator[Any]:
         """Make a film; recipes as JSON text, `story` one of "One knob", "Once around" and "From A to B"."""
+        form = orders.width_of(width or ""), orders.kind_of(kind or ""), int(_number(fps, "fps"))
         now, kept = None if story == orders.A_TO_B else recipes.parse(recipe), (_kept(kept_a), _kept(kept_b))
-        form = orders.width_of(width), orders.kind_of(kind), int(fps)
-        plan = orders.film(self.known, now, kept, story, knob or "", frames, *form, self._awaited(request))
+        chosen = story or "", knob or "", _number(frames, "frames")
+        plan = orders.film(self.known, now, kept, *chosen, *form, self._awaited(request))
         yield from self._made(plan, request, progress)
 
     def grid(
         self,
-        recipe: str,
-        across: str,
-        down: str,
-        photos: float,
-        width: str,
+        recipe: str | None,
+        across: str | None,
+        down: str | None,
+        photos: float | None,
+        width: str | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
         """Make a sheet of mixes over the first examples: one slot changes along a row, another from row to row."""
-        now = recipes.parse(recipe)
+        now, most = recipes.parse(recipe), int(_number(photos, "photos"))
         model = self.known[now.checkpoint]
         self._awaited(request)
-        slots = [self._slot(model, i) for i in range(min(int(photos), MAX_PHOTOS, len(examples_of(model))))]
-        yield from self._made(
-            orders.sheet(self.known, now, across, down, slots, orders.width_of(width)), request, progress
-        )
+        slots = [self._slot(model, i) for i in range(min(most, MAX_PHOTOS, len(examples_of(model))))]
+        form = across or "", down or "", slots, orders.width_of(width or "")
+        yield from self._made(orders.sheet(self.known, now, *form), request, progress)
 
     def follow(
         self,
-        recipe: str,
+        recipe: str | None,
         video: str | None,
-        frames: float,
-        fps: float,
-        width: str,
-        kind: str,
+        frames: float | None,
+        fps: float | None,
+        width: str | None,
+        kind: str | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Iterator[Any]:
         """Make a film whose pose follows a video."""
+        form = orders.width_of(width or ""), orders.kind_of(kind or ""), int(_number(fps, "fps"))
+        count = _number(frames, "frames")
         if not video:
             raise ValueError("no video is chosen; choose an MP4 or WebM file")
         sent = self.files.may(_visitor(request), str(video))
         if sent is None:
             raise ValueError("this video was not sent by you; choose it again")
         self._awaited(request)
-        chosen = recipes.parse(recipe), sent, frames, orders.width_of(width), orders.kind_of(kind), int(fps)
-        yield from self._made(orders.follow(self.known, *chosen), request, progress)
+        plan = orders.follow(self.known, recipes.parse(recipe), sent, count, *form)
+        yield from self._made(plan, request, progress)
 
     def _awaited(self, request: gr.Request) -> Visitor:
         """Return who asks. Raises: ValueError if nobody comes to fetch what an event makes."""
@@ -216,5 +214,30 @@ def _visitor(request: gr.Request | None) -> Visitor:
     return getattr(request.request.state, "visitor", NOBODY)
 
 
-def _kept(text: str) -> PictureRecipe | None:
+def _kept(text: str | None) -> PictureRecipe | None:
     return recipes.parse(text) if text else None
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a number that was sent. Raises: ValueError if it is none, or of no use."""
+    if not isinstance(value, int | float) or not -orders.MOST_NUMBER <= value <= orders.MOST_NUMBER:
+        raise ValueError(f"{name} is not a number that can be used here; give another")
+    return value
+
+
+def _photo(text: Any) -> bytes:
+    """Return the file that was sent as base64 text. Raises: ValueError if it is no such text."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (ValueError, TypeError) as error:
+        raise ValueError("the photo is not base64 text; encode the file's bytes") from error
+
+
+def _box(edges: Any) -> Box | None:
+    """Return a box that was sent, None for none. Raises: ValueError if it is not four numbers."""
+    if edges is None:
+        return None
+    if not isinstance(edges, list | tuple) or len(edges) != 4:
+        raise ValueError("the box is not four numbers; give x0, y0, x1, y1 as fractions of the photo")
+    x0, y0, x1, y1 = (_number(edge, "an edge of the box") for edge in edges)
+    return x0, y0, x1, y1

@@ -5,7 +5,9 @@ The script's side is `page/filming.js`. A page that leaves, or presses Stop, end
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,15 @@ MOST = 8
 
 
 class Filming:
-    """Draws the films of the page's visitors, each in its own thread, its pictures in the visitors' turns."""
+    """Draws the films of the page's visitors, each in its own thread, its pictures in the visitors' turns.
+
+    No film waits on a thread that requests share: others could then not even send a file.
+    """
 
     def __init__(self, models: Models, files: Files) -> None:
         self.models, self.files = models, files
-        self.router = fastapi.APIRouter()
+        self._threads = ThreadPoolExecutor(MOST, "film")
+        self.router = fastapi.APIRouter(lifespan=ending(self._threads))
         self.router.add_api_route("/live/film", self.film, methods=["POST"])
         self._under_way: set[str] = set()
 
@@ -44,7 +50,8 @@ class Filming:
             raise BusyError
         self._under_way.add(visitor.id)
         try:
-            made = await asyncio.to_thread(orders.plan, self.models, asked, video, visitor)
+            loop = asyncio.get_running_loop()
+            made = await loop.run_in_executor(self._threads, orders.plan, self.models, asked, video, visitor)
         except BaseException:
             self._under_way.discard(visitor.id)
             raise
@@ -64,7 +71,7 @@ class Filming:
             return None
 
         try:
-            job = asyncio.ensure_future(asyncio.to_thread(draw))
+            job = asyncio.get_running_loop().run_in_executor(self._threads, draw)
             while not job.done():
                 yield {"done": done[0], "of": total}
                 await asyncio.wait([job], timeout=0.2)
@@ -73,3 +80,16 @@ class Filming:
         finally:
             stop.set()
             self._under_way.discard(visitor.id)
+
+
+def ending(threads: ThreadPoolExecutor) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """Return a router's lifespan: threads end with the server, which does not wait for what runs on them."""
+
+    @asynccontextmanager
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    return lifespan

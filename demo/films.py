@@ -22,13 +22,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from demo.files import server_folder
-from demo.knobs import MAX_SEED, Between, Value, changed, turnable, turned
 from demo.models import Model
 from demo.recipes import PictureRecipe, Slot, codes_of, keeps_outline, layers_of, photo, png, pose_shows, values_of
 from training.films import fields_of_both
 from training.imaging.video import OF_UPLOADS, Pixels, read_film, write_film
 from training.interpolation import interpolate
+from training.knob_values import MAX_SEED, Between, Value, changed, turnable, turned
 from training.pictures import square_crop, tile_pictures, to_uint8, whole_file
+from training.resize import resized
 from training.types import Image, Knob
 
 Frame = Callable[[], Image]
@@ -184,12 +185,21 @@ def enlarged(image: Image, size: int) -> Float[Tensor, "n 3 large large"]:
     return nn.functional.interpolate(image, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
+def side_of(n: int, kind: Kind, size: int) -> int:
+    """Return the side of each of `n` pictures that are to have `size` pixels: less where a sheet would be too large."""
+    return min(size, math.isqrt(MOST_SHEET_PIXELS // max(1, n))) if kind == "png" else size
+
+
 class Drawn:
     """Frames of a film as they are to be written, kept on disk meanwhile: a long or fine one takes no memory."""
 
     def __init__(self, n: int, kind: Kind, size: int) -> None:
-        """Take how many frames are to come, and the side that they are enlarged to."""
-        self.size = min(size, math.isqrt(MOST_SHEET_PIXELS // max(1, n))) if kind == "png" else size
+        """Take how many frames are to come, and the side that smaller ones are enlarged to.
+
+        All get the side of the first; of a sheet that would be too large, less than that.
+        """
+        self.size = size
+        self._side = partial(side_of, n, kind)
         self.shape = (0, 0, 0)
         self._file = tempfile.TemporaryFile(dir=server_folder())  # noqa: SIM115 (closed with the film)
         weakref.finalize(self, self._file.close)
@@ -197,7 +207,10 @@ class Drawn:
 
     def add(self, image: Image) -> None:
         """Add pictures."""
-        for row in to_uint8(enlarged(image, self.size)).contiguous().numpy():
+        side = self.shape[0] or self._side(max(self.size, image.shape[3]))
+        if side < image.shape[3]:
+            image = resized(image, side)
+        for row in to_uint8(enlarged(image, side)).contiguous().numpy():
             self.shape = row.shape
             self._file.write(row.data)
             self._n += 1

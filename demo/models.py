@@ -1,6 +1,5 @@
 """The generators that a page offers, each with its card, the one thread that runs them and those that open photos."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,7 +14,7 @@ from torch import Tensor
 from demo.files import Visitor
 from demo.turns import NOBODY, Turns
 from training.checkpoint import load_generator, makes_pictures, read_card
-from training.codes_file import HasParts
+from training.codes_file import HasParts, file_sha256, model_name
 from training.invertible import InvertsPhotos
 from training.runtime.cuda_graphs import CudaGraphed
 from training.runtime.result_cache import ResultCache
@@ -126,6 +125,10 @@ class Models:
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
+    def of(self, name: str, sha256: str = "") -> Model:
+        """Return the model whose file has this checksum, or else this name; ValueError if there is none."""
+        return next((model for model in self if sha256 and model.sha256 == sha256), None) or self[name]
+
     def __getitem__(self, name: str) -> Model:
         """Return a model; ValueError with the known names if there is none."""
         if name not in self._models:
@@ -174,11 +177,7 @@ def load_model(path: Path, device: str) -> Model:
         setattr(generator, "forward", CudaGraphed(generator.forward))  # noqa: B010 (a method's place)
     else:
         generator.result_cache = ResultCache()
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    run_file = path.stem in ("generator", "best")  # all runs have these: named by their folder
-    name = f"{path.resolve().parent.name}-{path.stem}" if run_file else path.stem
-    return Model(name=name, generator=generator, card=read_card(path), sha256=sha256)
+    return Model(name=model_name(path), generator=generator, card=read_card(path), sha256=file_sha256(path))
 
 
 def bundled(folder: Path = CHECKPOINTS) -> list[Path]:

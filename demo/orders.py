@@ -11,6 +11,7 @@ from demo import films, recipes
 from demo.files import Files, Visitor
 from demo.films import Frame, Kind
 from demo.models import Models
+from demo.payloads import MOST_PARTS, has_too_many_parts
 from demo.recipes import PictureRecipe, Slot
 
 ONE_KNOB, AROUND, A_TO_B = "One knob", "Once around", "From A to B"
@@ -19,6 +20,8 @@ MAX_PHOTOS = 12
 """Photos of a sheet; it has as many rows and columns."""
 MAX_ROWS = 24
 """Pictures of a sheet of rows, in each of which one knob is turned."""
+MOST_NUMBER = 1_000_000
+"""Frames and frames a second that are understood; how many can be made is said of those."""
 WIDEST = 512
 """Side in pixels of a film's pictures at most."""
 
@@ -33,8 +36,8 @@ class Order(BaseModel):
     b: dict[str, Any] | None = None
     story: str = Field(default=ONE_KNOB, max_length=40)
     knob: str = Field(default="", max_length=80)
-    frames: int = 36
-    fps: int = 20
+    frames: int = Field(default=36, ge=0, le=MOST_NUMBER)
+    fps: int = Field(default=20, ge=0, le=MOST_NUMBER)
     width: int = Field(default=256, ge=0, le=WIDEST)
     file: str = Field(default="MP4", max_length=20)
     across: str = Field(default="", max_length=80)
@@ -61,6 +64,8 @@ class Plan:
 
 def order(data: bytes) -> Order:
     """Return what a request asks for. Raises: ValueError in one sentence."""
+    if has_too_many_parts(data):
+        raise ValueError(f"this film cannot be made: its order has more than {MOST_PARTS:,} parts; order less at once")
     try:
         return Order.model_validate_json(data)
     except ValidationError as error:
@@ -99,6 +104,7 @@ def film(
 ) -> Plan:
     """Return a film of one knob, once around, or from A to B."""
     count = count_of(frames)
+    width = films.side_of(count, kind, width)
     if story not in (ONE_KNOB, AROUND, A_TO_B):
         raise ValueError(f"there is no film {story[:40]!r}; choose {ONE_KNOB}, {AROUND} or {A_TO_B}")
     if story == A_TO_B:
@@ -139,6 +145,7 @@ def rows_of(
     if not rows:
         raise ValueError("the tray is empty; keep pictures in it first")
     count = count_of(frames)
+    width = films.side_of(len(rows) * count, "png", width)
     finer = models[rows[0].checkpoint].finer(width or None)
 
     def frames_of() -> list[Frame]:

@@ -15,17 +15,19 @@ import PIL.Image
 import PIL.PngImagePlugin
 import torch
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from demo.knobs import MAX_SEED, Between, Value, changed, codes_for, turnable
 from demo.models import Model
 from demo.parts import pack, parts_of, unpack
+from demo.payloads import MOST_PARTS, has_too_many_parts
 from training.batched import fields_of
 from training.codes_file import HasParts, with_share
 from training.imaging.decoders import DECODERS
 from training.imaging.read import Limits
 from training.interpolation import are_shares
+from training.knob_values import MAX_SEED, Between, Value, changed, codes_for, turnable
 from training.pictures import from_pil, open_picture
 from training.types import Generator, Image
 
@@ -40,6 +42,8 @@ OF_SLOTS = Limits(max_bytes=1_600_000, max_pixels=1 << 21, max_scans=8, seconds=
 SIZES = (64, 128, 256, 512)
 """Sides in pixels that the page offers for files."""
 
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError, ValueError)
+"""What the reader of archives raises for those that are damaged; NotImplementedError is a RuntimeError."""
 RECIPE_IN_ORA = "recipe.json"
 """Name of the recipe in an OpenRaster file."""
 COMPLAINTS = {
@@ -63,10 +67,22 @@ COMPLAINTS = {
 }
 """What the checker's kinds of mistakes are called here, the longer beginnings first."""
 
+MOST_NAMES = 200
+"""Knobs, slots or codes in one object of a recipe."""
+
+
+def _few(value: Any) -> Any:
+    """Refuse an object of too many names before each of them is checked: every mistake costs an error of its own."""
+    if isinstance(value, dict) and len(value) > MOST_NAMES:
+        raise PydanticCustomError("too_long", "Too many names", {"max_length": MOST_NAMES})
+    return value
+
+
+Few = BeforeValidator(_few)
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Text = Annotated[str, Field(max_length=2_000_000)]
-CodesOfKnob = dict[str, dict[str, Text]]
+CodesOfKnob = Annotated[dict[str, Annotated[dict[str, Text], Few]], Few]
 """Knob -> field of the codes -> its row: float32, little-endian, base64."""
 
 
@@ -109,8 +125,8 @@ class PictureRecipe(BaseModel):
     """Of the checkpoint file."""
     seed: Seed = 0
     """Draws what no knob sets."""
-    knobs: dict[str, Number | Way] = {}
-    slots: dict[str, Slot] = {}
+    knobs: Annotated[dict[str, Number | Way], Few] = {}
+    slots: Annotated[dict[str, Slot], Few] = {}
     mode: Literal["code", "feature"] = "code"
     size: Annotated[int, Field(ge=16, le=SIZES[-1])] | None = None
     """Side of the picture in pixels; None is the checkpoint's own."""
@@ -121,6 +137,9 @@ def parse(data: Any) -> PictureRecipe:
 
     Raises: ValueError in one sentence that says what is wrong where.
     """
+    if isinstance(data, str | bytes) and has_too_many_parts(data):
+        more = f"it has more than {MOST_PARTS:,} parts"
+        raise ValueError(f"this is not a recipe of this page: {more}; open a .json or .png file that was saved here")
     try:
         if isinstance(data, str | bytes):
             data = json.loads(data)
@@ -133,7 +152,10 @@ def parse(data: Any) -> PictureRecipe:
 
 def complaint(error: ValidationError | RequestValidationError) -> str:
     """Return what is wrong with values that were sent, in plain words: where, and what was expected there."""
-    first = error.errors()[0]
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]  # what came may be large, and is not shown
+    else:
+        first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("float", "Way"))[:80] or "it"
     kind, limits = str(first["type"]), first.get("ctx", {})
     for name, words in COMPLAINTS.items():
@@ -166,9 +188,12 @@ def from_file(data: bytes, name: str = "") -> PictureRecipe:
 def _in_open_raster(data: bytes, name: str) -> bytes:
     """Return the recipe in an OpenRaster file; ValueError if there is none."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open(RECIPE_IN_ORA) as file:
-            text = file.read(MOST_TEXT + 1)  # no more is unpacked, whatever the file says of itself
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, NotImplementedError, zlib.error) as error:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.getinfo(RECIPE_IN_ORA).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile("no OpenRaster file is packed so")
+            with archive.open(RECIPE_IN_ORA) as file:
+                text = file.read(MOST_TEXT + 1)  # no more is unpacked, whatever the file says of itself
+    except DAMAGED_ZIP as error:
         raise ValueError(f"{name or 'this file'} holds no recipe; open a file that was saved on this page") from error
     if len(text) > MOST_TEXT:
         raise ValueError(f"the recipe in {name or 'this file'} is larger than {MOST_TEXT // 1_000_000} MB")
@@ -236,7 +261,8 @@ def values_of(recipe: PictureRecipe) -> dict[str, Value]:
 
 
 def sealed(model: Model, recipe: PictureRecipe) -> PictureRecipe:
-    """Return a recipe that depends on no default: every knob, the codes of every photo, the checkpoint's hash.
+    """Return a recipe that depends on no default: every knob, the codes of every photo, the checkpoint's name here
+    and its hash.
 
     Raises: ValueError if a photo in it is damaged.
     """
@@ -248,7 +274,8 @@ def sealed(model: Model, recipe: PictureRecipe) -> PictureRecipe:
         else slot.model_copy(update={"codes": read(model, photo(slot, size))})
         for name, slot in recipe.slots.items()
     }
-    return recipe.model_copy(update={"sha256": model.sha256, "knobs": knobs, "slots": slots})
+    of = {"checkpoint": model.name, "sha256": model.sha256}
+    return recipe.model_copy(update=of | {"knobs": knobs, "slots": slots})
 
 
 def codes_of(model: Model, recipe: PictureRecipe) -> Any:

@@ -25,11 +25,12 @@ from demo.describe import describe, start_of
 from demo.examples import Example, examples_of
 from demo.export import layer_png, open_raster, photoshop, quick, strip
 from demo.files import Visitor
-from demo.knobs import codes_for, drag_axes
+from demo.knobs import drag_axes
 from demo.models import Model, Models
 from demo.recipes import PictureRecipe
 from demo.turns import NOBODY
 from demo.unlike import kind_of, known_of, unlike_of
+from training.knob_values import codes_for
 from training.pictures import Box, from_pil, to_pil
 
 MAX_RECIPE = 4 * 1000 * 1000
@@ -180,7 +181,7 @@ class Routes:
         """Answer a file that this page saved with the recipe in it, completed and checked, and a note if it differs."""
         data = await body_of(request, uploads.MAX_BYTES, uploads.too_large("it was not saved on this page"))
         found = await self.open(request, recipes.from_file, data, " ".join(name.split())[:60])
-        model = self.known[found.checkpoint]
+        model = self.known.of(found.checkpoint, found.sha256)
         note = ""
         if found.sha256 and found.sha256 != model.sha256:
             note = f"It was made with another version of {model.name}, so the picture may differ."

@@ -15,9 +15,9 @@ from training.registry import FAMILIES, resolve
 ROOMS = (
     "upgrade", "batched", "resize", "config", "devices", "command", "files", "foreign", "bounded",
     "runtime", "types", "invertible", "nn", "interpolation", "registry", "checkpoint", "warm_start", "official",
-    "imaging", "pictures", "codes_file", "films", "objects", "segmentation.contract", "segmentation.classical",
-    "segmentation.subject", "data", "metrics", "segmentation", "inversion", "data.prepare", "loop", "publish", "sweep",
-    "__main__",
+    "imaging", "pictures", "knob_values", "codes_file", "films", "objects", "segmentation.contract",
+    "segmentation.classical", "segmentation.subject", "data", "metrics", "segmentation", "inversion", "data.prepare",
+    "loop", "publish", "sweep", "__main__",
 )  # fmt: skip
 """Rooms of `training`, lowest first: each may import from those before it."""
 

@@ -4,10 +4,11 @@ import asyncio
 import base64
 import io
 import json
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ import pytest
 
 from demo import cutouts
 from demo.cutouts import Desk, _examples, _made, united
+from demo.files import Files, Visitor
 from tests.odd_files import BAD, GOOD
 from tests.serving import result_of, served, toy_models
 from training.segmentation.classical import ClassicalSegmenter
@@ -219,11 +221,60 @@ def test_others_are_answered_while_a_film_is_painted(visitor, film, address, mon
     folder = Path(file).parent.parent
     monkeypatch.setattr(Discs, "seconds", 0.0)
     for _ in range(100):
-        if not list(folder.glob("*/discs-objects.mp4*")) + list(folder.glob("*/.discs-objects*")):
+        names = [name for _, _, within in os.walk(folder) for name in within]  # which minds no folder that goes
+        if not any("discs-objects" in name for name in names):
             break
         time.sleep(0.05)
     again = visitor.post("/cutouts/film", json={"file": file})
     assert again.status_code == 200
+
+
+def test_of_films_asked_for_at_once_one_is_painted(visitor, film, monkeypatch):
+    monkeypatch.setattr(Discs, "seconds", 0.05)
+    file, answers = sent(visitor, film, "discs.mp4"), []
+
+    def ask() -> None:
+        answer = visitor.post("/cutouts/film", json={"file": file})
+        answers.append((answer.status_code, "" if answer.status_code == 200 else answer.json()["message"]))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    refused = (422, "A film of yours is being made; wait until it is done, or stop it.")
+    assert sorted(answers) == [(200, ""), *[refused] * 7]
+    broken = sent(visitor, b"no film", "a.mp4")
+    for _ in range(2):  # what cannot be read is no film under way
+        assert "is no film" in visitor.post("/cutouts/film", json={"file": broken}).json()["message"]
+
+
+def test_a_film_whose_visitor_leaves_at_the_end_is_removed(tmp_path, film, monkeypatch):
+    finish, owner, files, models = threading.Event(), Visitor("v", "a"), Files(tmp_path), toy_models()
+
+    def painted(_: object, source: Path, out: Path, *, keep: Callable[[list[Instance]], object], read: object) -> dict:
+        keep([])
+        finish.wait(10)
+        out.write_bytes(source.read_bytes())
+        out.with_suffix(".json").write_text("{}")
+        return {"out": str(out), "frames": 1, "identities": {}}
+
+    monkeypatch.setattr(cutouts, "track_film", painted)
+    tab = cutouts.Cutouts(models, files, Discs)
+    source = files.save(owner, "film.mp4", film)
+
+    async def leave() -> None:
+        steps = tab._painting(owner, source)
+        async for step in steps:
+            if step["frames"]:
+                break
+        await steps.aclose()
+        finish.set()
+
+    result_of(leave())
+    tab._threads.shutdown()
+    models.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [source]
 
 
 def test_one_visitor_has_few_requests_under_way(visitor, monkeypatch):

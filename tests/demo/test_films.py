@@ -10,12 +10,13 @@ import PIL.Image
 import pytest
 import torch
 
-from demo import films
-from demo.knobs import MAX_SEED
-from demo.models import Model
+from demo import films, orders
+from demo.models import Model, Models
 from demo.recipes import PictureRecipe, layers_of
+from demo.turns import NOBODY
 from tests.demo.test_recipes import mixed, slot
 from tests.toys import Blocks, Patches
+from training.knob_values import MAX_SEED
 from training.pictures import to_pil
 
 BLOCKS = Model(name="blocks", generator=Blocks().eval())
@@ -164,6 +165,27 @@ def test_pictures_are_only_ever_made_larger():
     assert films.enlarged(image, 32) is image
     assert films.enlarged(image, 128).shape == (1, 3, 128, 128)
     assert len(to_pil(films.enlarged(image, 128))) == 1
+
+
+@pytest.mark.parametrize("size", [0, 64, 512])
+def test_a_sheet_of_many_pictures_stays_small_whatever_the_model_draws(size):
+    large = films.Drawn(2880, "png", size)
+    large.add(torch.ones(1, 3, 512, 512))
+    assert large.shape[0] ** 2 * 2880 <= films.MOST_SHEET_PIXELS and large.shape == (74, 74, 3)
+    large.add(torch.ones(1, 3, 64, 64))  # of another model
+    assert (np.stack(list(large)) == 255).all()
+    film = films.Drawn(2880, "mp4", size)
+    film.add(torch.ones(1, 3, 512, 512))
+    assert film.shape == (512, 512, 3)
+
+
+def test_pictures_of_a_large_sheet_are_drawn_no_finer_than_they_are_kept():
+    models = Models([BLOCKS])
+    plan = orders.film(models, STILL, (None, None), orders.AROUND, "", 120, 512, "png", 1, NOBODY)
+    rows = orders.rows_of(models, [STILL] * 24, "rotation", 120, 512, NOBODY)
+    models.close()
+    assert (plan.width, rows.width) == (365, 74)
+    assert rows.frames[0]().shape == (1, 3, 74, 74) if rows.finer else (1, 3, 64, 64)
 
 
 def test_a_long_film_s_frames_are_spread_evenly(tmp_path: Path):

@@ -2,16 +2,20 @@
 
 import contextlib
 import itertools
+import json
+import os
 import queue
 import socket
+import threading
 import time
 
 import httpx
 import pytest
 
-from demo import audience, connections, films, intake, security
+from demo import audience, connections, filming, films, intake, security
 from tests.attacks import calls, ends, raw, visitor, watched
 from tests.serving import served, toy_models
+from tests.toys import Blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of gradio's and uvicorn's own dependencies
 
@@ -43,6 +47,21 @@ def test_a_json_of_nothing_but_brackets_costs_nothing(web):
         b"\xff",
     ):
         assert web.post("/gradio_api/queue/join", content=body).status_code == 422
+
+
+MANY = {"checkpoint": "blocks", "knobs": {f"{i:x}": "" for i in range(300_000)}}
+UNKNOWN = {"what": "film", "recipe": {"checkpoint": "blocks"}} | {f"{i:x}": 0 for i in range(1_000_000)}
+
+
+@pytest.mark.parametrize(("route", "sent"), [("picture", MANY), ("recipe", MANY), ("film", UNKNOWN)])
+def test_a_million_mistakes_cost_nothing(apart, route, sent):
+    body = json.dumps(sent, separators=(",", ":")).encode()
+    with visitor(apart[0]) as one, watched(apart):
+        for _ in range(3):
+            answer = one.post(f"/live/{route}", content=body)
+            assert answer.status_code == 422
+            message = answer.json()["message"]
+            assert "has more than 20,000 parts" in message and message.endswith(".") and len(message) < 200
 
 
 def test_half_sent_requests_keep_nobody_out(apart):
@@ -148,3 +167,30 @@ def test_a_film_that_nobody_fetches_is_not_drawn(monkeypatch):
         assert answers.get(timeout=60) is False  # a busy computer begins with the event late
         said = httpx.get(f"{address}/gradio_api/call/film/{started['event_id']}").text
         assert not drawn and "event: error" in said and "nobody fetched" in said.lower()
+
+
+def test_films_hold_no_thread_that_sending_a_file_takes(monkeypatch):
+    go, draw = threading.Event(), Blocks.forward
+    monkeypatch.setattr(Blocks, "forward", lambda self, codes: draw(self, codes) if go.wait(10) else None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # then asyncio has five threads
+    order = {"what": "film", "recipe": {"checkpoint": "blocks"}, "story": "Once around", "frames": 2, "file": "GIF"}
+    codes = []
+    with served(toy_models()) as address, contextlib.ExitStack() as opened:
+        several = [opened.enter_context(visitor(address)) for _ in range(filming.MOST)]
+        other = opened.enter_context(visitor(address))
+        threads = [
+            threading.Thread(target=lambda one=one: codes.append(one.post("/live/film", json=order).status_code))
+            for one in several
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            start = time.monotonic()
+            other.post("/cutouts/upload", params={"name": "a.png"}, content=b"x").raise_for_status()
+            assert time.monotonic() - start < 2
+        finally:
+            go.set()
+            for thread in threads:
+                thread.join()
+    assert codes == [200] * filming.MOST

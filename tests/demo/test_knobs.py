@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from demo.describe import about, describe, described, figures_of, mark_of, start_of
-from demo.knobs import Between, changed, codes_for, drag_axes, group_of, reach_of
+from demo.knobs import drag_axes, group_of, reach_of
 from demo.models import Model
 from demo.recipes import PictureRecipe, layers_of
 from giraffe_hd.fast import config as configs
 from giraffe_hd.fast import generator
 from tests.toys import Blocks, Patches, scenes
 from training.interpolation import are_shares, interpolate
+from training.knob_values import Between, changed, codes_for
 from training.nn.camera import project
 from training.types import Knob
 

@@ -4,11 +4,13 @@ import base64
 import io
 import json
 import zipfile
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from pydantic import ValidationError
 
 from demo import recipes
 from demo.export import open_raster
@@ -163,6 +165,49 @@ def test_mistakes_in_recipes_are_said_in_plain_words(given, said):
     with pytest.raises(ValueError, match="this is not a recipe of this page: ") as error:
         parse({"checkpoint": "blocks"} | given)
     assert str(error.value).endswith(said)
+
+
+MANY = {str(i): "" for i in range(recipes.MOST_NAMES + 1)}
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        ({"knobs": MANY}, "knobs"),
+        ({"slots": MANY}, "slots"),
+        ({"slots": {"pose": {"seed": 1, "codes": MANY}}}, "slots.pose.codes"),
+        ({"slots": {"pose": {"seed": 1, "codes": {"pose": MANY}}}}, "slots.pose.codes.pose"),
+    ],
+)
+def test_of_too_many_names_none_is_looked_at(given: dict[str, Any], where):
+    with pytest.raises(ValidationError) as found:
+        PictureRecipe.model_validate({"checkpoint": "blocks"} | given)
+    assert found.value.error_count() == 1
+    with pytest.raises(ValueError, match=f": {where} holds too much; at most 200 are taken$"):
+        parse({"checkpoint": "blocks"} | given)
+
+
+@pytest.mark.parametrize("sent", ['{"a": "' + "," * 30_000 + '"}', b"[" * 30_000, "é:" * 30_000, b"\xff,{" * 30_000])
+def test_a_text_of_too_many_parts_is_not_read(sent, monkeypatch):
+    monkeypatch.setattr(json, "loads", lambda text: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match=r"not a recipe of this page: it has more than 20,000 parts; open a \.json"):
+        parse(sent)
+
+
+def test_a_large_recipe_of_few_parts_is_read():
+    parse(json.dumps({"checkpoint": "blocks", "slots": {"pose": {"picture": "A" * 1_900_000}}}))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_gets_one_sentence(kind):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        archive.writestr(recipes.RECIPE_IN_ORA, b'{"checkpoint": "blocks"}' * 100)
+    for place in range(30, len(file.getvalue())):
+        damaged = bytearray(file.getvalue())
+        damaged[place] ^= 0xFF
+        with pytest.raises(ValueError, match=r"^(x\.ora holds no recipe; open a file|this is not a recipe of)"):
+            recipes.from_file(bytes(damaged), "x.ora")
 
 
 def test_a_saved_open_raster_file_is_opened_and_no_other_zip(tmp_path):

@@ -197,6 +197,7 @@ def test_a_film_is_drawn_line_by_line_and_one_at_a_time(web, monkeypatch):
         assert getattr(film, "n_frames", 1) == 5
     for changed, said in (
         ({"frames": 1}, "1 frames cannot be made at once; choose 2 to 120"),
+        ({"frames": 10**400}, "frames is too large"),
         ({"frames": "many"}, "frames is not a whole number"),
         ({"file": "AVI"}, "cannot be written as 'AVI'"),
         ({"story": "From A to B"}, "A is empty"),

@@ -99,6 +99,37 @@ def test_a_path_as_text_is_no_video_either(address, foreign):
             assert "event: error" in said and "root:" not in said
 
 
+AROUND = ['{"checkpoint": "blocks"}', "", "", "Once around", None]
+ODD = [
+    ("film", [*AROUND, None, 20, "64", "MP4"], "Frames is not a number"),
+    ("film", [*AROUND, "many", 20, "64", "MP4"], "Frames is not a number"),
+    ("film", [*AROUND, 10**400, 20, "64", "MP4"], "Frames is not a number"),
+    ("film", [*AROUND, 4, None, "64", "MP4"], "Fps is not a number"),
+    ("film", [*AROUND, 4, [20], "64", "MP4"], "Fps is not a number"),
+    ("film", [*AROUND, 4, float("inf"), "64", "MP4"], "Fps is not a number"),
+    ("film", [*AROUND, 4, 20, None, None], "Films cannot be written as ''"),
+    ("film", [*AROUND[:3], None, None, 4, 20, None, "MP4"], "There is no film ''"),
+    ("grid", ['{"checkpoint": "patches"}', "shape", "", None, "64"], "Photos is not a number"),
+    ("follow", ['{"checkpoint": "patches"}', None, None, 20, "64", "MP4"], "Frames is not a number"),
+    ("read_photo", ["patches", None, None], "The photo is not base64 text"),
+    ("read_photo", ["patches", 5, None], "The photo is not base64 text"),
+    ("read_photo", ["patches", "aGk=", 5], "The box is not four numbers"),
+    ("read_photo", ["patches", "aGk=", "abcd"], "The box is not four numbers"),
+    ("read_photo", ["patches", "aGk=", [0, 0, 1, 10**400]], "An edge of the box is not a number"),
+    ("read_photo", [["patches"], "aGk=", None], "The checkpoint is not a text"),
+    ("read_photo", [None, "aGk=", None], "The checkpoint is not a text"),
+]
+
+
+@pytest.mark.parametrize(("event", "sent", "said"), ODD)
+def test_values_of_the_wrong_kind_get_one_sentence(apart, event, sent, said):
+    """On a server without the types' checker, which would refuse them first."""
+    with visitor(apart[0]) as client:
+        started = client.post(f"/gradio_api/call/{event}", content=json.dumps({"data": sent})).json()
+        answer = client.get(f"/gradio_api/call/{event}/{started['event_id']}").text
+    assert f'"error": "{said}' in answer
+
+
 def test_where_an_object_stands_beside_the_data_it_is_checked_too(web):
     for extra in ({"event_data": {"path": "/etc/passwd", "meta": MARK}}, {"trigger_id": [{"path": "/etc/passwd"}]}):
         body = {"data": [], "fn_index": 0, "session_hash": "mine", **extra}
