@@ -16,8 +16,9 @@ from tests.places import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = ("training", "mixnmatch", "giraffe_hd", "demo")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-BROUGHT_ALONG = {"triton"}
-"""PyTorch's wheels require the version of Triton that they were built with, on the platforms that have one."""
+BROUGHT_ALONG = {"triton", "pydantic-core"}
+"""PyTorch's wheels require the version of Triton that they were built with, on the platforms that have one; each
+version of Pydantic requires one version of its core, whose errors validators raise."""
 NO_LIBRARY = {"model"}
 """A module of the authors' program, imported by a benchmark from a clone that the user names."""
 
