@@ -116,10 +116,11 @@ class Cutouts:
     def __init__(self, models: Models, files: Files, load: Callable[[], Segmenter]) -> None:
         """Take the models, whose threads open photos, the registry, and what reads the segmenter."""
         self.models, self.files, self.desk = models, files, Desk(load)
-        self._threads = ThreadPoolExecutor(MOST_FILMS, "painting")
-        self.router = fastapi.APIRouter(prefix="/cutouts", lifespan=ending(self._threads))
-        self._busy: Counter[str] = Counter()
+        self._threads, self._over = ThreadPoolExecutor(MOST_FILMS, "painting"), threading.Event()
         self._filming, self._films = asyncio.Semaphore(1), set[str]()
+        lifespan = ending(self._threads, self._over, self._films)
+        self.router = fastapi.APIRouter(prefix="/cutouts", lifespan=lifespan)
+        self._busy: Counter[str] = Counter()
         add = self.router.add_api_route
         add("/about", self.about, methods=["GET"])
         add("/examples/{group}/{name}", self.example, methods=["GET"])
@@ -256,7 +257,7 @@ class Cutouts:
         """
 
         def go_on() -> None:
-            if stop.is_set():
+            if stop.is_set() or self._over.is_set():
                 raise ValueError("this film was stopped")
 
         def keep(found: list[Instance]) -> list[Instance]:

@@ -5,7 +5,7 @@ The script's side is `page/filming.js`. A page that leaves, or presses Stop, end
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -33,10 +33,10 @@ class Filming:
 
     def __init__(self, models: Models, files: Files) -> None:
         self.models, self.files = models, files
-        self._threads = ThreadPoolExecutor(MOST, "film")
-        self.router = fastapi.APIRouter(lifespan=ending(self._threads))
-        self.router.add_api_route("/live/film", self.film, methods=["POST"])
+        self._threads, self._over = ThreadPoolExecutor(MOST, "film"), threading.Event()
         self._under_way: set[str] = set()
+        self.router = fastapi.APIRouter(lifespan=ending(self._threads, self._over, self._under_way))
+        self.router.add_api_route("/live/film", self.film, methods=["POST"])
 
     async def film(self, request: Request) -> Response:
         """Answer line by line, as JSON, how many pictures are drawn, and at last the file."""
@@ -65,7 +65,7 @@ class Filming:
             for step in orders.drawing(self.models, self.files, visitor, made):
                 if isinstance(step, Path):
                     return step
-                if stop.is_set():
+                if stop.is_set() or self._over.is_set():
                     return None
                 done[0] = step
             return None
@@ -82,14 +82,25 @@ class Filming:
             self._under_way.discard(visitor.id)
 
 
-def ending(threads: ThreadPoolExecutor) -> Callable[[object], AbstractAsyncContextManager[None]]:
-    """Return a router's lifespan: threads end with the server, which does not wait for what runs on them."""
+def ending(
+    threads: ThreadPoolExecutor, over: threading.Event, under_way: Sized
+) -> Callable[[object], AbstractAsyncContextManager[None]]:
+    """Return a router's lifespan, at whose end films stop after the present picture.
+
+    `over` tells their threads. For a second at most it waits for those `under_way`, whose visitors then see that the
+    connection is lost.
+    """
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
         try:
             yield
         finally:
+            over.set()
             threads.shutdown(wait=False, cancel_futures=True)
+            for _ in range(20):
+                if not under_way:
+                    break
+                await asyncio.sleep(0.05)
 
     return lifespan
