@@ -14,7 +14,8 @@ from torch import Tensor
 from demo.files import Visitor
 from demo.turns import NOBODY, Turns
 from training.checkpoint import load_generator, makes_pictures, read_card
-from training.codes_file import HasParts, file_sha256, model_name
+from training.codes_file import HasParts, model_name
+from training.files import file_sha256
 from training.invertible import InvertsPhotos
 from training.runtime.cuda_graphs import CudaGraphed
 from training.runtime.result_cache import ResultCache

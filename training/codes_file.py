@@ -6,7 +6,6 @@ field -> float32, little-endian, base64. Weights of a sharpened photo lie beside
 
 import base64
 import binascii
-import hashlib
 import io
 import json
 import logging
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from training.files import read_plain_file, write_whole
+from training.files import file_sha256, read_plain_file, write_whole
 from training.interpolation import interpolate
 from training.knob_values import MAX_SEED, Between, Value, codes_for
 from training.pictures import to_pil
@@ -121,12 +120,6 @@ def model_name(path: Path) -> str:
     """Return what a generator file is called in recipes and on the page: its stem, and for those that all runs have,
     generator and best, the run's folder before it."""
     return f"{path.resolve().parent.name}-{path.stem}" if path.stem in ("generator", "best") else path.stem
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, by which a recipe tells its generator."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compare(recipe: dict[str, Any], path: Path, checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import logging
 import os
 import secrets
@@ -132,6 +133,12 @@ def read_plain_file(path: Path, most: int | None = None) -> bytes:
             raise OSError(errno.EFBIG, f"it has {size} bytes and at most {most} are read", str(path))
         with os.fdopen(os.dup(descriptor), "rb") as file:
             return file.read()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append_line(path: Path, line: str) -> None:

@@ -28,7 +28,7 @@ from training.checkpoint import write_whole
 from training.config import DataConfig
 from training.data.folder import PictureSet
 from training.devices import autocast
-from training.metrics.weights import sha256
+from training.files import file_sha256
 from training.nn.camera import half_width
 from training.types import Image, Mask
 
@@ -306,9 +306,9 @@ class Train:
             "licence": "MIT; learned from renders of CC0 meshes",
             "command": "python -m training.metrics.car_evaluator --data DIR",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from")},
-            "went_on_from": None if self.start_from is None else sha256(self.start_from),
+            "went_on_from": None if self.start_from is None else file_sha256(self.start_from),
             "minutes": minutes,
-            "sha256": sha256(self.out),
+            "sha256": file_sha256(self.out),
         }
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from training.devices import out_of_memory
-from training.files import read_plain_file
-from training.metrics.weights import WeightsMissingError, cache_dir, download, keep, sha256
+from training.files import file_sha256, read_plain_file
+from training.metrics.weights import WeightsMissingError, cache_dir, download, keep
 from training.nn.backbone import MobileNetV2, load_backbone
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ def find_inception() -> Path:
     """
     ours = cache_dir() / "inception-2015-12-05.pt"
     theirs = Path("." if platform.system() == "Windows" else "/tmp") / ours.name  # where clean-fid keeps it
-    if not (ours.is_file() and sha256(ours) == INCEPTION_SHA256):
+    if not (ours.is_file() and file_sha256(ours) == INCEPTION_SHA256):
         try:
             content = read_plain_file(theirs, MOST_INCEPTION)
         except OSError:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from training.batched import rows
+from training.files import file_sha256
 from training.metrics.knobs import redraw
-from training.metrics.weights import WeightsMissingError, sha256
+from training.metrics.weights import WeightsMissingError
 from training.types import Generator, Image
 
 TRUNK = "alexnet-owt-7be5be79.pth"
@@ -45,7 +46,7 @@ class Lpips(nn.Module):
             else:
                 self.network = self._downloaded()
         self.requires_grad_(False).eval()
-        self.name = "LPIPS" if path.is_file() and sha256(path).startswith("7be5be79") else f"LPIPS-{path.stem}"
+        self.name = "LPIPS" if path.is_file() and file_sha256(path).startswith("7be5be79") else f"LPIPS-{path.stem}"
 
     def _downloaded(self) -> Any:
         import lpips

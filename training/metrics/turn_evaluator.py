@@ -27,9 +27,9 @@ from training.batched import repeat
 from training.checkpoint import write_whole
 from training.config import DataConfig
 from training.data.folder import PictureSet
+from training.files import file_sha256
 from training.metrics.car_evaluator import SIDE, Block, down, rate, spoil
 from training.metrics.regression import Fit, line_fit, wrap
-from training.metrics.weights import sha256
 from training.types import Generator, Image, Mask
 
 log = logging.getLogger(__name__)
@@ -303,9 +303,9 @@ class Train:
             "licence": self.licence,
             "command": "python -m training.metrics.turn_evaluator --data DIR --out FILE",
             "settings": {k: v for k, v in asdict(self).items() if k not in ("data", "out", "start_from", "licence")},
-            "went_on_from": None if self.start_from is None else sha256(self.start_from),
+            "went_on_from": None if self.start_from is None else file_sha256(self.start_from),
             "minutes": round((time.monotonic() - start) / 60, 1),
-            "sha256": sha256(self.out),
+            "sha256": file_sha256(self.out),
         }
         write_whole(self.out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
         return found

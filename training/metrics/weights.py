@@ -9,7 +9,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from training.files import write_whole
+from training.files import file_sha256, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +52,13 @@ def keep(path: Path, content: bytes) -> Path:
     return path
 
 
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def download(url: str, path: Path, *, digest: str | None, what: str, remedy: str) -> Path:
     """Return `path`, downloaded from `url` if it is missing, and checked against its SHA-256 `digest`.
 
     Raises: WeightsMissingError with the `remedy` if `url` cannot be reached or sends another file.
     """
     if path.is_file():
-        if digest is None or sha256(path) == digest:
+        if digest is None or file_sha256(path) == digest:
             return path
         log.warning("%s is not %s (its sha256 differs) and is downloaded again", path, what.lower())
     try:

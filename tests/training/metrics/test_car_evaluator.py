@@ -9,6 +9,7 @@ import torch
 from training.config import DataConfig
 from training.data.folder import PictureSet
 from training.data.prepare import PrepareCars
+from training.files import file_sha256
 from training.metrics.car_evaluator import (
     SHIPPED,
     Train,
@@ -19,7 +20,6 @@ from training.metrics.car_evaluator import (
     spoil,
     targets,
 )
-from training.metrics.weights import sha256
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_shipped_evaluator_reads_fresh_renders(cars: Path) -> None:
 def test_its_card_holds_the_promise() -> None:
     card = json.loads(SHIPPED.with_suffix(".json").read_text())
     assert SHIPPED.stat().st_size < 5_000_000
-    assert card["sha256"] == sha256(SHIPPED)
+    assert card["sha256"] == file_sha256(SHIPPED)
     held_out = card["held_out_renders"]
     assert held_out["n"] >= 3000
     assert held_out["rotation_median_error"] <= 4

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from tests.places import ROOT
 from tests.training.metrics.small_networks import SmallNetwork, Toy, prepared, scripted
+from training.files import file_sha256
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
 from training.metrics import weights as weights_module
 from training.metrics.features import Features, load_features
 from training.metrics.fid import Fid, drawn, published_statistics, statistics
-from training.metrics.weights import WeightsMissingError, sha256
+from training.metrics.weights import WeightsMissingError
 from training.nn.backbone import MobileNetV2
 
 
@@ -52,7 +53,7 @@ def test_only_the_published_network_is_taken_from_the_temporary_folder(
     with pytest.raises(WeightsMissingError, match="cannot be reached"):
         load_features()
     assert "is not the published Inception and is left alone" in caplog.text
-    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(planted))
+    monkeypatch.setattr(features_module, "INCEPTION_SHA256", file_sha256(planted))
     assert features_module.find_inception() == kept
     assert kept.read_bytes() == planted.read_bytes()
     planted.unlink()

@@ -17,12 +17,12 @@ from tests.places import ROOT
 from tests.training.metrics.small_networks import RandomInception, SmallNetwork, Toy, prepared, scripted
 from training.config import DataConfig
 from training.data.folder import PictureSet
+from training.files import file_sha256
 from training.metrics import features as features_module
 from training.metrics import fid as fid_module
 from training.metrics.features import INCEPTION_SIDE, Features, load_features, resize_clean
 from training.metrics.fid import distances, drawn, real_statistics, statistics, taken
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
-from training.metrics.weights import sha256
 from training.pictures import to_pil
 
 
@@ -109,7 +109,9 @@ def test_kid_and_features_are_clean_fids_from_its_own_place(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platform, "system", lambda: "Windows")  # there clean-fid's place is the working folder
     theirs_file = scripted(RandomInception(), tmp_path / "inception-2015-12-05.pt")
-    monkeypatch.setattr(features_module, "INCEPTION_SHA256", sha256(theirs_file))  # as if this were the published one
+    monkeypatch.setattr(
+        features_module, "INCEPTION_SHA256", file_sha256(theirs_file)
+    )  # as if this were the published one
     n = 60
     folders = [saved(tmp_path / "real", Toy(0.2), n), saved(tmp_path / "drawn", Toy(), n)]
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from tests.training.data.photos import index
 from training.checkpoint import load_generator
 from training.data.folder import PictureSet
 from training.data.prepare import Prepare
+from training.files import file_sha256
 from training.metrics.car_evaluator import load_evaluator
 from training.metrics.turn_evaluator import (
     DATA,
@@ -26,7 +27,6 @@ from training.metrics.turn_evaluator import (
     measured_turn,
     on_grey,
 )
-from training.metrics.weights import sha256
 
 SHIPPED = CHECKPOINTS / "readers" / "fruit-turns.safetensors"
 
@@ -149,7 +149,7 @@ def test_it_learns_turns_from_films(films: Path, tmp_path: Path) -> None:
 def test_the_bundled_one_is_what_its_card_says() -> None:
     load_turn_evaluator(SHIPPED)
     card = json.loads(SHIPPED.with_suffix(".json").read_text())
-    assert card["sha256"] == sha256(SHIPPED)
+    assert card["sha256"] == file_sha256(SHIPPED)
     assert "CC BY-SA 4.0" in card["licence"]
     held_out = card["held_out_films"]
     assert held_out["films"] >= 15 and held_out["pairs"] >= 2000
