@@ -240,8 +240,8 @@ class Mesh(Scenes):
         which = {"index": self.index - 1} if objects > 1 else {}
         scene = rows(codes, -1)
         mesh = object_mesh(generator, scene, resolution=self.resolution, level=self.level, **which)
-        layered = hasattr(generator(scene), "foreground")  # the published GIRAFFE draws no object by itself
-        coloured = self.out.suffix.lower() == ".glb" and objects == 1 and layered
+        coloured = self.out.suffix.lower() == ".glb" and objects == 1
+        coloured = coloured and hasattr(generator(scene), "foreground")  # the published GIRAFFE draws no object alone
         write_mesh(self.out, mesh, vertex_colours(generator, scene, mesh) if coloured else None)
         return {"out": str(self.out), "vertices": len(mesh.vertices), "faces": len(mesh.faces)}
 

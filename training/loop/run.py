@@ -5,7 +5,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,7 @@ class Run:
         if found is None:
             return False
         state, _ = found
-        names = state.get("networks", {})
-        if any(name.startswith(PROJECTED) for name in names) and "projected" not in self.recipe.networks:
+        if _has_projected(state.get("networks", {})) and "projected" not in self.recipe.networks:
             raise ValueError(
                 f"the run in {self.out} has a projected discriminator, and this start has none; give "
                 f"--projected.backbone FILE where its pretrained network cannot be downloaded, or another folder, with "
@@ -107,14 +106,15 @@ class Run:
         """Load networks, average and the optimisers' moments; learning rates and betas stay those of the config."""
         networks, optimizers = (upgraded_names(state[name]) for name in ("networks", "optimizers"))
         off = self.recipe.networks.load_state_dict(networks, strict=False)
-        new = () if any(name.startswith(PROJECTED) for name in networks) else (PROJECTED,)
-        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith(("augment.", *new))]:
+        begins = "projected" in self.recipe.networks and not _has_projected(networks)
+        may_differ = ("augment.", PROJECTED) if begins else ("augment.",)
+        if strange := [n for n in (*off.missing_keys, *off.unexpected_keys) if not n.startswith(may_differ)]:
             raise ValueError(f"state dict mismatch: {strange[0]} is missing or unexpected")
-        if new and "projected" in self.recipe.networks:
+        if begins:
             log.warning("the run had no projected discriminator so far; one begins now")
         self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers().items():
-            if new and name == "projected":
+            if begins and name == "projected":
                 continue
             ours = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(optimizers[name])
@@ -174,6 +174,11 @@ class Run:
         half_life = min(loop.half_life, max(1.0, self.images * loop.ema_warm_up))
         update_average(self.average, self.recipe.generator, 0.5 ** (loop.batch / half_life))
         return logged
+
+
+def _has_projected(networks: Iterable[str]) -> bool:
+    """Return whether a state's weights have a projected discriminator among them."""
+    return any(name.startswith(PROJECTED) for name in networks)
 
 
 @contextlib.contextmanager
