@@ -100,8 +100,9 @@ class Publish:
         reader = None
         if self.reader:
             reader = generator_file(load_model(self.reader), card=_plain_card(self.reader), dtype=torch.bfloat16)
-            error = read_card(self.reader).get("error_on_recombined_samples", {})
-            card["reader"] = {"bytes": len(reader), "sha256": tensors_sha256(reader), **error}
+            theirs = read_card(self.reader)
+            figures = theirs.get("error_on_recombined_samples", {}) | theirs.get("knobs", {})
+            card["reader"] = {"bytes": len(reader), "sha256": tensors_sha256(reader), **figures}
         if start := _start_of(self.out):
             card["start"] = start
         found = newest_state(self.run_dir) if self.state else None

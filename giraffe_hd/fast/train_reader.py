@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import tyro
+from jaxtyping import Float
 from tqdm import tqdm
 
 from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import pose_error
-from giraffe_hd.fast.reader import PoseReader, load_reader, reader_from_discriminator, relative_to
+from giraffe_hd.fast.prior import pose_targets
+from giraffe_hd.fast.reader import PoseReader, calibrate, load_reader, reader_from_discriminator, relative_to
 from giraffe_hd.fast.recombine import Pool, draw_pool, recombined
 from training.checkpoint import load_generator, read_card, save_generator
 from training.data.backgrounds import read_environments
@@ -26,6 +28,10 @@ from training.warm_start import load_weights
 log = logging.getLogger(__name__)
 
 WEIGHTS = TrainConfig().pose_weights_late
+CALIBRATED_ON, MEASURED_ON = 2_000, 400
+"""New samples of the generator that the readings are calibrated on, and others that they are measured on."""
+NAMES = ("elevation", "scale", "x", "y")
+"""Knobs of the reader's numbers after sin and cos of the rotation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,8 @@ class TrainReader:
     """Where to compute: cpu, cuda, cuda:1; by default a GPU where there is one."""
 
     def run(self) -> dict[str, Any]:
-        """Write the reader; return what it was made of and how far it errs on recombined samples.
+        """Write the reader; return what it was made of, how far it errs on recombined samples, and how it follows the
+        knobs of the generator's own.
 
         Raises: ValueError for a run or a generator of other families.
         """
@@ -77,16 +84,19 @@ class TrainReader:
         if self.images:
             pool = draw_pool(generator, self.samples, self.grounds, maps, rng)
             train_reader(reader, pool, self, rng)
+            calibrate(reader, *readings(reader, generator, CALIBRATED_ON, rng))
             error = reading_error(reader, pool, rng)
+        knobs = knob_figures(*readings(reader, generator, MEASURED_ON, rng))
         card = {
             "reads": "rotation, elevation, size and place of the object in a picture",
             "generator": self.checkpoint.name,
             "generator_sha256": read_card(self.checkpoint).get("sha256", ""),
             "images_seen": self.images,
             "error_on_recombined_samples": error,
+            "knobs": knobs,
         }
         save_generator(self.out, reader, card=card, dtype=torch.bfloat16)
-        return {"out": str(self.out), "images": self.images, **error}
+        return {"out": str(self.out), "images": self.images, **error, "knobs": knobs}
 
     def _start(self, generator: Generator) -> PoseReader:
         """Return the reader to begin with, on the generator's device."""
@@ -140,3 +150,39 @@ def reading_error(reader: PoseReader, pool: Pool, rng: torch.Generator, *, n: in
         "rotation_error": round(float(off.median()), 3),
         "rotation_flips": round(float((off > 90).float().mean()), 4),
     }
+
+
+@torch.no_grad()
+def readings(
+    reader: PoseReader, generator: Generator, n: int, rng: torch.Generator
+) -> tuple[Float[torch.Tensor, "n 6"], Float[torch.Tensor, "n 6"]]:
+    """Return what the reader reads from `n` new samples as they are, and what it should read."""
+    read, wanted = [], []
+    for start in range(0, n, 32):
+        codes = generator.sample(min(32, n - start), rng)
+        read.append(reader(generator(codes).image).cpu())
+        wanted.append(pose_targets(codes, generator.config.pose).cpu())
+    return torch.cat(read), torch.cat(wanted)
+
+
+def knob_figures(read: Float[torch.Tensor, "n 6"], wanted: Float[torch.Tensor, "n 6"]) -> dict[str, float]:
+    """Return slope and R2 (squared correlation) of each reading against its knob; of a rotation that goes round, those
+    of its sine and cosine, averaged."""
+    found: dict[str, float] = {}
+    angles = [torch.atan2(x[:, 0], x[:, 1]) for x in (read, wanted)]
+    if float(angles[1].max() - angles[1].min()) > math.pi:
+        parts = [_line(wanted[:, i], read[:, i]) for i in range(2)]
+        found |= {"rotation_slope": sum(p[0] for p in parts) / 2, "rotation_r2": sum(p[1] for p in parts) / 2}
+    else:
+        found["rotation_slope"], found["rotation_r2"] = _line(angles[1], angles[0])
+    for i, name in enumerate(NAMES, start=2):
+        if wanted[:, i].std() > 0:
+            found[f"{name}_slope"], found[f"{name}_r2"] = _line(wanted[:, i], read[:, i])
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def _line(x: Float[torch.Tensor, " n"], y: Float[torch.Tensor, " n"]) -> tuple[float, float]:
+    """Return the least-squares slope of y on x, and the squared correlation."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    both = (x * y).mean()
+    return float(both / x.square().mean()), float(both.square() / (x.square().mean() * y.square().mean()))

@@ -26,7 +26,7 @@ from giraffe_hd.fast.recombine import PLAIN, Draw, draw_pool, moved_objects, rec
 from giraffe_hd.invert import FeatureDistance, InvertOptions, Problem, invert, prior_styles, with_own_weights
 from training import __main__ as training
 from training.batched import rows
-from training.checkpoint import load_generator, makes_pictures, save_generator
+from training.checkpoint import load_generator, makes_pictures, read_card, save_generator
 from training.codes_file import read_codes, read_weights, weights_path, write_codes
 from training.inversion import invert as invert_any
 from training.invertible import Progress
@@ -361,7 +361,10 @@ def test_a_reader_is_trained_on_recombined_layers(folder, tmp_path, capsys):
     save_generator(start, relative_to(load_reader(folder / "readers" / "car.safetensors"), PoseConfig()))
     arguments = ["--checkpoint", str(car), "--out", str(tmp_path / "reader.safetensors"), "--images", "96", "--samples"]
     assert giraffe.main(["train-reader", str(start), *arguments, "16", "--grounds", "2", "--batch", "16"]) == 0
-    assert json.loads(capsys.readouterr().out)["images"] == 96
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 96
+    assert found["knobs"]["rotation_slope"] <= 1
+    assert read_card(tmp_path / "reader.safetensors")["knobs"] == found["knobs"]
     image, trained = torch.rand(2, 3, 16, 16), load_reader(tmp_path / "reader.safetensors")
     assert not torch.allclose(load_reader(start)(image), trained(image))
     assert trained.config.pose == POSE  # the generator's prior, not that of the reader it began with
