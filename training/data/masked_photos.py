@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LABEL_COLUMNS = ("species", "garment", "label", "class")
 """Columns of index.csv that may hold the label, in this order."""
+SPLIT = re.compile(r"[\w-]+")
+"""What a split may be called: files are named after it."""
 LEAST, MOST = 0.01, 0.95
 """Smallest and largest share of the picture that a usable mask covers."""
 
@@ -68,6 +71,11 @@ class PrepareMasked:
         renamed = {"test": "validation"} if "validation" not in splits else {}
         kept: dict[str, list[dict[str, str]]] = {}
         for row in rows:
+            if not SPLIT.fullmatch(row["split"]):
+                raise ValueError(
+                    f"{self.source / 'index.csv'}: {row['file']} has the split {row['split']!r}; expected a name such as "
+                    "train or validation"
+                )
             kept.setdefault(renamed.get(row["split"], row["split"]), []).append(row)
         labels = sorted({self.label or row[column] for row in rows if self._files(row)[1].is_file()})
         counts: Counter[str] = Counter()

@@ -87,6 +87,16 @@ def test_masks_that_all_have_another_size_are_an_error(tmp_path, capsys, caplog)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("split", ["", "../train"])
+def test_a_split_of_masked_photos_has_a_name(tmp_path, capsys, split):
+    source = prepared(tmp_path / "raw", "pear", 3)
+    index = source / "index.csv"
+    index.write_text(index.read_text().replace("1.png,train", f"1.png,{split}"))
+    assert main(["prepare", "masked", "--source", str(source), "--out", str(tmp_path / "out")]) == 2
+    assert f"1.png has the split '{split}'; expected a name such as train" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_masked_photos_in_subfolders_stay_there(tmp_path, caplog):
     source = prepared(tmp_path / "raw", "pear", 3)
     prepared(source, "pear", 1, "validation", 10)
