@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.imaging.decoders import DECODERS
 from training.imaging.fill import smoothly_filled
-from training.imaging.read import Limits, PictureError, opened, upright_rgb
+from training.imaging.read import Decoded, Limits, PictureError, opened, upright_rgb
 from training.imaging.video import write_film
 from training.types import Image
 
@@ -82,6 +82,20 @@ def open_picture(
     max_pixels: int | None = None,
     keep_pixels: int = 16_000_000,
 ) -> PIL.Image.Image:
+    """Return the picture of `decode_picture`."""
+    return decode_picture(
+        source, name=name, max_bytes=max_bytes, max_pixels=max_pixels, keep_pixels=keep_pixels
+    ).picture
+
+
+def decode_picture(
+    source: Path | bytes | Readable,
+    *,
+    name: str = "",
+    max_bytes: int | None = None,
+    max_pixels: int | None = None,
+    keep_pixels: int = 16_000_000,
+) -> Decoded:
     """Return a picture as sRGB, upright, over white where transparent; the first frame of an animation.
 
     It is decoded in a subprocess with limits on time and memory.
@@ -106,7 +120,7 @@ def open_picture(
         name = name or source.name
     elif not isinstance(source, bytes):
         source = source.read(limits.max_bytes + 1)
-    return DECODERS.photo(source, name or "this picture", limits).picture
+    return DECODERS.photo(source, name or "this picture", limits)
 
 
 def square_region(width: int, height: int, box: Box | None, *, margin: float = 1.5) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,15 @@ def load_weights(source: Path) -> dict[str, Tensor]:
         averaged = {f"generator.{name}": tensor for name, tensor in state["average"].items()}
         return upgraded_names(state["networks"]) | averaged
     return {f"generator.{name}": tensor for name, tensor in load_model(source).state_dict().items()}
+
+
+@runtime_checkable
+class ChecksSource(Protocol):
+    """A recipe to which weights may fit by their shapes alone."""
+
+    def check_source(self, theirs: Any, name: str) -> None:
+        """Check whether weights of a generator with the config `theirs`, called `name`, fit. Raises: ValueError."""
+        ...
 
 
 @torch.no_grad()

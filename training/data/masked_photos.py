@@ -73,8 +73,8 @@ class PrepareMasked:
         for row in rows:
             if not SPLIT.fullmatch(row["split"]):
                 raise ValueError(
-                    f"{self.source / 'index.csv'}: {row['file']} has the split {row['split']!r}; expected a name such as "
-                    "train or validation"
+                    f"{self.source / 'index.csv'}: {row['file']} has the split {row['split']!r}; expected a name such "
+                    "as train or validation"
                 )
             kept.setdefault(renamed.get(row["split"], row["split"]), []).append(row)
         labels = sorted({self.label or row[column] for row in rows if self._files(row)[1].is_file()})

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from training.checkpoint import load_model
 from training.data.folder import PictureSet
 from training.devices import has_bfloat16
 from training.loop.monitor import Monitor, crossed, unless_full
@@ -19,7 +20,7 @@ from training.loop.run import Run, check_data, folder_of_run, keep_config, keep_
 from training.runtime.distributed import any_of, from_first, joined, rank, share_of
 from training.runtime.malloc import keep_memory
 from training.types import AdaptsWeights
-from training.warm_start import copy_matching, load_weights
+from training.warm_start import ChecksSource, copy_matching, load_weights
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def train(
         if rank() == 0:
             check_data(pictures, out)
         if run.resume():
+            _check_source(run, out)
             _say_resumed(run, start_from)
         else:
             _warm_start(run, [start_from] if isinstance(start_from, Path) else start_from or ())
@@ -91,9 +93,17 @@ def _say_resumed(run: Run, start_from: Path | Sequence[Path] | None) -> None:
         log.info("resuming at %d of %d pictures in %s", run.images, run.config.loop.images, run.out)
 
 
+def _check_source(run: Run, source: Path) -> None:
+    """Ask the recipe whether weights of a run folder or a generator file fit. Raises: ValueError where they do not."""
+    file = source / "generator.safetensors" if source.is_dir() else source
+    if rank() == 0 and isinstance(run.recipe, ChecksSource) and file.is_file():
+        run.recipe.check_source(load_model(file).config, str(source))
+
+
 def _warm_start(run: Run, sources: Sequence[Path]) -> None:
     """Copy the weights of `sources` wherever shapes match, later ones over earlier ones."""
     for source in sources:
+        _check_source(run, source)
         theirs = from_first(load_weights(source) if rank() == 0 else None)
         if isinstance(run.recipe, AdaptsWeights):
             theirs = run.recipe.adapt_weights(theirs)

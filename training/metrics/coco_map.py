@@ -140,6 +140,7 @@ class CocoEvaluator:
                         "category_id": self.classes.index(name) + 1,
                         "bbox": [x0, y0, x1 - x0, y1 - y0],
                         "score": instance.score,
+                        "box_score": instance.score if instance.box_score is None else instance.box_score,
                         "segmentation": to_rle(instance.binary),
                     }
                 )
@@ -176,7 +177,8 @@ class CocoEvaluator:
             for i, p in ((i, self.truth.pictures[i]) for i in sorted(self._fits))
         ]
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self.classes)]
-        return {"info": {}, "images": images, "annotations": self._truths, "categories": categories}, self._found
+        found = [{key: value for key, value in item.items() if key != "box_score"} for item in self._found]
+        return {"info": {}, "images": images, "annotations": self._truths, "categories": categories}, found
 
     def _class(self, label: str) -> str:
         return "object" if self._one else self._groups.get(label, label)
@@ -188,6 +190,8 @@ class CocoEvaluator:
         except ImportError as error:
             raise ValueError("evaluation needs the package faster-coco-eval: pip install '.[segment]'") from error
         content, found = self.content()
+        if kind == "box":  # YOLACT++ ranks boxes by their classes' scores, masks by the expected IoU too
+            found = [item | {"score": own["box_score"]} for item, own in zip(found, self._found, strict=True)]
         if not self._truths or not found:
             nothing = 0.0 if self._truths else None
             every: list[tuple[float | None, float | None]] = [(nothing, nothing)] * len(self.classes)

@@ -13,12 +13,14 @@ import tyro
 from tqdm import tqdm
 
 from ..checkpoint import write_whole
-from ..pictures import PictureError, open_picture
+from ..pictures import PictureError, decode_picture
 from .contract import Instance, Segmenter
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+ALL = 100
+"""Objects of all labels in a photo, where those of some are wanted."""
 MAX_BYTES, MAX_PIXELS = 100_000_000, 60_000_000
 """Larger photos are refused."""
 
@@ -45,7 +47,8 @@ class _Finding:
         """Return the segmenter. Raises: ValueError for labels that it does not know."""
         from .load import load_segmenter
 
-        found = load_segmenter(self.model)
+        most = ALL if self.labels else self.most  # those of other labels are left out afterwards
+        found = load_segmenter(self.model, least=self.least, most=max(self.most, most))
         if unknown := [label for label in self.labels if label not in found.labels]:
             raise ValueError(f"unknown label {unknown[0]!r}; this segmenter knows {', '.join(found.labels)}")
         return found
@@ -58,7 +61,11 @@ class _Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Photos(_Finding):
-    """Cut objects out of photos; write RGBA cut-outs, masks, polygons and COCO JSON."""
+    """Cut objects out of photos; write RGBA cut-outs, masks, polygons and COCO JSON.
+
+    Photos of more than 16 megapixels are made smaller first. What is cut of such a photo, or of one that its camera
+    marked as turned, is written too: outlines and masks are for that picture.
+    """
 
     photos: tyro.conf.Positional[tuple[Path, ...]]
     """Photos, or folders of them."""
@@ -74,15 +81,20 @@ class Photos(_Finding):
         segmenter, done, names = self.segmenter(), 0, set[str]()
         for path in _pictures(self.photos):
             try:
-                picture = open_picture(path, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
+                decoded = decode_picture(path, max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
             except PictureError as error:
                 log.warning("left out: %s", error)
                 print(json.dumps({"photo": str(path), "error": str(error)}))
                 continue
-            image = np.array(picture)
+            image = np.array(decoded.picture)
+            if decoded.size != decoded.picture.size:
+                (width, height), cut = decoded.picture.size, decoded.size
+                log.warning("%s has %d x %d pixels and is cut at %d x %d", path.name, *cut, width, height)
+            as_it_is = decoded.size == decoded.picture.size and decoded.orientation == 1
             found = self.kept(segmenter(image))
             name = _unused(path.stem, names)
-            files = write_cutouts(image, found, self.out, name, file_name=path.name, refine=self.refine)
+            named = path.name if as_it_is else None
+            files = write_cutouts(image, found, self.out, name, file_name=named, refine=self.refine)
             objects = [_entry(instance) for instance in found]
             print(json.dumps({"photo": str(path), "objects": objects, "files": files}))
             done += 1
@@ -92,7 +104,10 @@ class Photos(_Finding):
 
 @dataclass(frozen=True, kw_only=True)
 class Video(_Finding):
-    """Find and track the objects of a film, and write the film with them marked."""
+    """Find and track the objects of a film, and write the film with them marked, without sound.
+
+    An object is shown once its score has been .5; after that, --least counts.
+    """
 
     film: tyro.conf.Positional[Path]
     """MP4, WebM, MOV, AVI or GIF."""

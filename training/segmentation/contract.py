@@ -25,7 +25,9 @@ class Instance:
     label: str
     """One of the segmenter's `labels`."""
     score: float
-    """Confidence in [0, 1]."""
+    """Confidence in [0, 1]; of YOLACT++ that of the mask."""
+    box_score: float | None = None
+    """Confidence of the box, by which its average precision is taken; None where `score` is of both."""
 
     @property
     def binary(self) -> np.ndarray:

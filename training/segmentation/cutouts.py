@@ -92,9 +92,18 @@ def without(image: Pixels, instances: Sequence[Instance]) -> UInt8[np.ndarray, "
 
 
 def write_cutouts(
-    image: Pixels, instances: Sequence[Instance], out: Path, name: str, *, file_name: str = "", refine: bool = True
+    image: Pixels,
+    instances: Sequence[Instance],
+    out: Path,
+    name: str,
+    *,
+    file_name: str | None = "",
+    refine: bool = True,
 ) -> dict[str, list[str]]:
     """Write a photo's objects into `out` in all formats; return the names of the files by kind.
+
+    `file_name` is that of the photo, by default NAME.jpg; None for a photo whose file has other pixels (larger, or not
+    upright): `NAME-photo.png` is written and named then.
 
     `NAME-K-LABEL.png` is cut-out K with soft edges, `NAME-K-LABEL-mask.png` its mask at the photo's size,
     `NAME-rest.png` everything but the objects, `NAME-polygons.json` outlines in pixels, `NAME-outlines.svg` the same to
@@ -102,7 +111,10 @@ def write_cutouts(
     """
     out.mkdir(parents=True, exist_ok=True)
     height, width = image.shape[:2]
-    file_name = file_name or f"{name}.jpg"
+    photo = {} if file_name is not None else {"photo": [f"{name}-photo.png"]}
+    if photo:
+        _save(out / photo["photo"][0], image)
+    file_name = photo["photo"][0] if photo else file_name or f"{name}.jpg"
     writer = CocoWriter(sorted({instance.label for instance in instances}) or ["object"])
     number = writer.add_image(file_name, width, height)
     files: dict[str, list[str]] = {"cutouts": [], "masks": []}
@@ -129,6 +141,7 @@ def write_cutouts(
         "rest": [f"{name}-rest.png"],
         "polygons": [f"{name}-polygons.json", f"{name}-outlines.svg"],
         "coco": [f"{name}-coco.json"],
+        **photo,
     }
 
 

@@ -5,6 +5,7 @@ assembles masks, draws and encodes. Networks and encoders release Python's lock 
 """
 
 import json
+import math
 import queue
 import threading
 import time
@@ -25,6 +26,8 @@ from .tracking import Tracked, Tracker, TrackingConfig
 
 AHEAD = 4
 """Largest number of frames that wait between two threads."""
+BEYOND = 0.05
+"""Share of a box's sides by which masks may exceed it."""
 
 
 @runtime_checkable
@@ -205,6 +208,8 @@ def colour_of(identity: int) -> tuple[int, int, int]:
 
 
 def _edges(instance: Instance, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return an instance's box as integer pixels inside the frame, slightly enlarged, as masks may exceed boxes."""
+    """Return an instance's box as integer pixels inside the frame, enlarged, as masks may exceed boxes by a share of
+    their sides."""
     x0, y0, x1, y1 = instance.box
-    return max(0, int(x0) - 4), max(0, int(y0) - 4), min(shape[1], int(x1) + 5), min(shape[0], int(y1) + 5)
+    dx, dy = (max(4, math.ceil(BEYOND * side) + 1) for side in (x1 - x0, y1 - y0))
+    return max(0, int(x0) - dx), max(0, int(y0) - dy), min(shape[1], int(x1) + dx + 1), min(shape[0], int(y1) + dy + 1)

@@ -1,6 +1,7 @@
 """Segmenters by name: `classical`, a checkpoint of a YOLACT network, or one exported to ONNX."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,14 @@ BUNDLED = Path(__file__).parents[2] / "checkpoints" / "yolact-fast-320.safetenso
 Settings = Literal["display", "published"]
 
 
-def load_segmenter(name: str | Path = "", *, settings: Settings = "display", threads: int = 1) -> Segmenter:
+def load_segmenter(
+    name: str | Path = "",
+    *,
+    settings: Settings = "display",
+    threads: int = 1,
+    least: float | None = None,
+    most: int | None = None,
+) -> Segmenter:
     """Return a segmenter.
 
     Args:
@@ -30,6 +38,8 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
         settings: `display` for showing objects to users, `published` for average precision: 100 objects of any score,
             duplicates removed only within each class.
         threads: of ONNX Runtime.
+        least: score below which a network finds nothing; by default .3 for showing.
+        most: objects that a network finds in a photo; by default 20 for showing, at most 200.
 
     Raises: ValueError for any other name or file.
     """
@@ -46,6 +56,11 @@ def load_segmenter(name: str | Path = "", *, settings: Settings = "display", thr
     from .yolact.segmenter import PUBLISHED, FinderConfig  # after the cheap checks: torch models take a second
 
     config = PUBLISHED if settings == "published" else FinderConfig()
+    if least is not None:
+        detection = replace(config.detection, threshold=min(least, config.detection.threshold))
+        config = replace(config, least=least, detection=detection)
+    if most is not None:
+        config = replace(config, most=most, detection=replace(config.detection, most=max(most, config.detection.most)))
     if path.suffix.lower() == ".onnx":
         from .yolact.export import OnnxNetwork
 
@@ -140,5 +155,6 @@ class StagedYolact:
             x0, y0, x1, y1 = found.box
             if x1 > x0 and y1 > y0 and (found.patch.values > 0.5).any():
                 mask = found.patch.paste(placement.height, placement.width)
-                instances.append(Instance(mask, found.box, self.labels[found.label], found.mask_score))
+                label = self.labels[found.label]
+                instances.append(Instance(mask, found.box, label, found.mask_score, found.score))
         return sorted(instances, key=lambda instance: -instance.score)

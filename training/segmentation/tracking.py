@@ -50,7 +50,8 @@ class TrackingConfig:
     sure: float = 0.5
     """Score from which an instance begins a new identity; fainter ones only go on with one."""
     confirm: int = 2
-    """Frames in which a new object must be seen before it is shown; 1 shows it at once."""
+    """Frames in which a new object must be seen before it is shown; 1 shows it at once, as are those of the film's
+    first frame."""
 
     def __post_init__(self) -> None:
         shares = (self.least, self.alike, self.sure)
@@ -171,7 +172,7 @@ class Tracker:
         found = [
             Tracked(track.identity, max(track.votes, key=track.votes.__getitem__), what.instance)
             for track, what in shown
-            if track.seen >= c.confirm
+            if track.seen >= c.confirm or self._frame == 1
         ]
         self._tracks = [
             track for track in self._tracks if track.hidden <= (c.patience if track.seen >= c.confirm else UNSURE)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,15 @@ def test_overlaps_by_hand():
     assert box_iou((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
     assert box_iou((0, 0, 4, 4), (4, 0, 6, 4)) == 0
     assert mask_iou(rectangle(0, 0, 4, 4), rectangle(2, 0, 6, 4)) == pytest.approx(8 / 24)
+
+
+def test_boxes_are_ranked_by_their_own_scores(tmp_path):
+    truth = a_set(tmp_path, [[((10, 10, 50, 50), "cat", False)]])
+    evaluator = CocoEvaluator(truth)
+    right = replace(instance((10, 10, 50, 50), "cat", 0.2), box_score=0.9)
+    wrong = replace(instance((60, 60, 90, 90), "cat", 0.6), box_score=0.6)
+    evaluator.add(0, [right, wrong])
+    scores = evaluator.scores(bootstrap=0)
+    assert scores.box.ap == pytest.approx(1.0)
+    assert scores.mask.ap == pytest.approx(0.5)
+    assert all("box_score" not in item for item in evaluator.content()[1])

@@ -162,6 +162,13 @@ def test_faint_and_fleeting_instances_begin_nothing():
     assert tracker(frame, [instance(seen[2])]) == []  # seen once only
 
 
+def test_objects_of_the_first_frame_are_shown_at_once():
+    tracker = Tracker(TrackingConfig(confirm=2, sure=0.5))
+    frame, seen = frame_of({1: (40, 40, 9)})
+    assert [item.identity for item in tracker(frame, [instance(seen[1], 0.9)])] == [1]
+    assert [item.identity for item in tracker(frame, [instance(seen[1], 0.9)])] == [1]
+
+
 def test_the_label_is_what_most_frames_say():
     tracker = Tracker(TrackingConfig(confirm=1))
     frame, seen = frame_of({1: (40, 40, 9)})

@@ -6,6 +6,8 @@ from typing import Literal
 BackboneName = Literal["resnet50", "resnet101", "darknet53", "mobilenetv2", "mobilenetv2-folded", "mobilenetv2-same"]
 """`mobilenetv2` is YolactEdge's, torchvision's with BatchNorm; `-folded` is that without BatchNorm, and `-same` pads as
 TensorFlow does besides: which of the two pretrained weights need is known when they are read."""
+FOLDED: tuple[BackboneName, BackboneName] = ("mobilenetv2-folded", "mobilenetv2-same")
+"""Trunks of the same weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +17,7 @@ class NetworkConfig:
     classes: tuple[str, ...]
     """Names of the classes in the order of the logits; the background comes before them."""
     backbone: BackboneName = "resnet101"
-    """The trunk; a MobileNetV2 pads as the authors' (`folded`) or as torchvision's (`same`)."""
+    """The trunk; of the folded MobileNetV2, `-folded` pads as torchvision's and `-same` as TensorFlow's."""
     deformable_every: int = 0
     """Interval of blocks with a deformable 3x3 convolution in the ResNet's last three stages (YOLACT++ Sec. 6.2); 0 for
     none."""

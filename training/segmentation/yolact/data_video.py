@@ -18,6 +18,7 @@ from training.data.mask_codes import MaskError, decode
 from training.pictures import opened
 from training.runtime.sharded_random import rand
 from training.segmentation.yolact.augment import vary_colours
+from training.segmentation.yolact.photos import fit, place
 from training.types import Batch, Image, Instances
 
 FLO_MARK = 202021.25
@@ -140,6 +141,8 @@ class VideoSet:
             self._objects: dict[Any, list[dict[str, Any]]] = {key: [] for key in self._films}
             for entry in content["annotations"]:
                 self._objects[entry["video_id"]].append(entry)
+            self._sizes = {key: (int(film["height"]), int(film["width"])) for key, film in self._films.items()}
+            self._names = {key: [str(name) for name in film["file_names"]] for key, film in self._films.items()}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.index} is no list in YouTube-VIS's format ({error!r})") from error
         self.categories = tuple(categories.values())
@@ -147,8 +150,8 @@ class VideoSet:
         self._label = {key: classes.index(name) for key, name in categories.items() if name in classes}
         self._frames = [
             (key, t)
-            for key, film in self._films.items()
-            for t in range(config.nearest, len(film["file_names"]))
+            for key, names in self._names.items()
+            for t in range(config.nearest, len(names))
             if any(_mask_of(entry, t) for entry in self._objects[key])
         ]
         if not self._frames:
@@ -171,19 +174,17 @@ class VideoSet:
 
     def _pair(self, frame: tuple[Any, int], seed: list[int]) -> tuple[Image, Image, Instances]:
         (key, t), config, rng = frame, self.config, np.random.default_rng(seed)
-        film = self._films[key]
         before = t - int(rng.integers(config.nearest, min(config.farthest, t) + 1))
-        frames = torch.cat([self._read(film["file_names"][i]) for i in (t, before)])
-        objects = self._instances(key, t, (int(film["height"]), int(film["width"])))
+        frames = torch.cat([self._read(self._names[key][i]) for i in (t, before)])
         if config.colours:
             joined = ((frames + 1) * 127.5).transpose(0, 1).flatten(1, 2)
             frames = vary_colours(joined, rng).unflatten(1, (2, -1)).transpose(0, 1) / 127.5 - 1
-        frames = F.interpolate(frames, (config.size, config.size), mode="bilinear", align_corners=False)
-        if config.mirror and rng.random() < 0.5:
+        mirrored = config.mirror and rng.random() < 0.5
+        if mirrored:
             frames = frames.flip(3)
-            x0, y0, x1, y1 = objects.box.T
-            box = torch.stack([1 - x1, y0, 1 - x0, y1], 1)
-            objects = Instances(box=box, label=objects.label, mask=objects.mask.flip(2), crowd=objects.crowd)
+        objects = self._instances(key, t, mirrored=mirrored)
+        placement = place(*frames.shape[2:], config.size, letterbox=config.letterbox)
+        frames = fit(frames, placement, config.size)
         return frames[:1], frames[1:], objects
 
     def _read(self, name: str) -> Image:
@@ -194,8 +195,10 @@ class VideoSet:
         ]
         return _frame(next((place for place in places if place.is_file()), places[0]))
 
-    def _instances(self, key: Any, t: int, size: tuple[int, int]) -> Instances:
+    def _instances(self, key: Any, t: int, *, mirrored: bool) -> Instances:
         """Return the objects of one frame in the square. Raises: ValueError that names the annotation."""
+        size, side = self._sizes[key], self.config.size
+        placement = place(*size, side, letterbox=self.config.letterbox)
         boxes, labels, masks, crowds = [], [], [], []
         for entry in self._objects[key]:
             if not _mask_of(entry, t) or entry["category_id"] not in self._label:
@@ -206,18 +209,16 @@ class VideoSet:
                 raise ValueError(f"{self.index.name}: annotation {entry['id']!r}, frame {t}, {error}") from error
             if not mask.any():
                 continue
+            if mirrored:
+                mask = mask[:, ::-1].copy()
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            edges = [columns[0] / size[1], rows[0] / size[0], (columns[-1] + 1) / size[1], (rows[-1] + 1) / size[0]]
-            boxes.append(edges)
+            boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             labels.append(self._label[entry["category_id"]])
             masks.append(torch.from_numpy(mask).float())
             crowds.append(bool(entry.get("iscrowd", 0)))
-        side = self.config.size
-        stacked = torch.stack(masks)[:, None] if masks else torch.zeros(0, 1, side, side)
-        if masks:
-            stacked = F.interpolate(stacked, (side, side), mode="bilinear", align_corners=False)
+        stacked = fit(torch.stack(masks)[:, None], placement, side) if masks else torch.zeros(0, 1, side, side)
         return Instances(
-            box=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            box=placement.to_input(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
             label=torch.tensor(labels, dtype=torch.int64),
             mask=stacked[:, 0] >= 0.5,
             crowd=torch.tensor(crowds, dtype=torch.bool),

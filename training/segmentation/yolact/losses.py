@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from training.runtime.distributed import same_mean
 from training.segmentation.yolact.masks import crop
 from training.segmentation.yolact.matching import MatchConfig, Matched, hard_negatives, match
 from training.segmentation.yolact.network import MaskIoU, Predictions
@@ -52,7 +53,8 @@ def losses(
         rng: which positives' masks are learnt, where a picture has more than `weights.masks_learnt`.
     """
     matched = [match(found.anchors, objects, matching) for objects in truth]
-    n = max(1, sum(int(m.positive.sum()) for m in matched))  # paper: not guarded; here at least 1, against 0 / 0
+    positives = same_mean(found.logits.new_tensor(float(sum(int(m.positive.sum()) for m in matched))))
+    n = positives.clamp(min=1)  # paper: not guarded; here at least 1, against 0 / 0
     box = label = mask = iou = found.logits.new_zeros(())
     for i, (m, objects) in enumerate(zip(matched, truth, strict=True)):
         positive = m.positive

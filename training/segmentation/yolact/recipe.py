@@ -1,14 +1,17 @@
 """Training of the networks on pictures with masks (YOLACT Sec. 4)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from training.batched import fields_of
 from training.devices import autocast
+from training.runtime.distributed import share_of
+from training.segmentation.yolact.config import FOLDED
 from training.segmentation.yolact.detection import DetectionConfig
 from training.segmentation.yolact.losses import losses
 from training.segmentation.yolact.network import Predictions, Yolact
@@ -18,6 +21,8 @@ from training.segmentation.yolact.presets import RateConfig, Settings
 from training.segmentation.yolact.segmenter import FinderConfig, YolactSegmenter
 from training.segmentation.yolact.trunks import folded_name, load_trunk
 from training.types import Batch, Image, Instances, Phase, Step
+
+Losses = Callable[[Batch, Step], dict[str, Tensor]]
 
 
 def rate_factor(config: RateConfig, images: int, total: int) -> float:
@@ -51,7 +56,7 @@ class Recipe:
 
     def __init__(self, config: Settings, device: torch.device) -> None:
         settings = config.network
-        if config.pretrained and settings.backbone in ("mobilenetv2-same", "mobilenetv2-folded"):
+        if config.pretrained and settings.backbone in FOLDED:
             settings = replace(settings, backbone=folded_name(config.trunk))
         self.config = config
         self.generator = Yolact(settings)
@@ -87,7 +92,8 @@ class Recipe:
         return any(name.startswith(f"{beginning}.") for beginning in self.config.frozen)
 
     def _norm_learns(self) -> bool:
-        return self.config.loop.batch >= self.config.norm_from
+        loop = self.config.loop
+        return share_of(loop.batch, loop.accumulate) >= self.config.norm_from
 
     def precision(self) -> torch.autocast:
         """Return the context in which the network computes: bfloat16 where the config allows it."""
@@ -95,16 +101,18 @@ class Recipe:
 
     def phases(self) -> list[Phase]:
         """Return the one update of a step."""
-        return [
-            Phase(
-                name="network",
-                network=self.generator,
-                optimizer=self.optimizer,
-                losses=self.losses,
-                rate=self.rate,
-                max_norm=self.config.rate.max_norm,
-            )
-        ]
+        return [self._phase("network", self.generator, self.losses)]
+
+    def _phase(self, name: str, network: nn.Module, losses: Losses) -> Phase:
+        """Return an update of `network` by the run's optimiser, rates and bound on gradients."""
+        return Phase(
+            name=name,
+            network=network,
+            optimizer=self.optimizer,
+            losses=losses,
+            rate=self.rate,
+            max_norm=self.config.rate.max_norm,
+        )
 
     def rate(self, step: Step) -> float:
         """Return the factor on the learning rates at a step."""
@@ -149,6 +157,18 @@ class Recipe:
         named = {key.removeprefix(prefix): tensor for key, tensor in theirs.items() if key.startswith(prefix)}
         kept = for_other_classes(named, self.generator.state_dict(), self.anew)
         return {f"{prefix}{key}": tensor for key, tensor in kept.items()}
+
+    def check_source(self, theirs: Any, name: str) -> None:
+        """Refuse the weights of a trunk that pads otherwise: they would fit, and see other pictures.
+
+        `theirs` is the config of the network that they are of. Raises: ValueError that says which options fit.
+        """
+        ours, trunk = self.generator.config.backbone, getattr(theirs, "backbone", None)
+        if trunk != ours and {trunk, ours} == set(FOLDED):
+            raise ValueError(
+                f"{name} has the trunk {trunk}, and this start {ours}: the same weights with other padding, which "
+                f"would see everything shifted; give --no-pretrained --network.backbone {trunk}"
+            )
 
     @torch.no_grad()
     def grids(self, generator: Yolact, batch: Batch) -> dict[str, Image]:

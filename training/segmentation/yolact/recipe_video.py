@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from training.runtime.sharded_random import rand
 from training.segmentation.yolact.augment import AugmentConfig
 from training.segmentation.yolact.data import InstanceDataConfig, InstanceSet
 from training.segmentation.yolact.flow import Flow, warp
@@ -26,14 +27,15 @@ class FlowRecipe(Recipe):
         super().__init__(config, device)
 
     def _learns(self, name: str) -> bool:
-        return name.startswith(("flow_net.conv", "flow_net.up", "flow_net_pre_convs.")) or name.endswith(
+        of_flow = name.startswith(("flow_net.conv", "flow_net.up", "flow_net_pre_convs.")) or name.endswith(
             ("pred1.conv.weight", "pred2.conv.weight", "pred3.conv.weight")
         )
+        return of_flow and not self._frozen(name)
 
     def phases(self) -> list[Phase]:
         """Return the one update of a step."""
         learning = nn.ModuleList([self.generator.flow_net, self.generator.flow_net_pre_convs])
-        return [Phase(name="flow", network=learning, optimizer=self.optimizer, losses=self.losses, rate=self.rate)]
+        return [self._phase("flow", learning, self.losses)]
 
     def begin(self, batch: Batch, step: Step) -> None:
         """Put the network in evaluation mode: BatchNorm is frozen."""
@@ -81,12 +83,16 @@ class VideoRecipe(Recipe):
         if config.pictures is not None:
             augment = AugmentConfig(expand=1.0)
             data = InstanceDataConfig(
-                size=config.network.size, classes=config.network.classes, partial=True, augment=augment
+                size=config.network.size,
+                letterbox=config.network.letterbox,
+                classes=config.network.classes,
+                partial=True,
+                augment=augment,
             )
             self.pictures = data.open(config.pictures)
 
     def _learns(self, name: str) -> bool:
-        return not name.startswith(("backbone.", "fpn_phase_1."))
+        return not name.startswith(("backbone.", "fpn_phase_1.")) and not self._frozen(name)
 
     def phases(self) -> list[Phase]:
         """Return the updates of a step; without `pictures`, those of films alone."""
@@ -95,10 +101,7 @@ class VideoRecipe(Recipe):
         kinds = {"frame": self.losses, "carried": self.carried_losses}
         if self.pictures is not None:
             kinds = {"pictures": self.picture_losses, **kinds}
-        return [
-            Phase(name=name, network=learning, optimizer=self.optimizer, losses=function, rate=self.rate)
-            for name, function in kinds.items()
-        ]
+        return [self._phase(name, learning, function) for name, function in kinds.items()]
 
     def begin(self, batch: Batch, step: Step) -> None:
         """Put the network in training mode, except for the trunk, which is frozen."""
@@ -108,7 +111,7 @@ class VideoRecipe(Recipe):
     def picture_losses(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return the losses of as many pictures as there are frames."""
         assert self.pictures is not None
-        chosen = torch.randint(len(self.pictures), (len(batch.image),), generator=step.rng).tolist()
+        chosen = (rand(len(batch.image), rng=step.rng) * len(self.pictures)).long().tolist()
         pictures = self.pictures.batch(chosen, step.rng)
         return self.losses(replace(pictures, image=pictures.image.to(batch.image.device)), step)
 

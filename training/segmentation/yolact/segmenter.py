@@ -73,7 +73,8 @@ class YolactSegmenter:
             x0, y0, x1, y1 = found.box
             if x1 > x0 and y1 > y0 and (found.patch.values > 0.5).any():
                 mask = found.patch.paste(height, width)
-                instances.append(Instance(mask, found.box, self.labels[found.label], found.mask_score))
+                label = self.labels[found.label]
+                instances.append(Instance(mask, found.box, label, found.mask_score, found.score))
         return sorted(instances, key=lambda instance: -instance.score)
 
     def find(self, image: Pixels) -> Iterator[Found]:

@@ -322,3 +322,24 @@ def test_folded_trunk_of_a_file_decides_the_padding(folder, tmp_path):
     generator = Recipe(config, torch.device("cpu")).generator
     assert generator.config.backbone == "mobilenetv2-folded"
     assert isinstance(generator.backbone.network, MobileNetV2) and not generator.backbone.network.same
+
+
+def test_weights_of_a_trunk_that_pads_otherwise_are_refused(folder, tmp_path):
+    config = tiny(folder, images=4)
+    folded = replace(config, network=replace(config.network, backbone="mobilenetv2-folded"))
+    before = train(config, folder, tmp_path / "one")
+    for source in (before, tmp_path / "one"):
+        with pytest.raises(ValueError, match=r"trunk mobilenetv2-same.*give --no-pretrained --network.backbone mobile"):
+            train(folded, folder, tmp_path / "two", start_from=source)
+    assert not (tmp_path / "two" / "config.json").exists()
+    with pytest.raises(ValueError, match="shifted"):
+        train(replace(folded, loop=replace(folded.loop, images=8)), folder, tmp_path / "one")
+
+
+def test_norm_stands_still_where_few_pictures_are_seen_at_a_time(folder):
+    config = tiny(folder, batch=8, accumulate=4)
+    network = replace(config.network, backbone="mobilenetv2")
+    for accumulate, learns in ((4, False), (1, True)):
+        loop = replace(config.loop, accumulate=accumulate)
+        recipe = Recipe(replace(config, network=network, loop=loop, norm_from=6), torch.device("cpu"))
+        assert recipe._norm_learns() == learns

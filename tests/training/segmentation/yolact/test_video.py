@@ -14,6 +14,7 @@ from training.data.mask_codes import to_rle
 from training.loop.step import train_step
 from training.loop.train import train
 from training.registry import preset
+from training.runtime.sharded_random import sharded_generator
 from training.segmentation.yolact.data_video import FLO_MARK, FlowDataConfig, VideoDataConfig, read_flow
 from training.segmentation.yolact.flow import Flow, warp
 from training.segmentation.yolact.network import Yolact
@@ -183,3 +184,68 @@ def test_films_go_on_from_a_network_for_pictures(films, tmp_path):
 
 def test_classes_are_those_of_the_films(films):
     assert preset("yolact-edge-vid-resnet50", films).network.classes == ("square", "disc")
+
+
+def test_padded_frames_keep_their_shape_and_their_objects(films, rng):
+    for mirror in (False, True):
+        config = VideoDataConfig(size=64, colours=False, mirror=mirror, letterbox=True)
+        shown = [config.open(films).batch([0, 1], rng) for _ in range(4)]
+        for image, objects in (
+            pair for batch in shown for pair in zip(batch.image, batch.instances or (), strict=True)
+        ):
+            assert (image[:, 48:] == 0).all()  # grey below, as `prepare` pads
+            blue = image[2] - image[0] > 0.7
+            assert (blue & objects.mask[0]).sum() > 0.9 * (blue | objects.mask[0]).sum()
+            rows, columns = torch.where(objects.mask[0])
+            edges = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 64
+            torch.testing.assert_close(objects.box[0], edges, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("stage", ["flow", "films"])
+def test_both_stages_heed_frozen_modules_and_the_bound_on_gradients(stage):
+    flow = stage == "flow"
+    config = EDGE_TRAINFLOW_RESNET50 if flow else EDGE_VID_RESNET50
+    data = FlowDataConfig(size=64) if flow else VideoDataConfig(size=64)
+    still = "flow_net_pre_convs" if flow else "proto_net"
+    config = replace(config, network=SMALL, data=data, frozen=(still,), rate=replace(config.rate, max_norm=0.5))
+    recipe = (FlowRecipe if flow else VideoRecipe)(config, torch.device("cpu"))
+    learning = {id(p) for group in recipe.optimizer.param_groups for p in group["params"]}
+    assert learning
+    assert not any(id(p) in learning for p in recipe.generator.get_submodule(still).parameters())
+    assert {phase.max_norm for phase in recipe.phases()} == {0.5}
+
+
+def test_processes_see_other_pictures_beside_their_films(films, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    writer = CocoWriter(["disc"])
+    for i in range(50):
+        PIL.Image.new("RGB", (64, 48), (9, 9, 200)).save(tmp_path / "images" / f"{i}.png")
+        writer.add(writer.add_image(f"{i}.png", 64, 48), "disc", np.tri(48, 64, dtype=bool))
+    writer.write(tmp_path / "train.json")
+    config = replace(EDGE_VID_RESNET50, network=SMALL, data=VideoDataConfig(size=64), pictures=tmp_path)
+    recipe = VideoRecipe(config, torch.device("cpu"))
+    assert recipe.pictures is not None
+    seen: list[list[int]] = []
+    real = recipe.pictures.batch
+    monkeypatch.setattr(recipe.pictures, "batch", lambda chosen, rng: seen.append(list(chosen)) or real(chosen, rng))
+    monkeypatch.setattr(recipe, "losses", lambda batch, step: {})
+    films_of = config.data.open(films)
+    for part, parts, n in ((0, 1, 4), (0, 2, 2), (1, 2, 2)):
+        rng = sharded_generator(3, part, parts)
+        batch = films_of.batch([0, 1] * (n // 2), torch.Generator())
+        recipe.picture_losses(batch, Step(index=0, images=0, rng=rng))
+    whole, first, second = seen
+    assert [first[0], second[0], first[1], second[1]] == whole
+
+
+def test_a_damaged_list_of_films_is_an_error_in_one_sentence(films, tmp_path):
+    content = json.loads((films / "train.json").read_text())
+    for key, value in (("file_names", None), ("height", "tall")):
+        damaged = {**content, "videos": [{**content["videos"][0], key: value}]}
+        (tmp_path / "train.json").write_text(json.dumps(damaged))
+        with pytest.raises(ValueError, match="is no list in YouTube-VIS's format"):
+            VideoDataConfig().open(tmp_path)
+    del content["videos"][0]["file_names"]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="file_names"):
+        VideoDataConfig().open(tmp_path)
