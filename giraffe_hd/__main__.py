@@ -137,7 +137,7 @@ class Vary(Scenes):
     low: float | None = None
     """Where the knob begins; by default the lower end of its trained range."""
     high: float | None = None
-    """Where to start and end, in the knob's unit; its trained range if not given."""
+    """Where it ends; by default the upper end of that range."""
     steps: int = 8
     """Columns of a sheet or frames of a film, one way."""
     mode: Literal["interpolate", "resample"] = "resample"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.prior import pose_values
 from giraffe_hd.fast.reader import PoseRead, load_reader
 from giraffe_hd.invert import reader_of
-from training.checkpoint import load_generator
+from training.checkpoint import load_generator, read_card
+from training.data.folder import PictureSet, evaluation_data
 from training.files import write_whole
-from training.inversion import PhotoOptions
-from training.pictures import from_pil, open_picture
+from training.inversion import PhotoOptions, read_photo
+from training.objects import margin_of
+from training.types import Image
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -55,19 +58,32 @@ class ReadPoses:
             raise ValueError(
                 f"{self.checkpoint.name} is a {generator.family}; poses are read for fast GIRAFFE HD models"
             )
-        reader, folder = reader_of(generator), self.data / "images"
-        files = sorted((folder if folder.is_dir() else self.data).iterdir())
-        files = [path for path in files if path.suffix.lower() in PHOTOS]
+        reader = reader_of(generator)
         columns = ["rotation", "elevation", "scale", "x", "y", "certainty"]
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["file", *columns])
-        for path in files:
-            read = reader.read(from_pil(open_picture(path), reader.resolution))
+        count = 0
+        for name, image in self._pictures(generator):
+            read = reader.read(image)
+            count += 1
             knobs = knobs_read(generator, read) | {"certainty": read.certainty}
-            writer.writerow([path.name, *(f"{float(knobs[name]):.5g}" for name in columns)])
+            writer.writerow([name, *(f"{float(knobs[name]):.5g}" for name in columns)])
         write_whole(self.out, table.getvalue().encode("utf-8", "surrogateescape"))
-        return {"out": str(self.out), "pictures": len(files)}
+        return {"out": str(self.out), "pictures": count}
+
+    def _pictures(self, generator: Generator) -> Iterator[tuple[str, Image]]:
+        """Yield names and pictures, cut around their objects as those that the generator learned from."""
+        if (self.data / "index.csv").is_file():
+            config = replace(evaluation_data(self.checkpoint, generator), jitter=0.0, jitter_size=False)
+            pictures = PictureSet(self.data, config, None, memory=0)
+            for i, name in enumerate(pictures.files):
+                yield name, pictures.get([i]).image
+            return
+        margin = margin_of(read_card(self.checkpoint))
+        for path in sorted(self.data.iterdir()):
+            if path.suffix.lower() in PHOTOS:
+                yield path.name, read_photo(path, generator, margin)
 
 
 def knobs_read(generator: Generator, read: PoseRead) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from mixnmatch.paper.generator import Generator
 from mixnmatch.paper.official import read
 from tests.conformance.cases import fill, load_case, relative_error
 from training.checkpoint import load_generator, read_card
-from training.metrics.fid import evaluation_data
+from training.data.folder import evaluation_data
 from training.objects import margin_of
 from training.official import ImportOfficial, read_official, read_plain
 

@@ -99,10 +99,7 @@ class Publish:
         }
         reader = None
         if self.reader:
-            reader = generator_file(load_model(self.reader), card=_plain_card(self.reader), dtype=torch.bfloat16)
-            theirs = read_card(self.reader)
-            figures = theirs.get("error_on_recombined_samples", {}) | theirs.get("knobs", {})
-            card["reader"] = {"bytes": len(reader), "sha256": tensors_sha256(reader), **figures}
+            reader, card["reader"] = _reader_of(self.reader, seen["family"])
         if start := _start_of(self.out):
             card["start"] = start
         found = newest_state(self.run_dir) if self.state else None
@@ -135,6 +132,17 @@ class Publish:
                 f"shorten --notes, --command or the set.json of {self.data}"
             )
         return text
+
+
+def _reader_of(path: Path, family: str) -> tuple[bytes, dict[str, Any]]:
+    """Return the file of a pose reader, and what the generator's card says of it. Raises: ValueError for another
+    model."""
+    network, card = load_model(path), read_card(path)
+    if network.family != f"{family}_reader":
+        raise ValueError(f"--reader {path} holds a {network.family}; expected a reader of `giraffe_hd train-reader`")
+    content = generator_file(network, card=_plain_card(path), dtype=torch.bfloat16)
+    figures = card.get("error_on_recombined_samples", {}) | card.get("knobs", {})
+    return content, {"bytes": len(content), "sha256": tensors_sha256(content), **figures}
 
 
 def _report_of(path: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class GeneratorConfig:
     n_mlp: int = 8
     """Layers of the mapping networks."""
     lr_mlp: float = 0.01
-    """Layers of the mapping networks, and their learning rate over that of the rest."""
+    """Learning rate of the mapping networks over that of the rest."""
     channel_multiplier: int = 2
     """Channels of the renderers above 64 px over StyleGAN2's smaller model."""
     refine_n_styledconv: int = 2
@@ -261,7 +261,7 @@ class TrainConfig:
     cvg: float = 14.0
     """Weight of coverage."""
     min_ratio: float = 0.3
-    """Weight of coverage, and the share of all pixels that masks should cover."""
+    """Share of all pixels that masks should cover."""
     bin: float = 4.0
     """Weight of binarisation."""
     recompute: bool = False

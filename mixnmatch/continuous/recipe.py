@@ -155,6 +155,8 @@ class Recipe:
             return
         generator, image, mask = self.generator, batch.image, batch.mask
         n, z = len(image), self.frames(batch)
+        if n < 2:
+            raise ValueError("mixes need two photos in each process; give a larger --loop.batch, or fewer processes")
         half = n // 2  # rows before it are generated in code mode, the others in feature mode
         givers = torch.stack([torch.randperm(n, generator=step.rng) for _ in range(4)])
         with learning(generator.parameters()), self.precision():

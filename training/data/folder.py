@@ -8,7 +8,7 @@ is known); every further column of numbers is a factor. `python -m training prep
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,13 +17,15 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from training.checkpoint import read_card
 from training.config import DataConfig
 from training.data.tables import DECIMAL_COMMA, read_rows
 from training.pictures import Box, PictureError, opened, square_crop, square_mask, square_region
 from training.runtime.sharded_random import rand
-from training.types import Batch, Boxes, Image
+from training.types import Batch, Boxes, Generator, Image
 
 COLUMNS = ("file", "split", "label", "width", "height", "x0", "y0", "x1", "y1")
 """Columns required in every index."""
@@ -349,3 +351,10 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
+    """Return the config of the generator's training data, from its card; pictures are not mirrored."""
+    stored = read_card(checkpoint).get("config", {}).get("data", {})
+    config = TypeAdapter(DataConfig).validate_python(stored) if stored else DataConfig()
+    return replace(config, size=generator.resolution, scene=False, flip=False)

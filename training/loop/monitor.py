@@ -157,6 +157,14 @@ def _show_pictures(run: Run, fixed: Batch, board: Board) -> None:
                 file.write(f"{run.images} pictures, {found}\n")
 
 
+def check_figures(run: Run) -> None:
+    """Raises: ValueError for figures of what draws no pictures."""
+    if run.config.loop.figures_every and not isinstance(run.average, Generator):
+        raise ValueError(
+            f"figures are for generators, and this preset trains a {run.config.family}; leave out --loop.figures-every"
+        )
+
+
 def _compared(pictures: PictureSet) -> PictureSet:
     """Return the pictures for figures: the held-out ones, if there are any."""
     from training.metrics.report import held_out

@@ -15,7 +15,7 @@ from typing import Any
 from training.checkpoint import load_model
 from training.data.folder import PictureSet
 from training.devices import has_bfloat16
-from training.loop.monitor import Monitor, crossed, unless_full
+from training.loop.monitor import Monitor, check_figures, crossed, unless_full
 from training.loop.run import Run, check_data, folder_of_run, keep_config, keep_data
 from training.runtime.distributed import any_of, from_first, joined, rank, share_of
 from training.runtime.malloc import keep_memory
@@ -48,6 +48,7 @@ def train(
         if config.loop.bf16 and not has_bfloat16(where):
             log.info("this CPU has no bfloat16 instructions, so float32 is used, which is faster here")
         run = Run(config, out, where)
+        check_figures(run)
         if rank() == 0:
             check_data(pictures, out)
         if run.resume():

@@ -1,10 +1,21 @@
 """Usage of codes, and their agreement with labels that were not used in training."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from training.data.folder import PictureSet
+from training.types import Image
+
+CODED = 12_000
+"""Largest number of pictures whose codes are compared with labels."""
+BLOCK = 64
+"""Pictures that are read at a time."""
 
 
 def perplexity(shares: Float[Tensor, "n codes"]) -> float:
@@ -36,3 +47,36 @@ def normalised_information(codes: Int[Tensor, " n"], labels: Int[Tensor, " n"]) 
     product = np.outer(*own)[joint > 0]
     information = float((together * np.log(together / product)).sum())
     return information / max((entropies[0] + entropies[1]) / 2, 1e-12)
+
+
+def codes_used(encode: Callable[[Image], Any], pictures: PictureSet) -> dict[str, dict[str, float]]:
+    """Return, for each code that is shares of a list, how much of the list is in use and how it agrees with labels.
+
+    `encode` returns the codes of pictures. Up to `CODED` pictures are read, evenly spread: with few of them, codes
+    agree with labels by chance. "by chance" is the same agreement after the labels were shuffled.
+    """
+    n = min(len(pictures), CODED)
+    chosen = [i * len(pictures) // n for i in range(n)]
+    read: dict[str, list[Tensor]] = {}
+    for start in range(0, n, BLOCK):
+        codes = encode(pictures.get(chosen[start : start + BLOCK]).image)
+        for name in codes.__dataclass_fields__:
+            shares = getattr(codes, name)
+            if shares is not None and shares.ndim == 2 and shares.min() >= 0 and (shares.sum(1) - 1).abs().max() < 1e-3:
+                read.setdefault(name, []).append(shares.cpu())
+    labels = pictures.labels[chosen]
+    shuffled = labels[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    result = {}
+    for name, parts in read.items():
+        shares = torch.cat(parts)
+        if len(shares) < n:  # shares by accident, in some blocks
+            continue
+        hard = shares.argmax(1)
+        found = {"values": float(shares.shape[1]), "perplexity": perplexity(shares), "pictures": float(n)}
+        found["perplexity_of_choices"] = perplexity(torch.nn.functional.one_hot(hard, shares.shape[1]).float())
+        if len(pictures.label_names) > 1:
+            for ending, truth in (("", labels), ("_by_chance", shuffled)):
+                found[f"accuracy{ending}"] = clustering_accuracy(hard, truth)
+                found[f"nmi{ending}"] = normalised_information(hard, truth)
+        result[name] = found
+    return result

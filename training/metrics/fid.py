@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import Float
-from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from training.batched import rows
-from training.checkpoint import load_generator, read_card
-from training.config import DataConfig
-from training.data.folder import PictureSet
+from training.checkpoint import load_generator
+from training.data.folder import PictureSet, evaluation_data
 from training.metrics.features import Features, load_features
 from training.metrics.moments import Moments, frechet_distance, kernel_distance
 from training.metrics.weights import cache_dir, download, keep
@@ -194,13 +192,6 @@ def distances(
     return result
 
 
-def evaluation_data(checkpoint: Path, generator: Generator) -> DataConfig:
-    """Return the config of the generator's training data, from its card; pictures are not mirrored."""
-    stored = read_card(checkpoint).get("config", {}).get("data", {})
-    config = TypeAdapter(DataConfig).validate_python(stored) if stored else DataConfig()
-    return replace(config, size=generator.resolution, scene=False, flip=False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fid:
     """Print, as one JSON line, the FID of a generator's samples to real pictures.
@@ -242,6 +233,8 @@ class Fid:
             raise ValueError("nothing is left to measure: leave --no-fid out, or ask for --kid")
         if self.published and self.features:
             raise ValueError("published statistics are of Inception's features: leave --features or --published out")
+        if self.n_samples < 2:
+            raise ValueError(f"--n-samples is {self.n_samples}; expected at least 2")
         keep_memory()
         with joined(self.device) as device:
             self._measure(device)

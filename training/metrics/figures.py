@@ -6,9 +6,9 @@ Cards and report.json have figures as name -> value; names are formatted and par
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from training.metrics.knobs import KnobReport
@@ -70,6 +70,8 @@ TABLE: dict[str, Kind] = {
     "{}_perplexity_of_choices": Kind("more", "plain", "values of the code in use as likeliest ones"),
     "{}_accuracy": Kind("more", "share", "of photos grouped as their labels"),
     "{}_nmi": Kind("more", "ratio", "normalised mutual information with labels"),
+    "{}_accuracy_by_chance": Kind("neither", "share", "the same with shuffled labels: what chance gives"),
+    "{}_nmi_by_chance": Kind("neither", "ratio", "the same with shuffled labels: what chance gives"),
     "mutual_background_{}": Kind("less", "share", "of the common background changed when the object is redrawn"),
     "lpips_diversity_{}": Kind("more", "plain", "LPIPS distance of pictures that differ in one code"),
     "real against real {}": Kind("neither", "plain", "distance of other real pictures: the floor"),
@@ -200,6 +202,19 @@ def _of_swaps(swaps: "SwapReport") -> Iterator[tuple[str, float | None]]:
     yield from ((f"given_mask_iou_{mode}", value) for mode, value in swaps.mask_iou.items())
     yield from ((f"reconstruction_{mode}", value) for mode, value in swaps.reconstruction.items())
     for code, used in swaps.codes_used.items():
-        yield from ((f"{code}_{k}", v) for k, v in used.items() if k != "values")
+        yield from ((f"{code}_{k}", v) for k, v in used.items() if k not in ("values", "pictures"))
     for kind, both in swaps.distances.items():
         yield from ((f"{kind} {k}", v) for k, v in both.items())
+
+
+def plain(value: Any) -> Any:
+    """Return a report as JSON's plain values; pictures are left to the page."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in ("pictures", "captions")}
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None  # JSON has no other numbers
+    return value

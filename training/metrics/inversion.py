@@ -63,24 +63,26 @@ def colour_error(image: Image, mask: Mask, other: Image, other_mask: Mask) -> fl
 
 @torch.no_grad()
 def measure_inversion(generator: Generator, pictures: PictureSet, *, n: int = 40) -> InversionReport | None:
-    """Return how the codes of the first `n` pictures of a set draw them; None for a generator that inverts no photos.
+    """Return how the codes of `n` pictures, evenly spread over a set, draw them; None for a generator that inverts no
+    photos.
 
     Raises: ValueError where it has no pose reader.
     """
     if not isinstance(generator, InvertsPhotos) or not isinstance(generator, HasParts):
         return None
     n = min(n, len(pictures))
-    batch = pictures.get(range(n))
+    chosen = [i * len(pictures) // n for i in range(n)]
+    batch = pictures.get(chosen)
     photos = batch.image.to(generator.device)
     found = [generator.invert(part, apart=True).codes for part in photos.split(AT_ONCE)]
     codes = stack(found)
     given = None if batch.mask is None else batch.mask.to(photos)
     report = _rebuilt(generator, photos, given, codes)
-    turning = any(knob.name == "rotation" for knob in generator.knobs)
+    turning = any(knob.name == "rotation" and knob.high - knob.low >= 360 for knob in generator.knobs)
     names = {f.name for f in fields(Factors)}
     if turning and names <= pictures.factors.keys():
         whole = {"mesh": np.int64, "texture": np.int64}
-        columns = {k: pictures.factors[k][:n].numpy().astype(whole.get(k, np.float64)) for k in names}
+        columns = {k: pictures.factors[k][chosen].numpy().astype(whole.get(k, np.float64)) for k in names}
         return _against_renders(generator, codes, photos, Factors(**columns), report)
     if turning:
         report.figures["closed_loop_120_object_psnr"] = _closed_loop(generator, codes)

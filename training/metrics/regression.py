@@ -1,6 +1,6 @@
 """Fits of readings to knobs: on a line, on a circle, and the variance that a knob explains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -134,4 +134,18 @@ def turns(reading: Float[Tensor, "n steps"], sign: float) -> Turns:
         steps_right=float(right.double().mean()),
         closed=float(right.all(1).double().mean()),
         once_round=float(((step.sum(1) - 360).abs() < 1).double().mean()),
+    )
+
+
+def rotation_fit(wanted: Float[Tensor, " n"], read: Float[Tensor, " n"]) -> Fit:
+    """Return how far mixes are turned from their givers, in degrees: a mix has to face as its photo does, so that
+    neither an offset nor a direction common to all is taken away, as it is for knobs without labels."""
+    off = wrap(read - wanted).abs()
+    return replace(
+        circle_fit(wanted, read),
+        error=float(off.median()),
+        offset=0.0,
+        flips=float((off > 90).float().mean()),
+        within_15=float((off <= 15).float().mean()),
+        error_unflipped=float(torch.minimum(off, 180 - off).median()),
     )

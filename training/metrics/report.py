@@ -5,7 +5,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,20 +16,20 @@ from tqdm import tqdm
 
 from training.checkpoint import load_generator, read_card, read_card_beside
 from training.config import DataConfig
-from training.data.folder import PictureSet, splits_of
+from training.data.folder import PictureSet, evaluation_data, splits_of
 from training.devices import pick_device
 from training.files import check_folder, write_whole
 from training.metrics.car_evaluator import SHIPPED, CarEvaluator, load_evaluator
 from training.metrics.features import Features, load_features
-from training.metrics.fid import distances, drawn, evaluation_data, real_statistics, statistics
-from training.metrics.figures import figures
+from training.metrics.fid import distances, drawn, real_statistics, statistics
+from training.metrics.figures import figures, plain
 from training.metrics.inversion import InversionReport, measure_inversion
 from training.metrics.knobs import KnobReport, car_reader, measure_knobs
 from training.metrics.lpips import Lpips, diversity
 from training.metrics.masks import read_masks
 from training.metrics.mutual_background import CLASSES, deeplab, mutual_background
 from training.metrics.report_html import write_page
-from training.metrics.swaps import SwapReport, measure_swaps
+from training.metrics.swaps import SwapReport, measure_swaps, tied_by_default
 from training.metrics.turn_evaluator import TurnEvaluator, TurnFit, load_turn_evaluator, measured_turn
 from training.metrics.weights import WeightsMissingError
 from training.runtime.malloc import keep_memory
@@ -140,14 +140,25 @@ def evaluate(
         if perceptual is not None:
             found = timed("diversity", lambda: diversity(generator, perceptual, n=max(32, n // 8), seed=seed))
             report.diversity = found or {}
-        if inversion and pictures is not None:
-            report.inversion = timed("inversion", lambda: measure_inversion(generator, pictures, n=inversion))
-            if report.inversion is None:
-                report.notes.append("inversion: left out, as this generator inverts no photos")
+        if inversion and pictures is None:
+            report.notes.append("inversion: left out, as no photos were given; give --data")
+        elif inversion and pictures is not None:
+            _evaluate_inversion(generator, report, pictures, inversion, timed)
         if compared is not None and features is not None and report.n_distance:
             found = timed("distance to real pictures", lambda: _distance(generator, report, compared, others, features))
             report.distances = found or {}
     return report
+
+
+def _evaluate_inversion(generator: Generator, report: Report, pictures: PictureSet, n: int, timed: Timed) -> None:
+    """Measure inversion, or note why it cannot be: what was measured before must not be lost."""
+    try:
+        report.inversion = timed("inversion", lambda: measure_inversion(generator, pictures, n=n))
+    except ValueError as problem:
+        report.notes.append(f"inversion: left out ({problem})")
+        return
+    if report.inversion is None:
+        report.notes.append("inversion: left out, as this generator inverts no photos")
 
 
 def _compared(
@@ -198,7 +209,7 @@ def _distance(
         report.notes.append(f"{features.frechet_name}: needs {features.dim + 1} pictures on either side, {n} are there")
     real = real_statistics(pictures, n, features, **kinds)
     if report.swaps is not None and report.swaps.distances:
-        result = dict(report.swaps.distances["free"])  # the same samples
+        result = dict(report.swaps.distances["tied" if tied_by_default(generator) else "free"])  # the same samples
     else:
         ours = statistics(drawn(generator, n, seed=report.seed), n, features, **kinds, what="samples")
         result = distances(real, ours, features, **kinds)
@@ -216,17 +227,6 @@ def held_out(data: Path, config: DataConfig) -> tuple[PictureSet, str] | None:
     there = splits_of(data)
     split = next((name for name in HELD_OUT if name in there), None)
     return None if split is None else (PictureSet(data, config, split), split)
-
-
-def plain(value: Any) -> Any:
-    """Return a report as JSON's plain values; pictures are left to the page."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in ("pictures", "captions")}
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +275,11 @@ class Evaluate:
         """Measure, write, and print one JSON line of all figures."""
         if self.n < 32:
             raise ValueError(f"n is {self.n}; expected at least 32, as fewer pictures give no reliable figures")
+        if self.n_distance < 0 or self.n_distance == 1 or self.inversion < 0:
+            raise ValueError(
+                f"got --n-distance {self.n_distance} and --inversion {self.inversion}; expected 0, which leaves the "
+                f"part out, or more, and at least 2 pictures for a distance"
+            )
         if self.segmenter not in (None, *CLASSES):
             raise ValueError(f"--segmenter is {self.segmenter!r}; DeepLab finds {', '.join(sorted(CLASSES))}")
         device = pick_device(self.device)
@@ -356,7 +361,10 @@ class Evaluate:
         if self.card:
             path = self.checkpoint.with_suffix(".json")
             card = read_card_beside(self.checkpoint) if path.is_file() else {}
-            card["figures"] = card.get("figures", {}) | found
+            if card.get("sha256", report.sha256) != report.sha256:
+                card = {}  # of other weights of this name
+            kept = card.get("figures", {}) if "sha256" in card else {}
+            card |= {"figures": kept | found, "sha256": report.sha256}
             card["measured_on"] = {name: getattr(report, name) for name in MEASURED_ON}
             write_whole(path, (json.dumps(card, indent=1) + "\n").encode())
         log.info("read %s", self.out / "report.html")

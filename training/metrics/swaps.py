@@ -15,11 +15,11 @@ from torch import Tensor
 from training.batched import rows, stack
 from training.data.folder import PictureSet
 from training.metrics.car_evaluator import CarEvaluator, targets
-from training.metrics.clusters import clustering_accuracy, normalised_information, perplexity
+from training.metrics.clusters import codes_used
 from training.metrics.features import Features
 from training.metrics.fid import BLOCK, Statistics, at_once, distances, drawn, real_statistics, statistics
 from training.metrics.masks import CLEAR, iou
-from training.metrics.regression import Fit, circle_fit, wrap
+from training.metrics.regression import Fit, rotation_fit, wrap
 from training.metrics.silhouette import changes
 from training.types import Generator, Image, Mask, reads_outlines
 
@@ -116,7 +116,7 @@ def measure_swaps(
     chosen = [i * len(pictures) // n for i in range(n)]
     rng = torch.Generator().manual_seed(seed)
     givers = {name: _derangement(n, rng) for name in factors}
-    photos, masks, labels = _photos(pictures, chosen)
+    photos, masks = _photos(pictures, chosen)
     own = _encode(generator, photos)
     swaps, every, recoded, shown = _exchange(generator, photos, own, factors, givers[factors[0]], evaluator)
     reconstruction, overlap, worst = _reconstruct(generator, photos, own, masks, perceptual)
@@ -131,7 +131,7 @@ def measure_swaps(
         rotation=rotation,
         mask_iou=overlap,
         reconstruction=reconstruction,
-        codes_used=_codes_used(own, labels if len(pictures.label_names) > 1 else None),
+        codes_used=codes_used(lambda image: _encode(generator, image.to(generator.device)), pictures),
         distances=_distances(generator, pictures, compared or pictures, features, n_features, seed)
         if features and n_features
         else {},
@@ -143,12 +143,12 @@ def measure_swaps(
     )
 
 
-def _photos(pictures: PictureSet, chosen: Sequence[int]) -> tuple[Image, Mask | None, Tensor]:
-    """Return pictures, their given masks where the set has them, and their labels."""
+def _photos(pictures: PictureSet, chosen: Sequence[int]) -> tuple[Image, Mask | None]:
+    """Return pictures, and their given masks where the set has them."""
     batches = [pictures.get(chosen[i : i + BLOCK]) for i in range(0, len(chosen), BLOCK)]
     masks = [batch.mask for batch in batches if batch.mask is not None]
     image = torch.cat([batch.image for batch in batches])
-    return image, torch.cat(masks) if len(masks) == len(batches) else None, pictures.labels[list(chosen)]
+    return image, torch.cat(masks) if len(masks) == len(batches) else None
 
 
 def _derangement(n: int, rng: torch.Generator) -> Tensor:
@@ -312,24 +312,7 @@ def _ground_truth(
         tuple(1 - d / max(a, 1e-9) for d, a in zip(far(givers[name]), anyone, strict=True)) for name in factors
     )
     table = Table(rows=tuple(factors), columns=CAR_MEASURES, entries=entries, units=tuple(anyone))
-    return table, circle_fit(angle[givers["pose"]], read.rotation) if "pose" in givers else None
-
-
-def _codes_used(codes: Any, labels: Tensor | None) -> dict[str, dict[str, float]]:
-    """Return, for each code that is shares of a list, how much of the list is in use and how it agrees with labels."""
-    result = {}
-    for name in codes.__dataclass_fields__:
-        shares = getattr(codes, name)
-        if shares is None or shares.ndim != 2 or shares.min() < 0 or (shares.sum(1) - 1).abs().max() > 1e-3:
-            continue
-        shares = shares.cpu()
-        hard = shares.argmax(1)
-        found = {"values": float(shares.shape[1]), "perplexity": perplexity(shares)}
-        found["perplexity_of_choices"] = perplexity(torch.nn.functional.one_hot(hard, shares.shape[1]).float())
-        if labels is not None:
-            found |= {"accuracy": clustering_accuracy(hard, labels), "nmi": normalised_information(hard, labels)}
-        result[name] = found
-    return result
+    return table, rotation_fit(angle[givers["pose"]], read.rotation) if "pose" in givers else None
 
 
 def _distances(
@@ -343,11 +326,19 @@ def _distances(
         ours: Statistics = statistics(images, n, features, **kinds, what=what)
         return distances(real, ours, features, **kinds)
 
-    result = {"free": score(drawn(generator, n, seed=seed), "free samples")}
-    if "tied" in inspect.signature(generator.sample).parameters:
+    ties = tied_by_default(generator) is not None
+    free = drawn(generator, n, seed=seed, tied=False) if ties else drawn(generator, n, seed=seed)
+    result = {"free": score(free, "free samples")}
+    if ties:
         result["tied"] = score(drawn(generator, n, seed=seed, tied=True), "tied samples")
     result["photos"] = score(photo_mixes(generator, pictures, n, seed=seed), "mixes of photos")
     return result
+
+
+def tied_by_default(generator: Generator) -> bool | None:
+    """Return whether `sample` ties the codes of shape and background to the texture's; None where it never does."""
+    tied = inspect.signature(generator.sample).parameters.get("tied")
+    return None if tied is None else bool(tied.default)
 
 
 def photo_mixes(generator: Generator, pictures: PictureSet, n: int, *, seed: int = 0) -> Iterator[Image]:

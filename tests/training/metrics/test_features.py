@@ -141,7 +141,9 @@ def test_the_command_prints_one_line(
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(fid_module, "load_generator", lambda path, device: Toy())
-    monkeypatch.setattr(fid_module, "read_card", lambda path: {"config": {"data": {"size": 16, "object_margin": 1.2}}})
+    monkeypatch.setattr(
+        "training.data.folder.read_card", lambda path: {"config": {"data": {"size": 16, "object_margin": 1.2}}}
+    )
     data = prepared(tmp_path / "set", 40)
     network = scripted(SmallNetwork(12), tmp_path / "small-net.pt")
     command = Fid(checkpoint=tmp_path / "toy.safetensors", data=data, features=network, n_samples=90, kid=True)

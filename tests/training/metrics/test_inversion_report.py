@@ -16,9 +16,9 @@ from training.data.cars.factors import sample_factors
 from training.data.cars.render import render, render_place
 from training.data.folder import PictureSet
 from training.data.prepare_cars import PrepareCars
-from training.metrics.figures import figure, figures
+from training.metrics.figures import figure, figures, plain
 from training.metrics.inversion import colour_error, measure_inversion, psnr
-from training.metrics.report import Report, plain
+from training.metrics.report import Report
 from training.metrics.report_html import write_page
 
 SMALL = GeneratorConfig(

@@ -18,8 +18,8 @@ from tests.toys import Blocks, BlocksConfig, Patches
 from training.config import DataConfig
 from training.metrics import report as report_module
 from training.metrics import turn_evaluator
-from training.metrics.figures import OTHER, better, figure, kind_of
-from training.metrics.report import Evaluate, held_out, quick_figures
+from training.metrics.figures import OTHER, better, figure, kind_of, plain
+from training.metrics.report import Evaluate, Report, held_out, quick_figures
 from training.metrics.turn_evaluator import TurnEvaluator
 from training.pictures import to_pil
 from training.types import Generator
@@ -92,7 +92,7 @@ def use(generator: Generator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(report_module, "load_generator", lambda path, device: generator.eval())
     card = {"images_seen": 1234, "sha256": "ab" * 32, "config": {"data": {"size": 64}}}
     monkeypatch.setattr(report_module, "read_card", lambda path: card)
-    monkeypatch.setattr("training.metrics.fid.read_card", lambda path: card)
+    monkeypatch.setattr("training.data.folder.read_card", lambda path: card)
     return tmp_path / "<toy> & co.safetensors"
 
 
@@ -255,3 +255,42 @@ def test_every_figure_of_the_cards_is_in_the_table() -> None:
     assert kind_of("real against real FD-inception").better == "neither"
     assert figure("shape_leaks", 0.2).unit == "share"
     assert not better("mask_mean", 0.1, 0.9)
+
+
+@pytest.mark.parametrize("wrong", [{"n_distance": 1}, {"n_distance": -1}, {"inversion": -2}])
+def test_counts_that_measure_nothing_are_refused_at_once(tmp_path: Path, wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected 0, which leaves the part out"):
+        Evaluate(checkpoint=tmp_path / "a.safetensors", out=tmp_path, **wrong).run()  # type: ignore[arg-type]
+    assert plain({"KD": math.nan, "FD": 1.0}) == {"KD": None, "FD": 1.0}
+
+
+def test_a_part_that_cannot_be_measured_loses_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*args: object, **kwargs: object) -> None:
+        raise ValueError("there is no pose reader")
+
+    monkeypatch.setattr(report_module, "measure_inversion", lacks)
+    for given, says in ((data, "inversion: left out (there is no pose reader)"), (None, "no photos were given")):
+        out, checkpoint = tmp_path / str(given is None), use(small_blocks(), monkeypatch, tmp_path)
+        out.mkdir()
+        Evaluate(checkpoint=checkpoint, data=given, out=out, n=32, inversion=4, n_distance=0).run()
+        written = json.loads((out / "report.json").read_text())
+        assert any(says in note for note in written["notes"])
+        assert written["figures"]["scale_slope"] > 0
+
+
+@pytest.mark.parametrize("before", ["these", "others", "unknown"])
+def test_a_card_keeps_figures_of_the_same_weights_only(tmp_path: Path, before: str) -> None:
+    report = Report(
+        name="a", family="x", images_seen=1, sha256="ab" * 32, data="d", split="test", n=32, seed=0, versions={}
+    )
+    card = {"title": "A", "figures": {"FD-x": 250.0}, "sha256": {"these": "ab" * 32, "others": "cd" * 32}.get(before)}
+    if before == "unknown":
+        del card["sha256"]
+    (tmp_path / "a.json").write_text(json.dumps(card))
+    Evaluate(checkpoint=tmp_path / "a.safetensors", out=tmp_path, card=True).write(report)
+    after = json.loads((tmp_path / "a.json").read_text())
+    assert after["sha256"] == "ab" * 32
+    assert after["figures"].get("FD-x") == (250.0 if before == "these" else None)
+    assert after.get("title") == (None if before == "others" else "A")

@@ -3,12 +3,9 @@ sentence."""
 
 import gc
 import json
-import logging
 import subprocess
 import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -23,11 +20,10 @@ from training.data.coco import CocoSet, CocoWriter
 from training.imaging.video import FilmError, probe, read_film
 from training.pictures import open_picture
 from training.segmentation.classical import ClassicalSegmenter
-from training.segmentation.command import Photos
 from training.segmentation.contract import Instance, Segmenter
 from training.segmentation.cutouts import cut, own_colours, refined, without, write_cutouts
 from training.segmentation.film import StagedSegmenter, cut_out_on, instances_of, painted, track_film
-from training.segmentation.load import StagedYolact, load_segmenter
+from training.segmentation.load import load_segmenter
 from training.segmentation.tracking import Tracked
 from training.segmentation.yolact.config import NetworkConfig
 from training.segmentation.yolact.network import Yolact
@@ -78,23 +74,9 @@ def film(tmp_path_factory) -> Path:
     """Return a film of 24 frames, 150 x 100, of a disc that moves to the right."""
     path = tmp_path_factory.mktemp("film") / "ball.mp4"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += [
-        "-s",
-        "150x100",
-        "-r",
-        "12",
-        "-i",
-        "-",
-        "-c:v",
-        "libx264",
-        "-crf",
-        "12",
-        "-pix_fmt",
-        "yuv420p",
-        str(path),
-    ]
+    command += ["-s", "150x100", "-r", "12", "-i", "-", "-c:v", "libx264", "-crf", "12", "-pix_fmt", "yuv420p"]
     frames = b"".join(picture(30 + 4 * t).tobytes() for t in range(24))
-    subprocess.run(command, input=frames, check=True)
+    subprocess.run([*command, str(path)], input=frames, check=True)
     return path
 
 
@@ -382,55 +364,6 @@ def test_segmenters_by_name(tmp_path):
         assert (one.mask == other.mask).all() and one.score == other.score
     scores = [instance.score for instance in found]
     assert scores == sorted(scores, reverse=True)
-
-
-def test_the_limits_of_a_command_are_those_of_its_network(tmp_path):
-    network = Yolact(
-        NetworkConfig(
-            classes=("ball",), backbone="mobilenetv2-same", size=64, scales=(16.0, 24.0, 32.0, 48.0),
-            pyramid_dim=16, protonet_dim=16, n_prototypes=8,
-        )
-    )  # fmt: skip
-    save_generator(tmp_path / "finder.safetensors", network)
-    usual = Photos(photos=(), out=tmp_path, model=str(tmp_path / "finder.safetensors"))
-    cases: tuple[tuple[dict[str, Any], tuple[float, float, int]], ...] = (
-        ({}, (0.4, 0.3, 20)),
-        ({"least": 0.05, "most": 150}, (0.05, 0.05, 150)),
-        ({"labels": ("ball",)}, (0.4, 0.3, 100)),  # the best 20 of all labels may hold none of this one
-    )
-    for options, wanted in cases:
-        segmenter = replace(usual, **options).segmenter()
-        assert isinstance(segmenter, StagedYolact)
-        config = segmenter.finder.config
-        assert (config.least, config.detection.threshold, config.most) == wanted
-        assert config.detection.most >= config.most
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_masks_fit_the_photo_that_the_list_names(orientation, tmp_path, capsys):
-    back = {1: 0, 3: 2, 6: 1}[orientation]  # quarter turns from upright to what the camera stored
-    stored = PIL.Image.fromarray(np.rot90(picture(40, 60), back).copy())
-    exif = PIL.Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "photo.jpg", quality=95, exif=exif)
-    out = tmp_path / "out"
-    assert main(["segment", "image", str(tmp_path / "photo.jpg"), "--out", str(out), "--model", "classical"]) == 0
-    [line] = said(capsys)
-    assert ("photo" in line["files"]) == (orientation != 1)
-    (out / "photo.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes())
-    again = CocoSet(out / "photo-coco.json").load(0)
-    red = (again.image[..., 0].astype(int) - again.image[..., 1]) > 80
-    assert (red & again.masks[0]).sum() > 0.9 * (red | again.masks[0]).sum()
-
-
-def test_a_large_photo_is_cut_smaller_and_said_so(tmp_path, capsys, caplog):
-    PIL.Image.fromarray(picture(1000, 1000, (4200, 4000))).resize((4200, 4000)).save(tmp_path / "large.jpg")
-    out = tmp_path / "out"
-    with caplog.at_level(logging.WARNING):
-        assert main(["segment", "image", str(tmp_path / "large.jpg"), "--out", str(out), "--model", "classical"]) == 0
-    assert "large.jpg has 4200 x 4000 pixels and is cut at 2100 x 2000" in caplog.text
-    listed = CocoSet(out / "large-coco.json")
-    assert listed.load(0).image.shape == (2000, 2100, 3)
 
 
 def test_films_draw_masks_that_exceed_their_boxes():

@@ -343,3 +343,9 @@ def test_norm_stands_still_where_few_pictures_are_seen_at_a_time(folder):
         loop = replace(config.loop, accumulate=accumulate)
         recipe = Recipe(replace(config, network=network, loop=loop, norm_from=6), torch.device("cpu"))
         assert recipe._norm_learns() == learns
+
+
+def test_figures_of_generators_are_refused_before_a_run_begins(folder, tmp_path):
+    with pytest.raises(ValueError, match="leave out --loop"):
+        train(tiny(folder, figures_every=8), folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
