@@ -183,8 +183,8 @@ class VideoSet:
         if mirrored:
             frames = frames.flip(3)
         objects = self._instances(key, t, mirrored=mirrored)
-        placement = place(*frames.shape[2:], config.size, letterbox=config.letterbox)
-        frames = fit(frames, placement, config.size)
+        height, width = frames.shape[2:]
+        frames = fit(frames, place(height, width, config.size, letterbox=config.letterbox), config.size)
         return frames[:1], frames[1:], objects
 
     def _read(self, name: str) -> Image:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -204,7 +205,7 @@ def test_padded_frames_keep_their_shape_and_their_objects(films, rng):
 @pytest.mark.parametrize("stage", ["flow", "films"])
 def test_both_stages_heed_frozen_modules_and_the_bound_on_gradients(stage):
     flow = stage == "flow"
-    config = EDGE_TRAINFLOW_RESNET50 if flow else EDGE_VID_RESNET50
+    config: Any = EDGE_TRAINFLOW_RESNET50 if flow else EDGE_VID_RESNET50
     data = FlowDataConfig(size=64) if flow else VideoDataConfig(size=64)
     still = "flow_net_pre_convs" if flow else "proto_net"
     config = replace(config, network=SMALL, data=data, frozen=(still,), rate=replace(config.rate, max_norm=0.5))
