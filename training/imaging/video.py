@@ -5,15 +5,17 @@ AVIF) are read by a decoding subprocess, over white where they are transparent.
 """
 
 import contextlib
+import logging
 import os
 import selectors
 import subprocess
+import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import imageio_ffmpeg
 import numpy as np
@@ -22,6 +24,8 @@ from jaxtyping import UInt8
 
 from training.imaging.decoders import DECODERS
 from training.imaging.read import Limits, PictureError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Pixels = UInt8[np.ndarray, "h w 3"]
@@ -225,16 +229,32 @@ def _video(path: Path, film: Film, fps: float, limits: FilmLimits, square: int |
     threads = ["-filter_threads", "1"] if limits.threads else []
     command = [*_reading(path, limits), "-r", f"{fps:.6f}", *scale, *threads]
     size = shape[0] * shape[1] * 3
-    with _ffmpeg([*command, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], limits) as process:
+    count = 0
+    with (
+        tempfile.TemporaryFile() as said,
+        _ffmpeg([*command, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"], limits, said) as process,
+    ):
         while len(data := _read(process, size, limits, path.name)) == size:
             yield np.frombuffer(data, np.uint8).reshape(shape)
+            count += 1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(limits.patience)
+        said.seek(0)
+        problem = said.read(2000).decode("utf-8", "replace").strip().split("\n")[0]
+        if problem or process.returncode:
+            why = problem or f"its decoder ended with status {process.returncode}"
+            log.warning("%s may be damaged or cut short: %d frames were read (%s)", path.name, count, why)
 
 
 @contextlib.contextmanager
-def _ffmpeg(command: list[str], limits: FilmLimits) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run ffmpeg with limits on time and memory; kill it when the block ends."""
+def _ffmpeg(
+    command: list[str], limits: FilmLimits, said: IO[bytes] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run ffmpeg with limits on time and memory, its messages in `said`; kill it when the block ends."""
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, bufsize=0, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet) as process:
+    with subprocess.Popen(
+        command, bufsize=0, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet if said is None else said
+    ) as process:
         try:
             _bound(process.pid, limits)
             yield process

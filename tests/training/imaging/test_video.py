@@ -1,5 +1,6 @@
 """Films of anybody: read at a steady pace within limits of bytes, sides, frames and time; play lists open nothing."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,3 +101,16 @@ def test_films_are_written_as_they_come_and_read_again(tmp_path):
         FilmWriter(tmp_path / "no" / "x.mp4", (16, 16), 5) as f,
     ):
         f.write(np.zeros((16, 16, 3), np.uint8))
+
+
+def test_a_film_that_is_cut_short_is_read_and_said_so(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(40)]
+    path = tmp_path / "film.mp4"
+    write_film(path, iter(frames), 40, fps=10)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(read_film(path))) == 40
+        assert caplog.messages == []
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert 5 < len(list(read_film(path))) < 40
+    assert "film.mp4 may be damaged or cut short" in caplog.text
