@@ -48,7 +48,7 @@ class TrainReader:
     backgrounds: Path | None = None
     """A folder of environment maps (.npz with `radiance`), views of which become grounds; else drawn patterns alone."""
     images: int = 100_000
-    """Pictures to learn from; 0 only takes the pose head out of the discriminator."""
+    """Pictures to learn from; 0 only takes the pose head out of the discriminator, or the reader, and calibrates it."""
     samples: int = 6_000
     """The generator's samples that these are recombined from; more are drawn once, at about 100 a second."""
     grounds: int = 2_000
@@ -84,7 +84,8 @@ class TrainReader:
         if self.images:
             pool = draw_pool(generator, self.samples, self.grounds, maps, rng)
             train_reader(reader, pool, self, rng)
-            calibrate(reader, *readings(reader, generator, CALIBRATED_ON, rng))
+        calibrate(reader, *readings(reader, generator, CALIBRATED_ON, rng))
+        if self.images:
             error = reading_error(reader, pool, rng)
         knobs = knob_figures(*readings(reader, generator, MEASURED_ON, rng))
         card = {
