@@ -80,13 +80,11 @@ class TrainReader:
         rng = torch.Generator().manual_seed(self.seed)
         maps = list(read_environments(self.backgrounds).values()) if self.backgrounds else []
         reader = self._start(generator)
-        error: dict[str, float] = {}
-        if self.images:
-            pool = draw_pool(generator, self.samples, self.grounds, maps, rng)
+        pool = draw_pool(generator, self.samples, self.grounds, maps, rng) if self.images else None
+        if pool is not None:
             train_reader(reader, pool, self, rng)
         calibrate(reader, *readings(reader, generator, CALIBRATED_ON, rng))
-        if self.images:
-            error = reading_error(reader, pool, rng)
+        error = {} if pool is None else reading_error(reader, pool, rng)
         knobs = knob_figures(*readings(reader, generator, MEASURED_ON, rng))
         card = {
             "reads": "rotation, elevation, size and place of the object in a picture",

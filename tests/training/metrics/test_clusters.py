@@ -1,7 +1,8 @@
 """Codes against labels and chance, mixes against their givers, and which samples are free."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from mixnmatch.fast.generator import Generator as FastGenerator
 from mixnmatch.paper.generator import Generator as PaperGenerator
 from tests.toys import Patches
 from training.data.folder import PictureSet
+from training.metrics import swaps
 from training.metrics.clusters import codes_used
+from training.metrics.features import Features
 from training.metrics.regression import rotation_fit
 from training.metrics.swaps import tied_by_default
 from training.types import Batch
@@ -69,3 +72,26 @@ def test_free_samples_are_not_tied():
     assert tied_by_default(PaperGenerator.__new__(PaperGenerator)) is True
     assert tied_by_default(FastGenerator.__new__(FastGenerator)) is False
     assert tied_by_default(Patches()) is None
+
+
+def test_distances_of_free_samples_are_of_untied_codes(monkeypatch):
+    asked = []
+
+    class Recorded(Patches):
+        def sample(self, n: int, rng: torch.Generator, tied: bool = True) -> Any:
+            asked.append(tied)
+            return super().sample(n, rng)
+
+    def counted(images: Iterable[torch.Tensor], n: int, *_: Any, **how: Any) -> int:
+        assert sum(len(image) for image in images) == n
+        return n
+
+    monkeypatch.setattr(swaps, "statistics", counted)
+    monkeypatch.setattr(swaps, "real_statistics", lambda *_, **how: 0)
+    monkeypatch.setattr(swaps, "distances", lambda *_, **how: {"KD-x": 1.0})
+    monkeypatch.setattr(swaps, "photo_mixes", lambda *_, **how: iter([torch.zeros(8, 3, 4, 4)]))
+    features = Features(network=None, device=torch.device("cpu"), inception=False, digest="", stem="x")
+    monkeypatch.setattr(Features, "dim", 100, raising=False)
+    found = swaps._distances(Recorded(), Labelled(), Labelled(), features, 8, 0)
+    assert found.keys() == {"free", "tied", "photos"}
+    assert asked == [False, True]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from training.batched import fields_of
 from training.segmentation.yolact.losses import LossWeights, at_size, losses, segmentation_loss
 from training.segmentation.yolact.matching import NEUTRAL, MatchConfig, hard_negatives, match
 from training.segmentation.yolact.network import MaskIoU, Predictions
@@ -137,3 +138,30 @@ def test_mask_iou_learns_the_true_overlap(rng):
 def test_limits_out_of_order_are_refused():
     with pytest.raises(ValueError, match="negative"):
         MatchConfig(positive=0.3, negative=0.4)
+
+
+def test_losses_of_two_processes_are_those_of_one(monkeypatch):
+    truth = [
+        objects([[0, 0, 0.4, 0.4], [0.6, 0.6, 1, 1], [0.3, 0.3, 0.7, 0.7]], [0, 1, 0]),
+        objects([[0, 0, 0.4, 0.4]], [1]),
+    ]
+    rng = torch.Generator().manual_seed(0)
+    found = replace(
+        predictions(2),
+        logits=torch.randn(2, 4, 3, generator=rng),
+        box_code=torch.randn(2, 4, 4, generator=rng),
+        coefficients=torch.randn(2, 4, 3, generator=rng),
+        prototypes=torch.rand(2, 8, 8, 3, generator=rng),
+    )
+
+    def of(rows: list[int]) -> dict[str, torch.Tensor]:
+        part = Predictions(
+            **{name: value if name == "anchors" else value[rows] for name, value in fields_of(found).items()}
+        )
+        return losses(part, None, [truth[i] for i in rows], LossWeights(), MatchConfig(), rng=torch.Generator())
+
+    whole = of([0, 1])
+    monkeypatch.setattr("training.segmentation.yolact.losses.same_mean", lambda positives: torch.tensor((3 + 1) / 2))
+    first, second = of([0]), of([1])
+    for name, value in whole.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, value)

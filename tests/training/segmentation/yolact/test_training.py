@@ -244,6 +244,11 @@ def test_a_published_finder_is_no_generator_on_the_page(folder, tmp_path):
     card = read_card(shelf / "finder.safetensors")
     assert card["family"] == "yolact" and card["resolution"] == 64 and "mask" in card["figures"]
     assert load_segmenter(shelf / "finder.safetensors").labels == ("square", "disc")
+    with pytest.raises(ValueError, match="holds a giraffe_hd; expected a reader"):
+        Publish(
+            run_dir=run, out=shelf / "other.safetensors", title="Finder", data=folder, command="train", reader=BUNDLED
+        ).run()
+    assert not (shelf / "other.safetensors").exists() and not (shelf / "readers").exists()
     shutil.copy(BUNDLED, shelf)
     (shelf / "damaged.safetensors").write_bytes(b"no model")
     assert [path.stem for path in bundled(shelf)] == ["damaged", BUNDLED.stem]  # loading says what is wrong
