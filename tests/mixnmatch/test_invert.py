@@ -45,10 +45,13 @@ def test_optimised_codes_are_nearer_to_the_photo(generator, photo):
 
 
 def test_each_photo_is_optimised_for_itself(generator, photo):
-    both = invert(generator, photo, options=InvertOptions(steps=4)).codes
-    one = invert(generator, photo[:1], options=InvertOptions(steps=4)).codes
-    for name in ("z", "b", "p", "c"):
-        assert (getattr(both, name)[:1] - getattr(one, name)).abs().mean() < 0.01, name
+    """In what they draw: where an entry of a code has no effect, its gradient is rounding, and Adam steps by its sign."""
+    two = torch.cat([photo[:1], -photo[1:].roll(9, 3)])
+    both = generator(invert(generator, two, options=InvertOptions(steps=4)).codes).image
+    for k, single in enumerate(two.split(1)):
+        alone = generator(invert(generator, single, options=InvertOptions(steps=4)).codes).image
+        moved = (alone - generator(generator.read(single)).image).abs().mean()
+        assert (both[k : k + 1] - alone).abs().mean() < 0.1 * moved
 
 
 def test_encoding_with_steps_gives_the_factors_asked_for(generator, photo):
