@@ -45,7 +45,7 @@ def test_optimised_codes_are_nearer_to_the_photo(generator, photo):
 
 
 def test_each_photo_is_optimised_for_itself(generator, photo):
-    """In what they draw: where an entry of a code has no effect, its gradient is rounding, and Adam steps by its sign."""
+    """In what they draw: an entry of a code without effect has rounding as its gradient, and Adam steps by its sign."""
     two = torch.cat([photo[:1], -photo[1:].roll(9, 3)])
     both = generator(invert(generator, two, options=InvertOptions(steps=4)).codes).image
     for k, single in enumerate(two.split(1)):
