@@ -136,11 +136,17 @@ def calibrate(reader: PoseReader, read: Float[Tensor, "n 6"], target: Float[Tens
     pose = reader.pose
     for row in rows:
         x, y = target[:, row].double(), read[:, row].double()
-        spread = x.var(correction=0)
-        b = float(((x - x.mean()) * (y - y.mean())).mean() / spread) if spread > 0 else 0.0
+        b, _ = line(x, y)
         if b > LEAST_SLOPE:
             pose.weight[row] /= b
             pose.bias[row] = (pose.bias[row] - float(y.mean() - b * x.mean()) / pose.lr_mul) / b
+
+
+def line(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> tuple[float, float]:
+    """Return the least-squares slope of y on x, and the squared correlation; 0 and 0 where x stands still."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    both, spread = (x * y).mean(), x.square().mean()
+    return (float(both / spread), float(both.square() / (spread * y.square().mean()))) if spread > 0 else (0.0, 0.0)
 
 
 def _goes_round(pose: PoseConfig) -> bool:

@@ -16,7 +16,7 @@ from giraffe_hd.fast.config import TrainConfig
 from giraffe_hd.fast.generator import Generator
 from giraffe_hd.fast.losses import pose_error
 from giraffe_hd.fast.prior import pose_targets
-from giraffe_hd.fast.reader import PoseReader, calibrate, load_reader, reader_from_discriminator, relative_to
+from giraffe_hd.fast.reader import PoseReader, calibrate, line, load_reader, reader_from_discriminator, relative_to
 from giraffe_hd.fast.recombine import Pool, draw_pool, recombined
 from training.checkpoint import load_generator, read_card, save_generator
 from training.data.backgrounds import read_environments
@@ -170,18 +170,11 @@ def knob_figures(read: Float[torch.Tensor, "n 6"], wanted: Float[torch.Tensor, "
     found: dict[str, float] = {}
     angles = [torch.atan2(x[:, 0], x[:, 1]) for x in (read, wanted)]
     if float(angles[1].max() - angles[1].min()) > math.pi:
-        parts = [_line(wanted[:, i], read[:, i]) for i in range(2)]
+        parts = [line(wanted[:, i], read[:, i]) for i in range(2)]
         found |= {"rotation_slope": sum(p[0] for p in parts) / 2, "rotation_r2": sum(p[1] for p in parts) / 2}
     else:
-        found["rotation_slope"], found["rotation_r2"] = _line(angles[1], angles[0])
+        found["rotation_slope"], found["rotation_r2"] = line(angles[1], angles[0])
     for i, name in enumerate(NAMES, start=2):
         if wanted[:, i].std() > 0:
-            found[f"{name}_slope"], found[f"{name}_r2"] = _line(wanted[:, i], read[:, i])
+            found[f"{name}_slope"], found[f"{name}_r2"] = line(wanted[:, i], read[:, i])
     return {name: round(value, 3) for name, value in found.items()}
-
-
-def _line(x: Float[torch.Tensor, " n"], y: Float[torch.Tensor, " n"]) -> tuple[float, float]:
-    """Return the least-squares slope of y on x, and the squared correlation."""
-    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
-    both = (x * y).mean()
-    return float(both / x.square().mean()), float(both.square() / (x.square().mean() * y.square().mean()))

@@ -12,8 +12,6 @@ from torch import Tensor
 from training.data.folder import PictureSet
 from training.types import Image
 
-CODED = 12_000
-"""Largest number of pictures whose codes are compared with labels."""
 BLOCK = 64
 """Pictures that are read at a time."""
 
@@ -49,13 +47,13 @@ def normalised_information(codes: Int[Tensor, " n"], labels: Int[Tensor, " n"]) 
     return information / max((entropies[0] + entropies[1]) / 2, 1e-12)
 
 
-def codes_used(encode: Callable[[Image], Any], pictures: PictureSet) -> dict[str, dict[str, float]]:
+def codes_used(encode: Callable[[Image], Any], pictures: PictureSet, most: int = 12_000) -> dict[str, dict[str, float]]:
     """Return, for each code that is shares of a list, how much of the list is in use and how it agrees with labels.
 
-    `encode` returns the codes of pictures. Up to `CODED` pictures are read, evenly spread: with few of them, codes
+    `encode` returns the codes of pictures. Up to `most` pictures are read, evenly spread: with few of them, codes
     agree with labels by chance. "by chance" is the same agreement after the labels were shuffled.
     """
-    n = min(len(pictures), CODED)
+    n = min(len(pictures), most)
     chosen = [i * len(pictures) // n for i in range(n)]
     read: dict[str, list[Tensor]] = {}
     for start in range(0, n, BLOCK):
@@ -64,6 +62,8 @@ def codes_used(encode: Callable[[Image], Any], pictures: PictureSet) -> dict[str
             shares = getattr(codes, name)
             if shares is not None and shares.ndim == 2 and shares.min() >= 0 and (shares.sum(1) - 1).abs().max() < 1e-3:
                 read.setdefault(name, []).append(shares.cpu())
+        if not read:
+            return {}
     labels = pictures.labels[chosen]
     shuffled = labels[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
     result = {}

@@ -26,6 +26,8 @@ from training.types import Generator, Image, Mask, reads_outlines
 FACTORS = ("background", "pose", "shape", "texture")
 MEASURES = ("background", "place", "outline", "colours")
 """What should follow each of `FACTORS`, on any photos."""
+CODED = 60
+"""Pictures whose codes are compared with labels, for each that is mixed; 12,000 by default."""
 CAR_MEASURES = ("background", "rotation", "model", "paint")
 """The same on rendered cars, read by the evaluator."""
 
@@ -131,7 +133,7 @@ def measure_swaps(
         rotation=rotation,
         mask_iou=overlap,
         reconstruction=reconstruction,
-        codes_used=codes_used(lambda image: _encode(generator, image.to(generator.device)), pictures),
+        codes_used=codes_used(lambda image: _encode(generator, image.to(generator.device)), pictures, CODED * n),
         distances=_distances(generator, pictures, compared or pictures, features, n_features, seed)
         if features and n_features
         else {},

@@ -47,8 +47,8 @@ class _Finding:
         """Return the segmenter. Raises: ValueError for labels that it does not know."""
         from .load import load_segmenter
 
-        most = ALL if self.labels else self.most  # those of other labels are left out afterwards
-        found = load_segmenter(self.model, least=self.least, most=max(self.most, most))
+        most = max(self.most, ALL if self.labels else 0)  # those of other labels are left out afterwards
+        found = load_segmenter(self.model, least=self.least, most=most)
         if unknown := [label for label in self.labels if label not in found.labels]:
             raise ValueError(f"unknown label {unknown[0]!r}; this segmenter knows {', '.join(found.labels)}")
         return found
@@ -87,13 +87,13 @@ class Photos(_Finding):
                 print(json.dumps({"photo": str(path), "error": str(error)}))
                 continue
             image = np.array(decoded.picture)
-            if decoded.size != decoded.picture.size:
-                (width, height), cut = decoded.picture.size, decoded.size
-                log.warning("%s has %d x %d pixels and is cut at %d x %d", path.name, *cut, width, height)
-            as_it_is = decoded.size == decoded.picture.size and decoded.orientation == 1
+            reduced = decoded.size != decoded.picture.size
+            if reduced:
+                sizes = (*decoded.size, *decoded.picture.size)
+                log.warning("%s has %d x %d pixels and is cut at %d x %d", path.name, *sizes)
             found = self.kept(segmenter(image))
             name = _unused(path.stem, names)
-            named = path.name if as_it_is else None
+            named = None if reduced or decoded.orientation != 1 else path.name
             files = write_cutouts(image, found, self.out, name, file_name=named, refine=self.refine)
             objects = [_entry(instance) for instance in found]
             print(json.dumps({"photo": str(path), "objects": objects, "files": files}))

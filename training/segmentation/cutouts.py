@@ -111,10 +111,12 @@ def write_cutouts(
     """
     out.mkdir(parents=True, exist_ok=True)
     height, width = image.shape[:2]
-    photo = {} if file_name is not None else {"photo": [f"{name}-photo.png"]}
-    if photo:
-        _save(out / photo["photo"][0], image)
-    file_name = photo["photo"][0] if photo else file_name or f"{name}.jpg"
+    photo: dict[str, list[str]] = {}
+    if file_name is None:
+        file_name = f"{name}-photo.png"
+        photo = {"photo": [file_name]}
+        _save(out / file_name, image)
+    file_name = file_name or f"{name}.jpg"
     writer = CocoWriter(sorted({instance.label for instance in instances}) or ["object"])
     number = writer.add_image(file_name, width, height)
     files: dict[str, list[str]] = {"cutouts": [], "masks": []}

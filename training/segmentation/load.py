@@ -150,11 +150,5 @@ class StagedYolact:
     def finish(self, predicted: Any) -> list[Instance]:
         """Return the instances in the network's output, without those of empty masks."""
         predictions, placement = predicted
-        instances = []
-        for found in self.finder.choose(predictions, placement):
-            x0, y0, x1, y1 = found.box
-            if x1 > x0 and y1 > y0 and (found.patch.values > 0.5).any():
-                mask = found.patch.paste(placement.height, placement.width)
-                label = self.labels[found.label]
-                instances.append(Instance(mask, found.box, label, found.mask_score, found.score))
-        return sorted(instances, key=lambda instance: -instance.score)
+        found = self.finder.choose(predictions, placement)
+        return self.finder.instances(found, placement.height, placement.width)

@@ -1,6 +1,6 @@
 """YOLACT as an object finder: photos to instances."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -68,8 +68,12 @@ class YolactSegmenter:
     def __call__(self, image: Pixels) -> list[Instance]:
         """Return the instances of a photo, by falling score, without those of empty masks."""
         height, width = image.shape[:2]
+        return self.instances(self.find(image), height, width)
+
+    def instances(self, objects: Iterable[Found], height: int, width: int) -> list[Instance]:
+        """Return the objects of a photo of that size as instances, by falling score, without those of empty masks."""
         instances = []
-        for found in self.find(image):
+        for found in objects:
             x0, y0, x1, y1 = found.box
             if x1 > x0 and y1 > y0 and (found.patch.values > 0.5).any():
                 mask = found.patch.paste(height, width)
